@@ -1,0 +1,1 @@
+"""What is kept: one tidy table of records, declared in `schema`, written by `store`."""

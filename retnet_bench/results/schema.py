@@ -1,0 +1,159 @@
+"""Every column of the results table, declared once: name, type, unit and meaning.
+
+History of SCHEMA_VERSION
+1  first version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+VERSION_KEY = b"retnet_bench_schema_version"
+
+_TYPES = {
+    "string": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "bool": pa.bool_(),
+    "floats": pa.list_(pa.float64()),
+    "time": pa.timestamp("us", tz="UTC"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. `group` orders the documentation; `unit` is empty for names and flags."""
+
+    name: str
+    type: str
+    group: str
+    meaning: str
+    unit: str = ""
+    required: bool = False
+
+
+def _group(group: str, *rows: tuple) -> list[Column]:
+    return [Column(row[0], row[1], group, row[2], *row[3:]) for row in rows]
+
+
+COLUMNS: list[Column] = [
+    *_group(
+        "identity",
+        ("study", "string", "name of the study", "", True),
+        ("run_id", "string", "one call of `retnet-bench run`", "", True),
+        ("cell_id", "string", "hash of the cell's canonical JSON", "", True),
+        ("pair_id", "string", "hash of what the arms of a pair have in common", "", True),
+        ("arm", "string", "one architecture's side of the comparison", "", True),
+        ("workload", "string", "what was timed: train, prefill, decode, perplexity", "", True),
+        ("recorded_at", "time", "when the cell was finished", "", True),
+    ),
+    *_group(
+        "measurement",
+        ("metric", "string", "what the value is; the name ends in its unit", "", True),
+        ("unit", "string", "unit of `value` and `samples`", "", True),
+        ("phase", "string", "phase of the workload the value belongs to"),
+        ("process", "int", "index of the worker process among this cell's processes"),
+        ("block", "int", "index of the block inside its process"),
+        ("order", "int", "place of the block in the interleaved order of the pair"),
+        ("position", "int", "position in the sequence (decode), or tokens seen (training)", "tokens"),
+        ("document", "string", "name of the scored document (perplexity)"),
+        ("value", "float", "median of `samples`, for convenience; null when not measured"),
+        ("samples", "floats", "raw values in the order they were taken"),
+    ),
+    *_group(
+        "outcome",
+        (
+            "status",
+            "string",
+            "ok, impure, unavailable, unsupported, incorrect, oom, timeout, nan, crash or error",
+            "",
+            True,
+        ),
+        ("reason", "string", "why the status is not ok, or why the value is null"),
+        ("stderr_tail", "string", "last lines the worker wrote to stderr, when it failed"),
+    ),
+    *_group(
+        "contract",
+        ("size", "string", "row of SIZES"),
+        ("block_family", "string", "paper or modern"),
+        ("match", "string", "what the arms have equal: params or train_flops"),
+        ("mismatch", "float", "residual relative difference of the matched quantity"),
+        ("batch", "int", "sequences in a batch", "sequences"),
+        ("length", "int", "sequence length, or for decode the last position", "tokens"),
+        ("dtype", "string", "fp64, fp32, bf16 or fp16"),
+        ("mode", "string", "eager, compile or cudagraph"),
+        ("device", "string", "torch device the cell ran on"),
+        ("threads", "int", "intra-op threads of the worker", "threads"),
+        ("corpus", "string", "where the tokens come from"),
+        ("tokenizer", "string", "byte, or bpe:<vocabulary size>"),
+        ("vocab_size", "int", "rows of the embedding", "tokens"),
+        ("seed", "int", "seed of weights and data order"),
+        ("token_budget", "int", "tokens trained on (perplexity)", "tokens"),
+    ),
+    *_group(
+        "model",
+        ("mixer", "string", "token mixer: retention, attention, ..."),
+        ("kernel", "string", "kernel asked for"),
+        ("kernel_dispatched", "string", "kernel that actually ran"),
+        ("chunk", "int", "chunk length of chunkwise retention", "tokens"),
+        ("d_model", "int", "model width"),
+        ("n_layers", "int", "number of blocks"),
+        ("n_heads", "int", "number of heads"),
+        ("d_key", "int", "total width of queries and keys"),
+        ("d_value", "int", "total width of values"),
+        ("d_ffn", "int", "width of the feed-forward"),
+        ("decay", "string", "decay schedule: experiments, eq8, single or none"),
+        ("gate", "bool", "whether the swish gate is on"),
+        ("head_norm", "string", "per-head norm: group, rms or none"),
+        ("n_params", "int", "all parameters", "parameters"),
+        ("n_body_params", "int", "parameters without the embedding", "parameters"),
+        ("flops_per_token", "float", "training matmul FLOPs per token at this length", "flop"),
+        ("state_bytes", "int", "recurrent state or KV cache at `length`, whole batch", "bytes"),
+    ),
+    *_group(
+        "machine",
+        ("machine", "string", "short name of processor and device", "", True),
+        ("fingerprint", "string", "hash of the stable environment fields", "", True),
+        ("torch_version", "string", "torch build"),
+        ("git_revision", "string", "revision of retnet-bench, when run from a checkout"),
+        ("git_dirty", "bool", "whether the checkout had changes"),
+    ),
+    *_group(
+        "provenance",
+        ("cell_json", "string", "canonical JSON of the whole cell", "", True),
+        ("protocol_json", "string", "JSON of the protocol in force"),
+        ("environment_json", "string", "JSON of the whole environment"),
+        ("schema_version", "int", "version of this table's layout", "", True),
+    ),
+]
+
+NAMES = [column.name for column in COLUMNS]
+STATUSES = (
+    "ok",
+    "impure",
+    "unavailable",
+    "unsupported",
+    "incorrect",
+    "oom",
+    "timeout",
+    "nan",
+    "crash",
+    "error",
+)
+
+
+def arrow_schema() -> pa.Schema:
+    """The table's Arrow schema, with the version in its metadata."""
+    fields = [
+        pa.field(
+            c.name,
+            _TYPES[c.type],
+            nullable=not c.required,
+            metadata={"unit": c.unit, "meaning": c.meaning},
+        )
+        for c in COLUMNS
+    ]
+    return pa.schema(fields, metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()})
