@@ -1,1 +1,27 @@
+"""What is read: corpora, tokenizers, batches. Importing this room does not import torch."""
 
+from retnet_bench.data.batches import (
+    ScoredDocument,
+    documents,
+    encode_split,
+    sample_batch,
+    train_batches,
+)
+from retnet_bench.data.corpora import CORPORA, Corpus, Document, load_corpus
+from retnet_bench.data.tokenizers import TOKENIZERS, Tokenizer, count_words, load_tokenizer
+
+__all__ = [
+    "CORPORA",
+    "TOKENIZERS",
+    "Corpus",
+    "Document",
+    "ScoredDocument",
+    "Tokenizer",
+    "count_words",
+    "documents",
+    "encode_split",
+    "load_corpus",
+    "load_tokenizer",
+    "sample_batch",
+    "train_batches",
+]

@@ -1,1 +1,51 @@
+"""What is seen: named pictures drawn from records, the paper's own points beside them."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from retnet_bench.figures import (
+    decode_position,
+    fig5,
+    fig6a,
+    fig6b,
+    fig6c,
+    style,
+    throughput,
+    train_memory,
+)
+from retnet_bench.figures.registry import FIGURES
+
+__all__ = [
+    "FIGURES",
+    "decode_position",
+    "fig5",
+    "fig6a",
+    "fig6b",
+    "fig6c",
+    "plot",
+    "throughput",
+    "train_memory",
+]
+
+
+def plot(
+    records: pd.DataFrame,
+    names: Iterable[str],
+    folder: Path,
+    formats: Sequence[str] = ("svg", "png"),
+) -> list[Path]:
+    """Draw the figures called `names` into `folder` and return the files written.
+
+    Each file is written whole or not at all, and the same records give the same SVG bytes.
+    UserError for an unknown name or format, or when the records lack what a figure needs.
+    """
+    draws = {name: FIGURES[name] for name in names}
+    written = []
+    for name, draw in draws.items():
+        picture = draw(records)
+        written += [style.save(picture, folder / f"{name}.{form}") for form in formats]
+    return written

@@ -1,1 +1,8 @@
+"""How the maths is done: pure functions on tensors and the registry that names them.
 
+Layout everywhere: queries and keys (B, T, H, d_k), values (B, T, H, d_v).
+"""
+
+from retnet_bench.kernels.registry import KERNELS, Kernel, Setting, best
+
+__all__ = ["KERNELS", "Kernel", "Setting", "best"]

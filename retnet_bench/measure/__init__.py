@@ -1,1 +1,1 @@
-
+"""How a number is taken: clock, protocol, memory and environment."""

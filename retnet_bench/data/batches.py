@@ -1,0 +1,140 @@
+"""Batches: what the models read, as int64 CPU tensors, equal for equal seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import count, islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from retnet_bench.base import UserError
+from retnet_bench.data.corpora import Corpus, Document, Split
+from retnet_bench.data.tokenizers import Tokenizer, count_words, pieces
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredDocument:
+    """A held-out document, ready to be scored.
+
+    ids: (N + 1,) int64, <bos> first. n_words: as `count_words`. n_bytes: of its UTF-8 text.
+    """
+
+    name: str
+    ids: torch.Tensor
+    n_bytes: int
+    n_words: int
+
+    @property
+    def n_tokens(self) -> int:
+        """N: the tokens a model predicts, which leaves out <bos>."""
+        return len(self.ids) - 1
+
+
+def documents(corpus: Corpus, split: Split, tokenizer: Tokenizer) -> list[ScoredDocument]:
+    """The split's documents, whole, in stable order; UserError if there is no text to score."""
+    return [
+        ScoredDocument(
+            name=document.name,
+            ids=_tensor(np.concatenate(list(_encode(document, tokenizer)))),
+            n_bytes=len(document.text.encode("utf-8")),
+            n_words=count_words(document.text),
+        )
+        for document in corpus.documents(split)
+    ]
+
+
+@lru_cache(maxsize=4)
+def encode_split(corpus: Corpus, split: Split, tokenizer: Tokenizer) -> np.ndarray:
+    """The split as one stream: (N,) int32, read-only, each document behind its <bos>.
+
+    UserError if corpus or tokenizer are not for text.
+    """
+    stream = np.concatenate(list(_runs(corpus.documents(split), tokenizer)))
+    stream.flags.writeable = False
+    return stream
+
+
+def train_batches(
+    tokens: np.ndarray, batch: int, length: int, seed: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless (inputs, targets), both (batch, length) int64; targets are inputs one token on.
+
+    The stream is cut into windows of `length` inputs that do not overlap; each epoch reads every
+    window once in a new order, and a batch may end one epoch and begin the next. At the end of
+    the stream fewer than `length + 1` tokens stay unread. UserError if there is not one window.
+    """
+    windows = (len(tokens) - 1) // length
+    if windows < 1:
+        raise UserError(
+            f"the split has {len(tokens)} tokens, length {length} needs {length + 1}; "
+            f"take a length of at most {len(tokens) - 1} or a larger corpus"
+        )
+    return _batches(tokens, _shuffled(windows, seed), batch, length)
+
+
+def _batches(
+    tokens: np.ndarray, order: Iterator[int], batch: int, length: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    span = np.arange(length + 1)
+    while True:
+        starts = length * np.fromiter(islice(order, batch), dtype=np.int64, count=batch)
+        rows = _tensor(tokens[starts[:, None] + span])  # (B, T + 1)
+        yield rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+
+def _shuffled(windows: int, seed: int) -> Iterator[int]:
+    for epoch in count():
+        yield from np.random.default_rng([seed, epoch]).permutation(windows).tolist()
+
+
+def sample_batch(
+    corpus: Corpus, tokenizer: Tokenizer, batch: int, length: int, seed: int
+) -> torch.Tensor:
+    """(batch, length + 1) int64 ids to time a model on: train text, or random ids.
+
+    Only as much text is encoded as the batch needs; a corpus that is too short is repeated.
+    Ids are uniform over the vocabulary when corpus or tokenizer is a random one.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (batch, length + 1)
+    if not (corpus.is_text and tokenizer.reads_text):
+        return _tensor(rng.integers(tokenizer.vocab_size, size=shape))
+    train = corpus.documents("train")
+    shuffled = (train[index] for index in rng.permutation(len(train)))
+    ids = _take(_runs(shuffled, tokenizer), batch * (length + 1))
+    return _tensor(np.resize(ids, shape))  # repeats what is too short
+
+
+def _take(runs: Iterable[np.ndarray], wanted: int) -> np.ndarray:
+    """The first `wanted` ids, or all if there are fewer; later runs are never made."""
+    taken: list[np.ndarray] = []
+    for run in runs:
+        taken.append(run[:wanted])
+        wanted -= len(taken[-1])
+        if wanted == 0:
+            break
+    return np.concatenate(taken)
+
+
+def _runs(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    for document in documents:
+        yield from _encode(document, tokenizer)
+
+
+def _encode(document: Document, tokenizer: Tokenizer) -> Iterator[np.ndarray]:
+    yield np.array([tokenizer.bos_id], dtype=np.int32)
+    for piece in pieces(document.text):
+        yield tokenizer.encode(piece)
+
+
+def _tensor(ids: np.ndarray) -> torch.Tensor:
+    # Imported here because it takes a second, which `list` and checks of a study need not pay.
+    import torch
+
+    return torch.from_numpy(ids.astype(np.int64))

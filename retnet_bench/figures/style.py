@@ -1,0 +1,109 @@
+"""One look for every figure: type sizes, colours and markers, and how a figure is saved.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; each arm also has a marker
+and a line style of its own, so that the figures survive a grey printer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+WIDTH_IN = 7.0
+GREY = "#666666"
+PAPER_FACE = "#f1f1ee"
+PAPER_ALPHA = 0.55
+
+_RC = {
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 2,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.5,
+    "svg.hashsalt": "retnet-bench",  # otherwise the ids in an SVG differ from run to run
+}
+
+
+@dataclass(frozen=True)
+class ArmStyle:
+    """How one arm is drawn, in every figure."""
+
+    color: str
+    marker: str
+    linestyle: str
+
+
+_FIXED = {
+    "retnet": ArmStyle("#0072B2", "o", "-"),
+    "transformer": ArmStyle("#D55E00", "^", "--"),
+    "transformer_flash": ArmStyle("#CC79A7", "D", "-."),
+    "weights": ArmStyle(GREY, "", ":"),
+}
+_OTHERS = (
+    ArmStyle("#009E73", "s", "-"),
+    ArmStyle("#E69F00", "v", "--"),
+    ArmStyle("#56B4E9", "P", "-."),
+    ArmStyle("#000000", "X", ":"),
+)
+
+
+def context() -> AbstractContextManager[None]:
+    """The style, from matplotlib's own defaults whatever the user's settings are."""
+    return matplotlib.style.context(["default", _RC])
+
+
+def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
+    """A style per arm: fixed for the known names, in alphabetical order for the others."""
+    names = sorted(set(arms))
+    others = [name for name in names if name not in _FIXED]
+    free = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
+    return {name: _FIXED.get(name) or free[name] for name in names}
+
+
+def shade(color: str, step: int, steps: int) -> tuple[float, ...]:
+    """`color` for the last of `steps` variants, mixed with more white for the earlier ones."""
+    white = 0.6 * (steps - 1 - step) / max(steps - 1, 1)
+    return tuple(white + (1 - white) * part for part in to_rgb(color))
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write `figure` in the format of the suffix: whole or not at all, same bytes every time."""
+    form = path.suffix.removeprefix(".")
+    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure)
+    try:
+        with context():
+            figure.savefig(partial, format=form, metadata=dated.get(form))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,173 @@
+"""One table of kernels: what each computes, what it needs, and why it may not be had here."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+import torch
+
+from retnet_bench.base import Registry
+from retnet_bench.kernels import attention, retention
+
+LOW = ("fp16", "bf16")
+ALL = ("fp64", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a kernel is asked to run. Unknown fields are None and are not checked."""
+
+    device: str = "cpu"
+    dtype: str | None = None
+    key_dim: int | None = None
+    value_dim: int | None = None
+    mode: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """A way to compute one mixer's token mixing, with the limits of where it runs."""
+
+    name: str
+    mixer: str
+    """The mixer it serves: retention or attention."""
+    run: Callable
+    """Whole sequence."""
+    step: Callable
+    """One token against the state."""
+    meaning: str
+    form: str
+    """parallel, chunkwise or recurrent for retention; quadratic or flash for attention."""
+    package: str | None = None
+    """Module that must be importable."""
+    distribution: str | None = None
+    devices: tuple[str, ...] = ()
+    """Device types it runs on; empty for all."""
+    dtypes: tuple[str, ...] = ALL
+    modes: tuple[str, ...] = ("eager", "compile", "cudagraph")
+    max_key_dim: int | None = None
+    rank: int = field(default=0)
+    """Preference on each device: the highest available one is the default."""
+
+    def why_not(self, setting: Setting) -> str | None:
+        """One line that says why it can't run there, or None when it can."""
+        kind = setting.device.split(":")[0]
+        checks = (
+            (self.devices and kind not in self.devices, f"needs {' or '.join(self.devices)}"),
+            (kind == "cuda" and not torch.cuda.is_available(), "no CUDA device on this machine"),
+            (
+                self.package and find_spec(self.package) is None,
+                f"package {self.distribution} is not installed",
+            ),
+            (
+                setting.dtype and setting.dtype not in self.dtypes,
+                f"takes {', '.join(self.dtypes)}, not {setting.dtype}",
+            ),
+            (
+                setting.mode and setting.mode not in self.modes,
+                f"runs in mode {', '.join(self.modes)}, not {setting.mode}",
+            ),
+            (
+                self.max_key_dim and (setting.key_dim or 0) > self.max_key_dim,
+                f"key head dimension {setting.key_dim} is above {self.max_key_dim}",
+            ),
+        )
+        return next((reason for failed, reason in checks if failed), None)
+
+    def label(self) -> str:
+        """Name with the version of the package it comes from."""
+        if self.distribution is None:
+            return self.name
+        return f"{self.name} ({self.distribution} {importlib.metadata.version(self.distribution)})"
+
+
+KERNELS: Registry[Kernel] = Registry("kernel")
+
+
+def _add(**fields) -> None:
+    KERNELS.add(fields["name"], Kernel(**fields))
+
+
+_add(
+    name="chunkwise",
+    mixer="retention",
+    form="chunkwise",
+    run=retention.chunkwise,
+    step=retention.recurrent_step,
+    meaning="Eq. 7 in plain torch; linear in length",
+    rank=2,
+)
+_add(
+    name="parallel",
+    mixer="retention",
+    form="parallel",
+    run=retention.parallel,
+    step=retention.recurrent_step,
+    meaning="Eq. 5 in plain torch; quadratic in length",
+    rank=1,
+)
+_add(
+    name="recurrent",
+    mixer="retention",
+    form="recurrent",
+    run=retention.recurrent,
+    step=retention.recurrent_step,
+    meaning="Eq. 6 token by token; the reference, slow on whole sequences",
+)
+_add(
+    name="fla",
+    mixer="retention",
+    form="chunkwise",
+    run=retention.fla_chunkwise,
+    step=retention.fla_step,
+    meaning="Eq. 7 by flash-linear-attention's Triton kernels",
+    package="fla",
+    distribution="fla-core",
+    devices=("cuda",),
+    dtypes=("fp32", *LOW),
+    modes=("eager", "compile"),
+    rank=3,
+)
+_add(
+    name="sdpa",
+    mixer="attention",
+    form="flash",
+    run=attention.sdpa,
+    step=attention.sdpa_step,
+    meaning="torch scaled_dot_product_attention, a fused backend forced",
+    devices=("cpu", "cuda"),
+    rank=2,
+)
+_add(
+    name="math",
+    mixer="attention",
+    form="quadratic",
+    run=attention.math,
+    step=attention.math_step,
+    meaning="scores written out; the paper's vanilla Transformer",
+    rank=1,
+)
+_add(
+    name="flash_attn",
+    mixer="attention",
+    form="flash",
+    run=attention.flash_attn,
+    step=attention.flash_attn_step,
+    meaning="the flash-attn package",
+    package="flash_attn",
+    distribution="flash-attn",
+    devices=("cuda",),
+    dtypes=LOW,
+    max_key_dim=256,
+    rank=3,
+)
+
+
+def best(mixer: str, setting: Setting) -> Kernel:
+    """The preferred kernel that can run there: what `kernel: auto` means."""
+    able = [k for _, k in KERNELS.items() if k.mixer == mixer and k.why_not(setting) is None]
+    assert able, f"no kernel for {mixer} on {setting}"
+    return max(able, key=lambda kernel: kernel.rank)

@@ -1,0 +1,119 @@
+"""What this machine can measure, and how; what it cannot, and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from retnet_bench.measure import environment, nvml
+from retnet_bench.measure.environment import ROOT, Unknown
+from retnet_bench.measure.memory import reset_peak_rss
+from retnet_bench.measure.reading import Reading
+
+NATIVE_FLAGS = {
+    "bf16": ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "svebf16"),
+    "fp16": ("avx512_fp16", "amx_fp16", "avx10_2", "asimdhp"),
+}
+"""Processor flags that mean arithmetic in the format itself (/proc/cpuinfo, x86 and Arm)."""
+
+
+@dataclass(frozen=True)
+class Capability:
+    """One thing that can or cannot be measured here."""
+
+    what: str
+    available: bool
+    how_or_why: str
+
+
+def _from_reading(what: str, reading: Reading, how: str) -> Capability:
+    return Capability(what, reading.reason is None, reading.reason or how)
+
+
+def _cuda() -> Capability:
+    build = torch.version.cuda
+    if build is None:
+        return Capability("cuda", False, f"torch {torch.__version__} is built without CUDA")
+    if not environment.cuda_available():
+        return Capability("cuda", False, f"torch is built for CUDA {build}, but no GPU is usable")
+    return Capability("cuda", True, f"{torch.cuda.device_count()} GPU(s), CUDA {build}")
+
+
+def _nvml() -> list[Capability]:
+    def joules(pynvml):
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0))
+
+    version = nvml.ask(lambda pynvml: pynvml.nvmlSystemGetDriverVersion())
+    return [
+        _from_reading("nvml", version, f"driver {version.value}"),
+        _from_reading("gpu energy", nvml.ask(joules), "energy counter of the driver"),
+    ]
+
+
+def _cpu_energy(root: Path) -> Capability:
+    counters = sorted((root / "sys/class/powercap").glob("*rapl:*/energy_uj"))
+    if not counters:
+        return Capability("cpu energy", False, "no RAPL counter under /sys/class/powercap")
+    text = environment.read_text(counters[0])
+    known = not isinstance(text, Unknown)
+    return Capability("cpu energy", known, "RAPL counter" if known else str(text))
+
+
+def _peak_rss() -> Capability:
+    reason = reset_peak_rss()
+    return Capability("peak rss per phase", reason is None, reason or "VmHWM, reset per phase")
+
+
+def _cpu_frequency() -> Capability:
+    mhz = environment.frequency_mhz()
+    known = not isinstance(mhz, Unknown)
+    return Capability("cpu frequency", known, f"now {mhz:.0f} MHz" if known else str(mhz))
+
+
+def _compile(device: torch.device) -> Capability:
+    what = f"compile on {device.type}"
+    if device.type == "cuda":
+        found = importlib.util.find_spec("triton") is not None
+        return Capability(what, found, "triton" if found else "triton is not installed")
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    path = shutil.which(compiler)
+    return Capability(what, path is not None, path or f"no C++ compiler: {compiler} not found")
+
+
+def _package(what: str, module: str, distribution: str) -> Capability:
+    found = importlib.util.find_spec(module) is not None
+    how = f"package {distribution}" + ("" if found else " is not installed")
+    return Capability(what, found, how)
+
+
+def _low_precision(name: str, root: Path) -> Capability:
+    what = f"{name} on cpu"
+    flags = environment.cpuinfo("(?:flags|Features)", root)
+    if isinstance(flags, Unknown):
+        return Capability(what, True, f"speed unknown: {flags}")
+    native = [flag for flag in NATIVE_FLAGS[name] if flag in flags.split()]
+    how = f"native ({', '.join(native)})" if native else "emulated, slow"
+    return Capability(what, True, how)
+
+
+def capabilities(device: str | None = None, root: Path = ROOT) -> list[Capability]:
+    """What can be measured here. `device`: where models would run; by default the GPU if any."""
+    target = torch.device(device or ("cuda" if environment.cuda_available() else "cpu"))
+    return [
+        _cuda(),
+        *_nvml(),
+        _cpu_energy(root),
+        _peak_rss(),
+        _cpu_frequency(),
+        _compile(target),
+        _package("flash attention", "flash_attn", "flash-attn"),
+        _package("fla kernels", "fla", "fla-core"),
+        _package("downstream tasks", "lm_eval", "lm-eval"),
+        *(_low_precision(name, root) for name in NATIVE_FLAGS),
+    ]

@@ -1,0 +1,117 @@
+"""What a model is: one frozen config, the table of sizes, and nothing computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retnet_bench.base import UserError, did_you_mean
+
+FAMILIES = ("paper", "modern")
+DECAYS = ("experiments", "eq8", "single", "none")
+HEAD_NORMS = ("group", "rms", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """One language model. Two arms of a pair differ in the mixer's fields and in `d_ffn` only."""
+
+    mixer: str
+    """Row of MIXERS."""
+    family: str = "paper"
+    """`paper`: LayerNorm, GELU feed-forward (sections 2.3, 3.1). `modern`: RMSNorm, SwiGLU."""
+    d_model: int
+    n_layers: int
+    n_heads: int
+    d_key: int
+    """Total width of queries and keys."""
+    d_value: int
+    """Total width of values."""
+    d_ffn: int
+    vocab_size: int
+    kernel: str = "auto"
+    """Row of KERNELS, or auto: the best one available."""
+    chunk: int = 128
+    """Chunk length B of Eq. 7."""
+    decay: str = "experiments"
+    """gamma per head: `experiments` (section 3.1), `eq8`, `single` (127/128), `none` (1)."""
+    gate: bool = True
+    """Swish gate of Eq. 8."""
+    head_norm: str = "group"
+    """Per-head norm of Eq. 8: `group` subtracts the mean, `rms` does not, `none`. No affine."""
+    norm_eps: float = 1e-5
+    """eps of every norm; the paper does not state one."""
+
+    def __post_init__(self) -> None:
+        _choose("family", self.family, FAMILIES)
+        _choose("decay", self.decay, DECAYS)
+        _choose("head_norm", self.head_norm, HEAD_NORMS)
+        for field in ("d_key", "d_value"):
+            width = getattr(self, field)
+            if width % self.n_heads:
+                raise UserError(
+                    f"{field} {width} does not divide into {self.n_heads} heads; "
+                    f"choose a head count that divides {width}"
+                )
+        if self.key_dim % 2:
+            raise UserError(
+                f"key head dimension {self.key_dim} is odd; rotation needs pairs, so make it even"
+            )
+        if self.chunk < 1:
+            raise UserError(f"chunk is {self.chunk}; it must be at least 1")
+
+    @property
+    def key_dim(self) -> int:
+        """Queries' and keys' dimension per head."""
+        return self.d_key // self.n_heads
+
+    @property
+    def value_dim(self) -> int:
+        """Values' dimension per head."""
+        return self.d_value // self.n_heads
+
+
+def _choose(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UserError(f'{field} "{value}" is unknown{did_you_mean(value, allowed)}')
+
+
+@dataclass(frozen=True)
+class Size:
+    """One line of SIZES: the body has 12 d_model^2 n_layers parameters in both arms."""
+
+    d_model: int
+    n_layers: int
+    retention_head_dim: int
+    """Key dimension of a retention head; its values have twice that (the paper's 256:512)."""
+    attention_head_dim: int
+
+    @property
+    def nominal_body(self) -> int:
+        return 12 * self.d_model**2 * self.n_layers
+
+
+SIZES = {
+    "0.1M": Size(64, 2, 32, 32),
+    "0.4M": Size(96, 4, 32, 32),
+    "0.8M": Size(128, 4, 32, 64),
+    "1.8M": Size(192, 4, 48, 64),
+    "3M": Size(256, 4, 64, 64),
+    "6M": Size(256, 8, 64, 64),
+    "11M": Size(384, 6, 96, 64),
+    "25M": Size(512, 8, 128, 64),
+    "49M": Size(640, 10, 160, 64),
+    "85M": Size(768, 12, 256, 64),
+    "200M": Size(1024, 16, 256, 64),
+    "1.3B": Size(2048, 24, 256, 128),
+    "2.7B": Size(2560, 32, 256, 128),
+    "6.7B": Size(4096, 32, 256, 128),
+    "13B": Size(5120, 40, 256, 128),  # shape not in the paper: torchscale's preset
+}
+
+
+def size(name: str) -> Size:
+    """The size of that name, or a UserError with a suggestion."""
+    try:
+        return SIZES[name]
+    except KeyError:
+        raise UserError(f'unknown size "{name}"{did_you_mean(name, SIZES)}') from None

@@ -1,0 +1,99 @@
+"""Causal softmax attention with a preallocated (static) KV cache: the baseline to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from retnet_bench.kernels import attention as kernel_costs
+from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.layers import rotate
+from retnet_bench.models.mixers.base import Angles, Mixer, head_count
+
+
+@dataclass
+class KVCache:
+    """Keys and values of every position, (B, H, capacity, d), filled from the left."""
+
+    keys: Tensor
+    values: Tensor
+    window: int
+    """Slots a captured graph reads; an eager step reads exactly those filled."""
+
+
+class Attention(Mixer):
+    """softmax(Q K^T / sqrt(d)) V with rotary positions, by any attention kernel."""
+
+    kernels = "attention"
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__(cfg)
+        self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=False)
+        self.key = nn.Linear(cfg.d_model, cfg.d_key, bias=False)
+        self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=False)
+        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=False)
+
+    def _project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+        H = self.cfg.n_heads
+        q, k, v = (f(x).unflatten(-1, (H, -1)) for f in (self.query, self.key, self.value))
+        return rotate(q, angles), rotate(k, angles), v  # (B, T, H, d)
+
+    def forward(self, x: Tensor, angles: Angles) -> Tensor:
+        return self.out(self.kernel.run(*self._project(x, angles)).flatten(-2))
+
+    def new_state(self, batch: int, capacity: int, like: Tensor) -> KVCache:
+        shape = (batch, self.cfg.n_heads, capacity, self.cfg.key_dim)
+        keys, values = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
+        return KVCache(keys, values, window=capacity)
+
+    def prefill(self, x: Tensor, angles: Angles, state: KVCache, start: int) -> Tensor:
+        q, k, v = self._project(x, angles)
+        end = start + x.shape[1]
+        state.keys[:, :, start:end] = k.transpose(1, 2)
+        state.values[:, :, start:end] = v.transpose(1, 2)
+        if start:
+            k, v = (c[:, :, :end].transpose(1, 2) for c in (state.keys, state.values))
+        return self.out(self.kernel.run(q, k, v).flatten(-2))
+
+    def step(self, x: Tensor, angles: Angles, state: KVCache, position: int | Tensor) -> Tensor:
+        q, k, v = (z.transpose(1, 2) for z in self._project(x, angles))  # (B, H, 1, d)
+        if isinstance(position, int):
+            state.keys[:, :, position : position + 1] = k
+            state.values[:, :, position : position + 1] = v
+            keys, values = (c[:, :, : position + 1] for c in (state.keys, state.values))
+            mask = None
+        else:
+            state.keys.index_copy_(2, position, k)
+            state.values.index_copy_(2, position, v)
+            keys, values = (c[:, :, : state.window] for c in (state.keys, state.values))
+            mask = torch.arange(state.window, device=x.device) <= position
+        y = self.kernel.step(q, keys, values, mask)  # (B, H, 1, d)
+        return self.out(y.transpose(1, 2).flatten(-2))
+
+    def fork(self, state: KVCache) -> KVCache:
+        """The same cache: slots up to a position don't change when later ones are written."""
+        return state
+
+    @staticmethod
+    def defaults(size: Size, family: str, options: dict[str, Any]) -> dict[str, Any]:
+        d = size.d_model
+        n_heads = head_count(d, options.get("head_dim") or size.attention_head_dim)
+        return {"n_heads": n_heads, "d_key": d, "d_value": d}
+
+    @staticmethod
+    def parameters(cfg: ModelConfig) -> int:
+        """W_Q, W_K (d x d_key), W_V, W_O (d x d_value)."""
+        return cfg.d_model * 2 * (cfg.d_key + cfg.d_value)
+
+    @staticmethod
+    def mixing_flops(cfg: ModelConfig, length: int, masked: bool) -> float:
+        return cfg.n_heads * kernel_costs.forward_flops(length, cfg.key_dim, masked)
+
+    @staticmethod
+    def state_bytes(cfg: ModelConfig, batch: int, length: int, element_bytes: int) -> int:
+        """Keys and values of every position: d_key + d_value numbers a token."""
+        return batch * length * (cfg.d_key + cfg.d_value) * element_bytes

@@ -1,0 +1,128 @@
+"""What every workload is: prepared once, warmed up, then timed block by block."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from retnet_bench.base import Registry
+from retnet_bench.data import load_corpus, load_tokenizer, sample_batch
+from retnet_bench.kernels import KERNELS
+from retnet_bench.measure.clock import Clock
+from retnet_bench.measure.memory import measure_phase
+from retnet_bench.measure.protocol import Protocol, run_block, samples_per_block
+from retnet_bench.models import LanguageModel
+from retnet_bench.models.forms import DTYPES
+from retnet_bench.workloads.cell import Cell
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Raw values of one metric, in the order they were taken; none, with a reason, when unknown."""
+
+    metric: str
+    unit: str
+    values: tuple[float, ...]
+    phase: str
+    position: int | None = None
+    document: str | None = None
+    reason: str | None = None
+
+
+class NotFinite(Exception):
+    """A loss or logit became NaN or infinite: the speed of wrong numbers is not a result."""
+
+
+class Workload(ABC):
+    """One cell at work on its device. It stores nothing and prints nothing."""
+
+    interleaved: ClassVar[bool] = True
+    """Whether its blocks alternate with the other arms'; False for one long block each."""
+    phase: ClassVar[str]
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.device = torch.device(cell.device)
+        self.model: LanguageModel
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Build model and data on the device."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """One unit of work, as it is timed and warmed up."""
+
+    @abstractmethod
+    def block(self, clock: Clock, protocol: Protocol, step_s: float) -> Iterable[Sample]:
+        """One block of samples; `step_s` is the warm step time."""
+
+    @abstractmethod
+    def memory(self) -> Iterable[Sample]:
+        """Peak memory, one window a phase."""
+
+    def check(self) -> None:
+        """Raise NotFinite when what the timed steps computed is not finite."""
+
+    def build_model(self, dtype: str) -> LanguageModel:
+        torch.manual_seed(self.cell.seed)
+        model = LanguageModel(self.cell.matched().config)
+        return model.to(self.device, DTYPES[dtype])
+
+    def sample_tokens(self, batch: int, length: int) -> Tensor:
+        """(batch, length + 1) token ids of the cell's corpus, on the device."""
+        corpus = load_corpus(self.cell.corpus)
+        tokenizer = load_tokenizer(self.cell.tokenizer, corpus)
+        return sample_batch(corpus, tokenizer, batch, length, self.cell.seed).to(self.device)
+
+    def timed_block(
+        self, metric: str, clock: Clock, protocol: Protocol, step_s: float
+    ) -> Iterator[Sample]:
+        """The usual block: one row of consecutive steps."""
+        times = run_block(clock, self.step, samples_per_block(protocol, step_s))
+        yield Sample(metric, "s", tuple(times), self.phase)
+
+    def memory_of(self, phase: str, fn: Callable[[], object], resident: int) -> Iterator[Sample]:
+        """Every reading of one phase as samples; `resident` as in `measure_phase`."""
+        readings = measure_phase(self.device, fn, resident_bytes=resident)
+        for metric, reading in readings.items():
+            values = () if reading.value is None else (float(reading.value),)
+            yield Sample(metric, "bytes", values, phase, reason=reading.reason)
+
+    def dispatched(self) -> str:
+        """The kernel that one step really calls: its name, and torch's op where one was chosen."""
+        with _Recorder() as recorder:
+            self.step()
+        return " / ".join([KERNELS[self.cell.kernel].label(), *recorder.seen])
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes the fused attention ops that pass by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._overloadpacket.__name__
+        if "attention" in name and "backward" not in name and name not in self.seen:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def tensor_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the given tensors' own elements."""
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    return tensor_bytes([*model.parameters(), *model.buffers()])
+
+
+WORKLOADS: Registry[type[Workload]] = Registry("workload")

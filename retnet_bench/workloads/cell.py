@@ -1,0 +1,105 @@
+"""A cell: one fully resolved point of a study, immutable, with an id of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from retnet_bench.models.pairs import Matched, match
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Everything that decides what is run. How it is timed is the protocol's, not the cell's.
+
+    ARM_FIELDS may differ between the arms of a pair; all others are their contract.
+    """
+
+    workload: str
+    arm: str
+    mixer: str
+    kernel: str
+    size: str
+    family: str
+    match: str
+    batch: int
+    length: int
+    dtype: str
+    mode: str
+    device: str
+    threads: int
+    corpus: str
+    tokenizer: str
+    vocab_size: int
+    seed: int
+    measure: tuple[str, ...]
+    """What is taken: time, memory."""
+    chunk: int = 128
+    decay: str | None = None
+    gate: bool | None = None
+    head_norm: str | None = None
+    head_dim: int | None = None
+    positions: int | None = None
+    """Decode: points along the sequence at which steps are timed."""
+    token_budget: int | None = None
+    """Perplexity: tokens to train on."""
+    learning_rate: float | None = None
+    """Perplexity: peak learning rate of AdamW."""
+    documents: int | None = None
+    """Perplexity: held-out documents to score; all when None."""
+
+    ARM_FIELDS: ClassVar[tuple[str, ...]] = (
+        "arm",
+        "mixer",
+        "kernel",
+        "chunk",
+        "decay",
+        "gate",
+        "head_norm",
+        "head_dim",
+    )
+
+    def canonical(self, without: tuple[str, ...] = ()) -> str:
+        """Sorted JSON without the fields that are not set, so that a new optional field leaves
+        old ids as they are."""
+        values = {k: v for k, v in asdict(self).items() if v is not None and k not in without}
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
+
+    @property
+    def cell_id(self) -> str:
+        return _hash(self.canonical())
+
+    @property
+    def pair_id(self) -> str:
+        """Equal for cells that differ in the arm only: speed ratios exist only inside it."""
+        return _hash(self.canonical(without=self.ARM_FIELDS))
+
+    @property
+    def name(self) -> str:
+        """Short words for a progress line."""
+        return f"{self.workload} {self.size} {self.arm} length {self.length} batch {self.batch}"
+
+    def matched(self) -> Matched:
+        """The model config, sized to equal the reference Transformer. Raises UserError."""
+        return match(
+            self.size,
+            self.mixer,
+            family=self.family,
+            vocab_size=self.vocab_size,
+            by=self.match,
+            length=self.length,
+            kernel=self.kernel,
+            chunk=self.chunk,
+            decay=self.decay,
+            gate=self.gate,
+            head_norm=self.head_norm,
+            head_dim=self.head_dim,
+        )
+
+    def config(self) -> ModelConfig:
+        return self.matched().config
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

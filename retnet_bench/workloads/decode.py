@@ -1,0 +1,129 @@
+"""Decode: one token at a time, at positions along the whole sequence: a curve, not a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+import torch
+
+from retnet_bench.measure.clock import Clock
+from retnet_bench.measure.protocol import Protocol, run_block, samples_per_block
+from retnet_bench.models import cost
+from retnet_bench.models.forms import DTYPES
+from retnet_bench.models.language_model import DecodeState
+from retnet_bench.workloads.base import (
+    WORKLOADS,
+    NotFinite,
+    Sample,
+    Workload,
+    tensor_bytes,
+    weight_bytes,
+)
+from retnet_bench.workloads.modes import CapturedStep, execute
+
+RUN = 16
+"""Most consecutive steps at one position in one block: they move along by as many tokens."""
+WINDOW = 512
+"""A captured graph has fixed shapes, so it reads the cache up to the next multiple of this."""
+
+
+def positions(length: int, points: int) -> list[int]:
+    """Evenly spaced positions to start from, the last so that RUN steps end at `length`."""
+    last = length - RUN
+    return sorted({max(1, round(last * i / points)) for i in range(1, points + 1)})
+
+
+def held_bytes(state: DecodeState) -> int:
+    """Bytes of every tensor a decode state holds."""
+    tensors = chain.from_iterable(
+        [layer] if isinstance(layer, torch.Tensor) else vars(layer).values()
+        for layer in state.layers
+    )
+    return tensor_bytes(t for t in tensors if isinstance(t, torch.Tensor))
+
+
+@WORKLOADS.register("decode")
+class Decode(Workload):
+    """Seconds of one step (model and greedy choice) of the whole batch, at each position.
+
+    The prompt is real text, taken in by prefill up to each position; the next tokens are the
+    text's own, so that every block finds the same cache.
+    """
+
+    phase = "decode"
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        cell = self.cell
+        self.model = self.build_model(cell.dtype).eval()
+        self.tokens = self.sample_tokens(cell.batch, cell.length)[:, : cell.length]
+        self.positions = positions(cell.length, cell.positions or 8)
+        self.states = dict(self._prefilled())
+        self.steps = {p: self._bind(p) for p in self.positions}
+        self.warm = self.positions[len(self.positions) // 2]
+        self.offset = 0
+
+    def _prefilled(self) -> Iterator[tuple[int, DecodeState]]:
+        """A state at every position; with a cache they share its slots."""
+        state = self.model.new_state(self.cell.batch, self.cell.length)
+        for position in self.positions:
+            self.logits = self.model.prefill(self.tokens[:, state.position : position], state)
+            yield position, self.model.fork(state)
+
+    def _bind(self, position: int):
+        """The step to run from `position`: (token, position) -> logits."""
+        layers = self.states[position].layers
+        if self.cell.mode == "cudagraph":
+            window = min(self.cell.length, -(-(position + RUN) // WINDOW) * WINDOW)
+            for layer in layers:
+                if hasattr(layer, "window"):
+                    layer.window = window
+            return CapturedStep(
+                lambda token, at: self.model.step_at(token, layers, at), self.cell.batch
+            )
+        step_at = execute(self.model.step_at, self.cell.mode)
+        return lambda token, at: step_at(token, layers, at)
+
+    @torch.no_grad()
+    def _step_from(self, start: int) -> None:
+        position = start + self.offset % RUN
+        self.logits = self.steps[start](self.tokens[:, position : position + 1], position)
+        self.next_token = self.logits[:, -1].argmax(-1, keepdim=True)
+        self.offset += 1
+
+    def step(self) -> None:
+        self._step_from(self.warm)
+
+    def check(self) -> None:
+        if not torch.isfinite(self.logits).all():
+            raise NotFinite("decode logits are not finite")
+
+    def block(self, clock: Clock, protocol: Protocol, step_s: float) -> Iterable[Sample]:
+        """A sweep over all positions; each gets its share of the block's seconds."""
+        wanted = samples_per_block(protocol, step_s * len(self.positions))
+        n = min(RUN, wanted)
+        for start in self.positions:
+            self.offset = 0
+            times = run_block(clock, lambda start=start: self._step_from(start), n)
+            yield Sample("decode_step_s", "s", tuple(times), self.phase, position=start)
+
+    def memory(self) -> Iterable[Sample]:
+        cfg, cell = self.model.cfg, self.cell
+        element = DTYPES[cell.dtype].itemsize
+        for p in self.positions:
+            needed = cost.state_bytes(cfg, cell.batch, p, element)
+            yield Sample("state_bytes", "bytes", (float(needed),), self.phase, position=p)
+        yield from self._peak()
+
+    @torch.no_grad()
+    def _peak(self) -> Iterator[Sample]:
+        """Peak of steps at the last position, with only that state alive."""
+        last = self.positions[-1]
+        self.states = {last: self.states[last]}
+        self.steps = {last: self.steps[last]}
+        self.offset = 0
+        weights, state = weight_bytes(self.model), held_bytes(self.states[last])
+        yield Sample("weight_bytes", "bytes", (float(weights),), self.phase)
+        yield Sample("state_bytes", "bytes", (float(state),), self.phase)
+        yield from self.memory_of(self.phase, lambda: self._step_from(last), weights + state)

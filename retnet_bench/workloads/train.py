@@ -1,0 +1,84 @@
+"""Training: forward, backward and an AdamW step on real tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import cycle
+
+import torch
+
+from retnet_bench.measure.clock import Clock
+from retnet_bench.measure.protocol import Protocol
+from retnet_bench.models.forms import DTYPES
+from retnet_bench.workloads.base import (
+    WORKLOADS,
+    NotFinite,
+    Sample,
+    Workload,
+    tensor_bytes,
+    weight_bytes,
+)
+from retnet_bench.workloads.modes import execute
+
+
+class Optimiser:
+    """AdamW as the paper sets it (section 3.1), with fp32 weights under autocast below fp32."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device, dtype: str, lr: float) -> None:
+        self.adamw = torch.optim.AdamW(
+            model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+        )
+        low = dtype in ("bf16", "fp16")
+        self.autocast = torch.autocast(device.type, DTYPES[dtype] if low else None, enabled=low)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == "fp16")
+
+    def update(self, loss: torch.Tensor, clip: float | None = None) -> None:
+        """Backward and step; gradients are freed afterwards."""
+        self.scaler.scale(loss).backward()
+        if clip is not None:
+            self.scaler.unscale_(self.adamw)
+            parameters = [p for group in self.adamw.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
+        self.scaler.step(self.adamw)
+        self.scaler.update()
+        self.adamw.zero_grad(set_to_none=True)
+
+    def state_bytes(self) -> int:
+        states = self.adamw.state.values()
+        return tensor_bytes(t for s in states for t in s.values() if isinstance(t, torch.Tensor))
+
+
+@WORKLOADS.register("train")
+class Train(Workload):
+    """Seconds of a training step of batch x length tokens. Weights and AdamW state are fp32."""
+
+    phase = "train"
+
+    def prepare(self) -> None:
+        cell = self.cell
+        self.model = self.build_model("fp64" if cell.dtype == "fp64" else "fp32").train()
+        self.optimiser = Optimiser(self.model, self.device, cell.dtype, lr=1e-4)
+        rows = self.sample_tokens(4 * cell.batch, cell.length).split(cell.batch)
+        self.batches = cycle([(r[:, :-1].contiguous(), r[:, 1:].contiguous()) for r in rows])
+        self.loss = execute(self.model.loss, cell.mode)
+        self.last_loss = torch.zeros(())
+
+    def step(self) -> None:
+        inputs, targets = next(self.batches)
+        with self.optimiser.autocast:
+            loss = self.loss(inputs, targets)
+        self.optimiser.update(loss)
+        self.last_loss = loss.detach()
+
+    def check(self) -> None:
+        if not torch.isfinite(self.last_loss):
+            raise NotFinite(f"training loss became {self.last_loss.item()}")
+
+    def block(self, clock: Clock, protocol: Protocol, step_s: float) -> Iterable[Sample]:
+        return self.timed_block("train_step_s", clock, protocol, step_s)
+
+    def memory(self) -> Iterable[Sample]:
+        weights = weight_bytes(self.model)
+        yield Sample("weight_bytes", "bytes", (float(weights),), self.phase)
+        resident = weights + self.optimiser.state_bytes()
+        yield from self.memory_of(self.phase, self.step, resident)

@@ -1,0 +1,89 @@
+"""A stand-in for the pynvml module: GPUs as dictionaries, faults by function name."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+H100 = {
+    "uuid": "GPU-11111111-2222-3333-4444-555555555555",
+    "name": "NVIDIA H100 80GB HBM3",
+    "total": 80 << 30,
+    "used": 5 << 30,
+    "energy_mj": 123_000,
+}
+A100 = {**H100, "uuid": "GPU-aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee", "name": "NVIDIA A100-SXM4-80GB"}
+
+MESSAGES = {
+    "LibraryNotFound": "NVML Shared Library Not Found",
+    "NotSupported": "Not Supported",
+    "NoPermission": "Insufficient Permissions",
+    "NotFound": "Not Found",
+}
+
+
+class NVMLError(Exception):
+    """As pynvml's: the message is the driver's."""
+
+
+class Memory:
+    def __init__(self, gpu: dict) -> None:
+        self.total, self.used = gpu["total"], gpu["used"]
+
+
+class FakeNvml(ModuleType):
+    """`faults`: function name -> key of MESSAGES. Functions fail outside init ... shutdown."""
+
+    NVMLError = NVMLError
+
+    def __init__(self, gpus: list[dict], faults: dict[str, str] | None = None) -> None:
+        super().__init__("pynvml")
+        self.gpus, self.faults = gpus, faults or {}
+        self.sessions = 0
+
+    def _enter(self, function: str) -> None:
+        if function in self.faults:
+            raise NVMLError(MESSAGES[self.faults[function]])
+        assert self.sessions == 1 or function == "nvmlInit", f"{function} outside a session"
+
+    def nvmlInit(self) -> None:
+        self._enter("nvmlInit")
+        self.sessions += 1
+
+    def nvmlShutdown(self) -> None:
+        self._enter("nvmlShutdown")
+        self.sessions -= 1
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        self._enter("nvmlSystemGetDriverVersion")
+        return "570.86.15"
+
+    def nvmlDeviceGetCount(self) -> int:
+        self._enter("nvmlDeviceGetCount")
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> dict:
+        self._enter("nvmlDeviceGetHandleByIndex")
+        return self.gpus[index]
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> dict:
+        self._enter("nvmlDeviceGetHandleByUUID")
+        found = [gpu for gpu in self.gpus if gpu["uuid"] == uuid]
+        if not found:
+            raise NVMLError(MESSAGES["NotFound"])
+        return found[0]
+
+    def nvmlDeviceGetName(self, gpu: dict) -> str:
+        self._enter("nvmlDeviceGetName")
+        return gpu["name"]
+
+    def nvmlDeviceGetUUID(self, gpu: dict) -> str:
+        self._enter("nvmlDeviceGetUUID")
+        return gpu["uuid"]
+
+    def nvmlDeviceGetMemoryInfo(self, gpu: dict) -> Memory:
+        self._enter("nvmlDeviceGetMemoryInfo")
+        return Memory(gpu)
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: dict) -> int:
+        self._enter("nvmlDeviceGetTotalEnergyConsumption")
+        return gpu["energy_mj"]
