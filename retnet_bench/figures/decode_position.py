@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 
 from retnet_bench import paper
 from retnet_bench.analysis import curves
-from retnet_bench.figures import panels
+from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
+from retnet_bench.figures.sheet import Sheet
 
 
 @figure("decode_position")
@@ -18,39 +19,45 @@ def draw(records: pd.DataFrame) -> Figure:
     frame = panels.needed(frame, "decode_position", "decode", "decode_step_s")
     length = _longest(frame)
     frame = frame[frame["length"] == length]
-    # A cell that failed has no positions; its mark stands at the last one.
-    frame = frame.assign(position=frame["position"].fillna(frame["length"]))
-    sheet = panels.Sheet(f"Decode latency against position, sequences of {length} tokens")
+    sheet = Sheet(f"Decode latency against position, sequences of {length} tokens", records["arm"])
     panels.draw_curves(sheet, panels.scaled(frame, 1e3), "position")
-    panels.from_zero(sheet.ours)
+    axes.from_zero(sheet.ours)
     sheet.ours.set(xlabel="position (tokens)", ylabel="time of one decode step (ms)")
-    slopes = curves.slopes(records)
-    _explain_slopes(sheet, slopes[slopes["length"] == length])
     _paper(sheet)
-    return sheet.finish(panels.contract(records, "decode"))
+    slopes = curves.slopes(records)
+    per = panels.varying(frame, "position")
+    _name_slopes(sheet, slopes[slopes["length"] == length], per)
+    decoded = records[(records["workload"] == "decode") & (records["length"] == length)]
+    crossed = panels.draw_crossovers(sheet, curves.crossovers(decoded))
+    return sheet.finish(panels.contract(records, "decode"), crossed)
 
 
 def _longest(frame: pd.DataFrame) -> int:
     """The longest length at which most arms have a value."""
-    arms = frame[frame["estimate"].notna()].groupby("length")["arm"].nunique()
+    arms = frame.groupby(["length", "arm"])["estimate"].any().groupby("length").sum()
     return int(arms[arms == arms.max()].index.max())
 
 
-def _explain_slopes(sheet: panels.Sheet, slopes: pd.DataFrame) -> None:
-    """A legend entry per line: its slope in milliseconds per 1000 positions, with interval."""
-    per = panels.varying(slopes, "length")
-    named = slopes.assign(variant=panels.variants(slopes, per)).dropna(subset="estimate")
-    for _, row in named.sort_values([*per, "arm"]).iterrows():
+def _name_slopes(sheet: Sheet, slopes: pd.DataFrame, per: list[str]) -> None:
+    """Name each line in the legend by its slope in microseconds per position."""
+    handles, labels = sheet.ours.get_legend_handles_labels()
+    drawn = dict(zip(labels, handles, strict=True))
+    slopes = slopes.dropna(subset="estimate").sort_values(["arm", *per])
+    slopes = slopes.assign(short=panels.variants(slopes, per))
+    slopes = slopes.assign(long=panels.variants(slopes, per, named=True))
+    for _, row in slopes.iterrows():
+        # Seconds per 1000 positions times 1000 are microseconds per position.
         slope, low, high = (1e3 * row[name] for name in ("estimate", "low", "high"))
-        line = f"{row['arm']} {row['variant']}".strip()
-        label = f"{line}: {slope:+.3g} [{low:.3g}, {high:.3g}] ms per 1000 positions"
-        sheet.rename(line, label)
+        words = f"{slope:.3g} \N{MICRO SIGN}s/position [{low:.3g}, {high:.3g}]"
+        sheet.entries.pop(row["arm"], None)
+        handle = drawn[f"{row['arm']} {row['short']}".strip()]
+        sheet.explain(f"{row['arm']} {row['long']}".strip() + f": {words}", handle)
 
 
-def _paper(sheet: panels.Sheet) -> None:
+def _paper(sheet: Sheet) -> None:
     table = paper.load("fig6c")
     frame = table.frame[table.frame["batch"] == 8]
     title = "Paper: 6.7B, A100-80GB, batch 8,\nfp16 (inferred); last positions"
     panels.draw_paper(sheet, table, frame, "length", title)
-    panels.from_zero(sheet.paper)
+    axes.from_zero(sheet.paper)
     sheet.paper.set(xlabel="position (tokens)", ylabel="time of one decode step (ms)")

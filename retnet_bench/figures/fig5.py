@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 
 from retnet_bench import paper
 from retnet_bench.analysis import curves
-from retnet_bench.figures import panels
+from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
+from retnet_bench.figures.sheet import Sheet
 
 
 @figure("fig5")
@@ -21,9 +22,9 @@ def draw(records: pd.DataFrame) -> Figure:
     unit = "token" if _one_tokenizer(records) else "byte"
     frame = curves.perplexities(records, per=unit)
     frame = panels.needed(frame, "fig5", "perplexity", "document_nll_nat")
-    sheet = panels.Sheet("Perplexity of held-out documents against model size")
+    sheet = Sheet("Perplexity of held-out documents against model size", records["arm"])
     panels.draw_curves(sheet, frame, "n_params")
-    panels.log_sizes(sheet.ours, frame)
+    axes.log_sizes(sheet.ours, frame)
     sheet.ours.set(xlabel="model size", ylabel=f"perplexity per {unit}")
     _paper(sheet)
     return sheet.finish(panels.contract(records, "perplexity"))
@@ -33,9 +34,9 @@ def _one_tokenizer(records: pd.DataFrame) -> bool:
     return records.loc[records["workload"] == "perplexity", "tokenizer"].nunique() <= 1
 
 
-def _paper(sheet: panels.Sheet) -> None:
+def _paper(sheet: Sheet) -> None:
     table = paper.load("fig5")
     title = "Paper: 100B tokens of private data;\nonly order and gaps compare"
     panels.draw_paper(sheet, table, table.frame, "n_params", title)
-    panels.log_sizes(sheet.paper, table.frame)
+    axes.log_sizes(sheet.paper, table.frame)
     sheet.paper.set(xlabel="model size", ylabel="perplexity per token")

@@ -7,10 +7,11 @@ from matplotlib.figure import Figure
 
 from retnet_bench import paper
 from retnet_bench.analysis import curves
-from retnet_bench.figures import panels
+from retnet_bench.figures import axes, panels, style
 from retnet_bench.figures.registry import figure
+from retnet_bench.figures.sheet import Sheet
 
-_PARTS = (
+_PARTS: tuple[tuple[str, style.Dashes, str], ...] = (
     ("weight_bytes", ":", "weights"),
     ("state_bytes", (0, (6, 2, 1, 2)), "state or KV cache at the largest batch"),
 )
@@ -19,24 +20,32 @@ _PARTS = (
 @figure("fig6a")
 def draw(records: pd.DataFrame) -> Figure:
     """Peak bytes while decoding against length, with the weights and the state inside them."""
-    frame = curves.memory_by_length(records, "decode", "peak_tensor_bytes")
-    frame = panels.needed(frame, "fig6a", "decode", "peak_tensor_bytes")
-    factor, unit = panels.byte_unit(frame["estimate"].max())
-    sheet = panels.Sheet("Inference memory against sequence length")
+    metric = panels.memory_metric(records, "decode")
+    frame = curves.memory_by_length(records, "decode", metric)
+    frame = panels.needed(frame, "fig6a", "decode", metric)
+    factor, unit = axes.byte_unit(frame["estimate"].max())
+    sheet = Sheet("Inference memory against sequence length", records["arm"])
     panels.draw_curves(sheet, panels.scaled(frame, factor), "length")
-    largest = records[records["batch"] == frame["batch"].max()]
-    for metric, look, words in _PARTS:
-        part = curves.memory_by_length(largest, "decode", metric)
+    largest = _at_largest_batch(records, metric)
+    for part_metric, look, words in _PARTS:
+        part = curves.memory_by_length(largest, "decode", part_metric)
         panels.draw_part(sheet, panels.scaled(part, factor), "length", look, words)
-    panels.from_zero(sheet.ours)
-    sheet.ours.set(xlabel="sequence length (tokens)", ylabel=f"peak tensor memory ({unit})")
+    axes.from_zero(sheet.ours)
+    sheet.ours.set(xlabel="sequence length (tokens)", ylabel=f"peak memory of tensors ({unit})")
     _paper(sheet)
-    return sheet.finish(panels.contract(records, "decode"))
+    return sheet.finish(panels.contract(records, "decode"), f"Memory is {metric}.")
 
 
-def _paper(sheet: panels.Sheet) -> None:
+def _at_largest_batch(records: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The decode records at the largest batch that was measured: its parts stand for all."""
+    decode = records[records["workload"] == "decode"]
+    measured = decode[(decode["metric"] == metric) & decode["value"].notna()]
+    return decode[decode["batch"] == measured["batch"].max()]
+
+
+def _paper(sheet: Sheet) -> None:
     table = paper.load("fig6a")
     title = "Paper: 6.7B, A100-80GB,\nbatch 8 and fp16 (inferred)"
     panels.draw_paper(sheet, table, table.frame, "length", title)
-    panels.from_zero(sheet.paper)
+    axes.from_zero(sheet.paper)
     sheet.paper.set(xlabel="sequence length (tokens)", ylabel="memory (GB)")

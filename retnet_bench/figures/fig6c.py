@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from retnet_bench import paper
 from retnet_bench.analysis import curves
-from retnet_bench.figures import panels
+from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
+from retnet_bench.figures.sheet import Sheet
 
 
 @figure("fig6c")
 def draw(records: pd.DataFrame) -> Figure:
     """Milliseconds of one decode step at the last position against batch, per length."""
     frame = panels.needed(curves.final_latency(records), "fig6c", "decode", "decode_step_s")
-    sheet = panels.Sheet("Decode latency at the final position against batch")
+    sheet = Sheet("Decode latency at the final position against batch", records["arm"])
     panels.draw_curves(sheet, panels.scaled(frame, 1e3), "batch")
-    panels.from_zero(sheet.ours)
+    axes.from_zero(sheet.ours)
+    sheet.ours.xaxis.set_major_locator(MaxNLocator(integer=True))
     sheet.ours.set(xlabel="batch (sequences)", ylabel="time of one decode step (ms)")
     _paper(sheet)
     return sheet.finish(panels.contract(records, "decode"))
 
 
-def _paper(sheet: panels.Sheet) -> None:
+def _paper(sheet: Sheet) -> None:
     table = paper.load("fig6c")
     title = "Paper: 6.7B, A100-80GB,\nfp16 (inferred); line ends: length"
     panels.draw_paper(sheet, table, table.frame, "batch", title, per="length")
-    panels.from_zero(sheet.paper)
+    axes.from_zero(sheet.paper)
     sheet.paper.set(xlabel="batch (sequences)", ylabel="time of one decode step (ms)")

@@ -11,12 +11,19 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import matplotlib.style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+# Formats a figure can be written in, with the metadata that would differ from run to run.
+FORMATS: dict[str, dict[str, None]] = {
+    "svg": {"Date": None},
+    "png": {},
+    "pdf": {"CreationDate": None},
+}
 WIDTH_IN = 7.0
 GREY = "#666666"
 PAPER_FACE = "#f1f1ee"
@@ -51,13 +58,17 @@ _RC = {
 }
 
 
+Color = str | tuple[float, ...]
+Dashes = Literal["-", "--", "-.", ":"] | tuple[float, tuple[float, ...]]
+
+
 @dataclass(frozen=True)
 class ArmStyle:
     """How one arm is drawn, in every figure."""
 
     color: str
     marker: str
-    linestyle: str
+    linestyle: Dashes
 
 
 _FIXED = {
@@ -96,13 +107,12 @@ def shade(color: str, step: int, steps: int) -> tuple[float, ...]:
 def save(figure: Figure, path: Path) -> Path:
     """Write `figure` in the format of the suffix: whole or not at all, same bytes every time."""
     form = path.suffix.removeprefix(".")
-    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
     try:
         with context():
-            figure.savefig(partial, format=form, metadata=dated.get(form))
+            figure.savefig(partial, format=form, metadata=FORMATS[form])
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -7,29 +7,31 @@ from matplotlib.figure import Figure
 
 from retnet_bench import paper
 from retnet_bench.analysis import curves
-from retnet_bench.figures import panels
+from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
+from retnet_bench.figures.sheet import Sheet
 
 
 @figure("train_memory")
 def draw(records: pd.DataFrame) -> Figure:
     """Peak bytes of a training step against length."""
-    frame = curves.memory_by_length(records, "train", "peak_tensor_bytes")
-    frame = panels.needed(frame, "train_memory", "train", "peak_tensor_bytes")
-    factor, unit = panels.byte_unit(frame["estimate"].max())
-    sheet = panels.Sheet("Training memory against sequence length")
+    metric = panels.memory_metric(records, "train")
+    frame = curves.memory_by_length(records, "train", metric)
+    frame = panels.needed(frame, "train_memory", "train", metric)
+    factor, unit = axes.byte_unit(frame["estimate"].max())
+    sheet = Sheet("Training memory against sequence length", records["arm"])
     panels.draw_curves(sheet, panels.scaled(frame, factor), "length")
-    panels.from_zero(sheet.ours)
-    sheet.ours.set(xlabel="sequence length (tokens)", ylabel=f"peak tensor memory ({unit})")
+    axes.from_zero(sheet.ours)
+    sheet.ours.set(xlabel="sequence length (tokens)", ylabel=f"peak memory of tensors ({unit})")
     _paper(sheet)
-    return sheet.finish(panels.contract(records, "train"))
+    return sheet.finish(panels.contract(records, "train"), f"Memory is {metric}.")
 
 
-def _paper(sheet: panels.Sheet) -> None:
+def _paper(sheet: Sheet) -> None:
     table = paper.load("table4")
     frame = table.frame[table.frame["metric"] == "train_memory"]
     title = "Paper: 8 A100-80GB, length 8192;\nbatch not stated, differs by size"
     panels.draw_paper(sheet, table, frame, "n_params", title)
-    panels.log_sizes(sheet.paper, frame)
-    panels.from_zero(sheet.paper)
+    axes.log_sizes(sheet.paper, frame)
+    axes.from_zero(sheet.paper)
     sheet.paper.set(xlabel="parameters", ylabel="memory per GPU (GB)")

@@ -54,14 +54,15 @@ def match(
     """The model of `mixer` whose parameters (or training FLOPs per token at `length`) equal the
     reference Transformer's, by the width of its feed-forward.
 
-    `options` are fields of ModelConfig, and `head_dim` (key dimension per head).
+    `options` are fields of ModelConfig, and `head_dim` (key dimension per head); None says nothing.
     Raises UserError for unknown names and for a residual over 1 %.
     """
     if by not in MATCHES:
         raise UserError(f'match "{by}" is unknown{did_you_mean(by, MATCHES)}')
     base = reference(size_name, family, vocab_size)
+    options = {name: value for name, value in options.items() if value is not None}
     defaults = MIXERS[mixer].defaults(size(size_name), family, options)
-    fields = {k: v for k, v in options.items() if k != "head_dim" and v is not None}
+    fields = {name: value for name, value in options.items() if name != "head_dim"}
     config = replace(base, mixer=mixer, **{**defaults, **fields})
     matched = _solve_ffn(config, _quantity(by, length), _quantity(by, length)(base))
     if abs(matched.mismatch) > TOLERANCE:

@@ -1,8 +1,9 @@
 """The paper's numbers: one CSV per table or figure, its provenance in leading comment lines.
 
 A file starts with `# source:`, `# method:` and any number of `# condition:` and `# caveat:`
-lines, then holds one tidy table. Conditions of the measurement begin with `stated:` where the paper
-says so and with `inferred:` where it does not; the others explain a column. Tables named `later_*` belong to a different, later paper.
+lines, then holds one tidy table. Conditions of the measurement begin with `stated:` where the
+paper says so and with `inferred:` where it does not; the others explain a column. Tables named
+`later_*` belong to a different, later paper.
 """
 
 from __future__ import annotations

@@ -23,6 +23,10 @@ _TYPES = {
 }
 
 
+OK_STATUSES = ("ok", "impure")
+"""Statuses of rows that carry a measured value."""
+
+
 @dataclass(frozen=True)
 class Column:
     """One column. `group` orders the documentation; `unit` is empty for names and flags."""
@@ -58,7 +62,12 @@ COLUMNS: list[Column] = [
         ("process", "int", "index of the worker process among this cell's processes"),
         ("block", "int", "index of the block inside its process"),
         ("order", "int", "place of the block in the interleaved order of the pair"),
-        ("position", "int", "position in the sequence (decode), or tokens seen (training)", "tokens"),
+        (
+            "position",
+            "int",
+            "position in the sequence (decode), or tokens seen (training)",
+            "tokens",
+        ),
         ("document", "string", "name of the scored document (perplexity)"),
         ("value", "float", "median of `samples`, for convenience; null when not measured"),
         ("samples", "floats", "raw values in the order they were taken"),
@@ -129,6 +138,46 @@ COLUMNS: list[Column] = [
         ("schema_version", "int", "version of this table's layout", "", True),
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One kind of value. `workload` is the one it belongs to; empty where several measure it."""
+
+    name: str
+    unit: str
+    workload: str
+    meaning: str
+
+
+_ONCE = "one row per process, phase `warmup`"
+_PEAK = "highest during `phase` (train, prefill or decode)"
+METRICS: dict[str, Metric] = {
+    row[0]: Metric(*row)
+    for row in (
+        ("train_step_s", "s", "train", "consecutive training steps of one block"),
+        ("prefill_s", "s", "prefill", "reading the whole prompt of `length` tokens, whole batch"),
+        ("decode_step_s", "s", "decode", "consecutive steps at `position`, whole batch"),
+        ("first_step_s", "s", "", f"the first step, compilation included; {_ONCE}"),
+        ("compile_s", "s", "", f"time spent compiling; {_ONCE}"),
+        ("warmup_s", "s", "", f"time until the steps were steady; {_ONCE}"),
+        ("warmup_steps", "steps", "", f"steps until they were steady; {_ONCE}"),
+        ("peak_rss_bytes", "bytes", "", f"resident memory of the process, {_PEAK}"),
+        ("peak_tensor_bytes", "bytes", "", f"memory of all tensors, {_PEAK}"),
+        ("cuda_peak_allocated_bytes", "bytes", "", f"CUDA memory in tensors, {_PEAK}"),
+        ("cuda_peak_reserved_bytes", "bytes", "", f"CUDA memory held by the allocator, {_PEAK}"),
+        ("nvml_used_bytes", "bytes", "", f"memory of the GPU in use as NVML sees it, {_PEAK}"),
+        ("weight_bytes", "bytes", "", "parameters of the model"),
+        ("state_bytes", "bytes", "", "KV cache or retention state, whole batch"),
+        ("forms_relative_error", "relative", "", "disagreement of the three forms; phase = dtype"),
+        ("train_loss_nat", "nat", "perplexity", "training loss after `position` tokens"),
+        ("document_nll_nat", "nat", "perplexity", "negative log-likelihood of `document`"),
+        ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
+        ("document_words", "words", "perplexity", "words of `document`"),
+        ("document_bytes", "bytes", "perplexity", "bytes of `document`"),
+        ("outcome", "", "", "the only row of a cell that failed; see `status` and `reason`"),
+    )
+}
 
 NAMES = [column.name for column in COLUMNS]
 STATUSES = (

@@ -67,6 +67,7 @@ class Workload(ABC):
     def memory(self) -> Iterable[Sample]:
         """Peak memory, one window a phase."""
 
+    @abstractmethod
     def check(self) -> None:
         """Raise NotFinite when what the timed steps computed is not finite."""
 
@@ -95,10 +96,23 @@ class Workload(ABC):
             values = () if reading.value is None else (float(reading.value),)
             yield Sample(metric, "bytes", values, phase, reason=reading.reason)
 
+    @abstractmethod
+    def eager_step(self) -> Tensor:
+        """What a step computes (loss or logits), run eagerly, leaving the workload as it was."""
+
+    @abstractmethod
+    def mode_step(self) -> Tensor:
+        """The same on the same input, as the cell's mode runs it."""
+
+    def mode_error(self) -> float:
+        """Relative (Frobenius) difference between the mode's step and the eager one."""
+        expected, found = self.eager_step().double(), self.mode_step().double()
+        return ((found - expected).norm() / expected.norm()).item()
+
     def dispatched(self) -> str:
-        """The kernel that one step really calls: its name, and torch's op where one was chosen."""
+        """The kernel that a step really calls: its name, and torch's op where one was chosen."""
         with _Recorder() as recorder:
-            self.step()
+            self.eager_step()
         return " / ".join([KERNELS[self.cell.kernel].label(), *recorder.seen])
 
 

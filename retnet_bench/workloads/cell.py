@@ -101,5 +101,6 @@ class Cell:
     def config(self) -> ModelConfig:
         return self.matched().config
 
+
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -88,12 +88,24 @@ class Decode(Workload):
     @torch.no_grad()
     def _step_from(self, start: int) -> None:
         position = start + self.offset % RUN
-        self.logits = self.steps[start](self.tokens[:, position : position + 1], position)
+        self.logits = self.steps[start](self._token(position), position)
         self.next_token = self.logits[:, -1].argmax(-1, keepdim=True)
         self.offset += 1
 
     def step(self) -> None:
         self._step_from(self.warm)
+
+    @torch.no_grad()
+    def eager_step(self) -> torch.Tensor:
+        state = self.model.fork(self.states[self.warm])
+        return self.model.step(self._token(self.warm), state)
+
+    @torch.no_grad()
+    def mode_step(self) -> torch.Tensor:
+        return self.steps[self.warm](self._token(self.warm), self.warm)
+
+    def _token(self, position: int) -> torch.Tensor:
+        return self.tokens[:, position : position + 1]
 
     def check(self) -> None:
         if not torch.isfinite(self.logits).all():
@@ -125,5 +137,5 @@ class Decode(Workload):
         self.offset = 0
         weights, state = weight_bytes(self.model), held_bytes(self.states[last])
         yield Sample("weight_bytes", "bytes", (float(weights),), self.phase)
-        yield Sample("state_bytes", "bytes", (float(state),), self.phase)
+        yield Sample("state_bytes", "bytes", (float(state),), self.phase, position=self.cell.length)
         yield from self.memory_of(self.phase, lambda: self._step_from(last), weights + state)

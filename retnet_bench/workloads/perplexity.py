@@ -20,9 +20,8 @@ from retnet_bench.data import (
 from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import LanguageModel
-from retnet_bench.workloads.base import WORKLOADS, NotFinite, Sample, Workload, weight_bytes
-from retnet_bench.workloads.modes import execute
-from retnet_bench.workloads.train import Optimiser
+from retnet_bench.workloads.base import WORKLOADS, Sample
+from retnet_bench.workloads.train import Train
 
 CLIP = 2.0
 WARMUP = 0.05
@@ -41,7 +40,7 @@ def schedule(step: int, steps: int) -> float:
 
 
 @WORKLOADS.register("perplexity")
-class Perplexity(Workload):
+class Perplexity(Train):
     """Documents' negative log-likelihoods after training on `token_budget` tokens.
 
     Each document is scored in windows of `length` tokens that do not overlap, each predicting from
@@ -52,33 +51,25 @@ class Perplexity(Workload):
     phase = "perplexity"
 
     def prepare(self) -> None:
+        super().prepare()
         cell = self.cell
         corpus = load_corpus(cell.corpus)
         tokenizer = load_tokenizer(cell.tokenizer, corpus)
-        stream = encode_split(corpus, "train", tokenizer)
         self.held_out = documents(corpus, "valid", tokenizer)[: cell.documents]
-        self.model = self.build_model("fp64" if cell.dtype == "fp64" else "fp32").train()
-        lr = cell.learning_rate or default_learning_rate(self.model.cfg.d_model)
-        self.optimiser = Optimiser(self.model, self.device, cell.dtype, lr)
+        stream = encode_split(corpus, "train", tokenizer)
+        self.batches = train_batches(stream, cell.batch, cell.length, cell.seed)
         self.steps = max(1, round((cell.token_budget or 0) / (cell.batch * cell.length)))
+        self.clip = CLIP
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimiser.adamw, lambda step: schedule(step, self.steps)
         )
-        self.batches = train_batches(stream, cell.batch, cell.length, cell.seed)
-        self.loss = execute(self.model.loss, cell.mode)
-        self.last_loss = torch.zeros(())
+
+    def peak_learning_rate(self) -> float:
+        return self.cell.learning_rate or default_learning_rate(self.model.cfg.d_model)
 
     def step(self) -> None:
-        inputs, targets = (t.to(self.device) for t in next(self.batches))
-        with self.optimiser.autocast:
-            loss = self.loss(inputs, targets)
-        self.optimiser.update(loss, clip=CLIP)
+        super().step()
         self.scheduler.step()
-        self.last_loss = loss.detach()
-
-    def check(self) -> None:
-        if not torch.isfinite(self.last_loss):
-            raise NotFinite(f"training loss became {self.last_loss.item()}")
 
     def block(self, clock: Clock, protocol: Protocol, step_s: float) -> Iterable[Sample]:
         """All of the training, then the scoring. The steps are not timing samples: nothing is
@@ -106,9 +97,6 @@ class Perplexity(Workload):
                 ("document_bytes", "bytes", document.n_bytes),
             ):
                 yield Sample(metric, unit, (float(value),), self.phase, document=document.name)
-
-    def memory(self) -> Iterable[Sample]:
-        yield Sample("weight_bytes", "bytes", (float(weight_bytes(self.model)),), self.phase)
 
 
 @torch.no_grad()

@@ -30,8 +30,15 @@ class Prefill(Workload):
         self.logits = torch.zeros(())
 
     @torch.no_grad()
+    def mode_step(self) -> torch.Tensor:
+        return self.prefill(self.tokens, self.model.fork(self.empty))
+
+    @torch.no_grad()
+    def eager_step(self) -> torch.Tensor:
+        return self.model.prefill(self.tokens, self.model.fork(self.empty))
+
     def step(self) -> None:
-        self.logits = self.prefill(self.tokens, self.model.fork(self.empty))
+        self.logits = self.mode_step()
 
     def check(self) -> None:
         if not torch.isfinite(self.logits).all():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle
 
 import torch
@@ -57,18 +57,35 @@ class Train(Workload):
     def prepare(self) -> None:
         cell = self.cell
         self.model = self.build_model("fp64" if cell.dtype == "fp64" else "fp32").train()
-        self.optimiser = Optimiser(self.model, self.device, cell.dtype, lr=1e-4)
+        self.optimiser = Optimiser(self.model, self.device, cell.dtype, self.peak_learning_rate())
+        self.clip: float | None = None
         rows = self.sample_tokens(4 * cell.batch, cell.length).split(cell.batch)
-        self.batches = cycle([(r[:, :-1].contiguous(), r[:, 1:].contiguous()) for r in rows])
+        batches = [(r[:, :-1].contiguous(), r[:, 1:].contiguous()) for r in rows]
+        self.first = batches[0]
+        self.batches: Iterator[tuple[torch.Tensor, torch.Tensor]] = cycle(batches)
         self.loss = execute(self.model.loss, cell.mode)
         self.last_loss = torch.zeros(())
 
+    def peak_learning_rate(self) -> float:
+        """Of AdamW; for timing any small one does."""
+        return 1e-4
+
     def step(self) -> None:
-        inputs, targets = next(self.batches)
+        inputs, targets = (t.to(self.device) for t in next(self.batches))
         with self.optimiser.autocast:
             loss = self.loss(inputs, targets)
-        self.optimiser.update(loss)
+        self.optimiser.update(loss, self.clip)
         self.last_loss = loss.detach()
+
+    def eager_step(self) -> torch.Tensor:
+        return self._loss_of(self.model.loss)
+
+    def mode_step(self) -> torch.Tensor:
+        return self._loss_of(self.loss)
+
+    def _loss_of(self, loss: Callable) -> torch.Tensor:
+        with self.optimiser.autocast:
+            return loss(*self.first).detach()
 
     def check(self) -> None:
         if not torch.isfinite(self.last_loss):

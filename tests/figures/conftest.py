@@ -14,9 +14,10 @@ from datetime import datetime, timezone
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from retnet_bench.results.schema import NAMES, SCHEMA_VERSION
+from retnet_bench.results.schema import NAMES, SCHEMA_VERSION, arrow_schema
 
 ARMS = ("retnet", "transformer")
 LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
@@ -54,9 +55,9 @@ def failure(arm: str, workload: str, status: str, **fields: object) -> Row:
     return record(arm, workload, "outcome", "", status=status, reason=reason, **fields)
 
 
-def blocks(seconds: float, seed: int) -> Iterator[Row]:
+def blocks(seconds: float, seed: str) -> Iterator[Row]:
     """Fields of `BLOCKS` blocks of five samples around `seconds`, 2 % apart between blocks."""
-    noise = np.random.default_rng(seed)
+    noise = np.random.default_rng(list(seed.encode()))
     for block in range(BLOCKS):
         level = seconds * (1 + 0.02 * noise.standard_normal())
         samples = [level * (1 + 0.005 * noise.standard_normal()) for _ in range(5)]
@@ -80,7 +81,7 @@ def train_rows() -> Iterator[Row]:
             if (arm, length) == ("transformer", 8192):
                 yield failure(arm, "train", "oom", length=length)
                 continue
-            for fields in blocks(train_step_s(arm, length), length):
+            for fields in blocks(train_step_s(arm, length), f"{arm} {length}"):
                 yield record(arm, "train", "train_step_s", "s", length=length, **fields)
             peak = 1e9 + (2e5 if arm == "retnet" else 9e5) * length
             yield record(arm, "train", "peak_tensor_bytes", "bytes", length=length, value=peak)
@@ -101,7 +102,7 @@ def decode_rows() -> Iterator[Row]:
 def _decode_cell(arm: str, length: int, batch: int) -> Iterator[Row]:
     cell = {"length": length, "batch": batch}
     for position in np.linspace(1, length, 5).astype(int):
-        for fields in blocks(decode_step_s(arm, position, batch), int(position)):
+        for fields in blocks(decode_step_s(arm, position, batch), f"{arm} {cell} {position}"):
             at = {"position": int(position), **fields, **cell}
             yield record(arm, "decode", "decode_step_s", "s", **at)
     state = 4_000_000 * batch if arm == "retnet" else 16_000 * length * batch
@@ -134,4 +135,5 @@ def _document(arm: str, size: str, n_params: int, name: str, nats: float) -> Ite
 @pytest.fixture(scope="session")
 def records() -> pd.DataFrame:
     rows = [*train_rows(), *decode_rows(), *perplexity_rows()]
-    return pd.DataFrame(rows, columns=NAMES)
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}  # as the store reads
+    return pa.Table.from_pylist(rows, schema=arrow_schema()).to_pandas(types_mapper=nullable.get)

@@ -30,11 +30,12 @@ def test_every_table_says_where_it_comes_from(name: str) -> None:
     table = paper.load(name)
     assert table.name == name
     assert table.method.startswith(("quoted", "vector coordinates"))
-    assert table.conditions and table.caveats
+    assert table.conditions
+    assert table.caveats
     assert {"metric", "value", "unit"} <= set(table.frame.columns)
     keys = [column for column in table.frame.columns if column not in ("value", "unit")]
     assert not table.frame.duplicated(keys).any()
-    assert table.frame["value"].notna().all() and table.frame["unit"].notna().all()
+    assert table.frame[["value", "unit"]].notna().all(axis=None)
 
 
 @pytest.mark.parametrize("name", sorted(TABLES))

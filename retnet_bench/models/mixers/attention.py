@@ -81,7 +81,7 @@ class Attention(Mixer):
     @staticmethod
     def defaults(size: Size, family: str, options: dict[str, Any]) -> dict[str, Any]:
         d = size.d_model
-        n_heads = head_count(d, options.get("head_dim") or size.attention_head_dim)
+        n_heads = head_count(d, options.get("head_dim", size.attention_head_dim))
         return {"n_heads": n_heads, "d_key": d, "d_value": d}
 
     @staticmethod

@@ -75,7 +75,9 @@ class Retention(Mixer):
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
         c = self.cfg
         dtype = kernel_costs.state_dtype(like.dtype)
-        return torch.zeros(batch, c.n_heads, c.key_dim, c.value_dim, dtype=dtype, device=like.device)
+        return torch.zeros(
+            batch, c.n_heads, c.key_dim, c.value_dim, dtype=dtype, device=like.device
+        )
 
     def prefill(self, x: Tensor, angles: Angles, state: Tensor, start: int) -> Tensor:
         q, k, v = self._project(x, angles)
@@ -96,9 +98,11 @@ class Retention(Mixer):
         """d_v = 2 d (paper), 5/3 d (modern), or d without the gate: Table 6 then uses the
         Transformer's allocation. The modern family's head norm is RMS, as all its norms."""
         d = size.d_model
-        n_heads = head_count(d, options.get("head_dim") or size.retention_head_dim)
+        n_heads = head_count(d, options.get("head_dim", size.retention_head_dim))
         factor = 1.0 if not options.get("gate", True) else 2.0 if family == "paper" else 5 / 3
-        value_dim = round(factor * d / n_heads / 8) * 8 if family == "modern" else factor * d // n_heads
+        value_dim = (
+            round(factor * d / n_heads / 8) * 8 if family == "modern" else factor * d // n_heads
+        )
         norm = "group" if family == "paper" else "rms"
         d_value = int(value_dim) * n_heads
         return {"n_heads": n_heads, "d_key": d, "d_value": d_value, "head_norm": norm}

@@ -1,0 +1,65 @@
+"""Everything that sets itself up: `pip install nox && nox -s quickstart` (or tests, lint, ...)."""
+
+import nox
+
+nox.options.sessions = ["tests", "lint"]
+nox.options.reuse_existing_virtualenvs = True
+
+PINNED = ("-c", "constraints.txt")
+TEST = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis")
+
+
+def install(session: nox.Session, *extra: str) -> None:
+    """This project and `extra`, in the versions it is tested with."""
+    session.install("-q", *PINNED, "-e", ".", *extra)
+
+
+@nox.session
+def quickstart(session: nox.Session) -> None:
+    """The main job: matched models measured on this machine, figures in runs/quickstart/figures."""
+    install(session)
+    session.run("retnet-bench", "run", "quickstart", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The fast tests: about five minutes on two cores."""
+    install(session, *TEST)
+    arguments = session.posargs or ["-n", "2", "-m", "not gpu and not slow"]
+    session.run("pytest", *arguments, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The tests that take minutes: compiled modes, twenty kill -9."""
+    install(session, *TEST)
+    session.run("pytest", "-m", "slow and not gpu", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, types and the import law."""
+    install(
+        session, "ruff", "mypy", "import-linter", "pandas-stubs", "types-PyYAML", "types-psutil"
+    )
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Are our arms any good: training against the matmul rate, decode against bandwidth, peers."""
+    install(session)
+    session.run("python", "tests/bench/bench.py", *session.posargs)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """The tests and a short study that need a CUDA device. In a plain environment of one's own:
+    torch is the CUDA build that pip picks."""
+    session.install("-q", "-e", ".[fla]", *TEST)
+    session.run("retnet-bench", "env")
+    session.run("pytest", "-m", "gpu", *session.posargs)
+    session.run("retnet-bench", "run", "gpu_check", "--out", "runs/gpu_check")

@@ -1,0 +1,59 @@
+"""What a figure's caption must say about where its numbers come from."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from retnet_bench.analysis import rows
+from retnet_bench.results.schema import OK_STATUSES
+
+
+def contract_text(records: pd.DataFrame) -> str:
+    """Machine, device, threads, dtype, mode, kernels, sizes and blocks of the measured rows.
+
+    Several values are all listed; what the records do not say is called "not recorded".
+    """
+    measured = records[records["status"].isin(OK_STATUSES)]
+    if measured.empty:
+        return "nothing measured"
+    parts = [
+        f"{_list(measured['machine'])} ({_list(measured['device'])})",
+        f"threads {_list(measured['threads'])}",
+        f"{_list(measured['dtype'])}, {_list(measured['mode'])}",
+        *(f"{arm}: {_kernels(cell)}" for arm, cell in measured.groupby("arm")),
+        f"size {_list(measured.sort_values('n_params')['size'], ordered=True)}{_matched(measured)}",
+        f"torch {_list(measured['torch_version'])}",
+        _blocks(measured),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _list(column: pd.Series, ordered: bool = False) -> str:
+    known = list(column.dropna().unique())
+    known = known if ordered else sorted(known)
+    words = [f"{value:g}" if isinstance(value, float) else str(value) for value in known]
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "not recorded"
+
+
+def _kernels(cell: pd.DataFrame) -> str:
+    dispatched = _list(cell["kernel_dispatched"])
+    return f"kernel {dispatched}" if dispatched == "not recorded" else dispatched
+
+
+def _matched(measured: pd.DataFrame) -> str:
+    if measured["mismatch"].isna().all():
+        return ""
+    worst = measured["mismatch"].abs().max()
+    return f" (arms matched by {_list(measured['match'])} within {100 * worst:.2g} %)"
+
+
+def _blocks(measured: pd.DataFrame) -> str:
+    timed = measured[measured["metric"].str.endswith("_s") & measured["block"].notna()]
+    blocks = timed.drop_duplicates(["cell_id", *rows.BLOCK])
+    if blocks.empty:
+        return ""
+    counts = blocks.groupby("cell_id").size()
+    low, high = counts.min(), counts.max()
+    impure = timed[timed["status"] == "impure"].drop_duplicates(["cell_id", *rows.BLOCK])
+    flagged = f", {len(impure)} of {len(blocks)} blocks impure" if len(impure) else ""
+    return f"{low if low == high else f'{low} to {high}'} blocks a cell{flagged}"

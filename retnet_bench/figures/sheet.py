@@ -1,0 +1,160 @@
+"""The page of a figure: two panels, a legend above them and a caption below.
+
+The left panel is ours. The right panel is the paper's: grey ground, faded colours, no intervals
+and its own axes, so that the paper's points cannot be taken for measurements made here.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from retnet_bench.figures import style
+
+_CAPTION_CHARACTERS = 140
+_LINE_IN = 0.115
+_LABEL_HEIGHT = 0.06  # of the panel
+_PANEL_HEIGHT_IN = 2.0
+_OURS_IN = (0.6, 3.2)  # left edge and width
+_PAPER_IN = (4.8, 1.8)
+
+End = tuple[float, float, str, str]  # x, y, text and colour of the label at the end of a line
+
+OPEN: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": "white"}
+"""The look of a point that has no value."""
+
+
+class Sheet:
+    """A figure in the making. The panels have the same size in every figure.
+
+    `arms` are all arms of the records, so that an arm looks the same in all of their figures.
+    """
+
+    def __init__(self, title: str, arms: Iterable[str]) -> None:
+        self.title = title
+        self.styles = style.arm_styles(arms)
+        self.figure = Figure()
+        self.ours, self.paper = self.figure.subplots(1, 2)
+        self.ours.set_title("Measured here")
+        self.source = ""
+        self.failed_at = ""
+        self.entries: dict[str, Artist] = {}
+        self.ends: list[tuple[Axes, list[End]]] = []
+
+    def explain(self, label: str, handle: Artist) -> None:
+        """Add an entry to the legend, once."""
+        self.entries.setdefault(label, handle)
+
+    def finish(self, contract: str, *notes: str) -> Figure:
+        """Write the line ends, title, legend and caption, and give everything its place.
+
+        `contract` says how our points were measured; `notes` are further sentences.
+        """
+        if self.failed_at:
+            words = [text.get_text() for text in self.ours.texts]
+            _make_room(self.ours, self.failed_at, max(map(len, words)))
+            mark = Line2D([], [], **OPEN, color=style.GREY)
+            self.explain("open marker: no value, and why", mark)
+        for ax, ends in self.ends:
+            label_ends(ax, ends)
+        told = [*notes, f"Bars are 95 % intervals. Right: {self.source}"]
+        paragraphs = (f"Left: {contract}.", " ".join(filter(None, told)))
+        caption = "\n".join(textwrap.fill(part, _CAPTION_CHARACTERS) for part in paragraphs)
+        columns = _legend_columns(list(self.entries))
+        below_in = 0.52 + _LINE_IN * (caption.count("\n") + 1)
+        above_in = 0.57 + 0.16 * math.ceil(len(self.entries) / columns)
+        self._place(below_in, below_in + _PANEL_HEIGHT_IN + above_in)
+        self._write(caption, columns)
+        return self.figure
+
+    def _place(self, below_in: float, height_in: float) -> None:
+        self.figure.set_size_inches(style.WIDTH_IN, height_in)
+        for ax, (left_in, width_in) in ((self.ours, _OURS_IN), (self.paper, _PAPER_IN)):
+            x, width = left_in / style.WIDTH_IN, width_in / style.WIDTH_IN
+            ax.set_position((x, below_in / height_in, width, _PANEL_HEIGHT_IN / height_in))
+
+    def _write(self, caption: str, columns: int) -> None:
+        left, inch = 0.1 / style.WIDTH_IN, 1 / self.figure.get_figheight()
+        top = 1 - 0.07 * inch
+        self.figure.text(left, top, self.title, va="top", fontsize=9, fontweight="bold")
+        self.figure.text(left, 0.05 * inch, caption, va="bottom", fontsize=6.5, color=style.GREY)
+        self.figure.legend(
+            list(self.entries.values()),
+            list(self.entries),
+            loc="upper left",
+            bbox_to_anchor=(left, 1 - 0.25 * inch),
+            borderaxespad=0,
+            borderpad=0,
+            ncols=columns,
+        )
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    """The most columns in which the labels still fit the width of the page."""
+    for columns in range(min(5, len(labels)), 1, -1):
+        widest = [max(map(len, part)) for part in np.array_split(np.array(labels), columns)]
+        if sum(0.052 * characters + 0.55 for characters in widest) < style.WIDTH_IN - 0.2:
+            return columns
+    return 1
+
+
+def _make_room(ax: Axes, edge: str, characters: int) -> None:
+    """Widen the y axis at `edge` by a strip for open markers with words of that length."""
+    if not np.isfinite(ax.dataLim.intervaly).all():
+        return  # nothing was measured: the whole panel is free
+    share = min((12 + 3.8 * characters) / (72 * _PANEL_HEIGHT_IN), 0.6)
+    ax.autoscale_view()
+    scale = ax.yaxis.get_transform()
+    low, high = scale.transform(np.array(ax.get_ylim()))
+    strip = share / (1 - share) * (high - low)
+    ends = (low, high + strip) if edge == "top" else (low - strip, high)
+    ax.set_ylim(*scale.inverted().transform(np.array(ends)))
+
+
+def label_ends(ax: Axes, ends: Sequence[End]) -> None:
+    """Write each text at the right end (x, y) of its line, moved up where two would touch.
+
+    Neighbours of one colour that would touch share one text, "512-8192".
+    """
+    ax.autoscale_view()
+    for x in sorted({end[0] for end in ends}):
+        placed = -1.0
+        for height, group in _neighbours(ax, [end for end in ends if end[0] == x]):
+            placed = max(height, placed + _LABEL_HEIGHT)
+            _label_end(ax, group, placed)
+
+
+def _neighbours(ax: Axes, ends: Sequence[End]) -> list[tuple[float, list[End]]]:
+    """Ends upwards, with their height in the panel (0 to 1); those that share a text together."""
+    to_panel = ax.transScale + ax.transLimits
+    heights = {end: float(to_panel.transform(end[:2])[1]) for end in ends}
+    groups: list[list[End]] = []
+    for end in sorted(ends, key=lambda end: heights[end]):
+        near = groups and heights[end] - heights[groups[-1][-1]] < _LABEL_HEIGHT
+        if near and end[3] == groups[-1][-1][3]:
+            groups[-1].append(end)
+        else:
+            groups.append([end])
+    return [(heights[group[0]], sorted(group, key=ends.index)) for group in groups]
+
+
+def _label_end(ax: Axes, ends: Sequence[End], height: float) -> None:
+    first, last = ends[0], ends[-1]
+    ax.annotate(
+        first[2] if len(ends) == 1 else f"{first[2]}\N{EN DASH}{last[2]}",
+        (last[0], height),
+        xycoords=ax.get_xaxis_transform(),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=6.5,
+        color=last[3],
+    )

@@ -1,0 +1,1 @@
+"""What is shown in words: tables drawn from records."""

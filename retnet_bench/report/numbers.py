@@ -1,0 +1,45 @@
+"""Numbers as people read them: three or four digits, and never more than the interval bears."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+
+def quantity(value: float) -> str:
+    """Four significant digits, thousands separated: 12,340; 3.142; 0.0012."""
+    if value != value:
+        return "not measured"
+    if value == 0:
+        return "0"
+    digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(digits, 6)}f}"
+
+
+def interval(row: pd.Series, scale: float = 1.0) -> str:
+    """`estimate [low, high]`; without an interval it says so."""
+    if row["estimate"] != row["estimate"]:
+        return "not measured"
+    estimate = quantity(row["estimate"] * scale)
+    if row["low"] != row["low"]:
+        return f"{estimate} [no interval]"
+    return f"{estimate} [{quantity(row['low'] * scale)}, {quantity(row['high'] * scale)}]"
+
+
+def seconds(value: float) -> str:
+    """8.2 s, 3 min 20 s, 2 h 5 min."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def size_bytes(value: float) -> str:
+    """Decimal units, as drives and papers count: 1 GB = 1e9 bytes."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value:.0f} B"

@@ -1,0 +1,151 @@
+"""Tables of a study's records for the terminal: estimates with intervals, ratios, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pandas as pd
+from rich.table import Table
+
+from retnet_bench.analysis import curves
+from retnet_bench.report.numbers import interval, quantity
+
+Cells = list[str]
+
+
+def tables(records: pd.DataFrame) -> Iterator[Table]:
+    """Every table the records have rows for."""
+    makers = (_throughput, _prefill, _decode, _memory, _perplexity, _ratios, _crossovers, _failures)
+    for make in makers:
+        table = make(records)
+        if table is not None and table.row_count:
+            yield table
+
+
+def _table(
+    title: str, frame: pd.DataFrame, keys: list[str], value: str, text: Callable[[pd.Series], Cells]
+) -> Table | None:
+    """One row for each row of a curve that has an estimate: its keys, then `text`'s cells."""
+    if frame.empty:
+        return None
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for key in keys:
+        table.add_column(key.replace("_", " "), justify="left" if key == "arm" else "right")
+    for name in value.split("|"):
+        table.add_column(name, justify="right")
+    for _, row in frame[frame["estimate"].notna()].iterrows():
+        table.add_row(*(_plain(row[key]) for key in keys), *text(row))
+    return table
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}" if value == value else ""
+    return "" if value is None or value is pd.NA else str(value)
+
+
+def _curve_table(
+    title: str,
+    frame: pd.DataFrame,
+    x: str,
+    unit: str,
+    scale: float = 1.0,
+    without: tuple[str, ...] = (),
+) -> Table | None:
+    keys = ["arm", *(k for k in curves.separators(frame) if k not in without), x]
+    return _table(
+        title,
+        frame,
+        keys,
+        f"{unit} [95 % interval]|blocks",
+        lambda row: [interval(row, scale), f"{row['n']:.0f}"],
+    )
+
+
+def _throughput(records: pd.DataFrame) -> Table | None:
+    return _curve_table("Training throughput", curves.throughput(records), "length", "tokens/s")
+
+
+def _prefill(records: pd.DataFrame) -> Table | None:
+    frame = curves.curve(records, "prefill_s", "length")
+    return _curve_table("Prefill", frame, "length", "ms", 1e3)
+
+
+def _decode(records: pd.DataFrame) -> Table | None:
+    frame = curves.slopes(records)
+    first = curves.final_latency(records).set_index(["arm", "length", "batch"])
+
+    def text(row: pd.Series) -> Cells:
+        key = (row["arm"], row["length"], row["batch"])
+        last = first.loc[[key]].iloc[0] if key in first.index else row
+        zero = "" if pd.isna(row["includes_zero"]) else "yes" if row["includes_zero"] else "no"
+        return [interval(last, 1e3), interval(row, 1e6), zero]
+
+    keys = ["arm", *curves.separators(frame), "length"]
+    columns = "ms a step at the last position|slope, µs per 1000 positions|includes 0"
+    return _table("Decode latency", frame, keys, columns, text)
+
+
+def _memory(records: pd.DataFrame) -> Table | None:
+    frames = []
+    for phase in ("train", "prefill", "decode"):
+        for metric in ("peak_tensor_bytes", "cuda_peak_allocated_bytes", "peak_rss_bytes"):
+            frame = curves.memory_by_length(records, phase, metric)
+            frames.append(frame.assign(phase=phase, counter=metric.removesuffix("_bytes")))
+    kept = [f for f in frames if f["estimate"].notna().any()]
+    if not kept:
+        return None
+    frame = pd.concat(kept, ignore_index=True)
+    extra = [k for k in dict.fromkeys(k for f in kept for k in curves.separators(f)) if k in frame]
+    extra = [k for k in extra if k not in ("phase", "counter")]
+    keys = ["phase", "counter", "arm", *extra, "length"]
+    return _table("Peak memory", frame, keys, "MB", lambda row: [quantity(row["estimate"] / 1e6)])
+
+
+def _perplexity(records: pd.DataFrame) -> Table | None:
+    frame = curves.perplexities(records, per="byte")
+    keys = ["arm", *curves.separators(frame), "n_params"]
+    return _table(
+        "Perplexity on held-out documents",
+        frame,
+        keys,
+        "per byte [95 % interval]|bits per byte|documents",
+        lambda row: [interval(row), quantity(row["bits_per_byte"]), f"{row['n']:.0f}"],
+    )
+
+
+def _ratios(records: pd.DataFrame) -> Table | None:
+    frame = curves.pair_ratios(records)
+    shown = frame[~frame["metric"].isin(["weight_bytes", "outcome", "peak_rss_bytes"])]
+    keys = ["metric", "phase", "size", "batch", "length"]
+    return _table(
+        "Inside each pair: first arm / second arm",
+        shown,
+        keys,
+        "ratio [95 % interval]|verdict",
+        lambda row: [interval(row), row["verdict"]],
+    )
+
+
+def _crossovers(records: pd.DataFrame) -> Table | None:
+    frame = curves.crossovers(records)
+    if frame.empty:
+        return None
+    table = Table(title="Crossovers", title_justify="left", header_style="bold")
+    for name in ("workload", "arms", "along", "crossover [95 % interval]", "remark"):
+        table.add_column(name)
+    for _, row in frame.iterrows():
+        where = interval(row) if row["estimate"] == row["estimate"] else "none in range"
+        arms = f"{row['a']} / {row['b']}"
+        table.add_row(row["workload"], arms, row["x"], where, _plain(row["reason"]))
+    return table
+
+
+def _failures(records: pd.DataFrame) -> Table | None:
+    lost = records[records["metric"] == "outcome"]
+    table = Table(title="Not measured", title_justify="left", header_style="bold")
+    for name in ("workload", "arm", "size", "length", "batch", "status", "reason"):
+        table.add_column(name)
+    for _, row in lost.iterrows():
+        table.add_row(*(_plain(row[c.header]) for c in table.columns))  # type: ignore[index]
+    return table

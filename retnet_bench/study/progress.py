@@ -1,0 +1,87 @@
+"""What a run says while it runs: a live bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import statistics
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from retnet_bench.study.runner import Finished
+
+HEADLINES = {
+    "train": ("train_step_s", "ms a step"),
+    "prefill": ("prefill_s", "ms"),
+    "decode": ("decode_step_s", "ms a step"),
+}
+
+
+class Reporter:
+    """Use as a context. `weights` are the predicted seconds of what there is to do."""
+
+    def __init__(self, console: Console, total_s: float) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.percentage:>3.0f} %"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+            # The bar redraws between blocks only: a redraw inside one would be measured.
+            auto_refresh=False,
+        )
+        self.task = self.progress.add_task("", total=max(total_s, 1e-9))
+
+    def __enter__(self) -> Reporter:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def turn(self, words: str) -> None:
+        """A few words on what is being done now."""
+        self.progress.update(self.task, description=words)
+        self.progress.refresh()
+
+    def finished(self, cell: Finished, predicted_s: float) -> None:
+        """A line for a cell that is done."""
+        self.progress.update(self.task, advance=predicted_s)
+        colour = "green" if cell.status == "ok" else "yellow"
+        self.console.print(
+            f"[{colour}]{cell.status:<11}[/] {cell.planned.cell.name:<52} {headline(cell)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def headline(cell: Finished) -> str:
+    """The cell's result in a few words, or why there is none."""
+    if cell.reason:
+        return cell.reason
+    workload = cell.planned.cell.workload
+    metric, unit = HEADLINES.get(workload, ("", ""))
+    values = [v for row in cell.rows if row["metric"] == metric for v in row["samples"]]
+    if values:
+        return f"{1e3 * statistics.median(values):.4g} {unit}"
+    return bits_per_byte(cell) or "memory only"
+
+
+def bits_per_byte(cell: Finished) -> str:
+    totals = {
+        metric: sum(row["samples"][0] for row in cell.rows if row["metric"] == metric)
+        for metric in ("document_nll_nat", "document_bytes")
+    }
+    if not totals["document_bytes"]:
+        return ""
+    return f"{totals['document_nll_nat'] / totals['document_bytes'] / 0.6931471805599453:.3f} bits per byte"

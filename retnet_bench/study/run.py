@@ -1,0 +1,122 @@
+"""The verb `run`: a study, a folder, and everything between them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from retnet_bench.base import UserError
+from retnet_bench.measure import environment
+from retnet_bench.results.store import Store, read_records
+from retnet_bench.study import plan
+from retnet_bench.study.plan import Pair
+from retnet_bench.study.progress import Reporter
+from retnet_bench.study.records import new_run_id
+from retnet_bench.study.runner import Runner, environment_variables
+from retnet_bench.study.study import Source, Study
+from retnet_bench.workloads import WORKLOADS
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a call of `run` did."""
+
+    folder: Path
+    cells: int
+    kept: int
+    failed: int
+
+
+def default_folder(study: Study) -> Path:
+    return Path("runs") / study.name
+
+
+def run(
+    study: Study,
+    source: Source,
+    folder: Path,
+    console: Console,
+    *,
+    fresh: bool = False,
+    retry: bool = False,
+) -> Summary:
+    """Run what is missing of `study` in `folder`; stored cells are kept and not run again.
+
+    `fresh` sets earlier records aside first; `retry` runs failed cells again, too.
+    """
+    environment_variables()
+    pairs = plan.make(study)
+    store = Store(folder)
+    if fresh:
+        _say(console, store.clear())
+    for part in store.quarantine():
+        _say(console, f"unreadable part set aside: {part}; its cells run again")
+    machine = environment.machine_name(environment.capture(pairs[0][0].cell.device))
+    _refuse_other_machine(store, machine, console)
+    _keep_copy(source, folder)
+    todo = _missing(pairs, store.finished(), retry)
+    cells = sum(map(len, pairs))
+    kept = cells - sum(map(len, todo))
+    if kept:
+        console.print(f"{kept} of {cells} cells are in {folder} already; running the others")
+    failed = _run_pairs(study, store, todo, console)
+    return Summary(folder, cells, kept, failed)
+
+
+def _run_pairs(study: Study, store: Store, pairs: list[Pair], console: Console) -> int:
+    if not pairs:
+        return 0
+    rates = plan.measure_rates(pairs[0][0].cell.device)
+    seconds = {p.cell.cell_id: c.cell_s if c else 0.0 for p, c in plan.costs(pairs, rates)}
+    failed = 0
+    with Reporter(console, sum(seconds.values())) as reporter:
+        runner = Runner(study.name, new_run_id(), store, on_turn=reporter.turn)
+        for pair in pairs:
+            for cell in runner.run(pair):
+                reporter.finished(cell, seconds[cell.planned.cell.cell_id])
+                failed += cell.status != "ok"
+    return failed
+
+
+def _missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[Pair]:
+    """What is still to run. Arms that interleave run together or not at all: the blocks of one
+    run are no pair to those of another."""
+
+    def done(planned: plan.Planned) -> bool:
+        status = finished.get(planned.cell.cell_id)
+        return status is not None and not (retry and status not in ("ok", "impure", "unsupported"))
+
+    todo = []
+    for pair in pairs:
+        left = [planned for planned in pair if not done(planned)]
+        if left and WORKLOADS[pair[0].cell.workload].interleaved:
+            left = pair
+        if left:
+            todo.append(left)
+    return todo
+
+
+def _refuse_other_machine(store: Store, machine: str, console: Console) -> None:
+    if not store.finished():
+        return
+    taken = set(read_records(store.folder)["machine"])
+    if taken != {machine}:
+        raise UserError(
+            f"{store.folder} holds results taken on {', '.join(sorted(taken))}, this is {machine}; "
+            f"choose another folder with --out, or start anew with --fresh"
+        )
+
+
+def _keep_copy(source: Source, folder: Path) -> None:
+    target = folder / "study.yaml"
+    temporary = folder / f".study.{os.getpid()}.tmp"
+    temporary.write_text(source.text, "utf-8")
+    temporary.replace(target)
+
+
+def _say(console: Console, words: object) -> None:
+    if words:
+        console.print(str(words), highlight=False)

@@ -1,0 +1,352 @@
+"""Summaries of hand-made records whose answers are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from golden.records import blocks, decode, document, failure, frame, record, small_study
+
+from retnet_bench.analysis import curves
+from retnet_bench.analysis.pairs import sides, verdict
+from retnet_bench.analysis.statistics import Interval
+from retnet_bench.base import UserError
+from retnet_bench.results.store import Store, read_records
+
+
+def only(table: pd.DataFrame) -> pd.Series:
+    assert len(table) == 1
+    return table.iloc[0]
+
+
+def test_a_tenth_of_a_second_for_2_times_512_tokens_is_10240_tokens_a_second():
+    row = only(curves.throughput(frame(blocks("train_step_s", "retnet", [0.1]))))
+    assert (row["arm"], row["length"], row["n"]) == ("retnet", 512, 1)
+    assert row["estimate"] == 10240.0
+    assert np.isnan([row["low"], row["high"]]).all()
+    assert row["reason"] == "no interval from one block"
+
+
+def test_columns_are_arm_x_separators_summary():
+    table = curves.throughput(frame(small_study()))
+    assert list(table.columns) == ["arm", "length", *curves.SUMMARY]
+    assert curves.separators(table) == []
+    table = curves.decode_throughput(frame(small_study()))
+    assert curves.separators(table) == ["batch"]
+
+
+def test_throughput_of_blocks_is_their_median_with_an_interval():
+    row = only(curves.throughput(frame(blocks("train_step_s", "retnet", [0.1, 0.2, 0.4]))))
+    assert row["estimate"] == 1024 / 0.2
+    assert row["low"] < 1024 / 0.2 < row["high"]
+
+
+def test_contracts_are_never_mixed_in_a_point():
+    rows = blocks("train_step_s", "retnet", [0.1, 0.1])
+    rows += blocks("train_step_s", "retnet", [0.4, 0.4], dtype="bf16")
+    rows += blocks("train_step_s", "retnet", [0.2, 0.2], batch=4)
+    table = curves.throughput(frame(rows))
+    assert curves.separators(table) == ["batch", "dtype"]
+    assert table["estimate"].tolist() == pytest.approx([1024 / 0.4, 10240, 10240])
+
+
+def test_a_batch_that_only_follows_length_does_not_separate():
+    rows = blocks("train_step_s", "retnet", [0.1]) + blocks(
+        "train_step_s", "retnet", [0.1], length=1024, batch=1
+    )
+    assert curves.throughput(frame(rows))["estimate"].tolist() == [10240.0, 10240.0]
+
+
+def test_failed_cells_are_rows_with_status_and_reason():
+    table = curves.throughput(frame(small_study()))
+    lost = only(table[table["length"] == 2048])
+    assert (lost["arm"], lost["status"], lost["n"]) == ("transformer", "oom", 0)
+    assert lost["reason"] == "it ended in oom"
+    assert np.isnan(lost["estimate"])
+
+
+def test_failures_of_other_workloads_are_not_shown():
+    assert set(curves.latency_by_position(frame(small_study()))["status"]) == {"ok"}
+
+
+def test_a_cell_that_succeeded_later_has_not_failed():
+    rows = [failure("retnet", "train", "timeout", run_id="run-0")]
+    rows += blocks("train_step_s", "retnet", [0.1])
+    assert only(curves.throughput(frame(rows)))["status"] == "ok"
+
+
+def test_only_failures_make_a_curve_too():
+    rows = [failure("retnet", "train", "oom", length=n) for n in (512, 1024)]
+    table = curves.throughput(frame(rows))
+    assert table["status"].tolist() == ["oom", "oom"]
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        curves.throughput,
+        curves.decode_throughput,
+        curves.final_latency,
+        curves.latency_by_position,
+        curves.slopes,
+        curves.crossovers,
+        curves.perplexities,
+        curves.pair_ratios,
+    ],
+)
+def test_no_rows_give_an_empty_table(summary):
+    other = frame([record("peak_rss_bytes", phase="prefill", workload="prefill", value=None)])
+    assert summary(other).empty
+    assert "estimate" in summary(frame([]))
+
+
+def test_impure_blocks_count_and_are_flagged():
+    rows = blocks("train_step_s", "retnet", [0.1, 0.2, 0.3])
+    rows[1] |= {"status": "impure", "reason": "a recompile"}
+    row = only(curves.throughput(frame(rows)))
+    assert (row["status"], row["reason"], row["n"]) == ("impure", "a recompile", 3)
+
+
+def test_processes_of_two_runs_are_different_processes():
+    rows = blocks("train_step_s", "retnet", [0.1]) + blocks(
+        "train_step_s", "retnet", [0.3], run_id="run-2"
+    )
+    assert only(curves.throughput(frame(rows)))["n"] == 2
+
+
+def test_decode_throughput_integrates_over_uneven_positions():
+    # 1 ms + 1 us a position is 3 ms on average over 0 ... 4000.
+    at = {p: 1e-3 + 1e-6 * p for p in (0, 10, 100, 1000, 4000)}
+    row = only(curves.decode_throughput(frame(decode("transformer", at, batch=6))))
+    assert row["estimate"] == pytest.approx(6 / 3e-3)
+    assert (row["length"], row["batch"], row["n"]) == (4000, 6, 4)
+
+
+def test_final_latency_is_that_of_the_last_position():
+    rows = decode("retnet", {1: 0.1, 64: 0.2}) + decode("retnet", {1: 0.1, 128: 0.3}, batch=4)
+    table = curves.final_latency(frame(rows))
+    assert list(table.columns[:3]) == ["arm", "batch", "length"]
+    assert table[["batch", "length", "estimate"]].to_numpy().tolist() == [
+        [2.0, 64.0, 0.2],
+        [4.0, 128.0, 0.3],
+    ]
+
+
+def test_latency_by_position_and_a_failed_cell_at_its_length():
+    rows = decode("retnet", {1: 0.1, 64: 0.2})
+    rows.append(failure("transformer", "decode", "oom", length=64))
+    table = curves.latency_by_position(frame(rows))
+    assert table[["arm", "position", "status"]].to_numpy().tolist() == [
+        ["retnet", 1, "ok"],
+        ["retnet", 64, "ok"],
+        ["transformer", 64, "oom"],
+    ]
+
+
+def test_memory_takes_the_last_position_and_says_what_is_unavailable():
+    at = {"workload": "decode", "length": 64}
+    rows = [record("state_bytes", position=p, value=10.0 * p, **at) for p in (1, 64)]
+    rows.append(record("state_bytes", value=640.0, **at))
+    unread = {"status": "unavailable", "reason": "no CUDA device"}
+    rows.append(record("cuda_peak_allocated_bytes", **at, **unread))
+    read = only(curves.memory_by_length(frame(rows), "decode", "state_bytes"))
+    assert (read["length"], read["estimate"]) == (64, 640.0)
+    lost = only(curves.memory_by_length(frame(rows), "decode", "cuda_peak_allocated_bytes"))
+    assert (lost["status"], lost["reason"]) == ("unavailable", "no CUDA device")
+    assert np.isnan(lost["estimate"])
+
+
+def test_memory_of_another_phase_is_not_taken():
+    rows = [record("peak_tensor_bytes", value=v, phase=p) for p, v in (("train", 1), ("decode", 2))]
+    assert only(curves.memory_by_length(frame(rows), "train", "peak_tensor_bytes"))["estimate"] == 1
+    both = curves.curve(frame(rows), "peak_tensor_bytes", "length")
+    assert curves.separators(both) == ["phase"]
+    assert both["estimate"].tolist() == [2, 1]
+
+
+def test_slopes_are_seconds_per_1000_positions():
+    rows = decode("retnet", dict.fromkeys((1, 512, 1024), 0.005))
+    rows += decode("transformer", {p: 0.002 + 3e-6 * p for p in (1, 512, 1024)})
+    table = curves.slopes(frame(rows)).set_index("arm")
+    assert table.loc["retnet", "estimate"] == 0.0
+    assert table.loc["transformer", ["estimate", "low", "high"]].tolist() == pytest.approx(
+        [3e-3] * 3
+    )
+    assert table["includes_zero"].tolist() == [True, False]
+    assert table["n"].tolist() == [4, 4]
+
+
+def test_a_slope_needs_two_positions_and_an_interval_two_blocks():
+    rows = decode("retnet", {512: 0.005})
+    rows += decode("transformer", {1: 0.1, 512: 0.2}, n_blocks=1)
+    rows.append(failure("other", "decode", "crash"))
+    table = curves.slopes(frame(rows)).set_index("arm")
+    assert table["estimate"].isna().tolist() == [True, True, False]
+    assert table["includes_zero"].isna().all()
+    assert table.loc["other", "status"] == "crash"
+    assert table.loc["retnet", "reason"] == "no block reached two positions"
+
+
+def train_pair(b_exponent=2.0, at=1000.0):
+    rows = []
+    for length in (256, 512, 2048, 4096):
+        for arm, exponent in (("retnet", 1.0), ("transformer", b_exponent)):
+            level = 0.1 * (length / at) ** exponent
+            rows += blocks("train_step_s", arm, [level, 1.2 * level, 0.8 * level], length=length)
+    return rows
+
+
+def test_crossover_of_training_and_of_decoding():
+    rows = train_pair()
+    rows += decode("retnet", dict.fromkeys((1, 100, 10000), 0.01))
+    rows += decode("transformer", {1: 0.001, 100: 0.01 / 10, 10000: 0.01 * 10})
+    table = curves.crossovers(frame(rows)).set_index("workload")
+    assert list(table.columns) == [
+        *("a", "b", "x", "length", "batch", "estimate", "low", "high", "n", "fraction", "reason"),
+    ]
+    train = table.loc["train"]
+    assert (train["a"], train["b"], train["x"], train["n"]) == (
+        "retnet",
+        "transformer",
+        "length",
+        3,
+    )
+    assert train[["estimate", "low", "high"]].tolist() == pytest.approx([1000.0] * 3)
+    # From 0.1 to 10 in ratio over two decades of position: 1 in the middle.
+    assert table.loc["decode", "estimate"] == pytest.approx(1000.0)
+
+
+def test_no_crossover_says_who_is_ahead_and_one_length_says_so():
+    row = only(curves.crossovers(frame(train_pair(at=10.0))))
+    assert np.isnan(row["estimate"])
+    assert row["reason"].startswith("none in range: retnet is ahead throughout")
+    row = only(curves.crossovers(frame(train_pair()[:6])))
+    assert row["reason"] == "fewer than two values of length with both arms"
+
+
+def test_ratios_stay_inside_a_pair():
+    rows = blocks("train_step_s", "retnet", [0.1, 0.2, 0.3])
+    rows += blocks("train_step_s", "transformer", [0.2, 0.4, 0.6])
+    rows += blocks("train_step_s", "transformer", [9.0, 9.0, 9.0], batch=4)
+    row = only(curves.pair_ratios(frame(rows)))
+    assert row[["estimate", "low", "high"]].tolist() == pytest.approx([0.5] * 3)
+    assert (row["a"], row["b"], row["n"], row["batch"]) == ("retnet", "transformer", 3, 2)
+    assert row["verdict"] == "retnet 2 x faster than transformer"
+
+
+def test_blocks_are_paired_by_process_and_block_whatever_the_order_of_rows():
+    rows = blocks("train_step_s", "retnet", [1.0, 10.0, 100.0])
+    rows += blocks("train_step_s", "transformer", [2.0, 20.0, 200.0])[::-1]
+    row = only(curves.pair_ratios(frame(rows)))
+    assert row[["low", "high"]].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_arms_of_different_runs_are_not_compared():
+    rows = blocks("train_step_s", "retnet", [0.1, 0.1])
+    rows += blocks("train_step_s", "transformer", [0.2, 0.2], run_id="run-2")
+    row = only(curves.pair_ratios(frame(rows)))
+    assert np.isnan(row["estimate"])
+    assert row["verdict"] == "no comparison: the arms were measured in different runs"
+
+
+def test_two_cells_of_one_arm_in_a_pair_are_refused():
+    rows = blocks("train_step_s", "retnet", [0.1]) + blocks("train_step_s", "transformer", [0.1])
+    rows += blocks("train_step_s", "retnet", [0.1], chunk=64, cell_id="other")
+    with pytest.raises(UserError, match=r'arm "retnet" has 2 cells in pair .*names of their own'):
+        curves.pair_ratios(frame(rows))
+
+
+def test_ratios_of_the_small_study():
+    table = curves.pair_ratios(frame(small_study())).set_index(["metric", "length"])["verdict"]
+    assert table["train_step_s", 512] == "retnet 2 x faster than transformer"
+    assert table["decode_step_s", 1024] == "retnet 1.1 x faster than transformer"
+    assert table["peak_tensor_bytes", 512] == (
+        "retnet 2 x less than transformer (one reading, no interval)"
+    )
+    assert table["perplexity_per_byte", 512] == "no difference shown"
+    assert table["outcome", 2048] == "no comparison: transformer oom"
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (Interval(0.5, 0.4, 0.6, 6), "a 2 x faster than b"),
+        (Interval(1.05, 1.02, 1.08, 6), "a 5 % slower than b"),
+        (Interval(1.05, 0.98, 1.08, 6), "no difference shown"),
+        (Interval(2.0, np.nan, np.nan, 1), "a 2 x slower than b (one reading, no interval)"),
+        (Interval(1.0, np.nan, np.nan, 1), "equal (one reading)"),
+        (Interval(np.nan, np.nan, np.nan, 0), "no comparison"),
+    ],
+)
+def test_verdict_in_words(ratio, words):
+    assert verdict("train_step_s", "a", "b", ratio) == words
+
+
+def test_arms_that_retain_are_compared_with_those_that_do_not():
+    arms = ("retnet", "retnet_parallel", "transformer", "flash")
+    rows = [record("train_step_s", arm) for arm in arms]
+    assert sides(frame(rows)) == [
+        ("retnet", "flash"),
+        ("retnet", "transformer"),
+        ("retnet_parallel", "flash"),
+        ("retnet_parallel", "transformer"),
+    ]
+    assert sides(frame(rows[:2])) == [("retnet", "retnet_parallel")]
+    assert sides(frame(rows[:1])) == []
+
+
+def test_perplexities_per_unit_and_bits_per_byte():
+    rows = document("retnet", "a", 50.0, 100) + document("retnet", "b", 100.0, 200)
+    table = only(curves.perplexities(frame(rows)))
+    assert (table["n_params"], table["size"], table["n"]) == (1_000_000, "1m", 2)
+    assert table["estimate"] == pytest.approx(np.exp(0.5))
+    assert table["bits_per_byte"] == pytest.approx(0.5 / np.log(2))
+    assert only(curves.perplexities(frame(rows), per="token"))["estimate"] == pytest.approx(np.e**2)
+    assert only(curves.perplexities(frame(rows), per="word"))["estimate"] == pytest.approx(
+        np.e**2.5
+    )
+    with pytest.raises(UserError, match=r'"letter".*choose from byte, token, word'):
+        curves.perplexities(frame(rows), per="letter")
+
+
+def test_perplexity_of_a_failed_cell_and_of_a_document_scored_twice():
+    rows = document("retnet", "a", 99.0) + document("retnet", "a", 50.0, run_id="run-2")
+    for row in rows[4:]:
+        row["recorded_at"] += pd.Timedelta("1h")
+    rows.append(failure("transformer", "perplexity", "nan"))
+    table = curves.perplexities(frame(rows)).set_index("arm")
+    assert table.loc["retnet", "estimate"] == pytest.approx(np.exp(0.5))
+    assert table.loc["transformer", "status"] == "nan"
+    assert np.isnan(table.loc["transformer", "bits_per_byte"])
+
+
+def test_the_caption_says_what_the_records_say():
+    text = curves.contract_text(frame(small_study()))
+    assert text == (
+        "Test CPU (cpu); threads 2; fp32, eager; retnet: chunkwise; transformer: sdpa; "
+        "size 1m (arms matched by params within 0.2 %); torch 2.0; 3 blocks a cell"
+    )
+
+
+def test_the_caption_lists_what_is_mixed_and_invents_nothing():
+    rows = blocks("train_step_s", "retnet", [0.1, 0.1], size="4m", n_params=4_000_000)
+    rows += blocks("train_step_s", "retnet", [0.1], size="16m", n_params=16_000_000, dtype="bf16")
+    for row in rows:
+        row |= {"kernel_dispatched": None, "mismatch": None}
+    rows[0] |= {"status": "impure", "reason": "GC"}
+    text = curves.contract_text(frame(rows))
+    assert "bf16 and fp32" in text
+    assert "size 4m and 16m;" in text
+    assert "retnet: kernel not recorded" in text
+    assert text.endswith("1 to 2 blocks a cell, 1 of 3 blocks impure")
+    assert curves.contract_text(frame([failure("retnet", "train", "oom")])) == "nothing measured"
+
+
+def test_records_from_the_store_give_the_same_tables(tmp_path):
+    stored = read_records(Store(tmp_path).append(small_study(), "all"))
+    for summary in (curves.throughput, curves.slopes, curves.perplexities, curves.pair_ratios):
+        pd.testing.assert_frame_equal(
+            summary(stored), summary(frame(small_study())), check_dtype=False
+        )
+    assert curves.contract_text(stored) == curves.contract_text(frame(small_study()))
+    assert pd.api.types.is_integer_dtype(curves.throughput(stored)["length"])

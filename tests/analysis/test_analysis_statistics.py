@@ -1,0 +1,202 @@
+"""Statistics against known answers, their invariances, and the coverage of their intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retnet_bench.analysis import statistics
+from retnet_bench.analysis.statistics import (
+    center,
+    crossover,
+    log_ratio,
+    perplexity,
+    perplexity_ratio,
+    slope,
+    widening,
+)
+
+levels = st.lists(st.floats(1e-6, 1e6), min_size=2, max_size=8)
+
+
+def blocks(values, processes=None):
+    return [(p, np.array([v])) for p, v in zip(processes or [0] * len(values), values, strict=True)]
+
+
+def test_center_is_the_median_of_block_medians_not_of_samples():
+    found = center(
+        [(0, np.array([1.0, 1, 1, 1, 1, 1])), (0, np.array([5.0])), (0, np.array([9.0]))]
+    )
+    assert found.estimate == 5.0
+    assert found.n == 3
+    assert found.low < 5.0 < found.high
+
+
+def test_one_block_has_no_interval_and_none_has_no_estimate():
+    found = center(blocks([2.0]))
+    assert found.estimate == 2.0
+    assert np.isnan([found.low, found.high]).all()
+    assert np.isnan(center([]).estimate)
+    assert center([]).n == 0
+
+
+def test_equal_blocks_have_a_zero_interval():
+    assert center(blocks([3.0] * 5)) == pytest.approx((3.0, 3.0, 3.0, 5))
+
+
+@settings(max_examples=30)
+@given(values=levels, factor=st.floats(1e-3, 1e3))
+def test_center_follows_the_unit(values, factor):
+    a, b = center(blocks(values)), center(blocks([factor * v for v in values]))
+    assert b[:3] == pytest.approx([factor * part for part in a[:3]], rel=1e-6)
+    assert 0 < a.low <= a.estimate * (1 + 1e-12)
+    assert a.high >= a.estimate * (1 - 1e-12)
+
+
+@settings(max_examples=30)
+@given(values=levels, ratio=st.floats(0.01, 100))
+def test_drift_common_to_a_pair_cancels(values, ratio):
+    found = log_ratio(blocks([ratio * v for v in values]), blocks(values))
+    assert found[:3] == pytest.approx([ratio] * 3)
+
+
+@settings(max_examples=30)
+@given(values=st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), min_size=2, max_size=8))
+def test_swapping_the_arms_inverts_the_ratio(values):
+    a, b = (blocks(side) for side in zip(*values, strict=True))
+    there, back = log_ratio(a, b), log_ratio(b, a)
+    assert back.estimate == pytest.approx(1 / there.estimate)
+    assert (back.low, back.high) == pytest.approx((1 / there.high, 1 / there.low))
+
+
+def test_blocks_that_cannot_be_paired_are_refused():
+    with pytest.raises(ValueError, match="2 blocks cannot be paired with 3"):
+        log_ratio(blocks([1, 2]), blocks([1, 2, 3]))
+
+
+def test_equal_data_give_equal_intervals():
+    data = blocks(np.random.default_rng(0).lognormal(size=20))
+    assert center(data) == center(data)
+    assert center(data) != center(data, seed=1)
+
+
+def test_slope_of_straight_lines_and_its_robustness():
+    x = [1, 1000, 2000, 4000, 8000]
+    rising = [[5 + 0.25 * p + noise for p in x] for noise in (0.0, 1.0, -1.0)]
+    assert slope(x, rising)[:3] == pytest.approx([0.25] * 3)
+    rising[0][-1] += 1e6
+    assert slope(x, rising).estimate == pytest.approx(0.25)
+    assert slope(x, rising).n == 3
+    assert slope(x, rising[:1])[0] != slope(x, rising[1:])[0] or np.isnan(slope(x, rising[:1]).low)
+
+
+def test_a_flat_noisy_curve_has_a_slope_interval_with_zero():
+    noise = np.random.default_rng(0).normal(size=(8, 9))
+    found = slope(np.arange(9), 5 + noise)
+    assert found.low < 0 < found.high
+
+
+LENGTHS = [250.0, 500, 1000, 2000, 4000]
+
+
+def costs(exponent_a=1.0, exponent_b=2.0, at=900.0, n=5):
+    a, b = (np.array([(x / at) ** e for x in LENGTHS]) for e in (exponent_a, exponent_b))
+    drift = np.linspace(0.9, 1.1, n)[:, None]
+    return a * drift, b * drift
+
+
+def test_crossover_of_power_laws_is_exact():
+    found = crossover(LENGTHS, *costs(at=900.0))
+    assert found.interval[:3] == pytest.approx([900.0] * 3)
+    assert found.interval.n == 5
+    assert found.fraction == 1.0
+
+
+@pytest.mark.parametrize(("at", "ahead"), [(100.0, "retnet"), (9000.0, "transformer")])
+def test_no_crossover_in_range_says_who_is_ahead(at, ahead):
+    found = crossover(LENGTHS, *costs(at=at), names=("retnet", "transformer"))
+    assert found.interval is None
+    assert found.fraction == 0.0
+    assert found.reason == (f"none in range: {ahead} is ahead throughout; 0% of resamples cross")
+
+
+def test_arms_that_never_differ_do_not_cross():
+    a, _ = costs()
+    assert crossover(LENGTHS, a, a).reason == "none in range: no difference anywhere"
+
+
+def test_the_last_of_several_crossings_counts():
+    b = np.array([[2.0, 0.5, 0.5, 2.0, 2.0]] * 2)
+    found = crossover(LENGTHS, np.ones((2, 5)), b)
+    assert found.interval.estimate == pytest.approx(np.sqrt(1000 * 2000))
+
+
+def test_an_uncertain_crossover_is_cut_at_the_range_and_says_so():
+    noise = np.random.default_rng(3).lognormal(sigma=0.4, size=(6, 5))
+    a, b = costs(exponent_b=1.2, at=3500.0, n=6)
+    found = crossover(LENGTHS, a * noise, b)
+    assert 250.0 <= found.interval.low < found.interval.high <= 4000.0
+    assert found.fraction < 1
+    assert "end is cut at the measured range" in found.reason
+
+
+def test_costs_must_be_positive():
+    with pytest.raises(AssertionError, match="positive"), np.errstate(divide="ignore"):
+        crossover([1, 2], [[1.0, 0.0]], [[1.0, 1.0]])
+
+
+def test_perplexity_weighs_documents_by_their_units():
+    found = perplexity([10.0, 60.0], [10, 20])
+    assert found.estimate == pytest.approx(np.exp(70 / 30))
+    assert found.low < found.estimate < found.high
+    assert found.n == 2
+    assert np.isnan(perplexity([10.0], [10]).low)
+
+
+def test_perplexity_ratio_is_paired():
+    hard = np.random.default_rng(0).uniform(100, 1000, 30)
+    found = perplexity_ratio(hard + np.log(1.5) * 100, hard, np.full(30, 100))
+    assert found[:3] == pytest.approx([1.5] * 3)
+    assert perplexity(hard, np.full(30, 100)).high > 1.2 * perplexity(hard, np.full(30, 100)).low
+
+
+def test_widening_falls_towards_one():
+    factors = [widening(n) for n in range(2, 200)]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[4] == pytest.approx(np.sqrt(6 / 5) * 2.571 / 1.96, rel=1e-3)
+    assert 1 < factors[-1] < 1.02
+
+
+def test_resampling_draws_processes_then_blocks():
+    processes = np.array([7, 3, 7, 3, 3, 7])
+    rows = statistics._resample(processes, 4000, seed=0)
+    drawn = processes[rows]
+    places_of_7 = drawn[:, processes == 7]
+    assert (places_of_7 == places_of_7[:, :1]).all()
+    both = (drawn[:, :1] != drawn).any(axis=1).mean()
+    assert both == pytest.approx(0.5, abs=0.03)
+    assert np.bincount(rows.ravel(), minlength=6) / rows.size == pytest.approx(1 / 6, abs=0.02)
+
+
+def test_differences_between_processes_widen_the_interval():
+    values = [1.00, 1.01, 1.02, 2.00, 2.01, 2.02]
+    apart = center(blocks(values, [0, 0, 0, 1, 1, 1]))
+    mixed = center(blocks(values, [0, 1, 2, 3, 4, 5]))
+    assert apart.high / apart.low >= mixed.high / mixed.low
+
+
+@pytest.mark.parametrize("n_processes", [1, 4])
+def test_intervals_of_8_lognormal_blocks_cover_the_truth(n_processes):
+    random, hits, trials = np.random.default_rng(0), 0, 400
+    processes = np.arange(8) % n_processes
+    for _ in range(trials):
+        shared = random.lognormal(sigma=0.02 if n_processes > 1 else 0, size=n_processes)[processes]
+        data = [
+            (p, level * random.lognormal(sigma=0.01, size=5))
+            for p, level in zip(processes, shared * random.lognormal(sigma=0.03, size=8))
+        ]
+        found = center(data, n_resamples=500)
+        hits += found.low <= 1.0 <= found.high
+    assert 0.90 <= hits / trials <= 0.99

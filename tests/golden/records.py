@@ -1,0 +1,123 @@
+"""Hand-made records with known answers, and the golden part made of them.
+
+`python tests/golden/records.py` wrote `v1_small.parquet` once; it stays as it is, because what it
+guards is that records of that version remain readable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from retnet_bench.results.schema import METRICS, NAMES
+
+FOLDER = Path(__file__).parent
+Row = dict[str, Any]
+
+
+def record(metric: str, arm: str = "retnet", **fields: Any) -> Row:
+    """One record that fits the schema; `fields` replace or add columns."""
+    workload = fields.get("workload") or METRICS[metric].workload or "train"
+    kernel = "chunkwise" if arm.startswith("retnet") else "sdpa"
+    row: Row = {
+        "study": "golden",
+        "run_id": "run-1",
+        "arm": arm,
+        "workload": workload,
+        "recorded_at": datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc),
+        "metric": metric,
+        "unit": METRICS[metric].unit,
+        "phase": workload,
+        "process": 0,
+        "status": "ok",
+        "size": "1m",
+        "block_family": "paper",
+        "match": "params",
+        "mismatch": 0.002,
+        "batch": 2,
+        "length": 512,
+        "dtype": "fp32",
+        "mode": "eager",
+        "device": "cpu",
+        "threads": 2,
+        "mixer": "retention" if arm.startswith("retnet") else "attention",
+        "kernel": kernel,
+        "kernel_dispatched": kernel,
+        "n_params": 1_000_000,
+        "machine": "Test CPU",
+        "fingerprint": "f00d",
+        "torch_version": "2.0",
+        "cell_json": "{}",
+    }
+    row |= fields
+    contract = "-".join(str(row[name]) for name in ("workload", "size", "batch", "length", "dtype"))
+    return {"pair_id": contract, "cell_id": f"{arm}-{contract}"} | row
+
+
+def blocks(metric: str, arm: str, levels: Iterable[float], **fields: Any) -> list[Row]:
+    """A record per block; three samples around each level, whose median is the level."""
+    return [
+        record(metric, arm, block=i, samples=[level, 0.5 * level, 2 * level], **fields)
+        for i, level in enumerate(levels)
+    ]
+
+
+def decode(arm: str, seconds_at: dict[int, float], n_blocks: int = 4, **fields: Any) -> list[Row]:
+    """Blocks that all take the same time: seconds per position."""
+    at = {"length": max(seconds_at)} | fields
+    return [
+        row
+        for position, seconds in seconds_at.items()
+        for row in blocks("decode_step_s", arm, [seconds] * n_blocks, position=position, **at)
+    ]
+
+
+def document(arm: str, name: str, nll: float, n_bytes: int = 100, **fields: Any) -> list[Row]:
+    values = {"nll_nat": nll, "tokens": n_bytes / 4, "words": n_bytes / 5, "bytes": n_bytes}
+    return [
+        record(f"document_{key}", arm, document=name, samples=[float(value)], **fields)
+        for key, value in values.items()
+    ]
+
+
+def failure(arm: str, workload: str, status: str, **fields: Any) -> Row:
+    why = {"reason": f"it ended in {status}", "stderr_tail": "the last line"}
+    blank = {"phase": None, "process": None}
+    return record("outcome", arm, workload=workload, status=status, **why, **blank, **fields)
+
+
+def frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """The table a reader would get, with `value` the median of the samples."""
+    table = pd.DataFrame(list(rows), columns=NAMES)
+    medians = [pd.Series(s).median() if isinstance(s, list) else None for s in table["samples"]]
+    return table.assign(value=table["value"].astype(float).fillna(pd.Series(medians, dtype=float)))
+
+
+def small_study() -> list[Row]:
+    """Training at two lengths, a decode curve, memory, two documents and a failed cell."""
+    rows: list[Row] = []
+    for arm, factor in (("retnet", 1.0), ("transformer", 2.0)):
+        for length in (512, 1024):
+            levels = [factor * 0.1 * length / 512 * (1 + 0.01 * i) for i in (-1, 0, 1)]
+            rows += blocks("train_step_s", arm, levels, length=length)
+        rise = 0.0 if arm == "retnet" else 1e-6
+        rows += decode(arm, {p: 0.005 + rise * p for p in (1, 512, 1024)}, n_blocks=3)
+        rows += document(arm, "2001", 50.0 * factor) + document(arm, "2002", 70.0 * factor)
+        rows.append(record("peak_tensor_bytes", arm, samples=[factor * 2.0**40]))
+    rows.append(failure("transformer", "train", "oom", length=2048))
+    unread = {"status": "unavailable", "reason": "no CUDA device"}
+    rows.append(record("cuda_peak_allocated_bytes", "retnet", **unread))
+    return rows
+
+
+if __name__ == "__main__":
+    from retnet_bench.results.store import Store
+
+    part = Store(FOLDER / "new").append(small_study(), "v1_small")
+    part.rename(FOLDER / part.name)
+    part.parent.rmdir()
+    part.parent.parent.rmdir()

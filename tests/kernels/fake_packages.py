@@ -1,0 +1,153 @@
+"""Stand-ins for flash-attn and fla-core on a machine without a GPU.
+
+Signatures, checks and conventions are those of flash-attn 2.8 and fla-core 0.6.0; the maths is
+plain torch, written apart from ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+
+def install(monkeypatch, package: str, **functions) -> None:
+    """Put a module `package` with `functions` into sys.modules, and its parents."""
+    names = package.split(".")
+    for depth in range(1, len(names) + 1):
+        name = ".".join(names[:depth])
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None, is_package=True)
+        module.__path__ = []
+        monkeypatch.setitem(sys.modules, name, module)
+    for name, function in functions.items():
+        setattr(module, name, function)
+
+
+def install_fla(monkeypatch) -> None:
+    install(
+        monkeypatch,
+        "fla.ops.simple_gla",
+        chunk_simple_gla=chunk_simple_gla,
+        fused_recurrent_simple_gla=fused_recurrent_simple_gla,
+    )
+
+
+def install_flash_attn(monkeypatch) -> None:
+    install(
+        monkeypatch,
+        "flash_attn",
+        flash_attn_func=flash_attn_func,
+        flash_attn_with_kvcache=flash_attn_with_kvcache,
+    )
+
+
+def chunk_simple_gla(
+    q,
+    k,
+    v,
+    g=None,
+    g_gamma=None,
+    scale=None,
+    initial_state=None,
+    output_final_state=False,
+    state_v_first=False,
+    cu_seqlens=None,
+    cu_seqlens_cpu=None,
+    **kwargs,
+):
+    chunk_size = kwargs.pop("chunk_size", None)
+    assert not kwargs, f"fla 0.6.0 would drop {kwargs} silently"
+    if chunk_size is not None and chunk_size != 2 ** (chunk_size.bit_length() - 1):
+        raise ValueError(f"`chunk_size` must be a power of 2, got {chunk_size}.")
+    assert chunk_size is None or chunk_size >= 16, "tl.dot takes no fewer than 16 rows"
+    return _simple_gla(q, k, v, g, g_gamma, scale, initial_state, output_final_state)
+
+
+def fused_recurrent_simple_gla(
+    q,
+    k,
+    v,
+    g=None,
+    g_gamma=None,
+    scale=None,
+    initial_state=None,
+    output_final_state=False,
+    reverse=False,
+    state_v_first=False,
+    cu_seqlens=None,
+    **kwargs,
+):
+    assert not kwargs, f"fla 0.6.0 would drop {kwargs} silently"
+    assert not reverse
+    return _simple_gla(q, k, v, g, g_gamma, scale, initial_state, output_final_state)
+
+
+def _simple_gla(q, k, v, g, g_gamma, scale, state, output_final_state):
+    """The scale falls on q, so the state is the plain sum of gamma^(n-m) k_m^T v_m; fp32 inside."""
+    B, T, H, K = q.shape
+    assert k.shape == (B, T, H, K)
+    assert v.shape[:3] == (B, T, H)
+    assert g is None
+    assert g_gamma.shape == (H,)
+    assert g_gamma.dtype == torch.float32
+    scale = K**-0.5 if scale is None else scale
+    h = torch.zeros(B, H, K, v.shape[-1])
+    if state is not None:
+        assert state.shape == h.shape
+        h = state.float().clone()
+    out = []
+    for n in range(T):
+        h = h * g_gamma.exp()[:, None, None] + torch.einsum(
+            "bhk,bhv->bhkv", k[:, n].float(), v[:, n].float()
+        )
+        out.append(torch.einsum("bhk,bhkv->bhv", q[:, n].float() * scale, h))
+    return torch.stack(out, 1).to(q.dtype), h if output_final_state else None
+
+
+def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False):
+    """(B, T, H, D) each; a causal mask aligned to the bottom right."""
+    assert dropout_p == 0.0
+    assert q.shape[0] == k.shape[0]
+    assert q.shape[2:] == k.shape[2:] == v.shape[2:]
+    assert all(x.stride(-1) == 1 for x in (q, k, v)), "last dimension must be contiguous"
+    T, S = q.shape[1], k.shape[1]
+    seen = torch.arange(S)[None, :] <= torch.arange(T)[:, None] + S - T
+    return _softmax(q, k, v, seen if causal else torch.ones(T, S, dtype=torch.bool), softmax_scale)
+
+
+def flash_attn_with_kvcache(
+    q, k_cache, v_cache, k=None, v=None, cache_seqlens=None, softmax_scale=None, causal=False
+):
+    """q (B, 1, H, D) against caches (B, S, H, D), of which the first cache_seqlens (B,) count."""
+    assert k is None
+    assert v is None
+    assert q.shape[1] == 1
+    assert q.shape[2:] == k_cache.shape[2:] == v_cache.shape[2:]
+    B, S = k_cache.shape[:2]
+    if cache_seqlens is None:
+        cache_seqlens = torch.full((B,), S, dtype=torch.int32)
+    assert cache_seqlens.shape == (B,)
+    assert cache_seqlens.dtype == torch.int32
+    assert cache_seqlens.is_contiguous()
+    rows = [
+        _softmax(
+            q[i : i + 1],
+            k_cache[i : i + 1],
+            v_cache[i : i + 1],
+            torch.arange(S)[None] < n,
+            softmax_scale,
+        )
+        for i, n in enumerate(cache_seqlens.tolist())
+    ]
+    return torch.cat(rows)
+
+
+def _softmax(q, k, v, seen: Tensor, scale: float | None):
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.einsum("bthd,bshd->bhts", q.float() * scale, k.float())
+    weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
+    return torch.einsum("bhts,bshd->bthd", weights, v.float()).to(q.dtype)

@@ -1,0 +1,105 @@
+"""The table of kernels: why a kernel can't be had, and which one is preferred."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from fake_packages import install_fla, install_flash_attn
+
+from retnet_bench.base import UserError
+from retnet_bench.kernels import KERNELS, Setting, best
+from retnet_bench.kernels import registry as table
+
+
+@pytest.fixture
+def gpu_machine(monkeypatch):
+    """CUDA and both packages present, as far as the table can see."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    install_fla(monkeypatch)
+    install_flash_attn(monkeypatch)
+
+
+def test_the_kernels_and_their_mixers():
+    assert {name: kernel.mixer for name, kernel in KERNELS.items()} == {
+        "chunkwise": "retention",
+        "parallel": "retention",
+        "recurrent": "retention",
+        "fla": "retention",
+        "sdpa": "attention",
+        "math": "attention",
+        "flash_attn": "attention",
+    }
+    assert all(name == kernel.name for name, kernel in KERNELS.items())
+
+
+def test_an_unknown_kernel_is_a_user_error_with_a_suggestion():
+    with pytest.raises(UserError, match='unknown kernel "chunkwize"; did you mean "chunkwise"'):
+        KERNELS["chunkwize"]
+
+
+@pytest.mark.usefixtures("gpu_machine")
+@pytest.mark.parametrize(
+    ("name", "setting", "reason"),
+    [
+        ("fla", Setting("cpu"), "needs cuda"),
+        ("sdpa", Setting("mps"), "needs cpu or cuda"),
+        ("fla", Setting("cuda", "fp64"), "takes fp32, fp16, bf16, not fp64"),
+        ("flash_attn", Setting("cuda", "fp32"), "takes fp16, bf16, not fp32"),
+        ("fla", Setting("cuda", mode="cudagraph"), "runs in mode eager, compile, not cudagraph"),
+        ("flash_attn", Setting("cuda", key_dim=264), "key head dimension 264 is above 256"),
+        ("flash_attn", Setting("cuda:0", "bf16", 256, 256, "cudagraph"), None),
+        ("fla", Setting("cuda:3", "fp32", 256, 512, "compile"), None),
+        ("chunkwise", Setting("mps", "fp16", 1024, 4096, "compile"), None),
+    ],
+)
+def test_why_not(name, setting, reason):
+    assert KERNELS[name].why_not(setting) == reason
+
+
+def test_why_not_without_cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("chunkwise", "fla", "sdpa", "flash_attn"):
+        assert KERNELS[name].why_not(Setting("cuda:0")) == "no CUDA device on this machine"
+
+
+def test_why_not_without_the_package(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for module in ("fla", "flash_attn"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert KERNELS["fla"].why_not(Setting("cuda")) == "package fla-core is not installed"
+    assert KERNELS["flash_attn"].why_not(Setting("cuda")) == "package flash-attn is not installed"
+
+
+def test_best_on_cpu():
+    for dtype in table.ALL:
+        assert best("retention", Setting("cpu", dtype)).name == "chunkwise"
+        assert best("attention", Setting("cpu", dtype)).name == "sdpa"
+
+
+def test_best_is_by_rank_not_by_place(monkeypatch):
+    raised = replace(KERNELS["parallel"], rank=9)
+    monkeypatch.setitem(KERNELS._items, "parallel", raised)
+    assert best("retention", Setting("cpu")) is raised
+
+
+def test_a_mixer_without_kernels_is_our_mistake():
+    with pytest.raises(AssertionError, match="no kernel for convolution"):
+        best("convolution", Setting("cpu"))
+
+
+@pytest.mark.usefixtures("gpu_machine")
+@pytest.mark.xfail(
+    reason="no fused SDPA backend on CUDA takes fp64, so sdpa would raise there", strict=True
+)
+def test_sdpa_is_not_offered_in_fp64_on_cuda():
+    assert KERNELS["sdpa"].why_not(Setting("cuda", "fp64")) is not None
+
+
+def test_labels_name_the_packages_version(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"1.2-{name}")
+    assert KERNELS["fla"].label() == "fla (fla-core 1.2-fla-core)"
+    assert KERNELS["chunkwise"].label() == "chunkwise"

@@ -1,0 +1,157 @@
+"""Three forms, one answer; the answer is Eq. 5's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from kernel_inputs import Case, by_eq5, cases, relative
+
+from retnet_bench.kernels import retention
+
+FORMS = (retention.parallel, retention.chunkwise, retention.recurrent)
+EXACT = 1e-12
+SMALL = Case(2, 23, 2, 4, 6, 8, stateful=True, seed=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None, max_examples=40)
+@given(case=cases)
+@example(case=replace(SMALL, length=16))  # a whole number of chunks
+@example(case=replace(SMALL, length=8))  # exactly one
+@example(case=replace(SMALL, length=7))  # less than one
+@example(case=replace(SMALL, length=9, stateful=False))
+@example(case=replace(SMALL, length=1))
+@example(case=replace(SMALL, chunk=1))
+def test_each_form_is_equation_5(form, case):
+    q, k, v, decay, state = case.tensors()
+    out, new = form(q, k, v, decay, chunk=case.chunk, state=state)
+    expected_out, expected_new = by_eq5(q, k, v, decay, state)
+    assert relative(out, expected_out) < EXACT
+    assert relative(new, expected_new) < EXACT
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(deadline=None, max_examples=25)
+@given(case=cases, cut=st.floats(0, 1))
+def test_chained_calls_equal_one_call_and_leave_the_given_state_alone(form, case, cut):
+    q, k, v, decay, state = case.tensors()
+    given_state = None if state is None else state.clone()
+    whole, end = form(q, k, v, decay, chunk=case.chunk, state=state)
+    at = min(max(1, round(cut * case.length)), case.length)
+    first, middle = form(*(x[:, :at] for x in (q, k, v)), decay, chunk=case.chunk, state=state)
+    parts = [first]
+    if at < case.length:
+        rest = (x[:, at:] for x in (q, k, v))
+        last, middle = form(*rest, decay, chunk=case.chunk, state=middle)
+        parts.append(last)
+    assert relative(torch.cat(parts, 1), whole) < EXACT
+    assert relative(middle, end) < EXACT
+    assert state is None or torch.equal(state, given_state)
+
+
+@settings(deadline=None, max_examples=25)
+@given(case=cases)
+def test_steps_equal_recurrent_and_update_the_state_in_place(case):
+    q, k, v, decay, _ = case.tensors()
+    start = replace(case, stateful=True).tensors()[-1]
+    state = start.clone()
+    steps = [
+        retention.recurrent_step(q[:, n], k[:, n], v[:, n], decay, state)
+        for n in range(case.length)
+    ]
+    out, new = retention.recurrent(q, k, v, decay, state=start)
+    assert relative(torch.stack(steps, 1), out) < EXACT
+    assert relative(state, new) < EXACT
+
+
+def _gradients(form, case: Case, chunk: int):
+    q, k, v, decay, state = case.tensors()
+    leaves = [x.requires_grad_() for x in (q, k, v, state)]
+    out, new = form(q, k, v, decay, chunk=chunk, state=state)
+    weights = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+    ((out * weights).sum() + new.square().sum()).backward()
+    return [x.grad for x in leaves]
+
+
+@pytest.mark.parametrize("length", [1, 8, 9, 23, 24])
+def test_gradients_of_all_forms_agree(length):
+    case = replace(SMALL, length=length)
+    expected = _gradients(retention.recurrent, case, 0)
+    for form in (retention.parallel, retention.chunkwise):
+        for found, wanted in zip(_gradients(form, case, case.chunk), expected, strict=True):
+            assert relative(found, wanted) < EXACT
+
+
+@pytest.mark.parametrize("form", [retention.parallel, retention.chunkwise])
+def test_gradcheck(form):
+    case = Case(1, 5, 2, 2, 3, 2, stateful=True, seed=1)
+    q, k, v, decay, state = case.tensors()
+    leaves = tuple(x.requires_grad_() for x in (q, k, v, state))
+    assert torch.autograd.gradcheck(
+        lambda q, k, v, s: form(q, k, v, decay, chunk=case.chunk, state=s), leaves
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gamma_one_sums_everything(form):
+    """With q, k, v all ones, d_k = 4: scores are 2, so position n gives 2 (n + 1)."""
+    q, k, v = torch.ones(1, 11, 1, 4), torch.ones(1, 11, 1, 4), torch.ones(1, 11, 1, 3)
+    out, _ = form(q, k, v, torch.zeros(1), chunk=4)
+    assert torch.equal(out[0, :, 0, 0], 2.0 * torch.arange(1, 12))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_state_is_kept_in_fp32_and_the_output_in_the_inputs_dtype(form, dtype):
+    q, k, v, decay, state = SMALL.tensors(dtype)
+    for start in (None, state.float()):
+        out, new = form(q, k, v, decay.float(), chunk=SMALL.chunk, state=start)
+        assert (out.dtype, new.dtype) == (dtype, torch.float32)
+        expected = by_eq5(q, k, v, decay, start)
+        assert relative(out, expected[0]) < 4 * torch.finfo(dtype).eps
+        assert relative(new, expected[1]) < 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_step_keeps_the_state_in_fp32(dtype):
+    q, k, v, decay, state = SMALL.tensors(dtype)
+    state = state.float()
+    out = retention.recurrent_step(q[:, 0], k[:, 0], v[:, 0], decay.float(), state)
+    assert (out.dtype, state.dtype) == (dtype, torch.float32)
+
+
+def test_a_bf16_input_does_not_round_the_running_state_at_every_step():
+    """400 equal contributions at gamma 1: a bf16 accumulator would stop at 256."""
+    ones = torch.ones(1, 400, 1, 1, dtype=torch.bfloat16)
+    for form in (retention.chunkwise, retention.recurrent):
+        _, state = form(ones, ones, ones, torch.zeros(1), chunk=1)
+        assert state.item() == 400.0
+
+
+@pytest.mark.parametrize("form", [retention.parallel, retention.chunkwise])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("lost", [[1 / 32, 1 / 512], [2.0**-5, 2.0**-24]])
+def test_nothing_overflows_at_length_4096(form, dtype, lost):
+    """gamma^-4095 is 3e56 at gamma = 31/32: a D or zeta formed by division would be inf."""
+    log_decay = torch.log1p(-torch.tensor(lost, dtype=torch.float64)).float()
+    q, k, v = Case(1, 4096, 2, 4, 4, 1, False, 3).tensors(dtype)[:3]
+    out, state = form(q, k, v, log_decay, chunk=512)
+    assert torch.isfinite(out).all()
+    assert torch.isfinite(state).all()
+    exact, _ = retention.chunkwise(q.double(), k.double(), v.double(), log_decay.double(), chunk=64)
+    # Sums of up to 4096 terms: a few eps more than one product's.
+    assert (out.double() - exact).norm() / exact.norm() < 16 * torch.finfo(dtype).eps
+
+
+def test_gradients_are_finite_at_a_fast_decay_and_great_length():
+    """inf * 0 above the diagonal of D would show as NaN in the gradient."""
+    q, k, v = (
+        x.float().requires_grad_() for x in Case(1, 2048, 1, 2, 2, 1, False, 4).tensors()[:3]
+    )
+    out, _ = retention.parallel(q, k, v, torch.log(torch.tensor([0.5])))
+    out.sum().backward()
+    assert all(torch.isfinite(x.grad).all() for x in (q, k, v))
