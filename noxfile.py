@@ -6,6 +6,7 @@ nox.options.sessions = ["tests", "lint"]
 nox.options.reuse_existing_virtualenvs = True
 
 PINNED = ("-c", "constraints.txt")
+LINT = ("ruff", "mypy", "import-linter", "pandas-stubs", "types-PyYAML", "types-psutil")
 TEST = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis")
 
 

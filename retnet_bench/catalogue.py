@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.report.numbers import quantity, seconds, size_bytes
+
+if TYPE_CHECKING:
+    from retnet_bench.study.plan import Cost, Planned
 
 Rows = Iterable[Sequence[str]]
 
@@ -161,14 +165,14 @@ def plan_table(name_or_path: str) -> tuple[Table, str]:
     return table, words
 
 
-def _plan_row(planned, cost) -> tuple[str, ...]:
+def _plan_row(planned: Planned, cost: Cost | None) -> tuple[str, ...]:
+    from retnet_bench.models.cost import parameters
+
     cell = planned.cell
     where = (cell.workload, cell.size, cell.arm, cell.kernel, str(cell.length), str(cell.batch))
     if cost is None:
-        return (*where, "", "", "", "", "unsupported", planned.unsupported)
+        return (*where, "", "", "", "", "unsupported", planned.unsupported or "")
     matched = planned.matched
-    from retnet_bench.models.cost import parameters
-
     return (
         *where,
         str(matched.config.d_ffn),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from retnet_bench import __version__
 from retnet_bench.base import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(
     name="retnet-bench",
@@ -42,10 +45,10 @@ def options(
     """Options of every verb."""
 
 
-def _console(stderr: bool = False):
+def _console() -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, width=None if sys.stdout.isatty() else 140)
+    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 @app.command(epilog="Example: retnet-bench run quickstart")
@@ -99,7 +102,7 @@ def show(results: Results) -> None:
     _show(results, _console())
 
 
-def _show(results: Path, console) -> None:
+def _show(results: Path, console: Console) -> None:
     from retnet_bench.analysis.curves import contract_text
     from retnet_bench.report.tables import tables
     from retnet_bench.results.store import read_records
@@ -124,14 +127,20 @@ def plot(
     _plot(results, figure, out, _console())
 
 
-def _plot(results: Path, names: list[str] | None, out: Path | None, console) -> None:
-    from retnet_bench.figures import available, plot
+def _plot(results: Path, names: list[str] | None, out: Path | None, console: Console) -> None:
+    from retnet_bench.figures import FIGURES, plot
     from retnet_bench.results.store import read_records
 
     records = read_records(results)
     folder = out or (results if results.is_dir() else results.parent) / "figures"
-    for path in plot(records, names if names is not None else available(records), folder):
-        console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
+    for name in names or FIGURES:
+        try:
+            for path in plot(records, [name], folder):
+                console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
+        except UserError as error:
+            if names:
+                raise
+            console.print(f"not drawn: {error}", highlight=False, soft_wrap=True)
 
 
 @app.command("list", epilog="Example: retnet-bench list kernels")

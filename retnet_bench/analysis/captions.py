@@ -9,7 +9,7 @@ from retnet_bench.results.schema import OK_STATUSES
 
 
 def contract_text(records: pd.DataFrame) -> str:
-    """Machine, device, threads, dtype, mode, kernels, sizes and blocks of the measured rows.
+    """Machine, threads, dtype, mode, kernels, sizes and blocks of the measured rows.
 
     Several values are all listed; what the records do not say is called "not recorded".
     """
@@ -17,7 +17,7 @@ def contract_text(records: pd.DataFrame) -> str:
     if measured.empty:
         return "nothing measured"
     parts = [
-        f"{_list(measured['machine'])} ({_list(measured['device'])})",
+        _list(measured["machine"]),
         f"threads {_list(measured['threads'])}",
         f"{_list(measured['dtype'])}, {_list(measured['mode'])}",
         *(f"{arm}: {_kernels(cell)}" for arm, cell in measured.groupby("arm")),

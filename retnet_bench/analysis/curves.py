@@ -99,7 +99,8 @@ def latency_by_position(records: pd.DataFrame) -> pd.DataFrame:
 def memory_by_length(records: pd.DataFrame, phase: str, metric: str) -> pd.DataFrame:
     """Bytes of `metric` against length in `phase` (train, prefill or decode).
 
-    Where the metric was read at several positions, the reading at the last one.
+    Where the metric was read at several positions: the reading without a position if there is
+    one, else that at the last.
     """
     read = rows.at_last_position(rows.measured(records, metric, phase, phase))
     return _points(read, rows.failed(records, metric, phase, phase), "length", [])

@@ -98,9 +98,10 @@ def documents(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def at_last_position(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows at the last position of their cell (or without one), position no longer kept."""
-    last = rows.groupby("cell_id")["position"].transform("max")
-    return rows[rows["position"].isna() | (rows["position"] == last)].assign(position=np.nan)
+    """One position a cell, no longer kept: rows without a position, else those at the last one."""
+    position = rows["position"].astype(float)
+    last = position.fillna(np.inf).groupby(rows["cell_id"]).transform("max")
+    return rows[position.fillna(np.inf) == last].assign(position=np.nan)
 
 
 def over_positions(rows: pd.DataFrame) -> pd.DataFrame:

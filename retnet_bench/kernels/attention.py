@@ -24,7 +24,7 @@ def math(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """torch's scaled_dot_product_attention with a fused backend forced: it raises, never falls back."""
+    """torch's scaled_dot_product_attention, a fused backend forced: it raises, never falls back."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     with sdpa_kernel(fused_backends(q.device.type)):
         if q.shape[2] == k.shape[2]:

@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -87,7 +88,7 @@ class Kernel:
 KERNELS: Registry[Kernel] = Registry("kernel")
 
 
-def _add(**fields) -> None:
+def _add(**fields: Any) -> None:
     KERNELS.add(fields["name"], Kernel(**fields))
 
 

@@ -154,7 +154,7 @@ def parallel_flops(length: int, d_k: int, d_v: int, masked: bool) -> float:
 def chunkwise_flops(length: int, chunk: int, d_k: int, d_v: int, masked: bool) -> float:
     """Matmul FLOPs of one head's `chunkwise` over `length` tokens.
 
-    Each chunk of c tokens: Q K^T (2 c^2 d_k), scores V (2 c^2 d_v), Q R and K^T V (2 c d_k d_v each).
+    Each chunk of c tokens: Q K^T (2 c^2 d_k), scores V (2 c^2 d_v), Q R, K^T V (2 c d_k d_v each).
     Counted with `masked=False`, the half of the scores that causality throws away is left out.
     """
     whole, rest = divmod(length, min(chunk, length))

@@ -19,7 +19,7 @@ def ask(question: Callable[[ModuleType], T]) -> Reading[T]:
     So a missing driver, a counter the card lacks and a refused permission each say so.
     """
     try:
-        import pynvml  # type: ignore[import-untyped]
+        import pynvml
     except ImportError:
         return Reading.missing("nvidia-ml-py is not installed")
     try:

@@ -9,7 +9,7 @@ from retnet_bench.models.mixers import MIXERS
 
 def body_parameters(cfg: ModelConfig) -> int:
     """Parameters of the blocks and the last norm: all but the (tied) embedding."""
-    mixer = MIXERS[cfg.mixer].parameters(cfg)
+    mixer = MIXERS[cfg.mixer].parameter_count(cfg)
     ffn = ffn_matrices(cfg) * cfg.d_model * cfg.d_ffn
     return cfg.n_layers * (mixer + ffn + 2 * norm_parameters(cfg)) + norm_parameters(cfg)
 
@@ -27,7 +27,7 @@ def forward_flops(cfg: ModelConfig, length: int, *, masked: bool = False) -> flo
     the default leaves them out, as a good kernel does.
     """
     mixer = MIXERS[cfg.mixer]
-    per_layer = mixer.parameters(cfg) + ffn_matrices(cfg) * cfg.d_model * cfg.d_ffn
+    per_layer = mixer.parameter_count(cfg) + ffn_matrices(cfg) * cfg.d_model * cfg.d_ffn
     matrices = cfg.n_layers * per_layer + cfg.vocab_size * cfg.d_model
     return 2.0 * matrices * length + cfg.n_layers * mixer.mixing_flops(cfg, length, masked)
 

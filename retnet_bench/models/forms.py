@@ -94,7 +94,8 @@ def _errors(found: list[tuple[str, Tensor, Tensor]]) -> list[tuple[str, float]]:
 
 
 def _pooled(kernel: str, found: list[tuple[str, Tensor, Tensor]]) -> list[tuple[str, float]]:
-    a, b = (torch.cat([pair[i].flatten() for pair in found]) for i in (1, 2))
+    a = torch.cat([logits.flatten() for _, logits, _ in found])
+    b = torch.cat([truth.flatten() for _, _, truth in found])
     return [(kernel, ((a - b).norm() / b.norm()).item())]
 
 

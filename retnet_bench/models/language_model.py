@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -53,9 +54,13 @@ class LanguageModel(nn.Module):
         self.cfg = cfg
         self.embedding = nn.Embedding(cfg.vocab_size, cfg.d_model)
         self.rotary = Rotary(cfg.key_dim)
-        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
+        self.layers = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
         self.norm = make_norm(cfg, cfg.d_model)
         initialise(self, cfg)
+
+    @property
+    def blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.layers))
 
     def _logits(self, x: Tensor) -> Tensor:
         return F.linear(self.norm(x), self.embedding.weight)
@@ -84,7 +89,7 @@ class LanguageModel(nn.Module):
         return DecodeState(layers, state.position)
 
     def prefill(self, tokens: Tensor, state: DecodeState, every: bool = False) -> Tensor:
-        """Take tokens (B, T) into `state`; logits of the last one (B, 1, vocab), or of every one."""
+        """Take tokens (B, T) into `state`; logits (B, 1, vocab) of the last, or of every one."""
         x = self.embedding(tokens)
         start = state.position
         angles = self.rotary.at(start, tokens.shape[1])

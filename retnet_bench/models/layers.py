@@ -40,6 +40,8 @@ class Exact(nn.Module):
 class Rotary(Exact):
     """Theta of Eq. 5: rotates pairs (i, i + d/2) of a head by position times 10000^(-2i/d)."""
 
+    frequency: Tensor
+
     def __init__(self, d_head: int) -> None:
         super().__init__()
         pairs = torch.arange(0, d_head, 2, dtype=torch.float64, device="cpu")

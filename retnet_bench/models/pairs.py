@@ -80,8 +80,9 @@ def _quantity(by: str, length: int) -> Callable[[ModelConfig], float]:
 
 
 def _solve_ffn(cfg: ModelConfig, quantity: Callable, target: float) -> Matched:
-    """`cfg` itself where it meets the target, else the coarsest multiple of 64, 32, ... 1 for d_ffn that meets the target to 0.5 %, else the
-    closest: odd widths are slow, and a slow arm is a bug. Every quantity is affine in d_ffn."""
+    """`cfg` itself where it meets the target, else the coarsest multiple of 64, 32, ... 1 for d_ffn
+    that meets it to 0.5 %, else the closest: odd widths are slow, and a slow arm is a bug.
+    Every quantity is affine in d_ffn."""
     if quantity(cfg) == target:
         return Matched(cfg, 0.0)
     at_0, at_1 = (quantity(replace(cfg, d_ffn=width)) for width in (0, 1))

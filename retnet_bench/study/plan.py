@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,6 +12,7 @@ import torch
 from retnet_bench.base import UserError
 from retnet_bench.data import load_corpus, load_tokenizer
 from retnet_bench.kernels import KERNELS, Setting, best
+from retnet_bench.measure.clock import WallClock, time_call
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS, cost
 from retnet_bench.models.config import size as size_of
@@ -171,9 +172,7 @@ def measure_rates(device: str) -> Rates:
     )
 
 
-def _best_s(fn, device: str) -> float:
-    from retnet_bench.measure.clock import WallClock, time_call
-
+def _best_s(fn: Callable[[], object], device: str) -> float:
     clock = WallClock(device)
     return min(time_call(clock, fn) for _ in range(4))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from types import TracebackType
 
@@ -84,4 +85,5 @@ def bits_per_byte(cell: Finished) -> str:
     }
     if not totals["document_bytes"]:
         return ""
-    return f"{totals['document_nll_nat'] / totals['document_bytes'] / 0.6931471805599453:.3f} bits per byte"
+    bits = totals["document_nll_nat"] / totals["document_bytes"] / math.log(2)
+    return f"{bits:.3f} bits per byte"

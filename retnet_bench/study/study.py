@@ -234,7 +234,12 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """The keys that are allowed where an unknown one stands."""
     words = [part for part in location if isinstance(part, str)]
     last = words[-1] if words else ""
-    models = {"": Study, "fixed": Settings, "protocol": ProtocolSettings, "workloads": Group}
+    models: dict[str, type[BaseModel]] = {
+        "": Study,
+        "fixed": Settings,
+        "protocol": ProtocolSettings,
+        "workloads": Group,
+    }
     if words[:1] == ["arms"]:
         return list(Arm.model_fields)
     return list(models.get(last, Settings).model_fields)

@@ -1,7 +1,7 @@
 """The worker: one process, one cell. It does what the runner asks, in order, and nothing else.
 
 Workers are forked from a server that has imported this module (and so torch) but has touched
-neither a device nor a thread pool; that makes a fresh process cost milliseconds and keeps CUDA safe.
+neither a device nor a thread pool: a fresh process costs milliseconds, and CUDA is safe.
 """
 
 from __future__ import annotations

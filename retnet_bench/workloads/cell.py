@@ -98,9 +98,6 @@ class Cell:
             head_dim=self.head_dim,
         )
 
-    def config(self) -> ModelConfig:
-        return self.matched().config
-
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 
 import torch
@@ -71,7 +72,7 @@ class Decode(Workload):
             self.logits = self.model.prefill(self.tokens[:, state.position : position], state)
             yield position, self.model.fork(state)
 
-    def _bind(self, position: int):
+    def _bind(self, position: int) -> Callable[[torch.Tensor, int], torch.Tensor]:
         """The step to run from `position`: (token, position) -> logits."""
         layers = self.states[position].layers
         if self.cell.mode == "cudagraph":
@@ -117,7 +118,7 @@ class Decode(Workload):
         n = min(RUN, wanted)
         for start in self.positions:
             self.offset = 0
-            times = run_block(clock, lambda start=start: self._step_from(start), n)
+            times = run_block(clock, partial(self._step_from, start), n)
             yield Sample("decode_step_s", "s", tuple(times), self.phase, position=start)
 
     def memory(self) -> Iterable[Sample]:

@@ -143,15 +143,23 @@ def test_latency_by_position_and_a_failed_cell_at_its_length():
     ]
 
 
-def test_memory_takes_the_last_position_and_says_what_is_unavailable():
+def test_memory_is_read_once_a_cell_whole_before_last_position():
     at = {"workload": "decode", "length": 64}
     rows = [record("state_bytes", position=p, value=10.0 * p, **at) for p in (1, 64)]
-    rows.append(record("state_bytes", value=640.0, **at))
-    unread = {"status": "unavailable", "reason": "no CUDA device"}
-    rows.append(record("cuda_peak_allocated_bytes", **at, **unread))
     read = only(curves.memory_by_length(frame(rows), "decode", "state_bytes"))
-    assert (read["length"], read["estimate"]) == (64, 640.0)
-    lost = only(curves.memory_by_length(frame(rows), "decode", "cuda_peak_allocated_bytes"))
+    assert (read["length"], read["estimate"], read["n"]) == (64, 640.0, 1)
+    rows.append(record("state_bytes", value=700.0, **at))
+    rows += [row | {"arm": "transformer", "cell_id": "t", "mixer": "attention"} for row in rows]
+    read = curves.memory_by_length(frame(rows), "decode", "state_bytes")
+    assert read["estimate"].tolist() == [700.0, 700.0]
+    ratio = only(curves.pair_ratios(frame(rows)))
+    assert (ratio["n"], ratio["verdict"]) == (1, "equal (one reading)")
+
+
+def test_unavailable_memory_says_why():
+    unread = {"status": "unavailable", "reason": "no CUDA device"}
+    rows = [record("cuda_peak_allocated_bytes", **unread)]
+    lost = only(curves.memory_by_length(frame(rows), "train", "cuda_peak_allocated_bytes"))
     assert (lost["status"], lost["reason"]) == ("unavailable", "no CUDA device")
     assert np.isnan(lost["estimate"])
 
@@ -323,7 +331,7 @@ def test_perplexity_of_a_failed_cell_and_of_a_document_scored_twice():
 def test_the_caption_says_what_the_records_say():
     text = curves.contract_text(frame(small_study()))
     assert text == (
-        "Test CPU (cpu); threads 2; fp32, eager; retnet: chunkwise; transformer: sdpa; "
+        "Test CPU; threads 2; fp32, eager; retnet: chunkwise; transformer: sdpa; "
         "size 1m (arms matched by params within 0.2 %); torch 2.0; 3 blocks a cell"
     )
 

@@ -85,7 +85,7 @@ class Attention(Mixer):
         return {"n_heads": n_heads, "d_key": d, "d_value": d}
 
     @staticmethod
-    def parameters(cfg: ModelConfig) -> int:
+    def parameter_count(cfg: ModelConfig) -> int:
         """W_Q, W_K (d x d_key), W_V, W_O (d x d_value)."""
         return cfg.d_model * 2 * (cfg.d_key + cfg.d_value)
 

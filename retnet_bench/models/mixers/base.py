@@ -55,7 +55,7 @@ class Mixer(Exact):
 
     @staticmethod
     @abstractmethod
-    def parameters(cfg: ModelConfig) -> int:
+    def parameter_count(cfg: ModelConfig) -> int:
         """Parameters of one layer's mixer."""
 
     @staticmethod

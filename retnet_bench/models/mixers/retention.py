@@ -41,6 +41,7 @@ class Retention(Mixer):
     """MSR(X) = (swish(X W_G) * GroupNorm(heads)) W_O, heads by any retention kernel."""
 
     kernels = "retention"
+    log_decay: Tensor
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__(cfg)
@@ -108,7 +109,7 @@ class Retention(Mixer):
         return {"n_heads": n_heads, "d_key": d, "d_value": d_value, "head_norm": norm}
 
     @staticmethod
-    def parameters(cfg: ModelConfig) -> int:
+    def parameter_count(cfg: ModelConfig) -> int:
         """W_Q, W_K (d x d_key), W_V, W_O and W_G when gated (d x d_value)."""
         return cfg.d_model * (2 * cfg.d_key + (3 if cfg.gate else 2) * cfg.d_value)
 
