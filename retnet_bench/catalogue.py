@@ -147,7 +147,7 @@ def plan_table(name_or_path: str) -> tuple[Table, str]:
 
     loaded, _ = study.load(name_or_path)
     pairs = plan.make(loaded)
-    rates = plan.measure_rates(pairs[0][0].cell.device)
+    rates = plan.measure_rates(pairs)
     costs = list(plan.costs(pairs, rates))
     table = _table(
         f"Plan of {loaded.name}: {loaded.question}",
@@ -156,8 +156,11 @@ def plan_table(name_or_path: str) -> tuple[Table, str]:
         (_plan_row(planned, cost) for planned, cost in costs),
     )
     total = sum(cost.cell_s for _, cost in costs if cost)
+    device = plan.device_of(pairs)
+    if device is None:
+        return table, f"{len(costs)} cells, none of which can be run on this machine"
     words = (
-        f"{len(costs)} cells, predicted {seconds(total)} on {pairs[0][0].cell.device} "
+        f"{len(costs)} cells, predicted {seconds(total)} on {device} "
         f"({quantity(rates.flops_per_s / 1e9)} GFLOP/s matmul and "
         f"{quantity(rates.bytes_per_s / 1e9)} GB/s copy, measured just now; the rest is predicted; "
         f"memory without activations)"

@@ -168,7 +168,9 @@ _add(
 
 
 def best(mixer: str, setting: Setting) -> Kernel:
-    """The preferred kernel that can run there: what `kernel: auto` means."""
-    able = [k for _, k in KERNELS.items() if k.mixer == mixer and k.why_not(setting) is None]
-    assert able, f"no kernel for {mixer} on {setting}"
-    return max(able, key=lambda kernel: kernel.rank)
+    """What `kernel: auto` means: the preferred kernel that can run there, or, where none can, the
+    preferred one that needs no package, so that a plan for another machine can still be made."""
+    ours = [kernel for _, kernel in KERNELS.items() if kernel.mixer == mixer]
+    able = [kernel for kernel in ours if kernel.why_not(setting) is None]
+    plain = [kernel for kernel in ours if kernel.package is None]
+    return max(able or plain, key=lambda kernel: kernel.rank)

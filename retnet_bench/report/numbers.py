@@ -13,6 +13,8 @@ def quantity(value: float) -> str:
         return "not measured"
     if value == 0:
         return "0"
+    if abs(value) < 1e-3:
+        return f"{value:.3g}"
     digits = max(0, 3 - math.floor(math.log10(abs(value))))
     return f"{value:,.{min(digits, 6)}f}"
 

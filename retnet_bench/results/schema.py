@@ -159,7 +159,7 @@ METRICS: dict[str, Metric] = {
         ("prefill_s", "s", "prefill", "reading the whole prompt of `length` tokens, whole batch"),
         ("decode_step_s", "s", "decode", "consecutive steps at `position`, whole batch"),
         ("first_step_s", "s", "", f"the first step, compilation included; {_ONCE}"),
-        ("compile_s", "s", "", f"time spent compiling; {_ONCE}"),
+        ("compile_s", "s", "", f"the first step less a warm one, unless eager; {_ONCE}"),
         ("warmup_s", "s", "", f"time until the steps were steady; {_ONCE}"),
         ("warmup_steps", "steps", "", f"steps until they were steady; {_ONCE}"),
         ("peak_rss_bytes", "bytes", "", f"resident memory of the process, {_PEAK}"),

@@ -109,6 +109,12 @@ def _device(name: str) -> str:
         raise UserError(f'device "{name}" is none that torch knows; try cpu or cuda') from None
 
 
+def device_of(pairs: list[Pair]) -> str | None:
+    """The device of the first cell that can be run."""
+    able = (p.cell.device for pair in pairs for p in pair if p.unsupported is None)
+    return next(able, None)
+
+
 def _threads() -> int:
     """Physical cores this process may use: a thread on a hyper-thread slows a matmul down."""
     allowed = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
@@ -160,8 +166,11 @@ START_S = 2.0
 """Predicted time to start a worker, build the model and check its forms."""
 
 
-def measure_rates(device: str) -> Rates:
-    """A matmul and a copy, best of three."""
+def measure_rates(pairs: list[Pair]) -> Rates:
+    """A matmul and a copy, best of four, on the device the cells run on; nan where none can."""
+    device = device_of(pairs)
+    if device is None:
+        return Rates(float("nan"), float("nan"))
     n = 1024 if device == "cpu" else 4096
     a, out = (torch.ones(n, n, device=device) for _ in range(2))
     big = torch.ones(2**24, device=device)

@@ -127,6 +127,10 @@ class Rows:
         if found.warmup is None:
             return
         steady = None if found.warmup.steady else "not steady when warmup_max_s was spent"
+        compiling = found.warmup.first_step_s - found.warmup.step_s
+        if self.planned.cell.mode != "eager":
+            sample = Sample("compile_s", "s", (compiling,), "warmup")
+            yield self.sample(sample, process, None, None)
         for metric, unit, value in (
             ("first_step_s", "s", found.warmup.first_step_s),
             ("warmup_s", "s", found.warmup.total_s),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,11 @@ from retnet_bench.study.records import new_run_id
 from retnet_bench.study.runner import Runner, environment_variables
 from retnet_bench.study.study import Source, Study
 from retnet_bench.workloads import WORKLOADS
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: there, two runs in one folder are the user's care
+    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -49,27 +56,54 @@ def run(
     """
     environment_variables()
     pairs = plan.make(study)
+    with _alone(folder):
+        return _run(study, source, pairs, folder, console, fresh, retry)
+
+
+def _run(
+    study: Study,
+    source: Source,
+    pairs: list[Pair],
+    folder: Path,
+    console: Console,
+    fresh: bool,
+    retry: bool,
+) -> Summary:
     store = Store(folder)
     if fresh:
         _say(console, store.clear())
     for part in store.quarantine():
         _say(console, f"unreadable part set aside: {part}; its cells run again")
-    machine = environment.machine_name(environment.capture(pairs[0][0].cell.device))
+    machine = environment.machine_name(environment.capture(plan.device_of(pairs) or "cpu"))
     _refuse_other_machine(store, machine, console)
     _keep_copy(source, folder)
     todo = _missing(pairs, store.finished(), retry)
     cells = sum(map(len, pairs))
     kept = cells - sum(map(len, todo))
     if kept:
-        console.print(f"{kept} of {cells} cells are in {folder} already; running the others")
+        rest = "running the others" if todo else "nothing left to run"
+        console.print(f"{kept} of {cells} cells are in {folder} already; {rest}", highlight=False)
     failed = _run_pairs(study, store, todo, console)
     return Summary(folder, cells, kept, failed)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the system lets go however the process ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w") as lock:
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError:
+        raise UserError(f"another run is writing to {folder}; wait for it, or use --out") from None
 
 
 def _run_pairs(study: Study, store: Store, pairs: list[Pair], console: Console) -> int:
     if not pairs:
         return 0
-    rates = plan.measure_rates(pairs[0][0].cell.device)
+    rates = plan.measure_rates(pairs)
     seconds = {p.cell.cell_id: c.cell_s if c else 0.0 for p, c in plan.costs(pairs, rates)}
     failed = 0
     with Reporter(console, sum(seconds.values())) as reporter:

@@ -113,21 +113,23 @@ class Workload(ABC):
         """The kernel that a step really calls: its name, and torch's op where one was chosen."""
         with _Recorder() as recorder:
             self.eager_step()
-        return " / ".join([KERNELS[self.cell.kernel].label(), *recorder.seen])
+        return " / ".join([KERNELS[self.cell.kernel].label(), *recorder.found()])
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes the fused attention ops that pass by."""
+    """Notes the ops that mix tokens: a fused attention, else batched matrix products."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[str] = []
+        self.seen: set[str] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._overloadpacket.__name__
-        if "attention" in name and "backward" not in name and name not in self.seen:
-            self.seen.append(name)
+        self.seen.add(func._overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
+
+    def found(self) -> list[str]:
+        fused = sorted(name for name in self.seen if "attention" in name)
+        return fused or sorted(self.seen & {"bmm", "baddbmm"})
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:

@@ -34,7 +34,7 @@ def test_refusals(changes, line):
 
 
 def test_unknown_names_come_with_a_suggestion():
-    with pytest.raises(UserError, match='unknown size "1.3b"; did you mean "1.3B"'):
+    with pytest.raises(UserError, match=r'unknown size "1\.3b"; did you mean "1\.3B"'):
         size("1.3b")
     with pytest.raises(UserError, match='unknown mixer "retnetion"; did you mean "retention"'):
         MIXERS["retnetion"]

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from tiny_models import ARMS, build, on_meta, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
-from retnet_bench.models import SIZES, ModelConfig, match
-from retnet_bench.models import cost
+from retnet_bench.models import SIZES, ModelConfig, cost, match
 
 KERNELS = [
     ("retention", "chunkwise"),
@@ -95,7 +94,7 @@ def shapes(draw):
     return cfg, draw(st.integers(1, 50))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(shapes())
 @example((tiny("retention"), 24))
 @example((tiny("retention"), 21))
@@ -149,9 +148,7 @@ def test_train_flops_per_token():
 def test_state_bytes_equal_the_tensors(mixer, family, dtype):
     model = build(tiny(mixer, family)).to(dtype)
     state = model.new_state(3, 17)
-    tensors = [
-        t for s in state.layers for t in ([s] if torch.is_tensor(s) else [s.keys, s.values])
-    ]
+    tensors = [t for s in state.layers for t in ([s] if torch.is_tensor(s) else [s.keys, s.values])]
     held = sum(t.nbytes for t in tensors)
     assert held == cost.state_bytes(model.cfg, 3, 17, dtype.itemsize)
 

@@ -8,9 +8,7 @@ import torch
 
 from retnet_bench.models import LanguageModel, ModelConfig
 
-ARMS = [
-    (mixer, family) for mixer in ("retention", "attention") for family in ("paper", "modern")
-]
+ARMS = [(mixer, family) for mixer in ("retention", "attention") for family in ("paper", "modern")]
 
 
 def tiny(mixer: str, family: str = "paper", **changes: Any) -> ModelConfig:

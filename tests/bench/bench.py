@@ -1,0 +1,309 @@
+"""Are our arms any good? Training against this machine's matmul rate, decode against its memory
+bandwidth, chunkwise retention against flash attention, and both arms against other people's code.
+
+    python tests/bench/bench.py                                   # all but the peers
+    python tests/bench/bench.py --tables peers --torchscale PATH --nanogpt PATH
+    python tests/bench/bench.py --tables train --sizes 25M --batches 1
+
+CPU, fp32, all threads by default. Everything that is compared is interleaved in one process, and every number
+has its 95 % interval over blocks. PATHs are checkouts of microsoft/torchscale (needs fairscale and
+timm) and karpathy/nanoGPT; nothing of them is in this repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import peers
+import torch
+from rich.console import Console
+from rich.table import Table
+from timing import Steps, Times, fastest, interleaved, milliseconds, speed_ratio, text
+
+from retnet_bench.analysis.statistics import Interval, center, crossover, log_ratio
+from retnet_bench.kernels import attention, retention
+from retnet_bench.measure.protocol import Protocol
+from retnet_bench.models import ModelConfig, cost
+from retnet_bench.models.mixers.retention import log_decay
+from retnet_bench.workloads import WORKLOADS, Cell
+from retnet_bench.workloads.decode import Decode
+from retnet_bench.workloads.train import Train
+
+ARMS = {"retnet": ("retention", "chunkwise"), "transformer": ("attention", "sdpa")}
+TRAIN_LENGTH = 2048
+DECODE_LENGTH = 8192
+KERNEL_LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
+MATMULS = (1024, 2048, 4096)
+BANDWIDTH_BYTES = 2**30
+L3 = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    console = Console(width=150)
+    protocol = Protocol(blocks=args.blocks, block_s=args.block_s, min_samples=1, warmup_max_s=3.0)
+    console.print(f"torch {torch.__version__}, threads: {args.threads}, fp32")
+    for name in args.tables:
+        for table in TABLES[name](args, protocol):
+            console.print(table, "")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    default = ["train", "decode", "kernels"]
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=default)
+    parser.add_argument("--sizes", nargs="+", default=["3M", "25M"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--family", default="paper", choices=("paper", "modern"))
+    parser.add_argument("--blocks", type=int, default=6)
+    parser.add_argument("--block-s", type=float, default=1.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--torchscale", type=Path)
+    parser.add_argument("--nanogpt", type=Path)
+    return parser.parse_args()
+
+
+def _table(title: str, columns: str, rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns.split("|")):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _cell(workload: str, arm: str, size: str, family: str, batch: int, length: int) -> Cell:
+    mixer, kernel = ARMS[arm]
+    return Cell(
+        workload=workload,
+        arm=arm,
+        mixer=mixer,
+        kernel=kernel,
+        size=size,
+        family=family,
+        match="params",
+        batch=batch,
+        length=length,
+        dtype="fp32",
+        mode="eager",
+        device="cpu",
+        threads=torch.get_num_threads(),
+        corpus="sotu",
+        tokenizer="byte",
+        vocab_size=257,
+        seed=0,
+        measure=("time",),
+        positions=8 if workload == "decode" else None,
+    )
+
+
+def _train(arm: str, size: str, family: str, batch: int = 1) -> Train:
+    cell = _cell("train", arm, size, family, batch, TRAIN_LENGTH)
+    workload = WORKLOADS["train"](cell)
+    workload.prepare()
+    assert isinstance(workload, Train)
+    return workload
+
+
+# --- training against the matmul rate
+
+
+def matmul_steps() -> Steps:
+    """Square fp32 products, large enough to run at the machine's full rate."""
+
+    def product(n: int) -> Callable[[], object]:
+        a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+        return lambda: torch.mm(a, b, out=out)
+
+    return {f"matmul {n}": product(n) for n in MATMULS}
+
+
+def training(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
+    """Share of the matmul rate: model FLOPs (causal half, no recomputation) a second over the
+    best matmul's, both from neighbouring blocks."""
+    rows = []
+    for size in args.sizes:
+        for batch in args.batches:
+            rows += _training_rows(size, args.family, batch, protocol)
+    columns = "arm|size|d|batch|parameters|step, ms|GFLOP/s|matmul GFLOP/s|share of matmul, %"
+    title = f"Training at T = {TRAIN_LENGTH}, {args.family} family"
+    return [_table(title, columns, rows)]
+
+
+def _training_rows(size: str, family: str, batch: int, protocol: Protocol) -> list[list[str]]:
+    arms = {arm: _train(arm, size, family, batch) for arm in ARMS}
+    work = {f"matmul {n}": 2.0 * n**3 for n in MATMULS}
+    times = interleaved({**{a: w.step for a, w in arms.items()}, **matmul_steps()}, protocol)
+    best = fastest(times, work)
+    rows = []
+    for arm, workload in arms.items():
+        cfg = workload.model.cfg
+        flops = cost.train_flops_per_token(cfg, TRAIN_LENGTH) * batch * TRAIN_LENGTH
+        share = log_ratio(times[best], times[arm])
+        row = [arm, size, str(cfg.d_model), str(batch), f"{cost.parameters(cfg):,}"]
+        row += [milliseconds(times[arm]), _rate(flops, times, arm), _rate(work[best], times, best)]
+        rows.append([*row, text(share, 100 * flops / work[best], 0)])
+    return rows
+
+
+def _rate(work: float, times: Times, name: str) -> str:
+    """Billions of `work` a second."""
+    return f"{work / center(times[name]).estimate / 1e9:.1f}"
+
+
+# --- decode against the bandwidth floor
+
+
+def bandwidth_steps() -> tuple[Steps, dict[str, float]]:
+    """Ways to stream memory far beyond any cache, and the bytes that each moves."""
+    source = torch.ones(BANDWIDTH_BYTES // 4)
+    target = torch.empty_like(source)
+    steps = {"read": lambda: source.sum(), "copy": lambda: target.copy_(source)}
+    return steps, {"read": float(BANDWIDTH_BYTES), "copy": 2.0 * BANDWIDTH_BYTES}
+
+
+def decoding(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
+    """Least bytes of a step (each weight once, the cache once, the state twice) over the best
+    measured bandwidth, as a share of the step's time."""
+    steps, moved = bandwidth_steps()
+    times = interleaved(steps, protocol)
+    best = fastest(times, moved)
+    bandwidth = moved[best] / center(times[best]).estimate
+    columns = "arm|size|batch|position|step, ms|least bytes, MB|share of the floor, %|note"
+    rows = [
+        row
+        for size in args.sizes
+        for batch in (1, 8)
+        for row in _decode_rows(size, args.family, batch, bandwidth, protocol)
+    ]
+    rates = ", ".join(f"{name} {_rate(moved[name], times, name)} GB/s" for name in steps)
+    return [_table(f"Decode per step; memory beyond the caches: {rates}", columns, rows)]
+
+
+def _decode_rows(
+    size: str, family: str, batch: int, bandwidth: float, protocol: Protocol
+) -> list[list[str]]:
+    arms = {arm: _decode(arm, size, family, batch) for arm in ARMS}
+    places = arms["retnet"].positions
+    chosen = (places[0], places[len(places) // 2 - 1], places[-1])
+    steps = {f"{a} {p}": _decode_step(w, p) for a, w in arms.items() for p in chosen}
+    times = interleaved(steps, protocol)
+    rows = []
+    for arm, workload in arms.items():
+        for p in chosen:
+            least = cost.step_bytes(workload.model.cfg, batch, p, 4)
+            share = _floor_share(center(times[f"{arm} {p}"]), least / bandwidth)
+            row = [arm, size, str(batch), str(p), milliseconds(times[f"{arm} {p}"])]
+            rows.append([*row, f"{least / 1e6:.1f}", share, _cache_note(least)])
+    return rows
+
+
+def _decode(arm: str, size: str, family: str, batch: int) -> Decode:
+    workload = WORKLOADS["decode"](_cell("decode", arm, size, family, batch, DECODE_LENGTH))
+    workload.prepare()
+    assert isinstance(workload, Decode)
+    return workload
+
+
+def _decode_step(workload: Decode, position: int) -> Callable[[], object]:
+    """Model and greedy choice, again and again at one position."""
+    token = workload.tokens[:, position : position + 1]
+
+    @torch.no_grad()
+    def step() -> torch.Tensor:
+        return workload.steps[position](token, position)[:, -1].argmax(-1, keepdim=True)
+
+    return step
+
+
+def _floor_share(step: Interval, floor_s: float) -> str:
+    return text(
+        Interval(*(floor_s / s for s in (step.estimate, step.high, step.low)), step.n), 100, 0
+    )
+
+
+def _cache_note(least_bytes: int) -> str:
+    """Whether the memory's bandwidth bounds the step at all."""
+    if not L3.exists():
+        return "L3 size unknown"
+    l3_bytes = int(L3.read_text().strip().removesuffix("K")) * 1024
+    return "fits in L3: DRAM is no floor" if least_bytes < l3_bytes else ""
+
+
+# --- kernels
+
+
+def kernels(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
+    """Forward and backward of one layer's token mixing, without projections."""
+    rows, ratios = [], {"chunkwise": [], "sdpa": []}
+    for T in KERNEL_LENGTHS:
+        times = interleaved(_kernel_steps(T), protocol)
+        for name, blocks in times.items():
+            ratios[name].append([float(b.mean()) for _, b in blocks])
+        columns = [milliseconds(times[name]) for name in ("chunkwise", "sdpa")]
+        rows.append([str(T), *columns, speed_ratio(times, "chunkwise", "sdpa")])
+    a, b = (torch.tensor(ratios[n]).T.numpy() for n in ("chunkwise", "sdpa"))
+    found = crossover(KERNEL_LENGTHS, a, b, names=("chunkwise", "sdpa"))
+    where = found.reason if found.interval is None else f"at T = {text(found.interval, 1, 0)}"
+    title = f"Forward + backward, batch 1; heads 4 x 64/128 and 4 x 64. Crossover: {where}"
+    return [_table(title, "T|chunkwise, ms|sdpa flash, ms|chunkwise is faster, times", rows)]
+
+
+def _kernel_steps(T: int) -> Steps:
+    decay = log_decay("experiments", 4).float()
+
+    def both(run: Callable, d_v: int) -> Callable[[], None]:
+        inputs = [torch.randn(1, T, 4, d, requires_grad=True) for d in (64, 64, d_v)]
+        upstream = torch.randn(1, T, 4, d_v)
+        return lambda: torch.autograd.grad(run(*inputs), inputs, upstream) and None
+
+    return {
+        "chunkwise": both(lambda q, k, v: retention.chunkwise(q, k, v, decay)[0], 128),
+        "sdpa": both(attention.sdpa, 64),
+    }
+
+
+# --- peers
+
+
+def peer_models(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
+    """A training step of ours and of theirs: same shape, tokens and optimiser."""
+    rows = []
+    for size in args.sizes:
+        for family in ("paper", "modern"):
+            if args.torchscale:
+                ours = _train("retnet", size, family)
+                theirs = peers.torchscale(args.torchscale, ours.model.cfg)
+                rows.append(_peer_row("retnet", "torchscale", ours, theirs, protocol))
+            if args.nanogpt:
+                ours = _train("transformer", size, family)
+                theirs = peers.nanogpt(args.nanogpt, ours.model.cfg, TRAIN_LENGTH)
+                rows.append(_peer_row("transformer", "nanoGPT", ours, theirs, protocol))
+    columns = "arm|family|size|peer|our parameters|theirs|our step, ms|theirs|ours is faster, times"
+    return [_table(f"Peers: training at T = {TRAIN_LENGTH}, batch 1", columns, rows)]
+
+
+def _peer_row(
+    arm: str, peer: str, ours: Train, theirs: tuple[torch.nn.Module, peers.Loss], protocol: Protocol
+) -> list[str]:
+    model, loss = theirs
+    steps = {
+        "ours": ours.step,
+        "theirs": peers.train_step(model, loss, ours.first, ours.peak_learning_rate()),
+    }
+    times = interleaved(steps, protocol)
+    cfg: ModelConfig = ours.model.cfg
+    their_parameters = sum(p.numel() for p in model.parameters())
+    counts = [f"{cost.parameters(cfg):,}", f"{their_parameters:,}"]
+    steps_ms = [milliseconds(times[name]) for name in ("ours", "theirs")]
+    ratio = speed_ratio(times, "ours", "theirs")
+    return [arm, cfg.family, ours.cell.size, peer, *counts, *steps_ms, ratio]
+
+
+TABLES = {"train": training, "decode": decoding, "kernels": kernels, "peers": peer_models}
+
+if __name__ == "__main__":
+    main()

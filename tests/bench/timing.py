@@ -1,0 +1,54 @@
+"""Interleaved timing for the bench: blocks A B B A, ratios from neighbouring blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from retnet_bench.analysis.statistics import Block, Interval, center, log_ratio
+from retnet_bench.measure.clock import WallClock
+from retnet_bench.measure.protocol import (
+    Protocol,
+    palindromic,
+    run_block,
+    samples_per_block,
+    warm_up,
+)
+
+CLOCK = WallClock("cpu")
+Steps = Mapping[str, Callable[[], object]]
+Times = dict[str, list[Block]]
+"""Seconds of each step: samples of every block, by name."""
+
+
+def interleaved(steps: Steps, protocol: Protocol) -> Times:
+    """Warm each step up, then time `protocol.blocks` blocks of each, in palindromic order."""
+    samples = {
+        name: samples_per_block(protocol, warm_up(CLOCK, step, protocol).step_s)
+        for name, step in steps.items()
+    }
+    times: Times = {name: [] for name in steps}
+    for name in palindromic(list(steps), protocol.blocks):
+        times[name].append((0, np.array(run_block(CLOCK, steps[name], samples[name]))))
+    return times
+
+
+def fastest(times: Times, work: Mapping[str, float]) -> str:
+    """The name that does most of its `work` a second."""
+    return max(work, key=lambda name: work[name] / center(times[name]).estimate)
+
+
+def text(interval: Interval, scale: float = 1.0, digits: int = 2) -> str:
+    """`estimate [low, high]`."""
+    low, high = (f"{end * scale:.{digits}f}" for end in (interval.low, interval.high))
+    return f"{interval.estimate * scale:.{digits}f} [{low}, {high}]"
+
+
+def milliseconds(blocks: list[Block]) -> str:
+    return text(center(blocks), 1e3)
+
+
+def speed_ratio(times: Times, ours: str, other: str) -> str:
+    """How many times as fast `ours` is as `other`."""
+    return text(log_ratio(times[other], times[ours]))
