@@ -48,6 +48,8 @@ class Kernel:
     devices: tuple[str, ...] = ()
     """Device types it runs on; empty for all."""
     dtypes: tuple[str, ...] = ALL
+    cuda_dtypes: tuple[str, ...] | None = None
+    """Where fewer dtypes run on CUDA than elsewhere."""
     modes: tuple[str, ...] = ("eager", "compile", "cudagraph")
     max_key_dim: int | None = None
     rank: int = field(default=0)
@@ -56,6 +58,7 @@ class Kernel:
     def why_not(self, setting: Setting) -> str | None:
         """One line that says why it can't run there, or None when it can."""
         kind = setting.device.split(":")[0]
+        dtypes = (self.cuda_dtypes or self.dtypes) if kind == "cuda" else self.dtypes
         checks = (
             (self.devices and kind not in self.devices, f"needs {' or '.join(self.devices)}"),
             (kind == "cuda" and not torch.cuda.is_available(), "no CUDA device on this machine"),
@@ -64,8 +67,8 @@ class Kernel:
                 f"package {self.distribution} is not installed",
             ),
             (
-                setting.dtype and setting.dtype not in self.dtypes,
-                f"takes {', '.join(self.dtypes)}, not {setting.dtype}",
+                setting.dtype and setting.dtype not in dtypes,
+                f"takes {', '.join(dtypes)}, not {setting.dtype}",
             ),
             (
                 setting.mode and setting.mode not in self.modes,
@@ -140,6 +143,7 @@ _add(
     step=attention.sdpa_step,
     meaning="torch scaled_dot_product_attention, a fused backend forced",
     devices=("cpu", "cuda"),
+    cuda_dtypes=("fp32", *LOW),
     rank=2,
 )
 _add(

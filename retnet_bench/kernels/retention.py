@@ -2,8 +2,8 @@
 
 Shapes: q, k (B, T, H, d_k); v (B, T, H, d_v); log_decay (H,) = ln(gamma) in fp32 or fp64;
 state (B, H, d_k, d_v) = sum over m of gamma^(n-m) k_m^T v_m, in fp32 (fp64 for fp64 input).
-Keys are scaled by d_k^-1/2 inside, as in section 2.2 of the paper. Every form returns the output
-(B, T, H, d_v) and the state after the last token.
+Scores are scaled by d_k^-1/2 (section 2.2), on the side of q, so that a state means the same to
+every kernel. Every form returns the output (B, T, H, d_v) and the state after the last token.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ def _empty_state(q: Tensor, v: Tensor) -> Tensor:
 def _decay_mask(log_decay: Tensor, rows: int) -> Tensor:
     """D of Eq. 5, (H, rows, rows): gamma^(n-m) on and below the diagonal, 0 above."""
     n = torch.arange(rows, device=log_decay.device, dtype=log_decay.dtype)
-    distance = n[:, None] - n[None, :]
-    # The clamp keeps exp() finite above the diagonal, where gamma^(n-m) would overflow.
-    return torch.exp(distance.clamp(min=0) * log_decay[:, None, None]).tril()
+    return torch.exp((n[:, None] - n[None, :]) * log_decay[:, None, None]).tril()
 
 
 def parallel(
@@ -40,10 +38,10 @@ def parallel(
     D = (_decay_mask(log_decay, T) * scale).to(q.dtype)
     out = ((q @ k.transpose(-1, -2)) * D) @ v
     to_end = torch.exp((T - 1 - row) * log_decay[:, None])[..., None]  # (H, T, 1)
-    new = ((k * (to_end * scale).to(k.dtype)).transpose(-1, -2) @ v).to(state_dtype(q.dtype))
+    new = ((k * to_end.to(k.dtype)).transpose(-1, -2) @ v).to(state_dtype(q.dtype))
     if state is not None:
         from_start = torch.exp((row + 1) * log_decay[:, None])[..., None]
-        out = out + (q * from_start.to(q.dtype)) @ state.to(q.dtype)
+        out = out + (q * (from_start * scale).to(q.dtype)) @ state.to(q.dtype)
         new = new + torch.exp(T * log_decay)[:, None, None] * state
     return out.transpose(1, 2), new
 
@@ -76,8 +74,8 @@ def _chunks(
     row = torch.arange(C, device=q.device, dtype=log_decay.dtype)
     scale = d_k**-0.5
     D = (_decay_mask(log_decay, C) * scale).to(q.dtype)[:, None]  # (H, 1, C, C)
-    zeta = (torch.exp((C - 1 - row) * log_decay[:, None]) * scale).to(q.dtype)[:, None, :, None]
-    xi = torch.exp((row + 1) * log_decay[:, None]).to(q.dtype)[:, None, :, None]
+    zeta = torch.exp((C - 1 - row) * log_decay[:, None]).to(q.dtype)[:, None, :, None]
+    xi = (torch.exp((row + 1) * log_decay[:, None]) * scale).to(q.dtype)[:, None, :, None]
     gamma_C = torch.exp(C * log_decay)[:, None, None]
 
     # (B, T, H, d) -> (B, H, T/C, C, d)
@@ -102,9 +100,8 @@ def recurrent(
     dtype, scale = state.dtype, q.shape[-1] ** -0.5
     out = []
     for q_n, k_n, v_n in zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True):
-        outer = (k_n.to(dtype) * scale)[..., :, None] * v_n.to(dtype)[..., None, :]
-        state = state * gamma + outer
-        out.append((q_n.to(dtype)[..., None, :] @ state).squeeze(-2))
+        state = state * gamma + k_n.to(dtype)[..., :, None] * v_n.to(dtype)[..., None, :]
+        out.append(((q_n.to(dtype) * scale)[..., None, :] @ state).squeeze(-2))
     return torch.stack(out, 1).to(v.dtype), state
 
 
@@ -115,8 +112,8 @@ def recurrent_step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Te
     """
     dtype, scale = state.dtype, q.shape[-1] ** -0.5
     gamma = torch.exp(log_decay)[:, None, None]
-    state.mul_(gamma).addcmul_((k.to(dtype) * scale)[..., :, None], v.to(dtype)[..., None, :])
-    return (q.to(dtype)[..., None, :] @ state).squeeze(-2).to(v.dtype)
+    state.mul_(gamma).addcmul_(k.to(dtype)[..., :, None], v.to(dtype)[..., None, :])
+    return ((q.to(dtype) * scale)[..., None, :] @ state).squeeze(-2).to(v.dtype)
 
 
 def fla_chunkwise(

@@ -10,11 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 
-def key_scale(d_k: int) -> float:
-    """What a state carries of the d_k^-1/2: here all of it, since the keys are scaled."""
-    return d_k**-0.5
-
-
 @dataclass(frozen=True)
 class Case:
     """Sizes of one retention call, and whether it starts from a state."""
@@ -72,11 +67,12 @@ def by_eq5(q, k, v, log_decay, state):
     new = gamma[:, None, None] ** T * past
     for n in range(T):
         for h in range(H):
-            out[:, n, h] = gamma[h] ** (n + 1) * np.einsum("bi,bij->bj", q[:, n, h], past[:, h])
+            scaled = q[:, n, h] / np.sqrt(d_k)
+            out[:, n, h] = gamma[h] ** (n + 1) * np.einsum("bi,bij->bj", scaled, past[:, h])
             for m in range(n + 1):
                 score = (q[:, n, h] * k[:, m, h]).sum(-1) / np.sqrt(d_k)
                 out[:, n, h] += gamma[h] ** (n - m) * score[:, None] * v[:, m, h]
     for m in range(T):
-        weight = gamma[:, None, None] ** (T - 1 - m) * key_scale(d_k)
+        weight = gamma[:, None, None] ** (T - 1 - m)
         new = new + weight * k[:, m, :, :, None] * v[:, m, :, None, :]
     return torch.from_numpy(out), torch.from_numpy(new)

@@ -56,9 +56,6 @@ def test_fla_prefill_in_two_parts_then_steps_equals_our_recurrence():
 
 
 @pytest.mark.usefixtures("fla")
-@pytest.mark.xfail(
-    reason="fla scales q, our forms scale k: its state is sqrt(d_k) times ours", strict=True
-)
 def test_a_state_means_the_same_to_every_kernel():
     q, k, v, decay, state = fp32(CASE)
     out, new = retention.fla_chunkwise(q, k, v, decay, chunk=16, state=state)

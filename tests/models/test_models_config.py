@@ -119,7 +119,6 @@ def test_the_decay_of_the_config_reaches_the_model(schedule):
     assert torch.isfinite(model(tokens(model.cfg, 1, 20))).all()
 
 
-@pytest.mark.xfail(reason="a kernel of the other mixer is taken until it is called", strict=True)
 def test_a_kernel_of_the_other_mixer_is_refused():
     with pytest.raises(UserError):
         build(tiny("retention", kernel="math"))

@@ -46,8 +46,11 @@ class Attention(Mixer):
         return self.out(self.kernel.run(*self._project(x, angles)).flatten(-2))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> KVCache:
-        shape = (batch, self.cfg.n_heads, capacity, self.cfg.key_dim)
-        keys, values = (torch.zeros(shape, dtype=like.dtype, device=like.device) for _ in range(2))
+        c = self.cfg
+        keys, values = (
+            torch.zeros(batch, c.n_heads, capacity, dim, dtype=like.dtype, device=like.device)
+            for dim in (c.key_dim, c.value_dim)
+        )
         return KVCache(keys, values, window=capacity)
 
     def prefill(self, x: Tensor, angles: Angles, state: KVCache, start: int) -> Tensor:
@@ -62,6 +65,7 @@ class Attention(Mixer):
     def step(self, x: Tensor, angles: Angles, state: KVCache, position: int | Tensor) -> Tensor:
         q, k, v = (z.transpose(1, 2) for z in self._project(x, angles))  # (B, H, 1, d)
         if isinstance(position, int):
+            assert position < state.keys.shape[2], "the KV cache is full"
             state.keys[:, :, position : position + 1] = k
             state.values[:, :, position : position + 1] = v
             keys, values = (c[:, :, : position + 1] for c in (state.keys, state.values))

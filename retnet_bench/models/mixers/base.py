@@ -27,6 +27,11 @@ class Mixer(Exact):
         super().__init__()
         self.cfg = cfg
         self.kernel: Kernel = KERNELS[cfg.kernel]
+        if self.kernel.mixer != self.kernels:
+            raise UserError(
+                f"kernel {cfg.kernel} computes {self.kernel.mixer}; mixer {cfg.mixer} needs one "
+                f"that computes {self.kernels}"
+            )
 
     @abstractmethod
     def forward(self, x: Tensor, angles: Angles) -> Tensor:

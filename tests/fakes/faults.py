@@ -1,0 +1,80 @@
+"""Workers with a fault of their own: an arm named after a fault has it, any other is sound.
+
+A worker is a fresh process, which no patch of the test reaches; so the test gives the runner this
+`serve` for its own, and the fault is made inside the worker, around the real one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from retnet_bench.measure.memory import available_bytes
+from retnet_bench.models import forms
+from retnet_bench.models.forms import Agreement
+from retnet_bench.study import worker
+from retnet_bench.workloads import train
+from retnet_bench.workloads.train import Train
+
+
+def _in_step(act: Callable[[], object]) -> Callable[[], None]:
+    """The fault of a training step that does `act`."""
+
+    def arrange() -> None:
+        Train.step = lambda self: act()  # type: ignore[assignment, return-value]
+
+    return arrange
+
+
+def _raise() -> None:
+    print("last words on stderr", file=sys.stderr, flush=True)
+    raise KeyError("lost")
+
+
+def _hog() -> None:
+    """As much as is free on the machine: more than the worker's share, but the system gives it."""
+    torch.empty(available_bytes(), dtype=torch.uint8)
+
+
+def _weights_not_finite() -> None:
+    prepare = Train.prepare
+
+    def spoilt(self: Train) -> None:
+        prepare(self)
+        with torch.no_grad():
+            self.model.embedding.weight.fill_(float("inf"))
+
+    Train.prepare = spoilt  # type: ignore[method-assign]
+
+
+def _forms_disagree() -> None:
+    forms.check = lambda *_: [Agreement("fp32", 0.5, "forward at length 3")]
+
+
+def _wrong_compiler() -> None:
+    train.execute = lambda fn, mode: lambda *args: 1.01 * fn(*args)
+
+
+FAULTS: dict[str, Callable[[], None]] = {
+    "raises": _in_step(_raise),
+    "segfaults": _in_step(lambda: os.kill(os.getpid(), signal.SIGSEGV)),
+    "exits": _in_step(lambda: os._exit(7)),
+    "killed": _in_step(lambda: os.kill(os.getpid(), signal.SIGKILL)),
+    "hogs": _in_step(_hog),
+    "sleeps": _in_step(lambda: time.sleep(600)),
+    "nan": _weights_not_finite,
+    "incorrect": _forms_disagree,
+    "miscompiled": _wrong_compiler,
+}
+
+
+def serve(conn: Any, life: Any, output: str, cell: Any, protocol: Any) -> None:
+    """`worker.serve` in a process that has the arm's fault."""
+    FAULTS.get(cell.arm, lambda: None)()
+    worker.serve(conn, life, output, cell, protocol)

@@ -1,0 +1,58 @@
+"""Identity of cells: stable over time, equal inside a pair, different elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+
+import pytest
+from fakes.cells import cell
+
+from retnet_bench.workloads import Cell
+
+CANONICAL = (
+    '{"arm":"retnet","batch":2,"chunk":16,"corpus":"random","device":"cpu","dtype":"fp32",'
+    '"family":"paper","kernel":"chunkwise","length":32,"match":"params",'
+    '"measure":["time","memory"],"mixer":"retention","mode":"eager","seed":0,"size":"0.1M",'
+    '"threads":1,"tokenizer":"random:64","vocab_size":64,"workload":"train"}'
+)
+
+
+def test_canonical_json_and_ids_stay_as_they_are():
+    """Records written by earlier versions are found again by these ids."""
+    assert cell().canonical() == CANONICAL
+    assert cell().cell_id == "d441fb81a2753695"
+    assert cell().pair_id == "62c85d822f864140"
+
+
+def test_a_new_optional_field_leaves_old_ids_alone():
+    @dataclass(frozen=True, kw_only=True)
+    class Later(Cell):
+        dropout: float | None = None
+
+    same = Later(**asdict(cell()))
+    assert (same.cell_id, same.pair_id) == (cell().cell_id, cell().pair_id)
+    assert replace(same, dropout=0.1).cell_id != cell().cell_id
+
+
+@pytest.mark.parametrize("field", [f.name for f in fields(Cell)])
+def test_every_field_is_part_of_the_cell_and_the_contract_of_the_pair(field):
+    old = getattr(cell(), field)
+    new = (old or 0) + 1 if isinstance(old, int | None) else (*old, "x")[-1:]
+    if isinstance(old, str):
+        new = f"{old}-other"
+    other = replace(cell(), **{field: new})
+    assert other.cell_id != cell().cell_id
+    assert (other.pair_id == cell().pair_id) == (field in Cell.ARM_FIELDS)
+
+
+def test_arms_of_a_pair_share_the_pair_only():
+    arms = cell(), cell(mixer="attention", head_dim=16, chunk=7)
+    assert arms[0].pair_id == arms[1].pair_id
+    assert arms[0].cell_id != arms[1].cell_id
+
+
+def test_matched_gives_equal_parameters():
+    for family in ("paper", "modern"):
+        configs = [cell(mixer=m, family=family).matched() for m in ("retention", "attention")]
+        assert all(abs(found.mismatch) <= 0.01 for found in configs)
+        assert [found.config.mixer for found in configs] == ["retention", "attention"]
