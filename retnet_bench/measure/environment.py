@@ -36,7 +36,10 @@ PACKAGES = (
     "fla-core",
     "lm-eval",
 )
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY")
+THREAD_VARIABLES = (
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_PROC_BIND", "KMP_AFFINITY"),
+    *("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"),
+)
 STABLE_FIELDS = (
     "cpu.model",
     "cpu.physical_cores",
