@@ -156,11 +156,10 @@ def plan_table(name_or_path: str) -> tuple[Table, str]:
         (_plan_row(planned, cost) for planned, cost in costs),
     )
     total = sum(cost.cell_s for _, cost in costs if cost)
-    device = plan.device_of(pairs)
-    if device is None:
+    if all(planned.unsupported for planned, _ in costs):
         return table, f"{len(costs)} cells, none of which can be run on this machine"
     words = (
-        f"{len(costs)} cells, predicted {seconds(total)} on {device} "
+        f"{len(costs)} cells, predicted {seconds(total)} on {plan.devices_of(pairs)[0]} "
         f"({quantity(rates.flops_per_s / 1e9)} GFLOP/s matmul and "
         f"{quantity(rates.bytes_per_s / 1e9)} GB/s copy, measured just now; the rest is predicted; "
         f"memory without activations)"

@@ -109,10 +109,10 @@ def _device(name: str) -> str:
         raise UserError(f'device "{name}" is none that torch knows; try cpu or cuda') from None
 
 
-def device_of(pairs: list[Pair]) -> str | None:
-    """The device of the first cell that can be run."""
-    able = (p.cell.device for pair in pairs for p in pair if p.unsupported is None)
-    return next(able, None)
+def devices_of(pairs: list[Pair]) -> list[str]:
+    """The devices of the cells that can be run; the CPU stands for a machine where none can."""
+    able = [p.cell.device for pair in pairs for p in pair if p.unsupported is None]
+    return list(dict.fromkeys(able)) or ["cpu"]
 
 
 def _threads() -> int:
@@ -167,10 +167,8 @@ START_S = 2.0
 
 
 def measure_rates(pairs: list[Pair]) -> Rates:
-    """A matmul and a copy, best of four, on the device the cells run on; nan where none can."""
-    device = device_of(pairs)
-    if device is None:
-        return Rates(float("nan"), float("nan"))
+    """A matmul and a copy, best of four, on the device the cells run on."""
+    device = devices_of(pairs)[0]
     n = 1024 if device == "cpu" else 4096
     a, out = (torch.ones(n, n, device=device) for _ in range(2))
     big = torch.ones(2**24, device=device)

@@ -7,7 +7,9 @@ import statistics
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from retnet_bench.study.runner import Finished
 
@@ -52,7 +54,7 @@ class Reporter:
 
     def turn(self, words: str) -> None:
         """A few words on what is being done now."""
-        self.progress.update(self.task, description=words)
+        self.progress.update(self.task, description=escape(words))
         self.progress.refresh()
 
     def finished(self, cell: Finished, predicted_s: float) -> None:
@@ -60,8 +62,8 @@ class Reporter:
         self.progress.update(self.task, advance=predicted_s)
         colour = "green" if cell.status == "ok" else "yellow"
         self.console.print(
-            f"[{colour}]{cell.status:<11}[/] {cell.planned.cell.name:<52} {headline(cell)}",
-            highlight=False,
+            Text(f"{cell.status:<11}", colour),
+            Text(f"{cell.planned.cell.name:<52} {headline(cell)}"),
             soft_wrap=True,
         )
 

@@ -74,15 +74,14 @@ def _run(
         _say(console, store.clear())
     for part in store.quarantine():
         _say(console, f"unreadable part set aside: {part}; its cells run again")
-    machine = environment.machine_name(environment.capture(plan.device_of(pairs) or "cpu"))
-    _refuse_other_machine(store, machine, console)
+    _refuse_other_machine(store, pairs)
     _keep_copy(source, folder)
     todo = _missing(pairs, store.finished(), retry)
     cells = sum(map(len, pairs))
     kept = cells - sum(map(len, todo))
     if kept:
         rest = "running the others" if todo else "nothing left to run"
-        console.print(f"{kept} of {cells} cells are in {folder} already; {rest}", highlight=False)
+        _say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
     failed = _run_pairs(study, store, todo, console)
     return Summary(folder, cells, kept, failed)
 
@@ -92,12 +91,17 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the system lets go however the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w") as lock:
+        lock = open(folder / ".lock", "w")  # noqa: SIM115  (held until the run ends)
+    except OSError as error:
+        raise UserError(f"can't write to {folder}: {error.strerror}; use --out") from None
+    with lock:
+        try:
             if fcntl is not None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError:
-        raise UserError(f"another run is writing to {folder}; wait for it, or use --out") from None
+        except BlockingIOError:
+            words = f"another run is writing to {folder}; wait for it, or use --out"
+            raise UserError(words) from None
+        yield
 
 
 def _run_pairs(study: Study, store: Store, pairs: list[Pair], console: Console) -> int:
@@ -107,7 +111,8 @@ def _run_pairs(study: Study, store: Store, pairs: list[Pair], console: Console) 
     seconds = {p.cell.cell_id: c.cell_s if c else 0.0 for p, c in plan.costs(pairs, rates)}
     failed = 0
     with Reporter(console, sum(seconds.values())) as reporter:
-        runner = Runner(study.name, new_run_id(), store, on_turn=reporter.turn)
+        home = plan.devices_of(pairs)[0]
+        runner = Runner(study.name, new_run_id(), store, home, on_turn=reporter.turn)
         for pair in pairs:
             for cell in runner.run(pair):
                 reporter.finished(cell, seconds[cell.planned.cell.cell_id])
@@ -133,14 +138,16 @@ def _missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[P
     return todo
 
 
-def _refuse_other_machine(store: Store, machine: str, console: Console) -> None:
+def _refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
     if not store.finished():
         return
     taken = set(read_records(store.folder)["machine"])
-    if taken != {machine}:
+    here = {environment.machine_name(environment.capture(d)) for d in plan.devices_of(pairs)}
+    if not taken <= here:
         raise UserError(
-            f"{store.folder} holds results taken on {', '.join(sorted(taken))}, this is {machine}; "
-            f"choose another folder with --out, or start anew with --fresh"
+            f"{store.folder} holds results taken on {', '.join(sorted(taken))}, this is "
+            f"{', '.join(sorted(here))}; choose another folder with --out, "
+            f"or start anew with --fresh"
         )
 
 
@@ -153,4 +160,4 @@ def _keep_copy(source: Source, folder: Path) -> None:
 
 def _say(console: Console, words: object) -> None:
     if words:
-        console.print(str(words), highlight=False)
+        console.print(str(words), highlight=False, markup=False)

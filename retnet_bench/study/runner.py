@@ -129,6 +129,8 @@ class Runner:
     study: str
     run_id: str
     store: Store
+    home: str = "cpu"
+    """Device that stands for this machine in the records of cells that can't be run on it."""
     on_turn: Callable[[str], None] = lambda text: None
     """Called with a few words before each piece of work, for a live progress line."""
     _agreements: dict[str, list[Agreement]] = field(default_factory=dict)
@@ -237,8 +239,8 @@ class Runner:
         failure = track.failure
         if failure is None:
             return Finished(track.planned, "ok", None, track.seconds, track.rows)
-        env = environment.capture(track.planned.cell.device)
-        made = Rows(self.study, self.run_id, track.planned, env)
+        device = self.home if track.planned.unsupported else track.planned.cell.device
+        made = Rows(self.study, self.run_id, track.planned, environment.capture(device))
         row = made.outcome(failure.status, failure.reason, track.tail)
         return Finished(track.planned, failure.status, failure.reason, track.seconds, [row])
 
@@ -254,6 +256,10 @@ def _workers(
             worker = Worker(track.planned, folder, process)
             workers[track.planned.cell.arm] = (track, worker)
         yield workers
+    except BaseException:  # an interrupt must not wait for what a worker is doing
+        for _, worker in workers.values():
+            worker.process.kill()
+        raise
     finally:
         for track, worker in workers.values():
             track.seconds += worker.spent_s

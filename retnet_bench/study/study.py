@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.measure.protocol import Protocol
 
-Positive = Field(gt=0)
+Count = Annotated[int, Field(gt=0, strict=True)]
 
 
 class _Strict(BaseModel):
@@ -27,22 +27,22 @@ class Settings(_Strict):
     size: str | None = None
     family: Literal["paper", "modern"] | None = None
     match: Literal["params", "train_flops"] | None = None
-    batch: int | None = Field(default=None, gt=0)
-    batch_tokens: int | None = Field(default=None, gt=0)
+    batch: Count | None = None
+    batch_tokens: Count | None = None
     """Instead of batch: as many sequences as make this many tokens, at least one."""
-    length: int | None = Field(default=None, gt=0)
+    length: Count | None = None
     dtype: Literal["fp64", "fp32", "bf16", "fp16"] | None = None
     mode: Literal["eager", "compile", "cudagraph"] | None = None
     device: str | None = None
-    threads: int | None = Field(default=None, gt=0)
+    threads: Count | None = None
     corpus: str | None = None
     tokenizer: str | None = None
-    seed: int | None = None
-    measure: tuple[Literal["time", "memory"], ...] | None = None
-    positions: int | None = Field(default=None, gt=0)
-    token_budget: int | None = Field(default=None, gt=0)
+    seed: Annotated[int, Field(ge=0, strict=True)] | None = None
+    measure: tuple[Literal["time", "memory"], ...] | None = Field(default=None, min_length=1)
+    positions: Count | None = None
+    token_budget: Count | None = None
     learning_rate: float | None = Field(default=None, gt=0)
-    documents: int | None = Field(default=None, gt=0)
+    documents: Count | None = None
 
 
 DEFAULTS = Settings(
@@ -64,11 +64,11 @@ class Arm(_Strict):
 
     mixer: str
     kernel: str = "auto"
-    chunk: int = Field(default=128, gt=0)
+    chunk: Count = 128
     decay: Literal["experiments", "eq8", "single", "none"] | None = None
     gate: bool | None = None
     head_norm: Literal["group", "rms", "none"] | None = None
-    head_dim: int | None = Field(default=None, gt=0)
+    head_dim: Count | None = None
 
 
 class ProtocolSettings(_Strict):
@@ -160,7 +160,8 @@ def load(name_or_path: str) -> tuple[Study, Source]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}:{where} is not YAML: {getattr(error, 'problem', error)}") from None
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise UserError(f"{path}:{where} is not YAML: {problem}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a study is a mapping with name, question, arms and workloads")
     try:

@@ -95,6 +95,8 @@ class Train(Workload):
         return self.timed_block("train_step_s", clock, protocol, step_s)
 
     def memory(self) -> Iterable[Sample]:
+        if not self.optimiser.adamw.state:
+            self.step()  # AdamW's moments exist from the first step on, and belong to the peak
         weights = weight_bytes(self.model)
         yield Sample("weight_bytes", "bytes", (float(weights),), self.phase)
         resident = weights + self.optimiser.state_bytes()

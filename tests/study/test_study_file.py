@@ -162,8 +162,9 @@ def test_axes_multiply_and_every_point_has_all_arms(load):
     assert all(len({p.cell.pair_id for p in pair}) == 1 for pair in pairs)
     ids = [p.cell.cell_id for pair in pairs for p in pair]
     assert len(set(ids)) == 12
-    assert ids == [p.cell.cell_id for pair in plan.make(load(cells.study(workloads=[workload])))
-                   for p in pair]
+    assert ids == [
+        p.cell.cell_id for pair in plan.make(load(cells.study(workloads=[workload]))) for p in pair
+    ]
 
 
 def test_the_id_of_a_study_s_cell_stays_as_it_is(load):

@@ -24,7 +24,6 @@ from retnet_bench.study import study as studies
 from retnet_bench.study.run import Summary
 
 
-
 def go(folder: Path, content: dict[str, Any] | None = None, **options: bool) -> tuple[Summary, str]:
     """Run a study in `folder`; (summary, what was said)."""
     path = folder.parent / "written.yaml"

@@ -1,0 +1,95 @@
+"""The verbs as a stranger types them: help, exit codes, one clear line for each mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+VERBS = ("run", "plan", "show", "plot", "list", "env")
+GOLDEN = Path(__file__).parent / "golden" / "v1_small.parquet"
+
+
+def call(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "retnet_bench", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_every_verb_has_an_example(verb):
+    done = call(verb, "--help")
+    assert done.returncode == 0
+    assert f"Example: retnet-bench {verb}" in done.stdout
+
+
+def test_help_is_quick_and_loads_nothing_heavy():
+    code = (
+        "import sys; from typer.testing import CliRunner; from retnet_bench.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print(sorted({'torch', 'pandas', 'matplotlib', 'pydantic'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        call("--help")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.3
+
+
+MISTAKES = [
+    (("run", "quickstrat"), 'unknown study "quickstrat"; did you mean "quickstart"?'),
+    (("plan", "none.yaml"), 'study file "none.yaml" does not exist'),
+    (("list", "kernel"), 'can\'t list "kernel"; did you mean "kernels"?'),
+    (("show", "nowhere"), "nowhere"),
+    (("plot", str(GOLDEN), "--figure", "fig6d"), 'unknown figure "fig6d"'),
+    (("show", __file__), Path(__file__).name),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES, ids=[" ".join(w)[:30] for w, _ in MISTAKES])
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(words, said, tmp_path):
+    done = call(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.startswith("retnet-bench: ")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_where():
+    done = call("--debug", "run", "quickstrat")
+    assert "Traceback" in done.stderr
+    assert 'did you mean "quickstart"?' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        ("studies", "quickstart"),
+        ("models", "retention"),
+        ("sizes", "6.7B"),
+        ("kernels", "flash_attn"),
+        ("workloads", "prefill"),
+        ("figures", "fig6a"),
+        ("corpora", "sotu"),
+    ],
+)
+def test_each_list_names_its_things(what, name):
+    done = call("list", what)
+    assert done.returncode == 0
+    assert name in done.stdout
+    assert "\x1b" not in done.stdout  # no colours where the output is not a terminal
+
+
+def test_plot_and_show_read_one_part(tmp_path):
+    shown = call("show", str(GOLDEN))
+    assert shown.returncode == 0
+    assert "Training throughput" in shown.stdout
+    drawn = call("plot", str(GOLDEN), "--figure", "throughput", "--out", str(tmp_path))
+    assert drawn.returncode == 0, drawn.stderr
+    assert {p.name for p in tmp_path.iterdir()} == {"throughput.svg", "throughput.png"}
