@@ -6,8 +6,8 @@ bandwidth, chunkwise retention against flash attention, and both arms against ot
     python tests/bench/bench.py --tables train --sizes 25M --batches 1
 
 CPU, fp32, all threads by default. Everything that is compared is interleaved in one process, and
-every number has its 95 % interval over blocks. PATHs are checkouts of microsoft/torchscale (needs fairscale and
-timm) and karpathy/nanoGPT; nothing of them is in this repository.
+every number has its 95 % interval over blocks. PATHs are checkouts of microsoft/torchscale (needs
+fairscale and timm) and karpathy/nanoGPT; nothing of them is in this repository.
 """
 
 from __future__ import annotations

@@ -89,5 +89,3 @@ def test_rates_of_this_machine_are_plausible():
     rates = plan.measure_rates([[Planned(cell(), QUICK, None)]])
     assert 1e8 < rates.flops_per_s < 1e14
     assert 1e8 < rates.bytes_per_s < 1e13
-    nothing = plan.measure_rates([[Planned(cell(), QUICK, "no such GPU")]])
-    assert nothing.flops_per_s != nothing.flops_per_s  # nan: unknown, not 0

@@ -26,7 +26,8 @@ from retnet_bench.study.run import Summary
 
 def go(folder: Path, content: dict[str, Any] | None = None, **options: bool) -> tuple[Summary, str]:
     """Run a study in `folder`; (summary, what was said)."""
-    path = folder.parent / "written.yaml"
+    parent = folder.parent if folder.parent.is_dir() else folder.parent.parent
+    path = parent / "written.yaml"
     path.write_text(yaml.safe_dump(content or cells.study(), sort_keys=False))
     study, source = studies.load(str(path))
     said = io.StringIO()
