@@ -11,7 +11,7 @@ from typing import Any
 
 from retnet_bench import __version__
 from retnet_bench.measure import environment
-from retnet_bench.models import cost
+from retnet_bench.models import MIXERS, cost
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.results.schema import SCHEMA_VERSION
 from retnet_bench.study.plan import Planned
@@ -75,7 +75,7 @@ class Rows:
         if self.planned.unsupported:
             return {}
         cell, cfg = self.planned.cell, self.planned.matched.config
-        retention = cfg.mixer == "retention"
+        retention = MIXERS[cfg.mixer].kernels == "retention"
         return {
             "mismatch": self.planned.matched.mismatch,
             "chunk": cfg.chunk if retention else None,
