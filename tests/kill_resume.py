@@ -49,8 +49,9 @@ def parts(folder: Path) -> dict[str, str]:
 
 
 def orphans(started: int) -> int:
-    """Processes of the killed run that are still there after two seconds."""
-    deadline = time.monotonic() + 2
+    """Processes of the killed run that are still there after ten seconds: a server killed while
+    it imports torch finishes the import before it sees that its runner is gone."""
+    deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         left = [p for p in psutil.process_iter() if _belongs(p, started)]
         if not left:
@@ -96,7 +97,7 @@ def main(times: int, seed: int) -> None:
         kept: dict[str, str] = {}
         print(f"{'kill':>4} {'after, s':>9} {'parts kept':>10} {'orphans':>8}")
         for i in range(times):
-            after_s = rng.uniform(2.0, 8.0)
+            after_s = rng.uniform(3.0, 12.0)
             left_over = kill_once(study, out, after_s)
             found = parts(out)
             assert kept.items() <= found.items(), "a finished part was lost or changed"

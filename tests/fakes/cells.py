@@ -38,7 +38,7 @@ def cell(workload: str = "train", mixer: str = "retention", **changes: Any) -> C
 
 
 def study(**changes: Any) -> dict[str, Any]:
-    """A study as YAML would give it: two train pairs and a decode pair; top keys are replaced."""
+    """A study as YAML would give it: a train pair and a decode pair; top keys are replaced."""
     return {
         "name": "tiny",
         "question": "does it run?",
@@ -48,7 +48,7 @@ def study(**changes: Any) -> dict[str, Any]:
         },
         "fixed": {"size": "0.1M", "corpus": "random", "tokenizer": "random:64", "threads": 1},
         "workloads": [
-            {"workload": "train", "axes": {"length": [16, 24]}},
+            {"workload": "train", "axes": {"length": [16]}},
             {"workload": "decode", "fixed": {"length": 40, "positions": 2}},
         ],
         "protocol": {

@@ -197,7 +197,6 @@ def test_the_protocol_of_a_group_goes_over_the_study_s(load):
     pairs = plan.make(load(made))
     assert [(p[0].protocol.blocks, p[0].protocol.block_s) for p in pairs] == [
         (3, 2.0),
-        (3, 2.0),
         (5, 2.0),
     ]
 

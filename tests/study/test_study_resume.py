@@ -49,12 +49,12 @@ def machine(monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
-    """A folder with the whole tiny study in it: three pairs."""
+    """A folder with the whole tiny study in it: two pairs."""
     folder = tmp_path_factory.mktemp("finished") / "results"
     summary, said = go(folder)
-    assert (summary.cells, summary.kept, summary.failed) == (6, 0, 0)
-    assert len(parts(folder)) == 3
-    assert said.count("ok  ") == 6
+    assert (summary.cells, summary.kept, summary.failed) == (4, 0, 0)
+    assert len(parts(folder)) == 2
+    assert said.count("ok  ") == 4
     return folder
 
 
@@ -76,9 +76,9 @@ def test_a_second_run_runs_nothing_and_writes_no_part(copy, monkeypatch):
     monkeypatch.setattr(runners, "Worker", None)
     before = parts(copy)
     summary, said = go(copy)
-    assert (summary.cells, summary.kept, summary.failed) == (6, 6, 0)
+    assert (summary.cells, summary.kept, summary.failed) == (4, 4, 0)
     assert parts(copy) == before
-    assert f"6 of 6 cells are in {copy} already; nothing left to run" in " ".join(said.split("\n"))
+    assert f"4 of 4 cells are in {copy} already; nothing left to run" in " ".join(said.split("\n"))
 
 
 def test_only_the_pair_of_a_deleted_part_runs_again(copy):
@@ -86,12 +86,12 @@ def test_only_the_pair_of_a_deleted_part_runs_again(copy):
     lost = next(iter(before))
     (copy / "records" / lost).unlink()
     summary, _ = go(copy)
-    assert summary.kept == 4
+    assert summary.kept == 2
     after = parts(copy)
     assert set(after) == set(before)
     assert [name for name in before if after[name] != before[name]] == [lost]
     table = read_records(copy)
-    assert table.groupby("pair_id")["run_id"].nunique().tolist() == [1, 1, 1]
+    assert table.groupby("pair_id")["run_id"].nunique().tolist() == [1, 1]
     assert table["run_id"].nunique() == 2
 
 
@@ -103,19 +103,19 @@ def test_a_truncated_part_is_set_aside_and_its_cells_run_again(copy, keep):
     cut = whole[: int(keep * len(whole)) if isinstance(keep, float) else keep]
     (copy / "records" / lost).write_bytes(cut)
     summary, said = go(copy)
-    assert summary.kept == 4
+    assert summary.kept == 2
     assert "unreadable part set aside" in said
     (corrupt,) = (copy / "corrupt").iterdir()
     assert corrupt.read_bytes() == cut
     assert set(parts(copy)) == set(before)
-    assert read_records(copy)["cell_id"].nunique() == 6
-    assert pd.read_parquet(copy / "records")["cell_id"].nunique() == 6
+    assert read_records(copy)["cell_id"].nunique() == 4
+    assert pd.read_parquet(copy / "records")["cell_id"].nunique() == 4
 
 
 def test_what_a_killed_writer_left_is_removed(copy):
     (copy / "records" / ".half.parquet.tmp").write_bytes(b"PAR1 half")
     before = set(parts(copy)) - {".half.parquet.tmp"}
-    assert go(copy)[0].kept == 6
+    assert go(copy)[0].kept == 4
     assert set(parts(copy)) == before
 
 
@@ -143,7 +143,7 @@ def test_a_longer_axis_runs_only_what_is_new(copy):
     longer = cells.study()
     longer["workloads"][0]["axes"]["length"].append(28)
     summary, _ = go(copy, longer)
-    assert (summary.cells, summary.kept) == (8, 6)
+    assert (summary.cells, summary.kept) == (6, 4)
 
 
 def test_retry_runs_failed_pairs_and_no_others(tmp_path, machine, monkeypatch):
@@ -200,7 +200,7 @@ def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(copy
             go(copy)
         assert "\n" not in str(caught.value)
     assert parts(copy) == before
-    assert go(copy)[0].kept == 6  # the lock is gone with its holder, the file may stay
+    assert go(copy)[0].kept == 4  # the lock is gone with its holder, the file may stay
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "closed/below"])
