@@ -34,6 +34,7 @@ from retnet_bench.workloads.train import Train
 ARMS = {"retnet": ("retention", "chunkwise"), "transformer": ("attention", "sdpa")}
 TRAIN_LENGTH = 2048
 DECODE_LENGTH = 8192
+DECODE_BATCHES = (1, 8)
 KERNEL_LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 MATMULS = (1024, 2048, 4096)
 BANDWIDTH_BYTES = 2**30
@@ -124,13 +125,11 @@ def matmul_steps() -> Steps:
 def training(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
     """Share of the matmul rate: model FLOPs (causal half, no recomputation) a second over the
     best matmul's, both from neighbouring blocks."""
-    rows = []
-    for size in args.sizes:
-        for batch in args.batches:
-            rows += _training_rows(size, args.family, batch, protocol)
     columns = "arm|size|d|batch|parameters|step, ms|GFLOP/s|matmul GFLOP/s|share of matmul, %"
     title = f"Training at T = {TRAIN_LENGTH}, {args.family} family"
-    return [_table(title, columns, rows)]
+    for size in args.sizes:
+        for batch in args.batches:
+            yield _table(title, columns, _training_rows(size, args.family, batch, protocol))
 
 
 def _training_rows(size: str, family: str, batch: int, protocol: Protocol) -> list[list[str]]:
@@ -173,14 +172,12 @@ def decoding(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
     best = fastest(times, moved)
     bandwidth = moved[best] / center(times[best]).estimate
     columns = "arm|size|batch|position|step, ms|least bytes, MB|share of the floor, %|note"
-    rows = [
-        row
-        for size in args.sizes
-        for batch in (1, 8)
-        for row in _decode_rows(size, args.family, batch, bandwidth, protocol)
-    ]
     rates = ", ".join(f"{name} {_rate(moved[name], times, name)} GB/s" for name in steps)
-    return [_table(f"Decode per step; memory beyond the caches: {rates}", columns, rows)]
+    title = f"Decode per step; memory beyond the caches: {rates}"
+    for size in args.sizes:
+        for batch in DECODE_BATCHES:
+            rows = _decode_rows(size, args.family, batch, bandwidth, protocol)
+            yield _table(title, columns, rows)
 
 
 def _decode_rows(
@@ -271,19 +268,24 @@ def _kernel_steps(T: int) -> Steps:
 
 def peer_models(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
     """A training step of ours and of theirs: same shape, tokens and optimiser."""
-    rows = []
+    columns = "arm|family|size|peer|our parameters|theirs|our step, ms|theirs|ours is faster, times"
+    title = f"Peers: training at T = {TRAIN_LENGTH}, batch 1"
     for size in args.sizes:
         for family in ("paper", "modern"):
-            if args.torchscale:
-                ours = _train("retnet", size, family)
-                theirs = peers.torchscale(args.torchscale, ours.model.cfg)
-                rows.append(_peer_row("retnet", "torchscale", ours, theirs, protocol))
-            if args.nanogpt:
-                ours = _train("transformer", size, family)
-                theirs = peers.nanogpt(args.nanogpt, ours.model.cfg, TRAIN_LENGTH)
-                rows.append(_peer_row("transformer", "nanoGPT", ours, theirs, protocol))
-    columns = "arm|family|size|peer|our parameters|theirs|our step, ms|theirs|ours is faster, times"
-    return [_table(f"Peers: training at T = {TRAIN_LENGTH}, batch 1", columns, rows)]
+            yield _table(title, columns, _peer_rows(size, family, args, protocol))
+
+
+def _peer_rows(
+    size: str, family: str, args: argparse.Namespace, protocol: Protocol
+) -> Iterable[list[str]]:
+    if args.torchscale:
+        ours = _train("retnet", size, family)
+        theirs = peers.torchscale(args.torchscale, ours.model.cfg)
+        yield _peer_row("retnet", "torchscale", ours, theirs, protocol)
+    if args.nanogpt:
+        ours = _train("transformer", size, family)
+        theirs = peers.nanogpt(args.nanogpt, ours.model.cfg, TRAIN_LENGTH)
+        yield _peer_row("transformer", "nanoGPT", ours, theirs, protocol)
 
 
 def _peer_row(
