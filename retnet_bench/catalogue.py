@@ -145,8 +145,9 @@ def plan_table(name_or_path: str) -> tuple[Table, str]:
     """A study's cells with predicted cost, and a line with the total."""
     from retnet_bench.study import plan, study
 
-    loaded, _ = study.load(name_or_path)
-    pairs = plan.make(loaded)
+    loaded, source = study.load(name_or_path)
+    with source.named():
+        pairs = plan.make(loaded)
     rates = plan.measure_rates(pairs)
     costs = list(plan.costs(pairs, rates))
     table = _table(

@@ -48,7 +48,9 @@ def options(
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 140)
+    # Names, reasons and intervals hold [words], which rich would take for its own markup.
+    width = None if sys.stdout.isatty() else 140
+    return Console(width=width, markup=False, emoji=False)
 
 
 @app.command(epilog="Example: retnet-bench run quickstart")
@@ -65,8 +67,9 @@ def run(
     from retnet_bench.study import study as studies
 
     loaded, source = studies.load(study)
-    for name in loaded.figures:
-        FIGURES[name]
+    with source.named():
+        for name in loaded.figures:
+            FIGURES[name]
     console = _console()
     summary = running.run(
         loaded,
@@ -178,11 +181,10 @@ def main() -> None:
             raise
         typer.echo(f"retnet-bench: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: finished cells are kept, the same command resumes", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
+    except SystemExit as leaving:
+        if leaving.code == 130:  # what typer makes of Ctrl-C
+            typer.echo("interrupted: finished cells are kept, the same command resumes", err=True)
+        raise
     except Exception as error:
         if debug:
             raise

@@ -55,7 +55,8 @@ def run(
     `fresh` sets earlier records aside first; `retry` runs failed cells again, too.
     """
     environment_variables()
-    pairs = plan.make(study)
+    with source.named():
+        pairs = plan.make(study)
     with _alone(folder):
         return _run(study, source, pairs, folder, console, fresh, retry)
 

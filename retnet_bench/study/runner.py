@@ -108,7 +108,20 @@ def _context() -> Any:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["retnet_bench.study.worker"])
+    _start_server()
     return context
+
+
+def _start_server() -> None:
+    """Start the fork server deaf to Ctrl-C, which is the runner's to handle: by itself it would be
+    so only after its imports, and until then die with a traceback."""
+    from multiprocessing import forkserver  # not to be had where there is no forking
+
+    earlier = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, earlier)
 
 
 @dataclass

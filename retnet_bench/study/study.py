@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -123,6 +124,14 @@ class Source:
     path: Path
     text: str
 
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Name the file in front of whatever is wrong with what it says."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+
 
 def folder() -> Path:
     """The studies that come with the package: in the wheel, or beside it in a checkout."""
@@ -149,19 +158,32 @@ def find(name_or_path: str) -> Path:
     raise UserError(f'unknown study "{name_or_path}"{did_you_mean(name_or_path, names())}')
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, but a key that stands twice is an error, not the last one's win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: list[Any] = []
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f'key "{key.value}" stands twice'
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.append(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load(name_or_path: str) -> tuple[Study, Source]:
     """Read and check a study. Raises UserError: file, field, what is wrong, what would be right."""
     path = find(name_or_path)
     try:
         text = path.read_text("utf-8")
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         problem = " ".join(str(getattr(error, "problem", error)).split())
-        raise UserError(f"{path}:{where} is not YAML: {problem}") from None
+        raise UserError(f"{path}:{where} is not valid YAML: {problem}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: a study is a mapping with name, question, arms and workloads")
     try:
@@ -198,6 +220,8 @@ def _merge(*layers: Settings | dict[str, Any]) -> Settings:
     merged: dict[str, Any] = {}
     for layer in layers:
         said = layer if isinstance(layer, dict) else layer.model_dump(exclude_none=True)
+        if {"batch", "batch_tokens"} <= said.keys():
+            raise UserError("batch and batch_tokens stand side by side; keep one of them")
         if "batch_tokens" in said:
             merged.pop("batch", None)
         if "batch" in said:

@@ -110,7 +110,10 @@ def serve(conn: Connection, life: Connection, output: str, cell: Cell, protocol:
     died, however it died. `output`: the file that takes this process's stdout and stderr.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
-    _redirect(output)
+    try:
+        _redirect(output)
+    except FileNotFoundError:
+        return  # the runner was interrupted while this process started, and has cleared up
     _die_first()
     threading.Thread(target=_follow, args=(life,), daemon=True).start()
     session = Session(cell, protocol)

@@ -16,6 +16,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import peers
 import torch
 from rich.console import Console
@@ -217,9 +218,8 @@ def _decode_step(workload: Decode, position: int) -> Callable[[], object]:
 
 
 def _floor_share(step: Interval, floor_s: float) -> str:
-    return text(
-        Interval(*(floor_s / s for s in (step.estimate, step.high, step.low)), step.n), 100, 0
-    )
+    share = Interval(floor_s / step.estimate, floor_s / step.high, floor_s / step.low, step.n)
+    return text(share, 100, 0)
 
 
 def _cache_note(least_bytes: int) -> str:
@@ -235,14 +235,15 @@ def _cache_note(least_bytes: int) -> str:
 
 def kernels(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
     """Forward and backward of one layer's token mixing, without projections."""
-    rows, ratios = [], {"chunkwise": [], "sdpa": []}
+    rows = []
+    seconds: dict[str, list[list[float]]] = {"chunkwise": [], "sdpa": []}
     for T in KERNEL_LENGTHS:
         times = interleaved(_kernel_steps(T), protocol)
         for name, blocks in times.items():
-            ratios[name].append([float(b.mean()) for _, b in blocks])
-        columns = [milliseconds(times[name]) for name in ("chunkwise", "sdpa")]
+            seconds[name].append([float(np.median(samples)) for _, samples in blocks])
+        columns = [milliseconds(times[name]) for name in seconds]
         rows.append([str(T), *columns, speed_ratio(times, "chunkwise", "sdpa")])
-    a, b = (torch.tensor(ratios[n]).T.numpy() for n in ("chunkwise", "sdpa"))
+    a, b = (np.array(values).T for values in seconds.values())  # (blocks, lengths)
     found = crossover(KERNEL_LENGTHS, a, b, names=("chunkwise", "sdpa"))
     where = found.reason if found.interval is None else f"at T = {text(found.interval, 1, 0)}"
     title = f"Forward + backward, batch 1; heads 4 x 64/128 and 4 x 64. Crossover: {where}"
@@ -252,10 +253,10 @@ def kernels(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
 def _kernel_steps(T: int) -> Steps:
     decay = log_decay("experiments", 4).float()
 
-    def both(run: Callable, d_v: int) -> Callable[[], None]:
+    def both(run: Callable, d_v: int) -> Callable[[], object]:
         inputs = [torch.randn(1, T, 4, d, requires_grad=True) for d in (64, 64, d_v)]
         upstream = torch.randn(1, T, 4, d_v)
-        return lambda: torch.autograd.grad(run(*inputs), inputs, upstream) and None
+        return lambda: torch.autograd.grad(run(*inputs), inputs, upstream)
 
     return {
         "chunkwise": both(lambda q, k, v: retention.chunkwise(q, k, v, decay)[0], 128),
