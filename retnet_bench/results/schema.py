@@ -2,6 +2,7 @@
 
 History of SCHEMA_VERSION
 1  first version.
+2  columns learning_rate, task and the group "cost".
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 VERSION_KEY = b"retnet_bench_schema_version"
 
 _TYPES = {
@@ -101,6 +102,8 @@ COLUMNS: list[Column] = [
         ("vocab_size", "int", "rows of the embedding", "tokens"),
         ("seed", "int", "seed of weights and data order"),
         ("token_budget", "int", "tokens trained on (perplexity)", "tokens"),
+        ("learning_rate", "float", "peak learning rate (perplexity)"),
+        ("task", "string", "evaluation task (downstream)"),
     ),
     *_group(
         "model",
@@ -121,6 +124,14 @@ COLUMNS: list[Column] = [
         ("n_body_params", "int", "parameters without the embedding", "parameters"),
         ("flops_per_token", "float", "training matmul FLOPs per token at this length", "flop"),
         ("state_bytes", "int", "recurrent state or KV cache at `length`, whole batch", "bytes"),
+    ),
+    *_group(
+        "cost",
+        ("predicted", "float", "what the cost model predicts for `value`, in the same unit"),
+        ("roofline_s", "float", "least seconds by the device's rates; null when unknown", "s"),
+        ("bound", "string", "term that sets `roofline_s`: compute, bandwidth or launch"),
+        ("flops_utilisation", "float", "model FLOP/s reached over the device's peak", "relative"),
+        ("bandwidth_utilisation", "float", "least bytes/s over the device's peak", "relative"),
     ),
     *_group(
         "machine",

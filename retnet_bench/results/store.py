@@ -28,7 +28,28 @@ from retnet_bench.results.schema import (
     arrow_schema,
 )
 
-MIGRATIONS: dict[int, Callable[[pa.Table], pa.Table]] = {}
+_ADDED = {
+    1: (
+        *("learning_rate", "task", "predicted", "roofline_s", "bound"),
+        *("flops_utilisation", "bandwidth_utilisation"),
+    )
+}
+"""Columns that version v + 1 has and version v lacks."""
+
+
+def _add_columns(version: int) -> Callable[[pa.Table], pa.Table]:
+    """A migration that adds what a version did not know yet: null, for nobody measured it."""
+
+    def migrate(table: pa.Table) -> pa.Table:
+        for name in _ADDED[version]:
+            field = arrow_schema().field(name)
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+        return table
+
+    return migrate
+
+
+MIGRATIONS = {version: _add_columns(version) for version in _ADDED}
 """From version v to version v + 1, for every v below SCHEMA_VERSION."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)

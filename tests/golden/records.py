@@ -1,7 +1,7 @@
 """Hand-made records with known answers, and the golden part made of them.
 
-`python tests/golden/records.py` wrote `v1_small.parquet` once; it stays as it is, because what it
-guards is that records of that version remain readable.
+`python tests/golden/records.py` writes the part of today's version. A part stays as it is once
+written, because what it guards is that records of its version remain readable.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from retnet_bench.results.schema import METRICS, NAMES
+from retnet_bench.results.schema import METRICS, NAMES, SCHEMA_VERSION
 
 FOLDER = Path(__file__).parent
 Row = dict[str, Any]
@@ -117,7 +117,7 @@ def small_study() -> list[Row]:
 if __name__ == "__main__":
     from retnet_bench.results.store import Store
 
-    part = Store(FOLDER / "new").append(small_study(), "v1_small")
+    part = Store(FOLDER / "new").append(small_study(), f"v{SCHEMA_VERSION}_small")
     part.rename(FOLDER / part.name)
     part.parent.rmdir()
     part.parent.parent.rmdir()

@@ -1,4 +1,4 @@
-"""The schema's declarations, the page written from them, and the golden part of version 1."""
+"""The schema's declarations, the page written from them, and the golden part of each version."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ import pytest
 from golden.records import FOLDER
 
 from retnet_bench.results.document import write_documentation
-from retnet_bench.results.schema import COLUMNS, METRICS, NAMES, OK_STATUSES, STATUSES
+from retnet_bench.results.schema import (
+    COLUMNS,
+    METRICS,
+    NAMES,
+    OK_STATUSES,
+    SCHEMA_VERSION,
+    STATUSES,
+)
 from retnet_bench.results.store import read_records
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 SUFFIXES = {"s": "s", "bytes": "bytes", "nat": "nat", "steps": "steps", "tokens": "tokens"}
-GOLDEN = FOLDER / "v1_small.parquet"
+GOLDEN = FOLDER / f"v{SCHEMA_VERSION}_small.parquet"
 
 
 def test_each_name_is_declared_once_with_a_meaning():
@@ -79,9 +86,10 @@ def test_the_snippets_give_the_known_answers(snippets):
     assert failed["status"].tolist() == ["oom"]
 
 
-def test_version_1_stays_readable_value_by_value():
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
+def test_every_version_stays_readable_value_by_value(version):
     """If this fails, the schema changed: raise SCHEMA_VERSION and add a migration."""
-    table = read_records(GOLDEN)
+    table = read_records(FOLDER / f"v{version}_small.parquet")
     assert list(table.columns) == NAMES
     assert len(table) == 50
     steps = table[(table["metric"] == "train_step_s") & (table["arm"] == "transformer")]

@@ -183,7 +183,9 @@ def rewrite(path: Path, change) -> None:
 def test_a_part_of_a_newer_version_says_to_upgrade_and_is_not_quarantined(store):
     path = store.append([step()], "new")
     rewrite(path, lambda table: table.replace_schema_metadata({VERSION_KEY: b"99"}))
-    with pytest.raises(UserError, match=r"new\.parquet has schema version 99, .* up to 1: upgrade"):
+    with pytest.raises(
+        UserError, match=rf"new\.parquet has schema version 99, .* up to {SCHEMA_VERSION}: upgrade"
+    ):
         read_records(store.folder)
     with pytest.raises(UserError, match="upgrade retnet-bench"):
         store.quarantine()
@@ -192,7 +194,7 @@ def test_a_part_of_a_newer_version_says_to_upgrade_and_is_not_quarantined(store)
 
 def test_an_older_part_is_migrated(store, monkeypatch):
     path = store.append([step(value=3.0)], "old")
-    older = {VERSION_KEY: b"0"}
+    older = {VERSION_KEY: str(SCHEMA_VERSION - 1).encode()}
     rewrite(
         path,
         lambda t: t.rename_columns(
@@ -200,7 +202,11 @@ def test_an_older_part_is_migrated(store, monkeypatch):
         ).replace_schema_metadata(older),
     )
     names = {"moment": "recorded_at"}
-    up = {0: lambda t: t.rename_columns([names.get(name, name) for name in t.column_names])}
+    up = {
+        SCHEMA_VERSION - 1: lambda t: t.rename_columns(
+            [names.get(name, name) for name in t.column_names]
+        )
+    }
     monkeypatch.setattr(store_module, "MIGRATIONS", up)
     assert read_records(store.folder)["value"].tolist() == [3.0]
     assert list(store.finished().values()) == ["ok"]
