@@ -82,7 +82,11 @@ COLUMNS: list[Column] = [
             "",
             True,
         ),
-        ("reason", "string", "why the status is not ok, or why the value is null"),
+        (
+            "reason",
+            "string",
+            "why the status is not ok, why the value is null, or why the blocks ended",
+        ),
         ("stderr_tail", "string", "last lines the worker wrote to stderr, when it failed"),
     ),
     *_group(
@@ -181,6 +185,15 @@ METRICS: dict[str, Metric] = {
         ("weight_bytes", "bytes", "", "parameters of the model"),
         ("state_bytes", "bytes", "", "KV cache or retention state, whole batch"),
         ("forms_relative_error", "relative", "", "disagreement of the three forms; phase = dtype"),
+        ("timed_s", "s", "", "time the blocks of the pair took; `reason` says what ended them"),
+        (
+            *("half_width_relative", "relative", ""),
+            "half of the 95 % interval of the pair's log-ratio when the blocks ended",
+        ),
+        (
+            *("loss_after_steps_nat", "nat", "train"),
+            "loss of training step `position`, counted from the first: equal wherever the code is",
+        ),
         ("train_loss_nat", "nat", "perplexity", "training loss after `position` tokens"),
         ("document_nll_nat", "nat", "perplexity", "negative log-likelihood of `document`"),
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),

@@ -77,6 +77,9 @@ class ProtocolSettings(_Strict):
 
     processes: int | None = None
     blocks: int | None = None
+    max_blocks: int | None = None
+    precision: float | None = None
+    budget_s: float | None = None
     block_s: float | None = None
     min_samples: int | None = None
     max_samples: int | None = None

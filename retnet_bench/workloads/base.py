@@ -67,6 +67,10 @@ class Workload(ABC):
     def memory(self) -> Iterable[Sample]:
         """Peak memory, one window a phase."""
 
+    def facts(self) -> Iterable[Sample]:
+        """What must be equal to the last bit in every run of the same code on a machine."""
+        return ()
+
     @abstractmethod
     def check(self) -> None:
         """Raise NotFinite when what the timed steps computed is not finite."""

@@ -67,6 +67,9 @@ class Perplexity(Train):
     def peak_learning_rate(self) -> float:
         return self.cell.learning_rate or default_learning_rate(self.model.cfg.d_model)
 
+    def facts(self) -> Iterable[Sample]:
+        return ()
+
     def step(self) -> None:
         super().step()
         self.scheduler.step()

@@ -20,6 +20,9 @@ from retnet_bench.workloads.base import (
 )
 from retnet_bench.workloads.modes import execute
 
+FIXED_STEPS = 5
+"""The training step whose loss is kept as a figure that must not change."""
+
 
 class Optimiser:
     """AdamW as the paper sets it (section 3.1), with fp32 weights under autocast below fp32."""
@@ -65,6 +68,8 @@ class Train(Workload):
         self.batches: Iterator[tuple[torch.Tensor, torch.Tensor]] = cycle(batches)
         self.loss = execute(self.model.loss, cell.mode)
         self.last_loss = torch.zeros(())
+        self.done = 0
+        self.fixed_loss: torch.Tensor | None = None
 
     def peak_learning_rate(self) -> float:
         """Of AdamW; for timing any small one does."""
@@ -76,6 +81,9 @@ class Train(Workload):
             loss = self.loss(inputs, targets)
         self.optimiser.update(loss, self.clip)
         self.last_loss = loss.detach()
+        self.done += 1
+        if self.done == FIXED_STEPS:
+            self.fixed_loss = self.last_loss
 
     def eager_step(self) -> torch.Tensor:
         return self._loss_of(self.model.loss)
@@ -86,6 +94,12 @@ class Train(Workload):
     def _loss_of(self, loss: Callable) -> torch.Tensor:
         with self.optimiser.autocast:
             return loss(*self.first).detach()
+
+    def facts(self) -> Iterable[Sample]:
+        while self.fixed_loss is None:
+            self.step()
+        value = (self.fixed_loss.item(),)
+        yield Sample("loss_after_steps_nat", "nat", value, self.phase, position=FIXED_STEPS)
 
     def check(self) -> None:
         if not torch.isfinite(self.last_loss):

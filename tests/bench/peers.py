@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,9 @@ def torchscale(checkout: Path, cfg: ModelConfig) -> tuple[nn.Module, Loss]:
     Its blocks are RMSNorm and SwiGLU, whatever our family; so where ours has two feed-forward
     matrices, its three get 2/3 of the width.
     """
+    # torchscale takes one function of timm, for a drop path that is off here; timm itself wants a
+    # torchvision that fits this torch.
+    sys.modules.setdefault("timm.models.layers", SimpleNamespace(drop_path=None))  # type: ignore[arg-type]
     config = _import("torchscale.architecture.config", checkout)
     retnet = _import("torchscale.architecture.retnet", checkout)
     args = config.RetNetConfig(
