@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -139,6 +139,15 @@ def machine() -> Iterator[Table]:
     yield _table("Machine", "fact|value", facts)
     rows = ((c.what, "yes" if c.available else "no", c.how_or_why) for c in capabilities(device))
     yield _table("What can be measured here", "what|here|how, or why not", rows)
+    yield _table("Recorded with every measurement", "field|value, or why unknown", _fields(env))
+
+
+def _fields(env: dict[str, Any]) -> Rows:
+    """Every field of a capture; for an unknown one its reason."""
+    for section in [name for name in env if name != "unknown"]:
+        for key, value in env[section].items():
+            name = f"{section}.{key}"
+            yield name, f"unknown: {env['unknown'][name]}" if value is None else str(value)
 
 
 def plan_table(name_or_path: str) -> tuple[Table, str]:

@@ -15,7 +15,17 @@ Cells = list[str]
 
 def tables(records: pd.DataFrame) -> Iterator[Table]:
     """Every table the records have rows for."""
-    makers = (_throughput, _prefill, _decode, _memory, _perplexity, _ratios, _crossovers, _failures)
+    makers = (
+        _throughput,
+        _energy,
+        _prefill,
+        _decode,
+        _memory,
+        _perplexity,
+        _ratios,
+        _crossovers,
+        _failures,
+    )
     for make in makers:
         table = make(records)
         if table is not None and table.row_count:
@@ -64,6 +74,11 @@ def _curve_table(
 
 def _throughput(records: pd.DataFrame) -> Table | None:
     return _curve_table("Training throughput", curves.throughput(records), "length", "tokens/s")
+
+
+def _energy(records: pd.DataFrame) -> Table | None:
+    frame = curves.energy_per_token(records)
+    return _curve_table("Training energy", frame, "length", "mJ/token", 1e3)
 
 
 def _prefill(records: pd.DataFrame) -> Table | None:

@@ -166,6 +166,8 @@ class Metric:
 
 
 _ONCE = "one row per process, phase `warmup`"
+_GPU = "of the GPU, sampled every 0.1 s of the block"
+_ENERGY = "of the block, at least 2 s long"
 _PEAK = "highest during `phase` (train, prefill or decode)"
 METRICS: dict[str, Metric] = {
     row[0]: Metric(*row)
@@ -199,6 +201,19 @@ METRICS: dict[str, Metric] = {
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),
         ("document_bytes", "bytes", "perplexity", "bytes of `document`"),
+        ("gpu_sm_clock_mhz", "mhz", "", f"clock of the multiprocessors {_GPU}"),
+        ("gpu_memory_clock_mhz", "mhz", "", f"clock of the memory {_GPU}"),
+        ("gpu_power_w", "w", "", f"power {_GPU}"),
+        ("gpu_temperature_c", "c", "", f"temperature {_GPU}"),
+        ("gpu_throttle_bits", "bits", "", f"mask of NVML's clocks event reasons {_GPU}"),
+        ("gpu_foreign_bytes", "bytes", "", f"memory of other processes {_GPU}"),
+        ("gpu_energy_j", "j", "", f"by the driver's energy counter, {_ENERGY}"),
+        ("gpu_integrated_energy_j", "j", "", f"power over time, without such a counter, {_ENERGY}"),
+        ("cpu_energy_j", "j", "", f"all processor packages and all their users (RAPL), {_ENERGY}"),
+        ("energy_window_s", "s", "", "how long the energy of the block was counted"),
+        ("cpu_frequency_mhz", "mhz", "", "mean clock of the allowed cores at the block's end"),
+        ("cpu_wait_share", "relative", "", "time of the block that threads waited for a core"),
+        ("foreign_cpu_share", "relative", "", "what others used of the allowed cores' time"),
         ("outcome", "", "", "the only row of a cell that failed; see `status` and `reason`"),
     )
 }
