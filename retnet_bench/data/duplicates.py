@@ -99,7 +99,9 @@ def refuse_leaks(name: str, splits: Splits) -> None:
         found = _first_overlap(held_out, others)
         if found:
             first, second = (_with_split(d, splits) for d in (found.second, found.first))
-            raise UserError(f'corpus "{name}" leaks: {first} and {second} {_share(found)}')
+            raise UserError(
+                f'corpus "{name}" leaks: {first} and {second} {_share(found)}; remove one'
+            )
 
 
 def refuse_overlap(trained_on: Corpus, scored: Corpus, split: Split = "test") -> None:
@@ -144,5 +146,5 @@ def _with_split(document: Document, splits: Splits) -> str:
 
 def _share(found: Overlap) -> str:
     if found.share == 1:
-        return "hold the same text, or one holds the other; remove one"
-    return f"share {found.share:.0%} of the shorter one's runs of {RUN} words; remove one"
+        return "hold the same text, or one holds the other"
+    return f"share {found.share:.0%} of the shorter one's runs of {RUN} words"

@@ -35,6 +35,8 @@ def _chunks(data: bytes) -> Iterator[bytes]:
     while data:
         stream = zlib.decompressobj()
         yield stream.decompress(data[4:])
+        if not stream.eof:
+            raise ValueError("it ends within a novel")
         data = stream.unused_data
 
 

@@ -17,6 +17,8 @@ def make_corpus(name: str, licence: str, source: str, splits: Splits) -> Corpus:
     passed check is noted by checksum in the cache folder.
     """
     corpus = build(name, licence, source, splits)
+    if not corpus.is_text:
+        raise UserError(f'corpus "{name}" is empty: it has no document with text')
     passed = cache_folder() / "leaks-checked" / f"{corpus.checksum}-{RUN}-{SHARE}"
     if not passed.is_file():
         refuse_leaks(name, splits)

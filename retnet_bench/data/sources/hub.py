@@ -11,7 +11,7 @@ from retnet_bench.base import UserError
 from retnet_bench.data.corpus import Corpus, Document, Split
 from retnet_bench.data.sources import tables
 from retnet_bench.data.sources.checked import make_corpus
-from retnet_bench.data.sources.own import from_rows
+from retnet_bench.data.splitting import split_documents
 
 PREFIX = "hf:"
 FORM = "hf:owner/name, hf:owner/name:config or hf:owner/name:config:column"
@@ -30,11 +30,12 @@ def load(spec: str) -> Corpus:
     if all(theirs in found for theirs in THEIRS.values()):
         read = {s: _documents(spec, found[theirs], theirs, column) for s, theirs in THEIRS.items()}
         blank = sum(count for _, count in read.values())
-        source += f", its own splits; {blank:,} rows without text left out"
+        source += f", its own splits{tables.left_out(blank)}"
         return make_corpus(spec, licence, source, {s: docs for s, (docs, _) in read.items()})
     theirs = "train" if "train" in found else next(iter(found))
     documents, blank = _documents(spec, found[theirs], theirs, column)
-    return from_rows(spec, licence, f'{source}, its split "{theirs}"', documents, blank)
+    source += f', its split "{theirs}"{tables.left_out(blank)}'
+    return make_corpus(spec, licence, source, split_documents(documents))
 
 
 def _parts(spec: str) -> tuple[str, str | None, str]:
@@ -57,10 +58,11 @@ def _download(spec: str, name: str, config: str | None) -> dict[str, Any]:
     try:
         return dict(datasets.load_dataset(name, config))
     except Exception as error:  # the library raises whatever its back ends do
-        said = " ".join(str(error).split()) or "no reason given"
+        said = " ".join(str(error).split())[:300]
+        hint = "; it wants the network, or a copy got before" if isinstance(error, OSError) else ""
         raise UserError(
-            f'cannot get data set "{name}" from the Hugging Face hub: {type(error).__name__}: '
-            f"{said[:300]}; it wants the network, or a copy got before"
+            f'cannot get data set "{name}" from the Hugging Face hub: '
+            f"{type(error).__name__}: {said}{hint}"
         ) from error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from retnet_bench.base import UserError, did_you_mean
-from retnet_bench.data.corpus import Corpus, Document
+from retnet_bench.data.corpus import Corpus
 from retnet_bench.data.sources import files, tables
 from retnet_bench.data.sources.checked import make_corpus
 from retnet_bench.data.splitting import split_documents
@@ -30,20 +30,11 @@ def load(spec: str, known: Iterable[str]) -> Corpus:
     _refuse_mixture(spec, column, texts, rows)
     root = path if is_folder else path.parent
     if rows:
-        read = tables.read_documents(root, rows, column or tables.COLUMN)
-        return from_rows(spec, LICENCE, f"read from {spec}", *read)
-    splits = split_documents(files.read_documents(root, texts))
-    return make_corpus(spec, LICENCE, f"read from {spec}", splits)
-
-
-def from_rows(
-    spec: str, licence: str, source: str, documents: list[Document], blank: int
-) -> Corpus:
-    """A corpus of rows, split by the hash of their names; says how many were left out as blank."""
-    if not documents:
-        raise UserError(f'corpus "{spec}" is empty: none of its {blank} rows holds text')
-    left_out = f"; {blank:,} rows without text left out" if blank else ""
-    return make_corpus(spec, licence, source + left_out, split_documents(documents))
+        documents, blank = tables.read_documents(root, rows, column or tables.COLUMN)
+    else:
+        documents, blank = files.read_documents(root, texts), 0
+    source = f"read from {spec}{tables.left_out(blank)}"
+    return make_corpus(spec, LICENCE, source, split_documents(documents))
 
 
 def _refuse_mixture(spec: str, column: str, texts: list[Path], rows: list[Path]) -> None:

@@ -37,6 +37,11 @@ def documents_of(values: Values, column: str) -> tuple[list[Document], int]:
     return documents, blank
 
 
+def left_out(blank: int) -> str:
+    """What a corpus's source says of rows without text."""
+    return f"; {blank:,} rows without text left out" if blank else ""
+
+
 def no_column(where: str, column: str, columns: Iterable[str]) -> UserError:
     """The error for a column that is not there."""
     return UserError(f'{where} has no column "{column}"{did_you_mean(column, columns)}')
