@@ -97,7 +97,7 @@ def test_data_show_counts_a_corpus():
     for said in (
         "249",
         "12,185,751",
-        "219,354 B: 1946-Truman-1",
+        "219,354 B: 1981-Carter-1",
         "public domain",
         "4c951926667f8c",
     ):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from retnet_bench.base import Registry, UserError, did_you_mean
 from retnet_bench.data.corpus import SPLITS, Corpus, Document, Split
-from retnet_bench.data.sources import austen, bundle, hub, kept, own, shakespeare, sotu
+from retnet_bench.data.sources import austen, botocore, bundle, hub, kept, own, shakespeare, sotu
 from retnet_bench.data.sources.checked import make_corpus
 
 __all__ = [
@@ -83,7 +83,7 @@ CORPORA.add(
 CORPORA.add(
     "bundle",
     CorpusEntry(
-        "sotu, Shakespeare, the Bible in two translations, beginnings of Wikipedia articles",
+        "sotu, Shakespeare, the Bible in two translations, Wikipedia's lead sections, 30.5 MB",
         bundle.load,
         bundle.PARTS,
     ),
@@ -91,7 +91,7 @@ CORPORA.add(
 CORPORA.add(
     "shakespeare",
     CorpusEntry(
-        "plays and poems, split as in the bundle",
+        "plays and poems, 42 documents, 5.1 MB, split as in the bundle",
         shakespeare.load_shakespeare,
         (shakespeare.PLAYS,),
     ),
@@ -99,11 +99,25 @@ CORPORA.add(
 CORPORA.add(
     "milton",
     CorpusEntry(
-        "long poems and prose; only to score on", shakespeare.load_milton, (shakespeare.MILTON,)
+        "7 works, the longest 465 KB; only to score on",
+        shakespeare.load_milton,
+        (shakespeare.MILTON,),
+    ),
+)
+CORPORA.add(
+    "botocore",
+    CorpusEntry(
+        "reference prose of 439 web services, one narrow register, 31.6 MB",
+        botocore.load,
+        (botocore.SERVICES,),
     ),
 )
 CORPORA.add(
     "austen",
-    CorpusEntry("six novels of Jane Austen; only to score on", austen.load, (austen.NOVELS,)),
+    CorpusEntry(
+        "six novels of Jane Austen, 0.4 to 0.9 MB each; only to score on",
+        austen.load,
+        (austen.NOVELS,),
+    ),
 )
 CORPORA.add("random", CorpusEntry("uniformly random token ids; for speed only", load_random))

