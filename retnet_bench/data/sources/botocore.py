@@ -1,4 +1,4 @@
-"""The prose of AWS's interface descriptions, from the package `botocore`: one document a service."""
+"""The prose of AWS's interface descriptions, from the package `botocore`; a service a document."""
 
 from __future__ import annotations
 

@@ -36,5 +36,8 @@ def known_corpus(
     """
     corpus = build(name, licence, source, splits)
     if corpus.checksum != checksum:
-        raise UserError(f'corpus "{name}" is not the one this version knows; {remedy}')
+        raise UserError(
+            f'corpus "{name}" is not the one this version knows (its checksum is '
+            f"{corpus.checksum}, not {checksum}); {remedy}"
+        )
     return corpus
