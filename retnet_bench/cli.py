@@ -162,6 +162,52 @@ def list_(
         _console().print(part)
 
 
+data = typer.Typer(
+    help="Corpora: what there is, getting the texts of one, and what is in one.",
+    no_args_is_help=True,
+    epilog="Example: retnet-bench data get bundle",
+)
+app.add_typer(data, name="data")
+
+
+@data.command("list", epilog="Example: retnet-bench data list")
+def data_list() -> None:
+    """List the corpora, and which are on this machine."""
+    list_("corpora")
+
+
+@data.command("get", epilog="Example: retnet-bench data get bundle")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A corpus that `data list` says can be got.")],
+) -> None:
+    """Download a corpus's texts to the cache folder; nothing is installed."""
+    from retnet_bench.catalogue import getting
+
+    console = _console()
+    for line in getting(name):
+        console.print(line, highlight=False, soft_wrap=True)
+    data_show(name)
+
+
+@data.command("show", epilog="Example: retnet-bench data show sotu")
+def data_show(
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="A corpus's name, a path (path#column), or hf:owner/name:config:column."
+        ),
+    ],
+) -> None:
+    """Show a corpus's documents, bytes and words by split, its licence and checksum."""
+    from retnet_bench.catalogue import corpus_table
+
+    table, lines = corpus_table(corpus)
+    console = _console()
+    console.print(table)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
 @app.command(epilog="Example: retnet-bench env")
 def env() -> None:
     """Show what this machine can and can't measure, and why."""

@@ -7,11 +7,13 @@ from retnet_bench.data.batches import (
     sample_batch,
     train_batches,
 )
-from retnet_bench.data.corpora import CORPORA, Corpus, Document, load_corpus
+from retnet_bench.data.corpora import CORPORA, SPLITS, Corpus, Document, load_corpus
+from retnet_bench.data.duplicates import refuse_overlap
 from retnet_bench.data.tokenizers import TOKENIZERS, Tokenizer, count_words, load_tokenizer
 
 __all__ = [
     "CORPORA",
+    "SPLITS",
     "TOKENIZERS",
     "Corpus",
     "Document",
@@ -22,6 +24,7 @@ __all__ = [
     "encode_split",
     "load_corpus",
     "load_tokenizer",
+    "refuse_overlap",
     "sample_batch",
     "train_batches",
 ]

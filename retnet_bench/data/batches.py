@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retnet_bench.base import UserError
-from retnet_bench.data.corpora import Corpus, Document, Split
+from retnet_bench.data.corpus import Corpus, Document, Split
 from retnet_bench.data.tokenizers import Tokenizer, count_words, pieces
 
 if TYPE_CHECKING:
