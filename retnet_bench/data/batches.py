@@ -61,14 +61,20 @@ def encode_split(corpus: Corpus, split: Split, tokenizer: Tokenizer) -> np.ndarr
 
 
 def train_batches(
-    tokens: np.ndarray, batch: int, length: int, seed: int, start: int = 0
+    tokens: np.ndarray,
+    batch: int,
+    length: int,
+    seed: int,
+    start: int = 0,
+    bos: int | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless (inputs, targets), both (batch, length) int64; targets are inputs one token on.
 
     The stream is cut into windows of `length` inputs that do not overlap; each epoch reads every
     window once in a new order, and a batch may end one epoch and begin the next. At the end of
     the stream fewer than `length + 1` tokens stay unread. `start`: batches to leave out, so that
-    training goes on where it stopped. UserError if there is not one window.
+    training goes on where it stopped. `bos`: put in place of each window's first input. UserError
+    if there is not one window.
 
     A window may hold the end of one document and the start of the next: <bos> stands between them,
     and the model's attention and state do cross it. No window crosses from one split to another,
@@ -79,7 +85,7 @@ def train_batches(
             f"the split has {len(tokens)} tokens, length {length} needs {length + 1}; "
             f"take a length of at most {len(tokens) - 1} or a larger corpus"
         )
-    return _batches(tokens, _shuffled(windows, seed, batch * start), batch, length)
+    return _batches(tokens, _shuffled(windows, seed, batch * start), batch, length, bos)
 
 
 def count_windows(tokens: np.ndarray, length: int) -> int:
@@ -88,13 +94,16 @@ def count_windows(tokens: np.ndarray, length: int) -> int:
 
 
 def _batches(
-    tokens: np.ndarray, order: Iterator[int], batch: int, length: int
+    tokens: np.ndarray, order: Iterator[int], batch: int, length: int, bos: int | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     span = np.arange(length + 1)
     while True:
         starts = length * np.fromiter(islice(order, batch), dtype=np.int64, count=batch)
         rows = _tensor(tokens[starts[:, None] + span])  # (B, T + 1)
-        yield rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        inputs, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        if bos is not None:
+            inputs[:, 0] = bos
+        yield inputs, targets
 
 
 def _shuffled(windows: int, seed: int, start: int) -> Iterator[int]:

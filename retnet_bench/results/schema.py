@@ -78,7 +78,8 @@ COLUMNS: list[Column] = [
         (
             "status",
             "string",
-            "ok, impure, unavailable, unsupported, incorrect, oom, timeout, nan, crash or error",
+            "ok, impure, unavailable, unsupported, incorrect, oom, timeout, nan, diverged, crash "
+            "or error",
             "",
             True,
         ),
@@ -186,6 +187,20 @@ METRICS: dict[str, Metric] = {
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),
         ("document_bytes", "bytes", "perplexity", "bytes of `document`"),
+        (
+            "context_nll_nat",
+            "nat",
+            "perplexity",
+            "the same tokens of `document` from the `position` tokens before the window's end",
+        ),
+        ("context_tokens", "tokens", "perplexity", "tokens in `context_nll_nat`"),
+        (
+            "position_nll_nat",
+            "nat",
+            "perplexity",
+            "tokens of `document` up to `position` and beyond the previous one",
+        ),
+        ("position_tokens", "tokens", "perplexity", "tokens in `position_nll_nat`"),
         ("outcome", "", "", "the only row of a cell that failed; see `status` and `reason`"),
     )
 }
@@ -200,6 +215,7 @@ STATUSES = (
     "oom",
     "timeout",
     "nan",
+    "diverged",
     "crash",
     "error",
 )
