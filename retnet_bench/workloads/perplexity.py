@@ -20,6 +20,7 @@ from retnet_bench.data import (
     load_tokenizer,
     train_batches,
 )
+from retnet_bench.data.corpora import Split
 from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.workloads import scoring
@@ -77,7 +78,7 @@ class Perplexity(Train):
         self.texts = {"corpus": corpus.checksum, "tokenizer": tokenizer.checksum}
         self.bos = tokenizer.bos_id if self.recipe.bos_windows else None
         scored = load_corpus(cell.score_corpus) if cell.score_corpus else corpus
-        split = "valid" if scored.documents("valid") else "test"
+        split: Split = "valid" if scored.documents("valid") else "test"
         self.held_out = documents(scored, split, tokenizer)[: cell.documents]
         scoring.check_contexts(self.held_out, cell.contexts or ())
         self.stream = encode_split(corpus, "train", tokenizer)
