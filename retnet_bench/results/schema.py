@@ -66,7 +66,7 @@ COLUMNS: list[Column] = [
         (
             "position",
             "int",
-            "position in the sequence (decode), or tokens seen (training)",
+            "position in the sequence (decode), tokens seen (training), or as the metric says",
             "tokens",
         ),
         ("document", "string", "name of the scored document (perplexity)"),
