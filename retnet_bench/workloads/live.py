@@ -57,12 +57,12 @@ class Board:
         self.folder = folder
         self.writer: Any = None
 
-    def open(self, step: int) -> None:
-        """Begin to write after `step`; what an earlier process wrote beyond it is dropped."""
+    def open(self, tokens: int) -> None:
+        """Begin to write after `tokens`; what an earlier process wrote beyond is dropped."""
         if self.folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(self.folder), purge_step=step)
+            self.writer = SummaryWriter(str(self.folder), purge_step=tokens + 1)
 
     def write(self, tokens: int, **values: float) -> None:
         """Values by name, after `tokens` tokens."""

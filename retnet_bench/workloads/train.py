@@ -129,6 +129,7 @@ class Train(Workload):
         return self.timed_block("train_step_s", clock, protocol, step_s)
 
     def memory(self) -> Iterable[Sample]:
+        self.model.train()  # perplexity has scored just before
         if not self.optimiser.adamw.state:
             self.step()  # AdamW's moments exist from the first step on, and belong to the peak
         weights = weight_bytes(self.model)

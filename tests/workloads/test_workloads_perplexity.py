@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -243,3 +245,32 @@ def test_tensorboard_that_is_not_there_is_named(own_text, monkeypatch, tmp_path)
     with pytest.raises(UserError, match="pip install tensorboard"):
         found.prepare()
     assert list(run(documents=1, **own_text))  # nobody asked: nothing is missed
+
+
+def test_tensorboard_gets_the_curve_and_drops_what_is_trained_again(
+    own_text, monkeypatch, tmp_path
+):
+    """purge_step hides an earlier process's points from there on: those beyond the checkpoint."""
+    written: list[tuple[str, float, int]] = []
+    opened: list[int] = []
+
+    class Writer:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            opened.append(purge_step)
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def close(self) -> None:
+            opened.append(-1)
+
+    fake = SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    monkeypatch.setattr("retnet_bench.workloads.live.find_spec", lambda name: True)
+    found = Perplexity(cell("perplexity", token_budget=640, documents=1, **own_text))
+    found.tensorboard = tmp_path
+    found.prepare()
+    list(found.block(FakeClock(), Protocol(), 0.0))
+    assert opened == [1, -1]
+    assert [(t, v) for n, v, t in written if n == "train_loss_nat"] == found.curve
+    assert [t for n, _, t in written if n == "learning_rate"] == [t for t, _ in found.curve]
