@@ -2,6 +2,7 @@
 
 from retnet_bench.data.batches import (
     ScoredDocument,
+    count_windows,
     documents,
     encode_split,
     sample_batch,
@@ -19,6 +20,7 @@ __all__ = [
     "Document",
     "ScoredDocument",
     "Tokenizer",
+    "count_windows",
     "count_words",
     "documents",
     "encode_split",

@@ -66,7 +66,7 @@ COLUMNS: list[Column] = [
         (
             "position",
             "int",
-            "position in the sequence (decode), or tokens seen (training)",
+            "position in the sequence (decode), tokens seen (training), or as the metric says",
             "tokens",
         ),
         ("document", "string", "name of the scored document (perplexity)"),
@@ -78,7 +78,8 @@ COLUMNS: list[Column] = [
         (
             "status",
             "string",
-            "ok, impure, unavailable, unsupported, incorrect, oom, timeout, nan, crash or error",
+            "ok, impure, unavailable, unsupported, incorrect, oom, timeout, nan, diverged, crash "
+            "or error",
             "",
             True,
         ),
@@ -214,6 +215,20 @@ METRICS: dict[str, Metric] = {
         ("cpu_frequency_mhz", "mhz", "", "mean clock of the allowed cores at the block's end"),
         ("cpu_wait_share", "relative", "", "time of the block that threads waited for a core"),
         ("foreign_cpu_share", "relative", "", "what others used of the allowed cores' time"),
+        (
+            "context_nll_nat",
+            "nat",
+            "perplexity",
+            "the same tokens of `document` from the `position` tokens before the window's end",
+        ),
+        ("context_tokens", "tokens", "perplexity", "tokens in `context_nll_nat`"),
+        (
+            "position_nll_nat",
+            "nat",
+            "perplexity",
+            "tokens of `document` up to `position` and beyond the previous one",
+        ),
+        ("position_tokens", "tokens", "perplexity", "tokens in `position_nll_nat`"),
         ("outcome", "", "", "the only row of a cell that failed; see `status` and `reason`"),
     )
 }
@@ -228,6 +243,7 @@ STATUSES = (
     "oom",
     "timeout",
     "nan",
+    "diverged",
     "crash",
     "error",
 )

@@ -69,6 +69,7 @@ class Rows:
         )
         return {name: getattr(cell, name) for name in named.split()} | {
             "block_family": cell.family,
+            "learning_rate": cell.peak_learning_rate(),
             "kernel_dispatched": self.kernel_dispatched,
         }
 

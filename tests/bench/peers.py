@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retnet_bench.models import ModelConfig
+from retnet_bench.workloads.recipe import Recipe
 from retnet_bench.workloads.train import Optimiser
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -83,5 +84,10 @@ def train_step(
     model: nn.Module, loss: Loss, batch: tuple[Tensor, Tensor], lr: float
 ) -> Callable[[], None]:
     """One step with the optimiser that our arms have."""
-    optimiser = Optimiser(model.train(), torch.device("cpu"), "fp32", lr)
-    return lambda: optimiser.update(loss(*batch))
+    optimiser = Optimiser(model.train(), torch.device("cpu"), "fp32", lr, Recipe())
+
+    def step() -> None:
+        optimiser.backward(loss(*batch))
+        optimiser.update()
+
+    return step
