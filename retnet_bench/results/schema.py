@@ -182,6 +182,7 @@ METRICS: dict[str, Metric] = {
         ("state_bytes", "bytes", "", "KV cache or retention state, whole batch"),
         ("forms_relative_error", "relative", "", "disagreement of the three forms; phase = dtype"),
         ("train_loss_nat", "nat", "perplexity", "training loss after `position` tokens"),
+        ("loss_after_steps_nat", "nat", "train", "training loss after `position` fixed steps"),
         ("document_nll_nat", "nat", "perplexity", "negative log-likelihood of `document`"),
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),
