@@ -107,11 +107,12 @@ def show(results: Results) -> None:
 
 def _show(results: Path, console: Console) -> None:
     from retnet_bench.analysis.curves import contract_text
+    from retnet_bench.analysis.floor import read_floors
     from retnet_bench.report.tables import tables
     from retnet_bench.results.store import read_records
 
     records = read_records(results)
-    for table in tables(records):
+    for table in tables(records, read_floors(results, set(records["fingerprint"]))):
         console.print(table)
     console.print(contract_text(records), highlight=False)
 
@@ -144,6 +145,30 @@ def _plot(results: Path, names: list[str] | None, out: Path | None, console: Con
             if names:
                 raise
             console.print(f"not drawn: {error}", highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: retnet-bench check runs/mine --baseline results/decode --out gate")
+def check(
+    candidate: Results,
+    baseline: Annotated[Path, typer.Option(help="A results folder or parquet to hold it against.")],
+    exact: Annotated[bool, typer.Option("--exact", help="Compare exact figures only.")] = False,
+    limit: Annotated[
+        float, typer.Option(help="The slow-down that must not be missed; 0.05 is 5 %.")
+    ] = 0.05,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for gate.md, gate.xml, gate.json and the figure.")
+    ] = None,
+) -> None:
+    """Hold results against a baseline: 0 pass, 1 regression, 3 inconclusive, 4 nothing measured."""
+    from retnet_bench.report import gate
+
+    report = gate.check(candidate, baseline, limit=limit, exact_only=exact)
+    console = _console()
+    console.print(gate.table(report))
+    for path in gate.write(report, out) if out else []:
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    console.print(report.summary, highlight=False)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command("list", epilog="Example: retnet-bench list kernels")

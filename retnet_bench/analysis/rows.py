@@ -57,6 +57,18 @@ def blocks(rows: pd.DataFrame) -> list[Block]:
     return [(int(process[part[0]]), np.concatenate(list(samples[part]))) for part in parts]
 
 
+def per_block(records: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A row per cell and block of a timed `metric`, with the block's `median`.
+
+    A decode block counts by its mean over positions.
+    """
+    values = measured(records, metric)
+    if metric == "decode_step_s":
+        values = over_positions(values)
+    medians = np.array([np.median(samples) for samples in values["samples"]], dtype=float)
+    return values.assign(median=medians)
+
+
 def block_table(rows: pd.DataFrame, columns: str) -> pd.DataFrame:
     """Medians of blocks: a row per block (index `BLOCK`), a column per value of `columns`.
 

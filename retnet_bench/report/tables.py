@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pandas as pd
 from rich.table import Table
 
 from retnet_bench.analysis import curves
+from retnet_bench.analysis.floor import Floors
 from retnet_bench.report.numbers import interval, quantity
 
 Cells = list[str]
 
 
-def tables(records: pd.DataFrame) -> Iterator[Table]:
-    """Every table the records have rows for."""
+def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Table]:
+    """Every table the records have rows for; `floors` are the machine's noise floors."""
     makers = (
         _throughput,
         _energy,
@@ -22,7 +24,7 @@ def tables(records: pd.DataFrame) -> Iterator[Table]:
         _decode,
         _memory,
         _perplexity,
-        _ratios,
+        partial(_ratios, floors=floors),
         _crossovers,
         _failures,
     )
@@ -129,8 +131,8 @@ def _perplexity(records: pd.DataFrame) -> Table | None:
     )
 
 
-def _ratios(records: pd.DataFrame) -> Table | None:
-    frame = curves.pair_ratios(records)
+def _ratios(records: pd.DataFrame, floors: Floors | None) -> Table | None:
+    frame = curves.pair_ratios(records, floors)
     shown = frame[~frame["metric"].isin(["weight_bytes", "outcome", "peak_rss_bytes"])]
     keys = ["metric", "phase", "size", "batch", "length"]
     return _table(

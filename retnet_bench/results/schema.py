@@ -198,6 +198,7 @@ METRICS: dict[str, Metric] = {
             "loss of training step `position`, counted from the first: equal wherever the code is",
         ),
         ("train_loss_nat", "nat", "perplexity", "training loss after `position` tokens"),
+        ("loss_after_steps_nat", "nat", "train", "training loss after `position` fixed steps"),
         ("document_nll_nat", "nat", "perplexity", "negative log-likelihood of `document`"),
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),
