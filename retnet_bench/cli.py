@@ -147,23 +147,68 @@ def _plot(results: Path, names: list[str] | None, out: Path | None, console: Con
             console.print(f"not drawn: {error}", highlight=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: retnet-bench check runs/mine --baseline results/decode --out gate")
+@app.command(epilog="Example: retnet-bench selftest gate")
+def selftest(
+    study: StudyName,
+    out: Annotated[Path | None, typer.Option(help="Results folder; default runs/<study>.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")] = False,
+) -> None:
+    """Run a study's plan against itself: the noise floor of this machine, per workload."""
+    from retnet_bench.report.tables import floors_table
+    from retnet_bench.study import run as running
+    from retnet_bench.study import study as studies
+
+    loaded, source = studies.load(study)
+    folder = out or running.default_folder(loaded)
+    console = _console()
+    summary = running.selftest(loaded, source, folder, console, fresh=fresh)
+    console.print(floors_table(folder))
+    console.print(f"{summary.cells} cells, {summary.failed} failed, in {summary.folder}/records")
+
+
+@app.command(
+    epilog="Examples: retnet-bench check runs/mine --baseline results/decode; "
+    "retnet-bench check gate --against main"
+)
 def check(
-    candidate: Results,
-    baseline: Annotated[Path, typer.Option(help="A results folder or parquet to hold it against.")],
+    candidate: Annotated[
+        str, typer.Argument(help="A results folder or parquet; with --against, a study.")
+    ],
+    baseline: Annotated[
+        Path | None, typer.Option(help="A results folder or parquet to hold it against.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="A git revision: both are measured now, their blocks interleaved."),
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare exact figures only.")] = False,
     limit: Annotated[
         float, typer.Option(help="The slow-down that must not be missed; 0.05 is 5 %.")
     ] = 0.05,
+    budget: Annotated[float, typer.Option(help="With --against: seconds for all cells.")] = 120.0,
+    dirty: Annotated[
+        bool, typer.Option("--dirty", help="With --against: measure uncommitted changes.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for gate.md, gate.xml, gate.json and the figure.")
     ] = None,
 ) -> None:
-    """Hold results against a baseline: 0 pass, 1 regression, 3 inconclusive, 4 nothing measured."""
+    """Hold results, or this code, against a baseline: exit code 0 pass, 1 regression, 2 usage,
+    3 inconclusive, 4 nothing measured."""
+    from retnet_bench.analysis.decision import Policy
     from retnet_bench.report import gate
 
-    report = gate.check(candidate, baseline, limit=limit, exact_only=exact)
-    console = _console()
+    if (baseline is None) == (against is None):
+        raise UserError("check wants one of --baseline RESULTS and --against REVISION")
+    policy, console = Policy(limit=limit, exact_only=exact), _console()
+    if against is not None:
+        from retnet_bench.study.against import measure
+
+        duel = measure(candidate, against, policy, budget, dirty, console)
+        report = gate.check(duel.candidate, duel.baseline, policy, duel.selftest_of)
+    else:
+        assert baseline is not None
+        report = gate.check(Path(candidate), baseline, policy)
     console.print(gate.table(report))
     for path in gate.write(report, out) if out else []:
         console.print(f"written: {path}", highlight=False, soft_wrap=True)

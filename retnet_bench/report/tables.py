@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 from rich.table import Table
 
 from retnet_bench.analysis import curves
-from retnet_bench.analysis.floor import Floors
+from retnet_bench.analysis.floor import Floors, read_floors
 from retnet_bench.report.numbers import interval, quantity
 
 Cells = list[str]
@@ -32,6 +33,17 @@ def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Tabl
         table = make(records)
         if table is not None and table.row_count:
             yield table
+
+
+def floors_table(results: Path) -> Table:
+    """Noise floors of the self-test in a results folder."""
+    table = Table(title="Noise floor (A/A)", title_justify="left", header_style="bold")
+    for name in ("metric", "floor", "A/A ratios", "remark"):
+        table.add_column(name, justify="left" if name in ("metric", "remark") else "right")
+    for metric, found in read_floors(results).items():
+        value = "unknown" if found.value is None else f"{100 * found.value:.2g} %"
+        table.add_row(metric, value, str(found.n), found.reason or "")
+    return table
 
 
 def _table(

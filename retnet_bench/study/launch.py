@@ -27,6 +27,9 @@ SERVER_START_S = 120.0
 class Process(Protocol):
     """A started worker process, as far as the runner must hold it."""
 
+    @property
+    def pid(self) -> int: ...
+
     def kill(self) -> None: ...
 
     def wait(self, timeout_s: float) -> int | None:
@@ -68,6 +71,10 @@ class Here:
 @dataclass(frozen=True)
 class _Child:
     process: Any
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
 
     def kill(self) -> None:
         self.process.kill()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import psutil
 import torch
 
+from retnet_bench.analysis.floor import AGAIN
 from retnet_bench.base import UserError
 from retnet_bench.data import load_corpus, load_tokenizer
 from retnet_bench.kernels import KERNELS, Setting, best
@@ -62,6 +64,22 @@ def make(study: Study) -> list[Pair]:
             raise UserError(f"the study lists one cell twice: {planned.cell.name}")
         seen.add(planned.cell.cell_id)
     return pairs
+
+
+def against_itself(pairs: list[Pair]) -> list[Pair]:
+    """The plan of a self-test: each timed cell in a pair with its twin, equal but for the name."""
+    return [
+        [timed, replace(timed, cell=replace(timed.cell, arm=f"{timed.cell.arm}{AGAIN}"))]
+        for timed in map(_time_only, itertools.chain.from_iterable(pairs))
+        if timed is not None
+    ]
+
+
+def _time_only(planned: Planned) -> Planned | None:
+    interleaved = WORKLOADS[planned.cell.workload].interleaved
+    if planned.unsupported or not interleaved or "time" not in planned.cell.measure:
+        return None
+    return replace(planned, cell=replace(planned.cell, measure=("time",)))
 
 
 def _pair(arms: dict[str, Arm], group: Group, said: Settings, protocol: Protocol) -> Pair:

@@ -17,6 +17,8 @@ from retnet_bench.analysis.statistics import Block
 from retnet_bench.measure import environment
 from retnet_bench.measure.memory import available_bytes
 from retnet_bench.measure.protocol import palindromic
+from retnet_bench.measure.reading import untold
+from retnet_bench.measure.telemetry import Telemetry
 from retnet_bench.models.forms import Agreement
 from retnet_bench.results.store import Store
 from retnet_bench.study import stopping
@@ -25,8 +27,10 @@ from retnet_bench.study.plan import Pair, Planned
 from retnet_bench.study.records import Row, Rows
 from retnet_bench.study.stopping import Rule
 from retnet_bench.study.wire import Failure, Prepared, Samples
-from retnet_bench.workloads import WORKLOADS
+from retnet_bench.workloads import WORKLOADS, Sample
 
+CHECKPOINTS = "checkpoints"
+"""Folder beside the records; one folder in it for each training cell."""
 MEMORY_SHARE = 0.9
 """Share of the free memory that the workers of a pair may take together."""
 
@@ -56,6 +60,8 @@ class Track:
     failure: Failure | None = None
     tail: str | None = None
     seconds: float = 0.0
+    told: set[tuple[str, str]] = field(default_factory=set)
+    """Metrics that this machine can't take, and why: one row says it."""
     worker: Worker = field(init=False)
     made: Rows = field(init=False)
 
@@ -131,6 +137,7 @@ class Runner:
             "prepare",
             agreements=None if known is None else [asdict(agreement) for agreement in known],
             memory_bytes=share if cell.device == "cpu" else None,
+            checkpoints=str(self.store.folder.absolute() / CHECKPOINTS / cell.cell_id),
         )
         if isinstance(answer, Failure):
             track.fail(answer)
@@ -150,9 +157,13 @@ class Runner:
         start = time.monotonic()
         for done in itertools.count():
             live = [track for track in tracks if track.failure is None]
+            pids = [track.worker.started.process.pid for track in live]
             for track in live if done % 2 == 0 else live[::-1]:
                 self.on_turn(f"{track.planned.cell.name}: block {done + 1}")
-                self._ask(track, "block", process, done, next(order))
+                uuid = track.made.env["device"].get("uuid")
+                with Telemetry(track.planned.cell.device, uuid, pids) as telemetry:
+                    self._ask(track, "block", process, done, next(order))
+                self._observe(track, telemetry, process, done)
             if all(track.failure for track in tracks):
                 return
             blocks = [track.blocks for track in tracks if track.failure is None]
@@ -187,6 +198,20 @@ class Runner:
         value = stopping.block_value(answer.samples) if name == "block" else None
         if value is not None:
             track.blocks.append((process, np.array([value])))
+
+    def _observe(self, track: Track, telemetry: Telemetry, process: int, block: int) -> None:
+        """Keep what the machine was like during the block that was just done."""
+        if track.failure is not None:
+            return
+        phase = track.planned.cell.workload
+        samples = [Sample.of(one, phase) for one in untold(telemetry.readings(), track.told)]
+        track.rows += [track.made.sample(sample, process, block) for sample in samples]
+        impure = telemetry.judge()
+        if impure is None:
+            return
+        for row in track.rows:
+            if (row["process"], row["block"], row["status"]) == (process, block, "ok"):
+                row |= {"status": "impure", "reason": impure}
 
     def finish(self, track: Track) -> Finished:
         """A cell's rows, or what became of it. A cell that failed half-way keeps no speed, for it

@@ -15,18 +15,20 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Client, Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from retnet_bench.base import UserError
-from retnet_bench.measure import environment, memory
+from retnet_bench.measure import cores, environment, memory, purity
 from retnet_bench.measure.clock import WallClock
 from retnet_bench.measure.protocol import Protocol, warm_up
+from retnet_bench.measure.reading import untold
 from retnet_bench.models import forms
 from retnet_bench.study import wire
 from retnet_bench.study.wire import Answer, Failure, Prepared, Samples
-from retnet_bench.workloads import WORKLOADS, Cell, NotFinite
+from retnet_bench.workloads import WORKLOADS, Cell, Diverged, NotFinite, Sample
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
@@ -44,12 +46,18 @@ class Session:
     step_s: float = field(default=0.0, init=False)
     report: Callable[[str], None] = field(default=lambda words: None, init=False)
     """Takes a few words from within a long block."""
+    _told: set[tuple[str, str]] = field(default_factory=set, init=False)
 
     def prepare(
-        self, agreements: list[dict[str, Any]] | None = None, memory_bytes: int | None = None
+        self,
+        agreements: list[dict[str, Any]] | None = None,
+        memory_bytes: int | None = None,
+        checkpoints: str | None = None,
     ) -> Prepared:
-        """Gate, build, warm up. `agreements` are those found before for the same model."""
+        """Gate, build, warm up. `agreements` are those found before for the same model;
+        `checkpoints` is the folder for this cell's."""
         torch.set_num_threads(self.cell.threads)
+        cores.pin(self.cell.threads)
         if memory_bytes is not None:
             memory.limit_memory(memory_bytes)
         config = self.cell.matched().config
@@ -60,8 +68,11 @@ class Session:
             if not agreement.ok:
                 raise Incorrect(f"forms disagree: {agreement.line()}")
         self.workload = WORKLOADS[self.cell.workload](self.cell)
+        self.workload.report = self.report
+        self.workload.checkpoints = None if checkpoints is None else Path(checkpoints)
         self.workload.prepare()
         self.clock = WallClock(self.cell.device)
+        self.clock_cost_s = purity.clock_cost_s(self.clock)
         env = environment.capture(self.cell.device)
         dispatched = self.workload.dispatched()
         warm = None
@@ -83,9 +94,18 @@ class Session:
         return error
 
     def block(self) -> Samples:
+        """One block, and what else happened in its window. Where nothing is timed (perplexity)
+        nothing can be impure."""
+        before = purity.snapshot(self.cell.device)
         samples = list(self.workload.block(self.clock, self.protocol, self.step_s))
+        after = purity.snapshot(self.cell.device)
         self.workload.check()
-        return Samples(samples)
+        if not self.workload.interleaved:
+            return Samples(samples)
+        times = [value for sample in samples if sample.unit == "s" for value in sample.values]
+        impure = purity.judge(before, after, steps_s=times, clock_cost_s=self.clock_cost_s)
+        counted = untold(purity.readings(before, after), self._told)
+        return Samples([*samples, *(Sample.of(c, self.workload.phase) for c in counted)], impure)
 
     def memory(self) -> Samples:
         return Samples(list(self.workload.memory()))
@@ -130,6 +150,8 @@ def _failure(error: Exception) -> Failure:
         words in str(error).lower() for words in OUT_OF_MEMORY
     ):
         return Failure("oom", text or "out of memory")
+    if isinstance(error, Diverged):
+        return Failure("diverged", text)
     if isinstance(error, NotFinite):
         return Failure("nan", text)
     if isinstance(error, Incorrect):

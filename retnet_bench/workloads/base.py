@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from retnet_bench.kernels import KERNELS
 from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.memory import measure_phase
 from retnet_bench.measure.protocol import Protocol, run_block, samples_per_block
+from retnet_bench.measure.reading import Series
 from retnet_bench.models import LanguageModel
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.workloads.cell import Cell
@@ -33,6 +35,11 @@ class Sample:
     position: int | None = None
     document: str | None = None
     reason: str | None = None
+
+    @classmethod
+    def of(cls, series: Series, phase: str) -> Sample:
+        """A reading that was taken during a phase."""
+        return cls(series.metric, series.unit, series.values, phase, reason=series.reason)
 
 
 class NotFinite(Exception):
@@ -54,6 +61,9 @@ class Workload(ABC):
     interleaved: ClassVar[bool] = True
     """Whether its blocks alternate with the other arms'; False for one long block each."""
     phase: ClassVar[str]
+
+    checkpoints: Path | None = None
+    """Where this cell's checkpoints live, should it keep any; None keeps none."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell

@@ -52,8 +52,6 @@ class Perplexity(Train):
 
     interleaved = False
     phase = "perplexity"
-    checkpoints: Path | None = None
-    """Where this cell's checkpoints live; None keeps none."""
     tensorboard: Path | None = None
     """Where TensorBoard's events go; None writes none."""
 

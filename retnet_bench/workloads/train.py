@@ -84,7 +84,7 @@ class Train(Workload):
         self.batches: Iterator[tuple[torch.Tensor, torch.Tensor]] = cycle(batches)
         self.loss = execute(self.model.loss, cell.mode)
         self.last_loss = torch.zeros(())
-        self.done = 0
+        self.taken = 0
         self.fixed_loss: torch.Tensor | None = None
 
     def peak_learning_rate(self) -> float:
@@ -98,8 +98,8 @@ class Train(Workload):
         else:
             self.last_loss = self._accumulate(inputs, targets)
         self.optimiser.update(self.clip)
-        self.done += 1
-        if self.done == FIXED_STEPS:
+        self.taken += 1
+        if self.taken == FIXED_STEPS:
             self.fixed_loss = self.last_loss
 
     def _backward(self, inputs: torch.Tensor, targets: torch.Tensor, share: float) -> torch.Tensor:
