@@ -71,7 +71,6 @@ class Rows:
             "block_family": cell.family,
             "learning_rate": cell.peak_learning_rate(),
             "kernel_dispatched": self.kernel_dispatched,
-            "learning_rate": cell.peak_learning_rate(),
         }
 
     def _model(self) -> Row:
