@@ -1,0 +1,401 @@
+"""What one step needs, found by running it on tensors without data: memory, FLOPs, bytes, ops.
+
+The workloads' own model and optimiser run under FakeTensorMode, so nothing here can drift from
+them. One and two layers are run and every quantity is extrapolated: each is affine in the number
+of layers, the peak within each part of a step. On CPU the answer equals the allocator's exact peak
+(`measure.memory.peak_tensor_bytes`), unless an operator's own scratch space makes the peak.
+For CUDA the operators are given the memory that CUDA's keep (`_as_on_cuda`): the answer is what
+`torch.cuda.max_memory_allocated` counts, without context, cuBLAS workspace and fragmentation; it
+has never been compared with hardware. Modes other than eager allocate otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+
+from retnet_bench.base import UserError
+from retnet_bench.kernels import KERNELS, flops
+from retnet_bench.models import LanguageModel, ModelConfig
+from retnet_bench.models.forms import DTYPES
+from retnet_bench.models.layers import Exact
+from retnet_bench.workloads.train import Optimiser
+
+CATEGORIES = ("weights", "gradients", "optimiser", "state", "activations", "workspace")
+"""What memory is for. `activations`: made in the forward pass and kept for the backward pass;
+`workspace`: all else that is alive at the peak."""
+CUDA_GRANULE = 512
+"""The CUDA allocator rounds every tensor up to a multiple of this."""
+SMALL = (1, 2)
+"""Layers that are run; with more, every part of a step repeats what these two differ by."""
+LAST, FIRST = "backward: last block", "backward: first block"
+"""In between, memory is linear in the block, so no block between these two can be the peak."""
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operator call as a roofline sees it."""
+
+    flops: int
+    bytes: int
+    """Elements of every input and output, once each."""
+    dtype: str
+    """Of the operands of a matrix product, which decides its peak; of the result elsewhere."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What one step needs. `peaks`: for each part of the step, bytes by category at its highest."""
+
+    peaks: dict[str, dict[str, int]]
+    ops: Counter[Op]
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes by category at the highest moment of the step."""
+        return max(self.peaks.values(), key=lambda part: sum(part.values()))
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(self.memory.values())
+
+    @property
+    def flops(self) -> int:
+        """Executed matmul FLOPs: recomputation and masked scores included."""
+        return sum(op.flops * n for op, n in self.ops.items())
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that the step's operators read and write, each on its own."""
+        return sum(op.bytes * n for op, n in self.ops.items())
+
+    @property
+    def launches(self) -> int:
+        return sum(self.ops.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What is run: `train`, `prefill` of `length` tokens, or `decode` at position length - 1."""
+
+    workload: str
+    config: ModelConfig
+    batch: int
+    length: int
+    dtype: str
+    device: str = "cpu"
+    """Whose operators' memory is counted: cpu or cuda."""
+    checkpointed: bool = False
+    """Training: keep each block's input only, and run the block again in the backward pass."""
+    clip: float | None = None
+
+
+@lru_cache(maxsize=1024)
+def footprint(step: Step) -> Footprint:
+    """The footprint of one warm step. UserError where the kernel can't be run without its package.
+
+    Seconds: a few tenths, whatever the size; the recurrent kernel's grow with the length.
+    """
+    _refuse_unknown(step.config.kernel)
+    layers = step.config.n_layers
+    if layers <= SMALL[1]:
+        return _run(step, layers)
+    one, two = (_run(step, n) for n in SMALL)
+    more = layers - SMALL[0]
+    if LAST in one.peaks:
+        one.peaks[FIRST] = one.peaks[LAST]  # a lone block is both
+    peaks = {part: _extend(one.peaks[part], two.peaks[part], more) for part in two.peaks}
+    return Footprint(peaks, Counter(_extend(one.ops, two.ops, more)))
+
+
+def _extend(one: dict, two: dict, more: int) -> dict:
+    """one + more x (two - one), key by key."""
+    lines = {k: one.get(k, 0) + more * (two.get(k, 0) - one.get(k, 0)) for k in {**one, **two}}
+    return {key: value for key, value in lines.items() if value or key in CATEGORIES}
+
+
+def _refuse_unknown(kernel: str) -> None:
+    if KERNELS[kernel].package is not None:
+        raise UserError(f"kernel {kernel}: what it keeps in memory is not modelled")
+
+
+class _Counter(TorchDispatchMode):
+    """Counts storages alive by category, the peak of each part of a step, and operators."""
+
+    def __init__(self, granule: int) -> None:
+        super().__init__()
+        self.granule = granule
+        self.known: dict[int, str] = {}
+        self.live: Counter[str] = Counter()
+        self.peaks: dict[str, dict[str, int]] = {}
+        self.ops: Counter[Op] = Counter()
+        self.part = "forward"
+        self.counting = False
+
+    def mark(self, part: str) -> None:
+        """A new part of the step begins, with what is alive now."""
+        self.part = part
+        self._high()
+
+    def claim(self, tensors: Any, category: str) -> None:
+        """Say what these tensors are for, whether they are known already or not."""
+        for t in tree_leaves(tensors):
+            if isinstance(t, Tensor):
+                self._note(t.untyped_storage(), category, claim=True)
+
+    def _note(self, storage: torch.UntypedStorage, category: str, claim: bool = False) -> None:
+        key = storage._cdata
+        nbytes = -(-storage.nbytes() // self.granule) * self.granule
+        if key not in self.known:
+            self.known[key] = category
+            self.live[category] += nbytes
+            weakref.finalize(storage, self._gone, key, nbytes)
+        elif claim:
+            self.live[self.known[key]] -= nbytes
+            self.live[category] += nbytes
+            self.known[key] = category
+
+    def _gone(self, key: int, nbytes: int) -> None:
+        self.live[self.known.pop(key)] -= nbytes
+
+    def _high(self) -> None:
+        """Keep what is alive now if it is this part's most."""
+        if not self.counting:
+            return
+        now = {c: self.live[c] for c in CATEGORIES}
+        if sum(now.values()) > sum(self.peaks.get(self.part, {"": -1}).values()):
+            self.peaks[self.part] = now
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        packet = func._overloadpacket
+        forward = self.part == "forward" and torch.is_grad_enabled()
+        for t in tree_leaves(out):
+            if isinstance(t, Tensor):
+                self._note(t.untyped_storage(), "activations" if forward else "workspace")
+        self._high()
+        if self.counting and func.namespace == "aten" and not func.is_view:
+            self._note_op(packet, args, kwargs, out)
+        return out
+
+    def _note_op(self, packet: Any, args: Any, kwargs: Any, out: Any) -> None:
+        tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+        if not tensors or packet.__name__ in ALLOCATE_ONLY:
+            return
+        formula = flops.FORMULAS.get(packet)
+        count = formula(*args, **kwargs, out_val=out) if formula else 0
+        deciding = tensors[0] if count else tensors[-1]
+        self.ops[Op(int(count), sum(map(_touched, tensors)), _name(deciding.dtype))] += 1
+
+
+ALLOCATE_ONLY = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach"}
+
+
+def _touched(t: Tensor) -> int:
+    """Bytes of the elements that are really there: an expanded dimension holds one."""
+    sizes = (n for n, stride in zip(t.shape, t.stride()) if stride)
+    return math.prod(sizes) * t.element_size()
+
+
+def _name(dtype: torch.dtype) -> str:
+    return next((name for name, known in DTYPES.items() if known == dtype), str(dtype))
+
+
+def _run(step: Step, layers: int) -> Footprint:
+    """Run `layers` layers of the step without data."""
+    config = replace(step.config, n_layers=layers)
+    cuda = step.device.startswith("cuda")
+    counter = _Counter(CUDA_GRANULE if cuda else 1)
+    with ExitStack() as modes:
+        modes.enter_context(FakeTensorMode())
+        if cuda:
+            modes.enter_context(_as_on_cuda())
+        model = _build(config, _weights_dtype(step))
+        modes.enter_context(counter)
+        counter.claim([*model.parameters(), *model.buffers()], "weights")
+        prepare = {"train": _training, "prefill": _prefill, "decode": _decode}[step.workload]
+        call = prepare(step, model, counter)
+        counter.counting = True
+        counter.mark("forward")
+        call()
+    return Footprint(counter.peaks, counter.ops)
+
+
+def _weights_dtype(step: Step) -> torch.dtype:
+    """Training keeps fp32 weights below fp32 and autocasts, as `workloads.train` does."""
+    low = step.workload == "train" and step.dtype in ("bf16", "fp16")
+    return torch.float32 if low else DTYPES[step.dtype]
+
+
+def _build(config: ModelConfig, dtype: torch.dtype) -> LanguageModel:
+    """The model with weights of `dtype`; `.to(dtype)` is not to be had on tensors without data."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        model = LanguageModel(config)
+    finally:
+        torch.set_default_dtype(before)
+    if dtype == torch.float64:
+        for module in model.modules():
+            for name in module._exact if isinstance(module, Exact) else ():
+                setattr(module, name, getattr(module, name).double())
+    return model
+
+
+def _training(step: Step, model: LanguageModel, counter: _Counter) -> Callable[[], None]:
+    optimiser = Optimiser(model, torch.device("cpu"), step.dtype, 1e-4)
+    optimiser.scaler = torch.amp.GradScaler("cpu", enabled=False)  # it asks for values
+    _warm(optimiser.adamw, model)
+    counter.claim([list(s.values()) for s in optimiser.adamw.state.values()], "optimiser")
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: counter.claim(p.grad, "gradients"))
+    for i, block in enumerate(model.blocks):
+        last = i == len(model.blocks) - 1
+        part = LAST if last else FIRST if i == 0 else "backward: between"
+        if step.checkpointed:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.register_forward_hook(partial(_mark_backward, counter, part))
+    inputs, targets = _tokens(step, counter), _tokens(step, counter)
+
+    def call() -> None:
+        with optimiser.autocast:
+            loss = model.loss(inputs, targets)
+        counter.mark("backward: head")
+        with patch.object(optimiser.adamw, "step", _marked(counter, optimiser.adamw.step)):
+            optimiser.update(loss, step.clip)
+
+    return call
+
+
+def _warm(adamw: torch.optim.Optimizer, model: LanguageModel) -> None:
+    """The moments exist from the first step on."""
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    adamw.step()
+    adamw.zero_grad(set_to_none=True)
+
+
+def _tokens(step: Step, counter: _Counter) -> Tensor:
+    """Ids of the whole batch; not counted, as the workloads' own are not."""
+    length = 1 if step.workload == "decode" else step.length
+    tokens = torch.zeros(step.batch, length, dtype=torch.long)
+    counter.claim(tokens, "data")
+    return tokens
+
+
+def _marked(counter: _Counter, step: Callable) -> Callable:
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        counter.mark("update")
+        return step(*args, **kwargs)
+
+    return marked
+
+
+def _mark_backward(counter: _Counter, part: str, module: Any, args: Any, out: Tensor) -> None:
+    """The backward pass of a block begins when the gradient of its output is there."""
+    if out.requires_grad:
+        out.register_hook(lambda grad: counter.mark(part))
+
+
+def _prefill(step: Step, model: LanguageModel, counter: _Counter) -> Callable[[], None]:
+    model.eval()
+    tokens = _tokens(step, counter)
+    empty = model.new_state(step.batch, step.length)
+    counter.claim([_tensors(layer) for layer in empty.layers], "state")
+    held: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def call() -> None:
+        held["logits"] = model.prefill(tokens, model.fork(empty))
+
+    return call
+
+
+def _decode(step: Step, model: LanguageModel, counter: _Counter) -> Callable[[], None]:
+    model.eval()
+    token = _tokens(step, counter)
+    state = model.new_state(step.batch, step.length)
+    counter.claim([_tensors(layer) for layer in state.layers], "state")
+    held: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def call() -> None:
+        held["logits"] = model.step_at(token, state.layers, step.length - 1)
+        held["next"] = held["logits"][:, -1].argmax(-1, keepdim=True)
+
+    return call
+
+
+def _tensors(layer: Any) -> Any:
+    return layer if isinstance(layer, Tensor) else list(vars(layer).values())
+
+
+# --- what CUDA keeps ---------------------------------------------------------------------------
+
+
+@contextmanager
+def _as_on_cuda() -> Iterator[None]:
+    """Norms and attention keep what CUDA's operators keep, and autocast treats norms as it does
+    there (in fp32); on a build without CUDA the same calls keep more."""
+    with (
+        patch.object(F, "scaled_dot_product_attention", _cuda_attention),
+        patch.object(F, "rms_norm", _cuda_rms_norm),
+        patch.object(F, "layer_norm", partial(_cuda_layer_norm, F.layer_norm)),
+    ):
+        yield
+
+
+def _cuda_attention(
+    q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, is_causal: bool = False
+) -> Tensor:
+    """flash in half precision, memory-efficient in fp32: as SDPA chooses on CUDA."""
+    q, k, v = (_autocast(t) for t in (q, k, v))
+    if q.dtype in (torch.bfloat16, torch.float16):
+        return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[0]
+    training = torch.is_grad_enabled() and q.requires_grad
+    return torch.ops.aten._scaled_dot_product_efficient_attention(
+        q, k, v, None, training, 0.0, is_causal
+    )[0]
+
+
+def _autocast(t: Tensor) -> Tensor:
+    on = torch.is_autocast_enabled("cpu")
+    return t.to(torch.get_autocast_dtype("cpu")) if on else t
+
+
+def _cuda_layer_norm(real: Callable, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return real(x.float() if torch.is_autocast_enabled("cpu") else x, *args, **kwargs)
+
+
+def _cuda_rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: Any = None) -> Tensor:
+    return _FusedRMSNorm.apply(x.float() if torch.is_autocast_enabled("cpu") else x, weight)
+
+
+class _FusedRMSNorm(torch.autograd.Function):
+    """aten._fused_rms_norm keeps x and one number a row; elsewhere rms_norm keeps fp32 copies."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight, x.new_empty(x.shape[:-1], dtype=torch.float32))
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        x, weight, _ = ctx.saved_tensors
+        return torch.empty_like(x), None if weight is None else torch.empty_like(weight)
