@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -11,7 +12,9 @@ from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.report.numbers import quantity, seconds, size_bytes
 
 if TYPE_CHECKING:
-    from retnet_bench.study.plan import Cost, Planned
+    from retnet_bench.measure.devices import Rates
+    from retnet_bench.study.plan import Planned
+    from retnet_bench.study.predict import Calibration, Prediction, Price, Target
 
 Rows = Iterable[Sequence[str]]
 
@@ -141,47 +144,120 @@ def machine() -> Iterator[Table]:
     yield _table("What can be measured here", "what|here|how, or why not", rows)
 
 
-def plan_table(name_or_path: str) -> tuple[Table, str]:
-    """A study's cells with predicted cost, and a line with the total."""
-    from retnet_bench.study import plan, study
+def plan_table(
+    name_or_path: str,
+    on: str | None = None,
+    price: str | None = None,
+    records: Path | None = None,
+) -> Iterator[Table | str]:
+    """A study's cells with what each is predicted to need, then lines on the whole."""
+    from retnet_bench.study import plan, predict, study
 
+    cost = None if price is None else predict.price(price)
+    target = None if on is None else predict.on(on)
     loaded, source = study.load(name_or_path)
     with source.named():
         pairs = plan.make(loaded)
-    rates = plan.measure_rates(pairs)
-    costs = list(plan.costs(pairs, rates))
-    table = _table(
+        if not any(pairs):
+            raise UserError("the study has no cells; give it a workload with a size and a length")
+    if target is None:
+        dtypes = dict.fromkeys(p.cell.dtype for pair in pairs for p in pair)
+        target = predict.here(plan.devices_of(pairs)[0], [*dtypes, "fp32"])
+    pairs = predict.moved(pairs, target)
+    calibration = _calibration(records, Path("runs") / loaded.name, target)
+    found = list(predict.predictions(pairs, target, calibration))
+    yield _table(
         f"Plan of {loaded.name}: {loaded.question}",
-        "workload|size|arm|kernel|>length|>batch|>d_ffn|>parameters|>mismatch|>memory at least"
-        "|>predicted step|>predicted cell",
-        (_plan_row(planned, cost) for planned, cost in costs),
+        "workload|size|arm|kernel|>length|>batch|mode|>memory|of which|>TFLOP a step|>roofline"
+        "|bound|>predicted step|>predicted cell|fits",
+        (_plan_row(planned, prediction) for planned, prediction in found),
     )
-    total = sum(cost.cell_s for _, cost in costs if cost)
-    if all(planned.unsupported for planned, _ in costs):
-        return table, f"{len(costs)} cells, none of which can be run on this machine"
-    words = (
-        f"{len(costs)} cells, predicted {seconds(total)} on {plan.devices_of(pairs)[0]} "
-        f"({quantity(rates.flops_per_s / 1e9)} GFLOP/s matmul and "
-        f"{quantity(rates.bytes_per_s / 1e9)} GB/s copy, measured just now; the rest is predicted; "
-        f"memory without activations)"
+    yield from _plan_lines(found, target, cost, calibration)
+
+
+def _calibration(given: Path | None, usual: Path, target: Target) -> Calibration | None:
+    """From the records the user names, else from those of earlier runs of the study."""
+    from retnet_bench.results.store import read_records
+    from retnet_bench.study import predict
+
+    if given is None and not (usual / "records").is_dir():
+        return None
+    return predict.calibrate(read_records(given or usual), target)
+
+
+def _plan_lines(
+    found: list[tuple[Planned, Prediction | None]],
+    target: Target,
+    cost: Price | None,
+    calibration: Calibration | None,
+) -> Iterator[str]:
+    able = [prediction for _, prediction in found if prediction]
+    if not able:
+        yield f"{len(found)} cells, none of which can be run on this machine"
+        return
+    rates = target.rates
+    known = [p.cell_s for p in able if p.cell_s is not None and p.fits is not False]
+    words = f"{len(found)} cells, predicted {seconds(sum(known))} on {rates.name}"
+    if cost:
+        words += f", {cost.of(sum(known))} at {cost.per_hour:g} {cost.currency} an hour"
+    left_out = len(found) - len(known)
+    yield words + (f"; {left_out} cells without a predicted time left out" if left_out else "")
+    yield f"rates: {rates.source}; {_rates_text(rates)}; memory {_memory_text(target)}"
+    lines = list(calibration.lines()) if calibration else []
+    for line in lines:
+        yield f"calibrated: {line}"
+    if not lines:
+        yield "not calibrated on any record: a step's time is a floor, operator by operator"
+    yield "energy: not predicted (no counter's records to go by)"
+
+
+def _rates_text(rates: Rates) -> str:
+    peaks = ", ".join(
+        f"{dtype} {f'{peak / 1e12:.3g} TFLOP/s' if peak else 'unknown'}"
+        for dtype, peak in rates.flops_per_s.items()
     )
-    return table, words
+    moved = f"{rates.bytes_per_s / 1e9:,.4g} GB/s" if rates.bytes_per_s else "bandwidth unknown"
+    launch = "unknown" if rates.launch_s is None else f"{1e6 * rates.launch_s:.3g} µs"
+    return f"{peaks}, {moved}, operator call {launch}"
 
 
-def _plan_row(planned: Planned, cost: Cost | None) -> tuple[str, ...]:
-    from retnet_bench.models.cost import parameters
+def _memory_text(target: Target) -> str:
+    return "unknown" if target.memory_bytes is None else size_bytes(target.memory_bytes)
 
+
+def _plan_row(planned: Planned, found: Prediction | None) -> tuple[str, ...]:
     cell = planned.cell
     where = (cell.workload, cell.size, cell.arm, cell.kernel, str(cell.length), str(cell.batch))
-    if cost is None:
-        return (*where, "", "", "", "", "unsupported", planned.unsupported or "")
-    matched = planned.matched
+    if found is None:
+        return (*where, cell.mode, *[""] * 7, f"unsupported: {planned.unsupported}")
+    least, step_s = found.roofline.seconds, found.step_s
     return (
         *where,
-        str(matched.config.d_ffn),
-        f"{parameters(matched.config):,}",
-        f"{matched.mismatch:+.2%}",
-        size_bytes(cost.least_bytes),
-        f"{1e3 * cost.step_s:.3g} ms",
-        seconds(cost.cell_s),
+        cell.mode,
+        "unknown" if found.peak_bytes is None else size_bytes(found.peak_bytes),
+        ", ".join(f"{c} {size_bytes(n)}" for c, n in (found.memory or {}).items() if n),
+        quantity(found.flops / 1e12),
+        "unknown" if least is None else f"{1e3 * least:.3g} ms",
+        found.roofline.bound or "",
+        "unknown" if step_s is None else f"{1e3 * step_s:.3g} ms",
+        "unknown" if found.cell_s is None else seconds(found.cell_s),
+        {True: "yes", None: "unknown"}.get(found.fits, f"no: {found.instead}")
+        + (f" ({found.reason})" if found.reason else ""),
     )
+
+
+def measured_rates() -> Iterator[Table | str]:
+    """What this machine does in a second, measured now and kept for plans and utilisations."""
+    from retnet_bench.measure import environment, rates
+
+    device = "cuda" if environment.cuda_available() else "cpu"
+    found = rates.measure(device)
+    assert found.bytes_per_s is not None
+    assert found.launch_s is not None
+    rows = [
+        *((f"matmul {d}", f"{(v or 0) / 1e9:.4g} GFLOP/s") for d, v in found.flops_per_s.items()),
+        ("copy or triad", f"{found.bytes_per_s / 1e9:.4g} GB/s"),
+        ("operator call", f"{1e6 * found.launch_s:.3g} µs"),
+    ]
+    yield _table(f"Rates of {found.name}", "what|value", rows)
+    yield f"kept in {rates.keep(device, found)}"

@@ -36,4 +36,3 @@ ADDED: dict[Any, Callable] = {
 
 FORMULAS: dict[Any, Callable] = {**flop_registry, **ADDED}
 """Every operator whose matmul FLOPs are known: (*args, **kwargs, out_val=) -> FLOPs."""
-

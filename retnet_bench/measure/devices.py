@@ -67,9 +67,7 @@ DEVICES: dict[str, Device] = {
             ("NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"),
             _A100,
         ),
-        _row(
-            "a100-80gb-pcie", (19.5, 19.5, 312.0), 1935, 80, ("NVIDIA A100 80GB PCIe",), _A100
-        ),
+        _row("a100-80gb-pcie", (19.5, 19.5, 312.0), 1935, 80, ("NVIDIA A100 80GB PCIe",), _A100),
         _row("h100-80gb", (67.0, 67.0, 989.5), 3350, 80, ("NVIDIA H100 80GB HBM3",), _H100),
         _row("h100-80gb-pcie", (51.0, 51.0, 756.5), 2000, 80, ("NVIDIA H100 PCIe",), _H100),
         _row(

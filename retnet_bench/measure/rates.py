@@ -34,7 +34,9 @@ def measure(device: str, dtypes: Iterable[str] = DTYPES, clock: Clock | None = N
     name = environment.machine_name(environment.capture(device))
     return Rates(
         name=name,
-        flops_per_s={dtype: _matmul(clock, device, SIZES.get(kind, 4096), dtype) for dtype in dtypes},
+        flops_per_s={
+            dtype: _matmul(clock, device, SIZES.get(kind, 4096), dtype) for dtype in dtypes
+        },
         bytes_per_s=max(_copy(clock, device), _triad(clock, device)),
         launch_s=_launch(clock, device),
         memory_bytes=None,

@@ -111,7 +111,7 @@ def footprint(step: Step) -> Footprint:
 
     Seconds: a few tenths, whatever the size; the recurrent kernel's grow with the length.
     """
-    _refuse_unknown(step.config.kernel)
+    step = replace(step, config=replace(step.config, kernel=_modelled(step.config.kernel)))
     layers = step.config.n_layers
     if layers <= SMALL[1]:
         return _run(step, layers)
@@ -129,9 +129,13 @@ def _extend(one: dict, two: dict, more: int) -> dict:
     return {key: value for key, value in lines.items() if value or key in CATEGORIES}
 
 
-def _refuse_unknown(kernel: str) -> None:
+def _modelled(kernel: str) -> str:
+    """The kernel whose run stands for this one's."""
+    if kernel == "flash_attn":
+        return "sdpa"  # SDPA's flash operator keeps the same: q, k, v, the output and its logsumexp
     if KERNELS[kernel].package is not None:
         raise UserError(f"kernel {kernel}: what it keeps in memory is not modelled")
+    return kernel
 
 
 class _Counter(TorchDispatchMode):
