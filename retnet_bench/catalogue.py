@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from retnet_bench.base import UserError, did_you_mean
-from retnet_bench.report.numbers import quantity, seconds, size_bytes
+from retnet_bench.report.numbers import seconds, size_bytes
 
 if TYPE_CHECKING:
     from retnet_bench.measure.devices import Rates
@@ -107,6 +107,20 @@ def _corpora() -> Table:
     return _table("Corpora", "corpus|what it is", [*rows, own])
 
 
+def _devices() -> Table:
+    from retnet_bench.measure.devices import DEVICES
+
+    def tera(value: float | None) -> str:
+        return "unknown" if value is None else f"{value / 1e12:g}"
+
+    rows = (
+        (name, *map(tera, d.flops_per_s.values()), tera(d.bytes_per_s), _memory_of(d), d.source)
+        for name, d in DEVICES.items()
+    )
+    columns = "device|>fp64|>fp32|>bf16|>fp16|>TB/s|>memory|source"
+    return _table("Devices (dense TFLOP/s by dtype)", columns, rows)
+
+
 LISTS: dict[str, Callable[[], Table]] = {
     "studies": _studies,
     "models": _models,
@@ -115,6 +129,7 @@ LISTS: dict[str, Callable[[], Table]] = {
     "workloads": _workloads,
     "figures": _figures,
     "corpora": _corpora,
+    "devices": _devices,
 }
 
 
@@ -168,11 +183,35 @@ def plan_table(
     found = list(predict.predictions(pairs, target, calibration))
     yield _table(
         f"Plan of {loaded.name}: {loaded.question}",
-        "workload|size|arm|kernel|>length|>batch|mode|>memory|of which|>TFLOP a step|>roofline"
-        "|bound|>predicted step|>predicted cell|fits",
+        "workload|size|arm|kernel|>length|>batch|mode|>TFLOP|>roofline|bound|>step|>cell|>memory"
+        "|fits",
         (_plan_row(planned, prediction) for planned, prediction in found),
     )
+    yield _memory_table(found)
+    yield from dict.fromkeys(_remarks(found))
     yield from _plan_lines(found, target, cost, calibration)
+
+
+def _memory_table(found: list[tuple[Planned, Prediction | None]]) -> Table:
+    """Cells that differ in the mode only have one line."""
+    lines = {
+        (cell.workload, cell.size, cell.arm, str(cell.length), str(cell.batch)): prediction.memory
+        for cell, prediction in ((planned.cell, p) for planned, p in found)
+        if prediction and prediction.memory
+    }
+    names = list(next(iter(lines.values()), {}))
+    return _table(
+        "Predicted memory at the peak of an eager step",
+        "workload|size|arm|>length|>batch|>" + "|>".join([*names, "sum"]),
+        (
+            (
+                *where,
+                *(size_bytes(memory[name]) for name in names),
+                size_bytes(sum(memory.values())),
+            )
+            for where, memory in lines.items()
+        ),
+    )
 
 
 def _calibration(given: Path | None, usual: Path, target: Target) -> Calibration | None:
@@ -183,6 +222,18 @@ def _calibration(given: Path | None, usual: Path, target: Target) -> Calibration
     if given is None and not (usual / "records").is_dir():
         return None
     return predict.calibrate(read_records(given or usual), target)
+
+
+def _remarks(found: list[tuple[Planned, Prediction | None]]) -> Iterator[str]:
+    """What a table's cell has no room for: why not, and what instead."""
+    for planned, prediction in found:
+        name = planned.cell.name
+        if prediction is None:
+            yield f"unsupported: {name}: {planned.unsupported}"
+        elif prediction.fits is False:
+            yield f"does not fit: {name}: {prediction.instead}"
+        elif prediction.reason:
+            yield f"not known: {name}: {prediction.reason}"
 
 
 def _plan_lines(
@@ -202,7 +253,7 @@ def _plan_lines(
         words += f", {cost.of(sum(known))} at {cost.per_hour:g} {cost.currency} an hour"
     left_out = len(found) - len(known)
     yield words + (f"; {left_out} cells without a predicted time left out" if left_out else "")
-    yield f"rates: {rates.source}; {_rates_text(rates)}; memory {_memory_text(target)}"
+    yield f"rates: {rates.source}; {_rates_text(rates)}; memory {_memory_of(target)}"
     lines = list(calibration.lines()) if calibration else []
     for line in lines:
         yield f"calibrated: {line}"
@@ -221,28 +272,26 @@ def _rates_text(rates: Rates) -> str:
     return f"{peaks}, {moved}, operator call {launch}"
 
 
-def _memory_text(target: Target) -> str:
-    return "unknown" if target.memory_bytes is None else size_bytes(target.memory_bytes)
+def _memory_of(holder: Rates | Target) -> str:
+    return "unknown" if holder.memory_bytes is None else size_bytes(holder.memory_bytes)
 
 
 def _plan_row(planned: Planned, found: Prediction | None) -> tuple[str, ...]:
     cell = planned.cell
     where = (cell.workload, cell.size, cell.arm, cell.kernel, str(cell.length), str(cell.batch))
     if found is None:
-        return (*where, cell.mode, *[""] * 7, f"unsupported: {planned.unsupported}")
+        return (*where, cell.mode, *[""] * 6, "unsupported")
     least, step_s = found.roofline.seconds, found.step_s
     return (
         *where,
         cell.mode,
-        "unknown" if found.peak_bytes is None else size_bytes(found.peak_bytes),
-        ", ".join(f"{c} {size_bytes(n)}" for c, n in (found.memory or {}).items() if n),
-        quantity(found.flops / 1e12),
+        f"{found.flops / 1e12:.3g}",
         "unknown" if least is None else f"{1e3 * least:.3g} ms",
         found.roofline.bound or "",
         "unknown" if step_s is None else f"{1e3 * step_s:.3g} ms",
         "unknown" if found.cell_s is None else seconds(found.cell_s),
-        {True: "yes", None: "unknown"}.get(found.fits, f"no: {found.instead}")
-        + (f" ({found.reason})" if found.reason else ""),
+        "unknown" if found.peak_bytes is None else size_bytes(found.peak_bytes),
+        {True: "yes", False: "NO", None: "unknown"}[found.fits],
     )
 
 

@@ -10,7 +10,6 @@ from torch.utils.flop_counter import (
     flop_registry,
     sdpa_backward_flop_count,
     sdpa_flop_count,
-    shape_wrapper,
 )
 
 aten = torch.ops.aten

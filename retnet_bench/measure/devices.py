@@ -46,7 +46,17 @@ def _row(
 
 _A100 = "NVIDIA A100 Tensor Core GPU datasheet (2021, 2022)"
 _H100 = "NVIDIA H100 Tensor Core GPU datasheet; half precision is its sparse figure halved"
-_CDNA2 = "AMD Instinct MI250 data sheet and ROCm microarchitecture page; one of the board's two dies, which is what torch calls a device"
+_CDNA2 = (
+    "AMD Instinct MI250 data sheet and ROCm microarchitecture page; one of the board's two dies, "
+    "which is what torch calls a device"
+)
+_H200 = "NVIDIA H200 (SXM) datasheet; half precision is its sparse figure halved"
+_B200 = (
+    "NVIDIA Blackwell Architecture Technical Brief (HGX B200 at 1,000 W); memory: DGX B200 "
+    "datasheet, 1,440 GB on 8"
+)
+_ADA = "NVIDIA Ada GPU Architecture whitepaper, appendix A (fp32 accumulation); no fp64 peak"
+_L4 = "NVIDIA L4 datasheet; half precision is its sparse figure halved; no fp64 peak"
 
 DEVICES: dict[str, Device] = {
     device.name: device
@@ -76,7 +86,7 @@ DEVICES: dict[str, Device] = {
             4800,
             141,
             ("NVIDIA H200",),
-            "NVIDIA H200 Tensor Core GPU datasheet (SXM); half precision is its sparse figure halved",
+            _H200,
         ),
         _row(
             "b200",
@@ -84,7 +94,7 @@ DEVICES: dict[str, Device] = {
             8000,
             180,
             ("NVIDIA B200",),
-            "NVIDIA Blackwell Architecture Technical Brief (HGX B200 at 1,000 W); memory: DGX B200 datasheet, 1,440 GB on 8",
+            _B200,
         ),
         _row("mi250", (45.3, 45.3, 181.0), 1638.4, 64, ("AMD Instinct MI250",), _CDNA2),
         _row(
@@ -101,7 +111,7 @@ DEVICES: dict[str, Device] = {
             1008,
             24,
             ("NVIDIA GeForce RTX 4090",),
-            "NVIDIA Ada GPU Architecture whitepaper, appendix A (fp32 accumulation); it states no fp64 peak",
+            _ADA,
         ),
         _row(
             "l4",
@@ -109,7 +119,7 @@ DEVICES: dict[str, Device] = {
             300,
             24,
             ("NVIDIA L4",),
-            "NVIDIA L4 Tensor Core GPU datasheet; half precision is its sparse figure halved; it states no fp64 peak",
+            _L4,
         ),
     )
 }

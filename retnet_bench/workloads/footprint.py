@@ -1,12 +1,14 @@
 """What one step needs, found by running it on tensors without data: memory, FLOPs, bytes, ops.
 
-The workloads' own model and optimiser run under FakeTensorMode, so nothing here can drift from
-them. One and two layers are run and every quantity is extrapolated: each is affine in the number
-of layers, the peak within each part of a step. On CPU the answer equals the allocator's exact peak
-(`measure.memory.peak_tensor_bytes`), unless an operator's own scratch space makes the peak.
-For CUDA the operators are given the memory that CUDA's keep (`_as_on_cuda`): the answer is what
-`torch.cuda.max_memory_allocated` counts, without context, cuBLAS workspace and fragmentation; it
-has never been compared with hardware. Modes other than eager allocate otherwise.
+The model itself runs on torch's meta device, where an operator costs microseconds at any size; what
+is alive, and what for, is counted as the operators make and drop their results. One and two layers
+are run and every quantity is extrapolated: each is affine in the number of layers, the peak within
+each part of a step. On CPU the answer equals the allocator's exact peak
+(`measure.memory.peak_tensor_bytes`), unless an operator's own scratch space makes the peak. For
+CUDA norms and attention keep what CUDA's operators keep, and sizes are rounded as its allocator
+does: the answer is what `torch.cuda.max_memory_allocated` counts, without context, cuBLAS workspace
+and fragmentation; it has never been compared with hardware. Modes other than eager allocate
+otherwise.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
@@ -33,8 +35,6 @@ from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS, flops
 from retnet_bench.models import LanguageModel, ModelConfig
 from retnet_bench.models.forms import DTYPES
-from retnet_bench.models.layers import Exact
-from retnet_bench.workloads.train import Optimiser
 
 CATEGORIES = ("weights", "gradients", "optimiser", "state", "activations", "workspace")
 """What memory is for. `activations`: made in the forward pass and kept for the backward pass;
@@ -102,7 +102,6 @@ class Step:
     """Whose operators' memory is counted: cpu or cuda."""
     checkpointed: bool = False
     """Training: keep each block's input only, and run the block again in the backward pass."""
-    clip: float | None = None
 
 
 @lru_cache(maxsize=1024)
@@ -111,7 +110,7 @@ def footprint(step: Step) -> Footprint:
 
     Seconds: a few tenths, whatever the size; the recurrent kernel's grow with the length.
     """
-    step = replace(step, config=replace(step.config, kernel=_modelled(step.config.kernel)))
+    step = replace(step, config=replace(step.config, kernel=_modelled(step)))
     layers = step.config.n_layers
     if layers <= SMALL[1]:
         return _run(step, layers)
@@ -129,12 +128,15 @@ def _extend(one: dict, two: dict, more: int) -> dict:
     return {key: value for key, value in lines.items() if value or key in CATEGORIES}
 
 
-def _modelled(kernel: str) -> str:
+def _modelled(step: Step) -> str:
     """The kernel whose run stands for this one's."""
+    kernel = step.config.kernel
     if kernel == "flash_attn":
         return "sdpa"  # SDPA's flash operator keeps the same: q, k, v, the output and its logsumexp
     if KERNELS[kernel].package is not None:
         raise UserError(f"kernel {kernel}: what it keeps in memory is not modelled")
+    if kernel == "sdpa" and step.workload == "decode" and step.device == "cpu":
+        return "math"  # `kernels.attention.sdpa_step` on CPU
     return kernel
 
 
@@ -226,73 +228,51 @@ def _run(step: Step, layers: int) -> Footprint:
     config = replace(step.config, n_layers=layers)
     cuda = step.device.startswith("cuda")
     counter = _Counter(CUDA_GRANULE if cuda else 1)
-    with ExitStack() as modes:
-        modes.enter_context(FakeTensorMode())
-        if cuda:
-            modes.enter_context(_as_on_cuda())
-        model = _build(config, _weights_dtype(step))
-        modes.enter_context(counter)
-        counter.claim([*model.parameters(), *model.buffers()], "weights")
-        prepare = {"train": _training, "prefill": _prefill, "decode": _decode}[step.workload]
-        call = prepare(step, model, counter)
-        counter.counting = True
-        counter.mark("forward")
-        call()
+    low = step.workload == "train" and step.dtype in ("bf16", "fp16")
+    weights = torch.float32 if low else DTYPES[step.dtype]  # as `workloads.train` has it
+    with torch.device("meta"), _operators(cuda, DTYPES[step.dtype] if low else None):
+        model = LanguageModel(config).to(weights)
+        with counter:
+            counter.claim([*model.parameters(), *model.buffers()], "weights")
+            prepare = {"train": _training, "prefill": _prefill, "decode": _decode}[step.workload]
+            call = prepare(step, model, counter)
+            counter.counting = True
+            counter.mark("forward")
+            call()
     return Footprint(counter.peaks, counter.ops)
 
 
-def _weights_dtype(step: Step) -> torch.dtype:
-    """Training keeps fp32 weights below fp32 and autocasts, as `workloads.train` does."""
-    low = step.workload == "train" and step.dtype in ("bf16", "fp16")
-    return torch.float32 if low else DTYPES[step.dtype]
-
-
-def _build(config: ModelConfig, dtype: torch.dtype) -> LanguageModel:
-    """The model with weights of `dtype`; `.to(dtype)` is not to be had on tensors without data."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        model = LanguageModel(config)
-    finally:
-        torch.set_default_dtype(before)
-    if dtype == torch.float64:
-        for module in model.modules():
-            for name in module._exact if isinstance(module, Exact) else ():
-                setattr(module, name, getattr(module, name).double())
-    return model
-
-
 def _training(step: Step, model: LanguageModel, counter: _Counter) -> Callable[[], None]:
-    optimiser = Optimiser(model, torch.device("cpu"), step.dtype, 1e-4)
-    optimiser.scaler = torch.amp.GradScaler("cpu", enabled=False)  # it asks for values
-    _warm(optimiser.adamw, model)
-    counter.claim([list(s.values()) for s in optimiser.adamw.state.values()], "optimiser")
-    for parameter in model.parameters():
+    parameters = list(model.parameters())
+    moments = [(torch.zeros_like(p), torch.zeros_like(p), torch.zeros(())) for p in parameters]
+    counter.claim(moments, "optimiser")
+    for parameter in parameters:
         parameter.register_post_accumulate_grad_hook(lambda p: counter.claim(p.grad, "gradients"))
     for i, block in enumerate(model.blocks):
         last = i == len(model.blocks) - 1
         part = LAST if last else FIRST if i == 0 else "backward: between"
         if step.checkpointed:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            run = partial(checkpoint, block.forward, use_reentrant=False)
+            block.forward = run  # type: ignore[method-assign]
         block.register_forward_hook(partial(_mark_backward, counter, part))
     inputs, targets = _tokens(step, counter), _tokens(step, counter)
 
     def call() -> None:
-        with optimiser.autocast:
-            loss = model.loss(inputs, targets)
+        loss = model.loss(inputs, targets)
         counter.mark("backward: head")
-        with patch.object(optimiser.adamw, "step", _marked(counter, optimiser.adamw.step)):
-            optimiser.update(loss, step.clip)
+        loss.backward()
+        counter.mark("update")
+        counter.ops[_fused_adamw(parameters)] += 1
+        for parameter in parameters:
+            parameter.grad = None
+        del moments[:]
 
     return call
 
 
-def _warm(adamw: torch.optim.Optimizer, model: LanguageModel) -> None:
-    """The moments exist from the first step on."""
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    adamw.step()
-    adamw.zero_grad(set_to_none=True)
+def _fused_adamw(parameters: list[torch.nn.Parameter]) -> Op:
+    """torch's fused AdamW allocates nothing: it reads the gradient, reads and writes three more."""
+    return Op(0, 7 * sum(p.nbytes for p in parameters), _name(parameters[0].dtype))
 
 
 def _tokens(step: Step, counter: _Counter) -> Tensor:
@@ -301,14 +281,6 @@ def _tokens(step: Step, counter: _Counter) -> Tensor:
     tokens = torch.zeros(step.batch, length, dtype=torch.long)
     counter.claim(tokens, "data")
     return tokens
-
-
-def _marked(counter: _Counter, step: Callable) -> Callable:
-    def marked(*args: Any, **kwargs: Any) -> Any:
-        counter.mark("update")
-        return step(*args, **kwargs)
-
-    return marked
 
 
 def _mark_backward(counter: _Counter, part: str, module: Any, args: Any, out: Tensor) -> None:
@@ -350,26 +322,51 @@ def _tensors(layer: Any) -> Any:
     return layer if isinstance(layer, Tensor) else list(vars(layer).values())
 
 
-# --- what CUDA keeps ---------------------------------------------------------------------------
+# --- operators as on the device --------------------------------------------------------------
 
 
 @contextmanager
-def _as_on_cuda() -> Iterator[None]:
-    """Norms and attention keep what CUDA's operators keep, and autocast treats norms as it does
-    there (in fp32); on a build without CUDA the same calls keep more."""
-    with (
-        patch.object(F, "scaled_dot_product_attention", _cuda_attention),
-        patch.object(F, "rms_norm", _cuda_rms_norm),
-        patch.object(F, "layer_norm", partial(_cuda_layer_norm, F.layer_norm)),
-    ):
+def _operators(cuda: bool, low: torch.dtype | None) -> Iterator[None]:
+    """Attention, norms and autocast as on CPU or CUDA: the meta device has none of its own."""
+    attention = _cuda_attention if cuda else _cpu_attention
+    with ExitStack() as patches:
+        patches.enter_context(patch.object(F, "scaled_dot_product_attention", attention))
+        if cuda:
+            norm = partial(_fused_rms_norm, up=low is not None)
+            patches.enter_context(patch.object(F, "rms_norm", norm))
+        if low is not None:
+            patches.enter_context(_Autocast(low, cuda))
         yield
+
+
+class _Autocast(TorchFunctionMode):
+    """What torch.autocast casts among the calls of our models: products down, and on CUDA norms
+    up. A weight is cast once a step, as each is used in one product only."""
+
+    DOWN = (F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__)
+    UP_ON_CUDA = (F.layer_norm,)
+    """RMS norms are replaced on CUDA, and raised there."""
+
+    def __init__(self, low: torch.dtype, cuda: bool) -> None:
+        super().__init__()
+        self.low, self.cuda = low, cuda
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in self.DOWN:
+            args = tuple(a.to(self.low) if isinstance(a, Tensor) else a for a in args)
+        elif self.cuda and func in self.UP_ON_CUDA:
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+def _cpu_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, **kwargs: Any) -> Tensor:
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)[0]
 
 
 def _cuda_attention(
     q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, is_causal: bool = False
 ) -> Tensor:
     """flash in half precision, memory-efficient in fp32: as SDPA chooses on CUDA."""
-    q, k, v = (_autocast(t) for t in (q, k, v))
     if q.dtype in (torch.bfloat16, torch.float16):
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[0]
     training = torch.is_grad_enabled() and q.requires_grad
@@ -378,17 +375,10 @@ def _cuda_attention(
     )[0]
 
 
-def _autocast(t: Tensor) -> Tensor:
-    on = torch.is_autocast_enabled("cpu")
-    return t.to(torch.get_autocast_dtype("cpu")) if on else t
-
-
-def _cuda_layer_norm(real: Callable, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return real(x.float() if torch.is_autocast_enabled("cpu") else x, *args, **kwargs)
-
-
-def _cuda_rms_norm(x: Tensor, shape: Any, weight: Tensor | None = None, eps: Any = None) -> Tensor:
-    return _FusedRMSNorm.apply(x.float() if torch.is_autocast_enabled("cpu") else x, weight)
+def _fused_rms_norm(
+    x: Tensor, shape: Any, weight: Tensor | None = None, eps: Any = None, *, up: bool
+) -> Tensor:
+    return _FusedRMSNorm.apply(x.float() if up else x, weight)
 
 
 class _FusedRMSNorm(torch.autograd.Function):
