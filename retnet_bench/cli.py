@@ -161,7 +161,7 @@ def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="studies, models, sizes, kernels, workloads, figures, corpora or devices; default: all."
+            help="studies, models, sizes, kernels, workloads, figures, corpora or devices."
         ),
     ] = None,
 ) -> None:

@@ -10,21 +10,22 @@ from torch.utils.flop_counter import (
     flop_registry,
     sdpa_backward_flop_count,
     sdpa_flop_count,
+    shape_wrapper,
 )
 
 aten = torch.ops.aten
 
 
-def _cpu_flash(q: Any, k: Any, v: Any, *args: Any, out_val: Any = None, **kwargs: Any) -> int:
+def _cpu_flash(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
     """Q K^T and scores V: 2 FLOPs a multiply-add, masked scores included, as for CUDA's flash."""
-    return sdpa_flop_count(q.shape, k.shape, v.shape)
+    return sdpa_flop_count(q, k, v)
 
 
 def _cpu_flash_backward(
-    grad: Any, q: Any, k: Any, v: Any, *args: Any, out_val: Any = None, **kwargs: Any
+    grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any
 ) -> int:
     """Five products for the forward's two: the scores are computed again."""
-    return sdpa_backward_flop_count(grad.shape, q.shape, k.shape, v.shape)
+    return sdpa_backward_flop_count(grad, q, k, v)
 
 
 ADDED: dict[Any, Callable] = {
@@ -33,5 +34,8 @@ ADDED: dict[Any, Callable] = {
 }
 """For `FlopCounterMode(custom_mapping=ADDED)`: without it attention on CPU counts as nothing."""
 
-FORMULAS: dict[Any, Callable] = {**flop_registry, **ADDED}
+FORMULAS: dict[Any, Callable] = {
+    **flop_registry,
+    **{operator: shape_wrapper(formula) for operator, formula in ADDED.items()},
+}
 """Every operator whose matmul FLOPs are known: (*args, **kwargs, out_val=) -> FLOPs."""

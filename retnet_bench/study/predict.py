@@ -11,7 +11,7 @@ import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -294,39 +294,42 @@ def largest(step: Step, limit: int) -> str:
 
 
 def _largest_batch(step: Step, limit: int) -> int:
-    """Every part's peak is affine in the batch; the answer is checked by a run."""
-    one = footprint(replace(step, batch=1))
-    if one.peak_bytes > limit:
+    """Of a step that does not fit; 0 where not even one sequence does. A line through two and three
+    sequences tells about where (one alone spares some copies); runs tell exactly."""
+
+    def fits(batch: int) -> bool:
+        return footprint(replace(step, batch=batch)).peak_bytes <= limit
+
+    if step.batch == 1 or not fits(1):
         return 0
-    two = footprint(replace(step, batch=2))
-    most = step.batch
-    for part in one.peaks:
-        at_1, at_2 = (sum(found.peaks[part].values()) for found in (one, two))
-        if at_2 > at_1:
-            most = min(most, 1 + (limit - at_1) // (at_2 - at_1))
-    while footprint(replace(step, batch=most)).peak_bytes > limit:
-        most -= 1
-    return most
+    two, three = (footprint(replace(step, batch=n)).peak_bytes for n in (2, 3))
+    return _last(fits, 1, step.batch, 2 + (limit - two) // max(1, three - two))
 
 
 def _largest_length(step: Step, limit: int) -> int:
-    """A multiple of LENGTH_STEP, 0 where none fits. Every part's peak is at most quadratic in the
-    length, so three lengths tell the others; the answer is checked by a run."""
-    whole = step.length // LENGTH_STEP
-    if whole < 4:
+    """A multiple of LENGTH_STEP below the step's own length, which does not fit; 0 where none does.
+    A quadratic through three lengths tells about where; runs tell exactly."""
+
+    def peak(steps: int) -> int:
+        return footprint(replace(step, length=steps * LENGTH_STEP)).peak_bytes
+
+    whole = -(-step.length // LENGTH_STEP)
+    if whole < 2 or peak(1) > limit:
         return 0
-    known = [whole // 4, whole // 2, whole]
-    found = [footprint(replace(step, length=n * LENGTH_STEP)).peaks for n in known]
+    known = sorted({1, max(1, whole // 4), max(1, whole // 2), whole})[-3:]
+    peaks = [peak(n) for n in known]
+    guess = next((n for n in range(whole, 1, -1) if _through(known, peaks, n) <= limit), 1)
+    return LENGTH_STEP * _last(lambda n: peak(n) <= limit, 1, whole, guess)
 
-    def peak(n: int) -> float:
-        return max(
-            _through(known, [sum(peaks[part].values()) for peaks in found], n) for part in found[0]
-        )
 
-    most = next((n for n in range(whole, 0, -1) if peak(n) <= limit), 0) * LENGTH_STEP
-    while most and footprint(replace(step, length=most)).peak_bytes > limit:
-        most -= LENGTH_STEP
-    return most
+def _last(fits: Callable[[int], bool], low: int, high: int, guess: int) -> int:
+    """The last n that fits: `low` does, `high` does not; tried first at and around `guess`."""
+    tries = [guess, guess + 1, guess - 1]
+    while high - low > 1:
+        n = tries.pop(0) if tries else (low + high) // 2
+        if low < n < high:
+            low, high = (n, high) if fits(n) else (low, n)
+    return low
 
 
 def _through(xs: list[int], ys: list[int], x: int) -> float:

@@ -87,8 +87,8 @@ def table4_utilisation() -> pd.DataFrame:
     peak = A100.flops_per_s["bf16"]
     assert peak is not None
     flops = [
-        cost.train_flops_per_token(config(row.arm, row.size), int(row.length))
-        for row in frame.itertuples()
+        cost.train_flops_per_token(config(arm, size), int(length))
+        for arm, size, length in zip(frame["arm"], frame["size"], frame["length"], strict=True)
     ]
     return frame[["arm", "size", "value"]].assign(mfu=frame["value"] * flops / (GPUS * peak))
 
@@ -128,9 +128,8 @@ def decode_floor_s(arm: str, batch: int, length: int, state_element: int = FP16)
 def fig6c() -> pd.DataFrame:
     """Each latency of Fig. 6c beside its bandwidth floor: how far the paper's arms are above."""
     frame = paper.load("fig6c").frame
-    floors = [
-        1e3 * decode_floor_s(row.arm, int(row.batch), int(row.length)) for row in frame.itertuples()
-    ]
+    points = zip(frame["arm"], frame["batch"], frame["length"], strict=True)
+    floors = [1e3 * decode_floor_s(arm, int(batch), int(at)) for arm, batch, at in points]
     columns = frame[["arm", "length", "batch", "value"]]
     return columns.assign(floor_ms=floors, times_floor=frame["value"] / floors)
 
@@ -139,9 +138,8 @@ def fig6b() -> pd.DataFrame:
     """Each throughput of Fig. 6b (mean over positions, batch 8) beside its ceiling by bandwidth.
     The floor is affine in the position, so its mean is the floor at the middle."""
     frame = paper.load("fig6b").frame
-    ceilings = [
-        BATCH / decode_floor_s(row.arm, BATCH, int(row.length) // 2) for row in frame.itertuples()
-    ]
+    points = zip(frame["arm"], frame["length"], strict=True)
+    ceilings = [BATCH / decode_floor_s(arm, BATCH, int(length) // 2) for arm, length in points]
     columns = frame[["arm", "length", "value"]]
     return columns.assign(ceiling=ceilings, share=frame["value"] / ceilings)
 

@@ -17,7 +17,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -226,11 +226,11 @@ def _name(dtype: torch.dtype) -> str:
 def _run(step: Step, layers: int) -> Footprint:
     """Run `layers` layers of the step without data."""
     config = replace(step.config, n_layers=layers)
-    cuda = step.device.startswith("cuda")
+    cuda = step.device != "cpu"
     counter = _Counter(CUDA_GRANULE if cuda else 1)
-    low = step.workload == "train" and step.dtype in ("bf16", "fp16")
-    weights = torch.float32 if low else DTYPES[step.dtype]  # as `workloads.train` has it
-    with torch.device("meta"), _operators(cuda, DTYPES[step.dtype] if low else None):
+    low = _low(step)
+    weights = DTYPES[step.dtype] if low is None else torch.float32
+    with torch.device("meta"), _operators(cuda, low):
         model = LanguageModel(config).to(weights)
         with counter:
             counter.claim([*model.parameters(), *model.buffers()], "weights")
@@ -252,7 +252,9 @@ def _training(step: Step, model: LanguageModel, counter: _Counter) -> Callable[[
         last = i == len(model.blocks) - 1
         part = LAST if last else FIRST if i == 0 else "backward: between"
         if step.checkpointed:
-            run = partial(checkpoint, block.forward, use_reentrant=False)
+            run = partial(
+                checkpoint, block.forward, use_reentrant=False, context_fn=partial(_again, step)
+            )
             block.forward = run  # type: ignore[method-assign]
         block.register_forward_hook(partial(_mark_backward, counter, part))
     inputs, targets = _tokens(step, counter), _tokens(step, counter)
@@ -268,6 +270,20 @@ def _training(step: Step, model: LanguageModel, counter: _Counter) -> Callable[[
         del moments[:]
 
     return call
+
+
+def _again(step: Step) -> tuple[Any, Any]:
+    """Contexts of a checkpointed block's two runs. The second is called from inside the backward
+    pass, where the modes around the whole step are off."""
+    low = _low(step)
+    cast: Any = nullcontext() if low is None else _Autocast(low, step.device != "cpu")
+    return nullcontext(), cast
+
+
+def _low(step: Step) -> torch.dtype | None:
+    """What training autocasts to; its weights are then fp32, as `workloads.train` has them."""
+    low = step.workload == "train" and step.dtype in ("bf16", "fp16")
+    return DTYPES[step.dtype] if low else None
 
 
 def _fused_adamw(parameters: list[torch.nn.Parameter]) -> Op:
