@@ -244,7 +244,7 @@ def _plan_lines(
 ) -> Iterator[str]:
     able = [prediction for _, prediction in found if prediction]
     if not able:
-        yield f"{len(found)} cells, none of which can be run on this machine"
+        yield f"{len(found)} cells, none of which can be run here; --on plans for another"
         return
     rates = target.rates
     known = [p.cell_s for p in able if p.cell_s is not None and p.fits is not False]

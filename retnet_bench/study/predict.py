@@ -7,6 +7,7 @@ of the same machine calibrate it.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import statistics
@@ -374,7 +375,7 @@ Key = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Measured over predicted step time on records, by workload, mixer, dtype and mode."""
+    """Measured over predicted step time on records, by workload, kernel, dtype and mode."""
 
     ratios: dict[Key, tuple[float, ...]]
 
@@ -408,22 +409,22 @@ class Calibration:
 
 
 def _key(cell: Cell) -> Key:
-    return cell.workload, cell.mixer, cell.dtype, cell.mode
+    return cell.workload, cell.kernel, cell.dtype, cell.mode
 
 
 def calibrate(records: pd.DataFrame, target: Target) -> Calibration:
     """The ratio on every cell of `records` that was timed on the target's machine. Decode counts
     at its last position."""
     ratios: dict[Key, list[float]] = defaultdict(list)
-    timed = records[records["metric"].isin(list(TIMES.values()))]
+    timed = records[records["metric"].isin(list(TIMES.values())) & records["value"].notna()]
     timed = timed[timed["machine"].map(lambda name: _same_machine(name, target))]
     for text, rows in timed.groupby("cell_json"):
         cell = _cell(str(text))
         if cell is None:
             continue
-        at = rows["position"].max()
-        last = rows[rows["position"] == at] if at == at else rows
-        position = int(at) if at == at else None
+        at = rows["position"].dropna()
+        position = int(at.max()) if len(at) else None
+        last = rows if position is None else rows[(rows["position"] == position).fillna(False)]
         measured = statistics.median(v for samples in last["samples"] for v in samples)
         try:
             found = footprint(step_of(cell, cell.matched().config, target.device, position))
@@ -444,8 +445,6 @@ def _same_machine(name: str, target: Target) -> bool:
 
 def _cell(text: str) -> Cell | None:
     """The cell of a record; None for one that an older version wrote and this one can't read."""
-    import json
-
     values: dict[str, Any] = json.loads(text)
     try:
         return Cell(**{**values, "measure": tuple(values["measure"])})

@@ -118,7 +118,8 @@ def timed(it, seconds: float, machine: str = "fake, cpu") -> dict:
         "metric": predict.TIMES[it.workload],
         "machine": machine,
         "cell_json": it.canonical(),
-        "position": None,
+        "position": pd.NA,
+        "value": seconds,
         "samples": [seconds],
     }
 
@@ -136,7 +137,7 @@ def test_calibration_is_the_ratio_on_records_of_the_same_machine():
     found = predict.calibrate(pd.DataFrame(rows), TARGET)
     assert found.factor(cells[0]) == pytest.approx(2.0)
     assert found.factor(cell("prefill")) == 1.0
-    key = ("train", "retention", "fp32", "eager")
+    key = ("train", "chunkwise", "fp32", "eager")
     assert found.error(key) == pytest.approx(1.0)
     assert predict.Calibration({key: (2.0,)}).error(key) is None
     # each of 1, 2, 4 from the median of the other two: 3, 2.5, 1.5
