@@ -110,7 +110,6 @@ def footprint(step: Step) -> Footprint:
 
     Seconds: a few tenths, whatever the size; the recurrent kernel's grow with the length.
     """
-    step = replace(step, config=replace(step.config, kernel=_modelled(step)))
     layers = step.config.n_layers
     if layers <= SMALL[1]:
         return _run(step, layers)
@@ -225,7 +224,7 @@ def _name(dtype: torch.dtype) -> str:
 
 def _run(step: Step, layers: int) -> Footprint:
     """Run `layers` layers of the step without data."""
-    config = replace(step.config, n_layers=layers)
+    config = replace(step.config, n_layers=layers, kernel=_modelled(step))
     cuda = step.device != "cpu"
     counter = _Counter(CUDA_GRANULE if cuda else 1)
     low = _low(step)
