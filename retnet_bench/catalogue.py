@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -12,6 +12,7 @@ from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.report.numbers import seconds, size_bytes
 
 if TYPE_CHECKING:
+    from retnet_bench.data import Document
     from retnet_bench.measure.devices import Rates
     from retnet_bench.study.plan import Planned
     from retnet_bench.study.predict import Calibration, Prediction, Price, Target
@@ -102,9 +103,60 @@ def _figures() -> Table:
 def _corpora() -> Table:
     from retnet_bench.data import CORPORA
 
-    rows = [*((n, c.description) for n, c in CORPORA.items())]
-    own = ("a path", "your own text file, or a folder of .txt and .md files")
-    return _table("Corpora", "corpus|what it is", [*rows, own])
+    def here(name: str) -> str:
+        return "here" if CORPORA[name].is_here else f"retnet-bench data get {name}"
+
+    rows = [*((n, here(n), c.description) for n, c in CORPORA.items())]
+    own = (
+        "a path",
+        "",
+        "your own .txt or .md, a folder of them, or the column of .jsonl, .parquet",
+    )
+    hub = (
+        "hf:owner/name",
+        "",
+        "a Hugging Face data set, with the package datasets and the network",
+    )
+    return _table("Corpora", "corpus|how to have it|what it is", [*rows, own, hub])
+
+
+def corpus_table(spec: str) -> tuple[Table, list[str]]:
+    """What is in a corpus, by split; and its source, licence and checksum."""
+    from retnet_bench.data import SPLITS, count_words, load_corpus
+
+    corpus = load_corpus(spec)
+
+    def row(split: str, documents: Sequence[Document]) -> Sequence[str]:
+        sizes = [len(document.text.encode()) for document in documents]
+        words = sum(count_words(document.text) for document in documents)
+        longest = max(zip(sizes, (d.name for d in documents), strict=True), default=None)
+        shown = f"{longest[0]:,} B: {longest[1]}" if longest else ""
+        return split, f"{len(sizes):,}", f"{sum(sizes):,}", f"{words:,}", shown
+
+    everything = [document for split in SPLITS for document in corpus.splits[split]]
+    rows = [*((split, corpus.splits[split]) for split in SPLITS), ("all", everything)]
+    table = _table(
+        f"Corpus {spec}",
+        "split|>documents|>bytes|>words|longest document",
+        (row(*named) for named in rows),
+    )
+    facts = {"source": corpus.source, "licence": corpus.licence, "checksum": corpus.checksum}
+    return table, [f"{name}: {value}" for name, value in facts.items()]
+
+
+def getting(name: str) -> Iterator[str]:
+    """Get a corpus, saying before each part what it is, its licence and what is downloaded."""
+    from retnet_bench.data import load_corpus
+    from retnet_bench.data.corpora import get_parts
+    from retnet_bench.data.sources import kept
+
+    parts = get_parts(name)
+    for part in parts:
+        yield f"{part.source}; {size_bytes(part.download_bytes)} to download"
+        yield f"  licence: {part.licence}"
+    for part in parts:
+        yield f"{'got' if kept.get(part) else 'was here'}: {part.path}"
+    load_corpus(name)
 
 
 def _devices() -> Table:
@@ -157,6 +209,15 @@ def machine() -> Iterator[Table]:
     yield _table("Machine", "fact|value", facts)
     rows = ((c.what, "yes" if c.available else "no", c.how_or_why) for c in capabilities(device))
     yield _table("What can be measured here", "what|here|how, or why not", rows)
+    yield _table("Recorded with every measurement", "field|value, or why unknown", _fields(env))
+
+
+def _fields(env: dict[str, Any]) -> Rows:
+    """Every field of a capture; for an unknown one its reason."""
+    for section in [name for name in env if name != "unknown"]:
+        for key, value in env[section].items():
+            name = f"{section}.{key}"
+            yield name, f"unknown: {env['unknown'][name]}" if value is None else str(value)
 
 
 def plan_table(

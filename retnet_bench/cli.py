@@ -117,11 +117,12 @@ def show(results: Results) -> None:
 
 def _show(results: Path, console: Console) -> None:
     from retnet_bench.analysis.curves import contract_text
+    from retnet_bench.analysis.floor import read_floors
     from retnet_bench.report.tables import tables
     from retnet_bench.results.store import read_records
 
     records = read_records(results)
-    for table in tables(records):
+    for table in tables(records, read_floors(results, set(records["fingerprint"]))):
         console.print(table)
     console.print(contract_text(records), highlight=False)
 
@@ -156,6 +157,30 @@ def _plot(results: Path, names: list[str] | None, out: Path | None, console: Con
             console.print(f"not drawn: {error}", highlight=False, soft_wrap=True)
 
 
+@app.command(epilog="Example: retnet-bench check runs/mine --baseline results/decode --out gate")
+def check(
+    candidate: Results,
+    baseline: Annotated[Path, typer.Option(help="A results folder or parquet to hold it against.")],
+    exact: Annotated[bool, typer.Option("--exact", help="Compare exact figures only.")] = False,
+    limit: Annotated[
+        float, typer.Option(help="The slow-down that must not be missed; 0.05 is 5 %.")
+    ] = 0.05,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for gate.md, gate.xml, gate.json and the figure.")
+    ] = None,
+) -> None:
+    """Hold results against a baseline: 0 pass, 1 regression, 3 inconclusive, 4 nothing measured."""
+    from retnet_bench.report import gate
+
+    report = gate.check(candidate, baseline, limit=limit, exact_only=exact)
+    console = _console()
+    console.print(gate.table(report))
+    for path in gate.write(report, out) if out else []:
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    console.print(report.summary, highlight=False)
+    raise typer.Exit(report.exit_code)
+
+
 @app.command("list", epilog="Example: retnet-bench list kernels")
 def list_(
     what: Annotated[
@@ -170,6 +195,52 @@ def list_(
 
     for part in listing(what):
         _console().print(part)
+
+
+data = typer.Typer(
+    help="Corpora: what there is, getting the texts of one, and what is in one.",
+    no_args_is_help=True,
+    epilog="Example: retnet-bench data get bundle",
+)
+app.add_typer(data, name="data")
+
+
+@data.command("list", epilog="Example: retnet-bench data list")
+def data_list() -> None:
+    """List the corpora, and which are on this machine."""
+    list_("corpora")
+
+
+@data.command("get", epilog="Example: retnet-bench data get bundle")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A corpus that `data list` says can be got.")],
+) -> None:
+    """Download a corpus's texts to the cache folder; nothing is installed."""
+    from retnet_bench.catalogue import getting
+
+    console = _console()
+    for line in getting(name):
+        console.print(line, highlight=False, soft_wrap=True)
+    data_show(name)
+
+
+@data.command("show", epilog="Example: retnet-bench data show sotu")
+def data_show(
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="A corpus's name, a path (path#column), or hf:owner/name:config:column."
+        ),
+    ],
+) -> None:
+    """Show a corpus's documents, bytes and words by split, its licence and checksum."""
+    from retnet_bench.catalogue import corpus_table
+
+    table, lines = corpus_table(corpus)
+    console = _console()
+    console.print(table)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: retnet-bench env")

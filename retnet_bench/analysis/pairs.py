@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from retnet_bench.analysis import rows, statistics
+from retnet_bench.analysis.floor import Floor, Floors
 from retnet_bench.analysis.statistics import Crossover, Interval
 from retnet_bench.base import UserError
 from retnet_bench.results.schema import OK_STATUSES
@@ -94,23 +95,28 @@ def _crossover(line: pd.DataFrame, x: str, names: tuple[str, str]) -> Crossover:
     return statistics.crossover(a.columns, a, b, process.to_numpy(), names)
 
 
-def pair_ratios(records: pd.DataFrame) -> pd.DataFrame:
+def pair_ratios(records: pd.DataFrame, floors: Floors | None = None) -> pd.DataFrame:
     """a / b inside each pair: a row per pair, metric and phase, with a verdict in words.
 
     Times are per block (decode: its mean over positions), bytes as read, perplexity per byte over
     the documents both arms scored. Columns [pair_id, metric, phase, a, b, workload, size, batch,
-    length, dtype, mode, estimate, low, high, n, status, verdict].
+    length, dtype, mode, estimate, low, high, n, status, verdict]. `floors` are the noise floors of
+    the timed metrics: a ratio below its own shows no difference.
     """
     found = [
         row
         for a, b in sides(records)
-        for row in (*_timed(records, a, b), *_perplexity(records, a, b), *_lost(records, a, b))
+        for row in (
+            *_timed(records, a, b, floors or {}),
+            *_perplexity(records, a, b),
+            *_lost(records, a, b),
+        )
     ]
     columns = ["pair_id", "metric", "phase", "a", "b", *_SHOWN, *_RESULT, "status", "verdict"]
     return pd.DataFrame(found, columns=columns)
 
 
-def _timed(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:
+def _timed(records: pd.DataFrame, a: str, b: str, floors: Floors) -> Iterator[dict[str, Any]]:
     for metric in (*_TIMES, *_BYTES):
         values = rows.measured(records, metric)
         if metric == "decode_step_s":
@@ -121,7 +127,8 @@ def _timed(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:
             process = pair.groupby(rows.RUN, dropna=False).ngroup()
             mine = list(zip(process, pair[["a"]].to_numpy(), strict=True))
             theirs = list(zip(process, pair[["b"]].to_numpy(), strict=True))
-            yield _row(pair, metric, a, b, statistics.log_ratio(mine, theirs))
+            ratio = statistics.log_ratio(mine, theirs)
+            yield _row(pair, metric, a, b, ratio, floors.get(metric))
         yield from _apart(values, paired, metric, a, b)
 
 
@@ -158,14 +165,16 @@ def _lost(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:
         yield row | {"status": pair["status"].iloc[0], "verdict": f"no comparison: {whose}"}
 
 
-def _row(pair: pd.DataFrame, metric: str, a: str, b: str, ratio: Interval) -> dict[str, Any]:
+def _row(
+    pair: pd.DataFrame, metric: str, a: str, b: str, ratio: Interval, floor: Floor | None = None
+) -> dict[str, Any]:
     shared = {name: pair[name].iloc[0] for name in ("pair_id", "phase", *_SHOWN)}
     status = "impure" if (pair["status"] == "impure").any() else "ok"
     known = {"metric": metric, "a": a, "b": b, "status": status}
-    return {**shared, **known, **ratio._asdict(), "verdict": verdict(metric, a, b, ratio)}
+    return {**shared, **known, **ratio._asdict(), "verdict": verdict(metric, a, b, ratio, floor)}
 
 
-def verdict(metric: str, a: str, b: str, ratio: Interval) -> str:
+def verdict(metric: str, a: str, b: str, ratio: Interval, floor: Floor | None = None) -> str:
     """The ratio a / b in words: `retnet 1.5 x faster than transformer`, and how sure it is."""
     if np.isnan(ratio.estimate):
         return "no comparison"
@@ -177,7 +186,11 @@ def verdict(metric: str, a: str, b: str, ratio: Interval) -> str:
     words = f"{a} {amount} {less if ratio.estimate < 1 else more} than {b}"
     if np.isnan(ratio.low):
         return "equal (one reading)" if size == 1 else f"{words} (one reading, no interval)"
-    return "no difference shown" if ratio.low <= 1 <= ratio.high else words
+    if ratio.low <= 1 <= ratio.high:
+        return "no difference shown"
+    if floor and floor.value is not None and size <= 1 + floor.value:
+        return f"no difference shown (below the noise floor of {100 * floor.value:.2g} %)"
+    return words
 
 
 def _pair(values: pd.DataFrame, a: str, b: str) -> pd.DataFrame:

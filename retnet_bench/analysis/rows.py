@@ -14,6 +14,8 @@ RUN = ["run_id", "process"]
 """What tells worker processes apart: an index starts anew in every run."""
 
 BLOCK = [*RUN, "block"]
+ENERGIES = ("gpu_energy_j", "gpu_integrated_energy_j", "cpu_energy_j")
+"""Metrics of a block's energy; of two that a block has, the first is the better."""
 COUNTS = ["document_tokens", "document_words", "document_bytes"]
 
 _CONTRACT = [
@@ -53,6 +55,18 @@ def blocks(rows: pd.DataFrame) -> list[Block]:
     samples = rows["samples"].to_numpy()
     parts = [np.flatnonzero(block == index) for index in np.unique(block)]
     return [(int(process[part[0]]), np.concatenate(list(samples[part]))) for part in parts]
+
+
+def per_block(records: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """A row per cell and block of a timed `metric`, with the block's `median`.
+
+    A decode block counts by its mean over positions.
+    """
+    values = measured(records, metric)
+    if metric == "decode_step_s":
+        values = over_positions(values)
+    medians = np.array([np.median(samples) for samples in values["samples"]], dtype=float)
+    return values.assign(median=medians)
 
 
 def block_table(rows: pd.DataFrame, columns: str) -> pd.DataFrame:
@@ -95,6 +109,19 @@ def documents(records: pd.DataFrame) -> pd.DataFrame:
     counts = last.pivot(index=["cell_id", "document"], columns="metric", values="value")
     counts = counts.reindex(columns=COUNTS).reset_index()
     return last[last["metric"] == "document_nll_nat"].merge(counts, on=["cell_id", "document"])
+
+
+def energies(records: pd.DataFrame) -> pd.DataFrame:
+    """Joules of each block that has any: columns [cell_id, *BLOCK, joules, source, window_s]."""
+    keys = ["cell_id", *BLOCK]
+    on_gpu = records["device"].astype(str).str.startswith("cuda")
+    frames = [
+        measured(records[on_gpu == (metric != "cpu_energy_j")], metric).assign(source=metric)
+        for metric in ENERGIES
+    ]
+    best = pd.concat(frames).drop_duplicates(keys).rename(columns={"value": "joules"})
+    window = measured(records, "energy_window_s").rename(columns={"value": "window_s"})
+    return best[[*keys, "joules", "source"]].merge(window[[*keys, "window_s"]], on=keys)
 
 
 def at_last_position(rows: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from retnet_bench.data.tokenizers import cache_folder
+from retnet_bench.data.cache import cache_folder
 from retnet_bench.measure import environment
 from retnet_bench.measure.clock import Clock, WallClock, time_call
 from retnet_bench.measure.devices import Rates

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pandas as pd
 from rich.table import Table
 
 from retnet_bench.analysis import curves
+from retnet_bench.analysis.floor import Floors
 from retnet_bench.report.numbers import interval, quantity
 
 Cells = list[str]
 
 
-def tables(records: pd.DataFrame) -> Iterator[Table]:
-    """Every table the records have rows for."""
-    makers = (_throughput, _prefill, _decode, _memory, _perplexity, _ratios, _crossovers, _failures)
+def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Table]:
+    """Every table the records have rows for; `floors` are the machine's noise floors."""
+    makers = (
+        _throughput,
+        _energy,
+        _prefill,
+        _decode,
+        _memory,
+        _perplexity,
+        partial(_ratios, floors=floors),
+        _crossovers,
+        _failures,
+    )
     for make in makers:
         table = make(records)
         if table is not None and table.row_count:
@@ -66,6 +78,11 @@ def _throughput(records: pd.DataFrame) -> Table | None:
     return _curve_table("Training throughput", curves.throughput(records), "length", "tokens/s")
 
 
+def _energy(records: pd.DataFrame) -> Table | None:
+    frame = curves.energy_per_token(records)
+    return _curve_table("Training energy", frame, "length", "mJ/token", 1e3)
+
+
 def _prefill(records: pd.DataFrame) -> Table | None:
     frame = curves.curve(records, "prefill_s", "length")
     return _curve_table("Prefill", frame, "length", "ms", 1e3)
@@ -114,8 +131,8 @@ def _perplexity(records: pd.DataFrame) -> Table | None:
     )
 
 
-def _ratios(records: pd.DataFrame) -> Table | None:
-    frame = curves.pair_ratios(records)
+def _ratios(records: pd.DataFrame, floors: Floors | None) -> Table | None:
+    frame = curves.pair_ratios(records, floors)
     shown = frame[~frame["metric"].isin(["weight_bytes", "outcome", "peak_rss_bytes"])]
     keys = ["metric", "phase", "size", "batch", "length"]
     return _table(

@@ -22,6 +22,8 @@ from retnet_bench.study.study import Arm, Group, Settings, Study
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import RUN
 from retnet_bench.workloads.modes import why_not as mode_why_not
+from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES
+from retnet_bench.workloads.scoring import CONTEXT_TOKENS
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,14 @@ class Planned:
         """The config of a cell that can be run."""
         return self.cell.matched()
 
+
+TRAINING = ("dropout", "micro_batch", "recompute")
+"""Settings of workloads that train."""
+QUALITY = (
+    *("token_budget", "learning_rate", "documents", "recipe", "checkpoint_every"),
+    *("context", "stride", "contexts", "by_position", "score_corpus"),
+)
+"""Settings of perplexity alone."""
 
 Pair = list[Planned]
 """Cells equal in everything but the arm."""
@@ -76,14 +86,38 @@ def _cell(name: str, arm: Arm, workload: str, said: Settings) -> Cell:
     values["vocab_size"] = _vocab_size(values["corpus"], values["tokenizer"])
     if workload != "decode":
         values.pop("positions", None)
+    for key in () if workload in ("train", "perplexity") else TRAINING:
+        values.pop(key, None)
     if workload != "perplexity":
-        for key in ("token_budget", "learning_rate", "documents"):
+        for key in QUALITY:
             values.pop(key, None)
     elif said.token_budget is None:
         raise UserError("workload perplexity: token_budget is missing; set it fixed or as axis")
     values |= arm.model_dump(exclude={"kernel"}, exclude_none=True)
     values["kernel"] = _kernel(arm, values)
-    return Cell(workload=workload, arm=name, **values)
+    cell = Cell(workload=workload, arm=name, **values)
+    _check_quality(cell)
+    return cell
+
+
+def _check_quality(cell: Cell) -> None:
+    """UserError for settings of training and scoring that can't go together."""
+    RECIPES[cell.recipe or DEFAULT_RECIPE]  # unknown: UserError with a suggestion
+    if cell.micro_batch and cell.batch % cell.micro_batch:
+        raise UserError(f"micro_batch {cell.micro_batch} does not divide batch {cell.batch}")
+    if cell.stride and cell.context != "sliding":
+        raise UserError(f"stride goes with context: sliding, not {cell.context or 'chunked'}")
+    if cell.stride and cell.stride > cell.length:
+        raise UserError(
+            f"stride {cell.stride} skips tokens: it must be at most the length, {cell.length}"
+        )
+    if cell.contexts and min(cell.contexts) < CONTEXT_TOKENS:
+        raise UserError(
+            f"contexts: {min(cell.contexts)} is too short; the last {CONTEXT_TOKENS} tokens of "
+            f"each window are scored, so take {CONTEXT_TOKENS} or more"
+        )
+    if cell.score_corpus:
+        load_corpus(cell.score_corpus).documents("valid")  # unknown or without text: UserError
 
 
 def _kernel(arm: Arm, values: dict) -> str:

@@ -136,6 +136,8 @@ def step_of(cell: Cell, config: ModelConfig, device: str, position: int | None =
         length=length,
         dtype=cell.dtype,
         device=device,
+        checkpointed=bool(cell.recompute),
+        micro_batch=cell.micro_batch,
     )
 
 
@@ -301,6 +303,7 @@ def _largest_batch(step: Step, limit: int) -> int:
     def fits(batch: int) -> bool:
         return footprint(replace(step, batch=batch)).peak_bytes <= limit
 
+    step = replace(step, micro_batch=None)
     if step.batch == 1 or not fits(1):
         return 0
     two, three = (footprint(replace(step, batch=n)).peak_bytes for n in (2, 3))

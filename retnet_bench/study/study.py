@@ -44,6 +44,16 @@ class Settings(_Strict):
     token_budget: Count | None = None
     learning_rate: float | None = Field(default=None, gt=0)
     documents: Count | None = None
+    recipe: str | None = None
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    micro_batch: Count | None = None
+    recompute: bool | None = None
+    checkpoint_every: Count | None = None
+    context: Literal["chunked", "sliding", "carried"] | None = None
+    stride: Count | None = None
+    contexts: tuple[Count, ...] | None = Field(default=None, min_length=1)
+    by_position: bool | None = None
+    score_corpus: str | None = None
 
 
 DEFAULTS = Settings(
@@ -77,6 +87,9 @@ class ProtocolSettings(_Strict):
 
     processes: int | None = None
     blocks: int | None = None
+    max_blocks: int | None = None
+    precision: float | None = None
+    budget_s: float | None = None
     block_s: float | None = None
     min_samples: int | None = None
     max_samples: int | None = None

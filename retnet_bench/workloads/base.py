@@ -38,6 +38,15 @@ class Sample:
 class NotFinite(Exception):
     """A loss or logit became NaN or infinite: the speed of wrong numbers is not a result."""
 
+    status: ClassVar[str] = "nan"
+    """What the cell's record says."""
+
+
+class Diverged(NotFinite):
+    """A training that no longer learns; its message says at which step, and the last good loss."""
+
+    status = "diverged"
+
 
 class Workload(ABC):
     """One cell at work on its device. It stores nothing and prints nothing."""
@@ -50,6 +59,8 @@ class Workload(ABC):
         self.cell = cell
         self.device = torch.device(cell.device)
         self.model: LanguageModel
+        self.report: Callable[[str], None] = lambda line: None
+        """Called every few seconds of long work with a short line; does nothing unless set."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -66,6 +77,10 @@ class Workload(ABC):
     @abstractmethod
     def memory(self) -> Iterable[Sample]:
         """Peak memory, one window a phase."""
+
+    def facts(self) -> Iterable[Sample]:
+        """What must be equal to the last bit in every run of the same code on a machine."""
+        return ()
 
     @abstractmethod
     def check(self) -> None:

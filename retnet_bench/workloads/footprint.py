@@ -33,7 +33,7 @@ from torch.utils.checkpoint import checkpoint
 
 from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS, flops
-from retnet_bench.models import LanguageModel, ModelConfig
+from retnet_bench.models import LanguageModel, ModelConfig, language_model
 from retnet_bench.models.forms import DTYPES
 
 CATEGORIES = ("weights", "gradients", "optimiser", "state", "activations", "workspace")
@@ -102,6 +102,8 @@ class Step:
     """Whose operators' memory is counted: cpu or cuda."""
     checkpointed: bool = False
     """Training: keep each block's input only, and run the block again in the backward pass."""
+    micro_batch: int | None = None
+    """Training: sequences at a time, their gradients added up; all when None."""
 
 
 @lru_cache(maxsize=1024)
@@ -229,7 +231,12 @@ def _run(step: Step, layers: int) -> Footprint:
     counter = _Counter(CUDA_GRANULE if cuda else 1)
     low = _low(step)
     weights = DTYPES[step.dtype] if low is None else torch.float32
-    with torch.device("meta"), _operators(cuda, low):
+    again = partial(checkpoint, context_fn=partial(_again, step))
+    with (
+        torch.device("meta"),
+        _operators(cuda, low),
+        patch.object(language_model, "checkpoint", again),
+    ):
         model = LanguageModel(config).to(weights)
         with counter:
             counter.claim([*model.parameters(), *model.buffers()], "weights")
@@ -250,18 +257,18 @@ def _training(step: Step, model: LanguageModel, counter: _Counter) -> Callable[[
     for i, block in enumerate(model.blocks):
         last = i == len(model.blocks) - 1
         part = LAST if last else FIRST if i == 0 else "backward: between"
-        if step.checkpointed:
-            run = partial(
-                checkpoint, block.forward, use_reentrant=False, context_fn=partial(_again, step)
-            )
-            block.forward = run  # type: ignore[method-assign]
         block.register_forward_hook(partial(_mark_backward, counter, part))
     inputs, targets = _tokens(step, counter), _tokens(step, counter)
+    model.train().recompute = step.checkpointed
 
     def call() -> None:
-        loss = model.loss(inputs, targets)
-        counter.mark("backward: head")
-        loss.backward()
+        at_once = step.micro_batch or step.batch
+        for tokens, following in zip(inputs.split(at_once), targets.split(at_once), strict=True):
+            counter.mark("forward")
+            loss = model.loss(tokens, following)
+            counter.mark("backward: head")
+            loss.backward()
+            del loss
         counter.mark("update")
         counter.ops[_fused_adamw(parameters)] += 1
         for parameter in parameters:

@@ -17,9 +17,8 @@ from rich.console import Console
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.results.store import read_records
-from retnet_bench.study import plan
+from retnet_bench.study import launch, plan
 from retnet_bench.study import run as running
-from retnet_bench.study import runner as runners
 from retnet_bench.study import study as studies
 from retnet_bench.study.run import Summary
 
@@ -73,7 +72,7 @@ def copy(finished, tmp_path, machine) -> Path:
 
 
 def test_a_second_run_runs_nothing_and_writes_no_part(copy, monkeypatch):
-    monkeypatch.setattr(runners, "Worker", None)
+    monkeypatch.setattr(launch.Worker, "__init__", None)
     before = parts(copy)
     summary, said = go(copy)
     assert (summary.cells, summary.kept, summary.failed) == (4, 4, 0)
@@ -153,7 +152,7 @@ def test_retry_runs_failed_pairs_and_no_others(tmp_path, machine, monkeypatch):
     made["fixed"]["measure"] = ["time"]
     folder = tmp_path / "results"
     with monkeypatch.context() as patch:
-        patch.setattr(runners, "serve", faults.serve)
+        patch.setattr(launch, "serve", faults.serve)
         assert go(folder, made)[0].failed == 1
     assert go(folder, made)[0].kept == 2  # a failure is a result
     summary, _ = go(folder, made, retry=True)

@@ -60,7 +60,8 @@ class Attention(Mixer):
         state.keys[:, :, start:end] = k.transpose(1, 2)
         state.values[:, :, start:end] = v.transpose(1, 2)
         if start:
-            k, v = (c[:, :, :end].transpose(1, 2) for c in (state.keys, state.values))
+            # Under autocast the queries are narrower than a cache of the weights' dtype.
+            k, v = (c[:, :, :end].transpose(1, 2).to(q.dtype) for c in (state.keys, state.values))
         return self.out(self.kernel.run(q, k, v).flatten(-2))
 
     def step(self, x: Tensor, angles: Angles, state: KVCache, position: int | Tensor) -> Tensor:

@@ -1,0 +1,150 @@
+"""The gate's report: a table for the terminal, Markdown, JUnit XML, JSON and a figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+from rich.table import Table
+
+from retnet_bench.analysis.decision import NOT_COMPARABLE, PASS, REGRESSION, Policy
+from retnet_bench.analysis.floor import read_floors
+from retnet_bench.analysis.gate import Report, Row, compare
+from retnet_bench.base import UserError
+from retnet_bench.figures import gate as picture
+from retnet_bench.figures import style
+from retnet_bench.results.store import read_records
+
+HEADER = ("verdict", "cell", "figure", "baseline", "candidate", "ratio [95 % interval]", "remark")
+
+
+def check(candidate: Path, baseline: Path, *, limit: float, exact_only: bool) -> Report:
+    """Two sets of stored records compared, with the noise floors stored beside either.
+
+    UserError for a limit that makes no sense, records that cannot be read or none at all, and a
+    set that is compared with itself.
+    """
+    if not 0 < limit < 1:
+        raise UserError(f"--limit is {limit:g}, must be between 0 and 1: 0.05 is 5 %")
+    if candidate.exists() and candidate.resolve() == baseline.resolve():
+        raise UserError(f"candidate and baseline are both {candidate}: nothing would be compared")
+    mine, theirs = read_records(candidate), read_records(baseline)
+    floors = read_floors(candidate, set(mine["fingerprint"]))
+    if all(floor.value is None for floor in floors.values()):
+        other = read_floors(baseline, set(mine["fingerprint"]))
+        floors = other if any(floor.value for floor in other.values()) else floors
+    return compare(mine, theirs, floors, Policy(limit=limit, exact_only=exact_only))
+
+
+def table(report: Report) -> Table:
+    """Timed figures and whatever did not pass; exact figures that passed are only counted."""
+    shown = Table(title="Gate: candidate / baseline", title_justify="left", header_style="bold")
+    for name in HEADER:
+        shown.add_column(name, justify="right" if name.startswith("ratio") else "left")
+    for row in listed(report):
+        shown.add_row(*_cells(row))
+    return shown
+
+
+def listed(report: Report) -> list[Row]:
+    """The rows worth reading one by one."""
+    return [row for row in report.rows if row.kind == "timed" or row.verdict != PASS]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    values = (row.baseline or "", row.candidate or "")
+    return (row.verdict, row.cell, row.figure, *values, ratio_text(row), _remark(row))
+
+
+def ratio_text(row: Row) -> str:
+    """`1.023 [1.001, 1.046]`."""
+    if row.ratio is None:
+        return ""
+    if row.low is None:
+        return f"{row.ratio:.3f} [no interval]"
+    return f"{row.ratio:.3f} [{row.low:.3f}, {row.high:.3f}]"
+
+
+def _remark(row: Row) -> str:
+    if row.detectable is None:
+        return row.remark
+    return "; ".join(filter(None, [row.remark, f"detectable: {row.detectable:.1%}"]))
+
+
+def write(report: Report, folder: Path) -> list[Path]:
+    """gate.md, gate.xml, gate.json and, where ratios exist, gate.svg and gate.png in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"gate.md": markdown(report), "gate.xml": junit(report), "gate.json": as_json(report)}
+    written = [_write(folder / name, text) for name, text in texts.items()]
+    drawn = picture.draw(report)
+    if drawn is not None:
+        written += [style.save(drawn, folder / f"gate.{form}") for form in ("svg", "png")]
+    return written
+
+
+def _write(path: Path, text: str) -> Path:
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_text(text, encoding="utf-8")
+    return partial.replace(path)
+
+
+def as_json(report: Report) -> str:
+    return json.dumps(report.as_dict(), indent=1, allow_nan=False) + "\n"
+
+
+def markdown(report: Report) -> str:
+    """A job summary."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"## Gate: {report.outcome}"
+    yield ""
+    yield f"{_escaped(report.summary)}. Exit code {report.exit_code}."
+    yield ""
+    for side in ("candidate", "baseline"):
+        revision = report.about.get(f"{side}_git_revision", "not recorded")
+        yield f"- {side}: {report.about.get(f'{side}_machine', 'not recorded')}, {revision}"
+    rows = listed(report)
+    if not rows:
+        return
+    yield ""
+    yield f"| {' | '.join(HEADER)} |"
+    yield f"|{' --- |' * len(HEADER)}"
+    for row in rows:
+        yield f"| {' | '.join(map(_escaped, _cells(row)))} |"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def junit(report: Report) -> str:
+    """A test suite: one case per figure. A regression is a failure, an inconclusive figure an
+    error, and what could not be compared is skipped."""
+    suite = ElementTree.Element("testsuite", name="retnet-bench gate", tests=str(len(report.rows)))
+    counts = {"failures": REGRESSION, "errors": "inconclusive", "skipped": NOT_COMPARABLE}
+    for key, verdict in counts.items():
+        suite.set(key, str(sum(row.verdict == verdict for row in report.rows)))
+    for row in report.rows:
+        _case(suite, row)
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _case(suite: ElementTree.Element, row: Row) -> None:
+    case = ElementTree.SubElement(suite, "testcase", classname=_legal(row.cell), name=row.figure)
+    message = "; ".join(filter(None, [ratio_text(row), _remark(row)])) or row.verdict
+    tag = {REGRESSION: "failure", "inconclusive": "error", NOT_COMPARABLE: "skipped"}
+    if row.verdict in tag:
+        said = f"{row.verdict}: {row.baseline} -> {row.candidate}; {message}"
+        ElementTree.SubElement(case, tag[row.verdict], message=_legal(said))
+    else:
+        ElementTree.SubElement(case, "system-out").text = _legal(f"{row.verdict}: {message}")
+
+
+def _legal(text: str) -> str:
+    """Without the control characters that XML 1.0 has no way to write."""
+    return "".join(c for c in text if c in "\t\n" or ord(c) >= 32)
