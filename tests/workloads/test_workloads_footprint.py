@@ -51,8 +51,8 @@ def measured_bytes(found) -> float:
     ],
 )
 def test_peak_equals_the_allocators(workload, mixer, changes):
+    """Within 0.2 %; recomputing keeps 5 kB of random state a block, which is not counted."""
     changes = {"workload": workload, "mixer": mixer, **changes}
-    """Within 0.2 %; recomputing keeps 5 kB of random state a block besides, which is not counted."""
     predicted = footprint(step_of(**changes)).peak_bytes
     within = 5e-3 if changes.get("recompute") else 2e-3
     assert predicted == pytest.approx(measured_bytes(cell(**changes)), rel=within)
