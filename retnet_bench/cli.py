@@ -88,15 +88,25 @@ def run(
     console.print(words or f"{summary.cells} cells", "in", f"{summary.folder}/records")
 
 
-@app.command(epilog="Example: retnet-bench plan decode")
-def plan(study: StudyName) -> None:
+@app.command(epilog="Example: retnet-bench plan decode --on h100-80gb --price 2.50USD")
+def plan(
+    study: StudyName,
+    on: Annotated[
+        str | None, typer.Option(help="Plan for this device instead; see list devices.")
+    ] = None,
+    price: Annotated[
+        str | None, typer.Option(help="Price of an hour, with its currency: 2.50USD.")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="Results to calibrate on; default runs/<study>, if any.")
+    ] = None,
+) -> None:
     """Show a study's cells and what each is predicted to cost; nothing is run."""
     from retnet_bench.catalogue import plan_table
 
-    table, total = plan_table(study)
     console = _console()
-    console.print(table)
-    console.print(total, highlight=False)
+    for part in plan_table(study, on, price, records):
+        console.print(part, highlight=False)
 
 
 @app.command(epilog="Example: retnet-bench show runs/quickstart")
@@ -221,7 +231,7 @@ def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="studies, models, sizes, kernels, workloads, figures or corpora; default: all."
+            help="studies, models, sizes, kernels, workloads, figures, corpora or devices."
         ),
     ] = None,
 ) -> None:
@@ -279,12 +289,16 @@ def data_show(
 
 
 @app.command(epilog="Example: retnet-bench env")
-def env() -> None:
+def env(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure its rates and keep them for plans.")
+    ] = False,
+) -> None:
     """Show what this machine can and can't measure, and why."""
-    from retnet_bench.catalogue import machine
+    from retnet_bench.catalogue import machine, measured_rates
 
-    for part in machine():
-        _console().print(part)
+    for part in [*machine(), *(measured_rates() if measure else ())]:
+        _console().print(part, highlight=False)
 
 
 def main() -> None:
