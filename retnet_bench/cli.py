@@ -59,6 +59,9 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Results folder; default runs/<study>.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
+    skip_oom: Annotated[
+        bool, typer.Option("--skip-oom", help="Leave out cells that are predicted not to fit.")
+    ] = False,
     plot: Annotated[bool, typer.Option(help="Draw the study's figures at the end.")] = True,
 ) -> None:
     """Run a study; what is already in the folder is kept, and only the rest is run."""
@@ -78,6 +81,7 @@ def run(
         console,
         fresh=fresh,
         retry=retry,
+        skip_oom=skip_oom,
     )
     _show(summary.folder, console)
     if plot:

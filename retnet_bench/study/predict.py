@@ -26,7 +26,7 @@ from retnet_bench.measure.devices import Rates, find, recognise
 from retnet_bench.measure.memory import available_bytes
 from retnet_bench.models import MIXERS, ModelConfig, cost
 from retnet_bench.models.forms import DTYPES
-from retnet_bench.study.plan import Pair, Planned, _cell_seconds
+from retnet_bench.study.plan import Pair, Planned, cell_seconds
 from retnet_bench.workloads import Cell, Sample
 from retnet_bench.workloads.footprint import Footprint, Step, footprint
 
@@ -234,7 +234,7 @@ def predict(
         flops=model_flops(cell, config),
         roofline=line,
         step_s=step_s,
-        cell_s=None if step_s is None else _cell_seconds(planned, step_s),
+        cell_s=None if step_s is None else cell_seconds(planned, step_s),
         fits=fits,
         instead=largest(step, limit) if fits is False and limit is not None else None,
         reason=None if step_s is not None else f"{target.rates.name}: rates for it are unknown",

@@ -14,6 +14,7 @@ from retnet_bench.measure import environment
 from retnet_bench.models import MIXERS, cost
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.results.schema import SCHEMA_VERSION
+from retnet_bench.study import predict
 from retnet_bench.study.plan import Planned
 from retnet_bench.study.stopping import Stop
 from retnet_bench.study.wire import Prepared
@@ -36,6 +37,8 @@ class Rows:
     planned: Planned
     env: dict[str, Any]
     kernel_dispatched: str | None = None
+    target: predict.Target | None = None
+    """Whose rates the utilisations are against."""
 
     def _base(self) -> Row:
         cell = self.planned.cell
@@ -102,19 +105,24 @@ class Rows:
     ) -> Row:
         """One row of raw values; `unavailable` with a reason when there are none, `impure` with a
         reason when something else happened in their window."""
-        return self._base() | {
-            "metric": sample.metric,
-            "unit": sample.unit,
-            "phase": sample.phase,
-            "process": process,
-            "block": block,
-            "order": order,
-            "position": sample.position,
-            "document": sample.document,
-            "samples": list(sample.values) or None,
-            "status": "unavailable" if sample.reason else "impure" if impure else "ok",
-            "reason": sample.reason or impure,
-        }
+        cost_columns = predict.columns(self.planned, self.target, sample) if self.target else {}
+        return (
+            self._base()
+            | cost_columns
+            | {
+                "metric": sample.metric,
+                "unit": sample.unit,
+                "phase": sample.phase,
+                "process": process,
+                "block": block,
+                "order": order,
+                "position": sample.position,
+                "document": sample.document,
+                "samples": list(sample.values) or None,
+                "status": "unavailable" if sample.reason else "impure" if impure else "ok",
+                "reason": sample.reason or impure,
+            }
+        )
 
     def outcome(self, status: str, reason: str, stderr_tail: str | None) -> Row:
         """The one row of a cell that could not be measured."""

@@ -16,7 +16,7 @@ from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store, read_records
-from retnet_bench.study import plan
+from retnet_bench.study import plan, predict
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.progress import Reporter
 from retnet_bench.study.records import new_run_id
@@ -52,14 +52,18 @@ def run(
     *,
     fresh: bool = False,
     retry: bool = False,
+    skip_oom: bool = False,
 ) -> Summary:
     """Run what is missing of `study` in `folder`; stored cells are kept and not run again.
 
-    `fresh` sets earlier records aside first; `retry` runs failed cells again, too.
+    `fresh` sets earlier records aside first; `retry` runs failed cells again, too; `skip_oom`
+    leaves out cells that are predicted not to fit, as records that say so.
     """
     environment_variables()
     with source.named():
         pairs = plan.make(study)
+    if skip_oom:
+        pairs = predict.skip_oom(pairs, _target(pairs))
     with _alone(folder):
         return _run(study, source, pairs, folder, console, fresh, retry)
 
@@ -128,8 +132,7 @@ def _run_pairs(
 ) -> int:
     if not pairs:
         return 0
-    rates = plan.measure_rates(pairs)
-    seconds = {p.cell.cell_id: c.cell_s if c else 0.0 for p, c in plan.costs(pairs, rates)}
+    seconds = _predicted_seconds(pairs)
     failed = 0
     with Reporter(console, sum(seconds.values())) as reporter:
         home = plan.devices_of(pairs)[0]
@@ -139,6 +142,19 @@ def _run_pairs(
                 reporter.finished(cell, seconds[cell.planned.cell.cell_id])
                 failed += cell.status not in OK_STATUSES
     return failed
+
+
+def _predicted_seconds(pairs: list[Pair]) -> dict[str, float]:
+    """Predicted seconds of each cell, for the bar; a guess where the prediction knows none."""
+    return {
+        planned.cell.cell_id: (found.cell_s or plan.START_S) if found else 0.0
+        for planned, found in predict.predictions(pairs, _target(pairs))
+    }
+
+
+def _target(pairs: list[Pair]) -> predict.Target:
+    dtypes = {planned.cell.dtype for pair in pairs for planned in pair}
+    return predict.here(plan.devices_of(pairs)[0], dtypes)
 
 
 def _missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[Pair]:

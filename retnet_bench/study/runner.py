@@ -21,7 +21,7 @@ from retnet_bench.measure.reading import untold
 from retnet_bench.measure.telemetry import Telemetry
 from retnet_bench.models.forms import Agreement
 from retnet_bench.results.store import Store
-from retnet_bench.study import stopping
+from retnet_bench.study import predict, stopping
 from retnet_bench.study.launch import Here, Launcher, Worker
 from retnet_bench.study.plan import Pair, Planned
 from retnet_bench.study.records import Row, Rows
@@ -83,6 +83,7 @@ class Runner:
     """Called with a few words before each piece of work, for a live progress line."""
     study_text: str = ""
     """The study's YAML, kept in the environment of every record."""
+    _targets: dict[str, predict.Target] = field(default_factory=dict)
     _agreements: dict[tuple[str, str], list[Agreement]] = field(default_factory=dict)
 
     def run(self, pair: Pair) -> Iterator[Finished]:
@@ -145,7 +146,16 @@ class Runner:
         assert isinstance(answer, Prepared)
         self._agreements[key] = answer.agreements
         env = answer.environment | {"study": {"yaml": self.study_text}}
-        track.made = Rows(self.study, self.run_id, track.planned, env, answer.kernel_dispatched)
+        if cell.device not in self._targets:
+            self._targets[cell.device] = predict.target_of_records(cell.device)
+        track.made = Rows(
+            self.study,
+            self.run_id,
+            track.planned,
+            env,
+            answer.kernel_dispatched,
+            self._targets[cell.device],
+        )
         track.rows += track.made.preparation(answer, process)
 
     def _blocks(self, tracks: list[Track], process: int, rule: Rule) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.results.store import read_records
-from retnet_bench.study import launch, plan
+from retnet_bench.study import launch
 from retnet_bench.study import run as running
 from retnet_bench.study import study as studies
 from retnet_bench.study.run import Summary
@@ -43,7 +43,8 @@ def parts(folder: Path) -> dict[str, str]:
 @pytest.fixture
 def machine(monkeypatch):
     """Rates are not what is tested here, and take a second to measure."""
-    monkeypatch.setattr(plan, "measure_rates", lambda pairs: plan.Rates(1e12, 1e12))
+    rates = Rates("this", {"fp32": 1e12}, 1e12, 1e-6, None, "the test")
+    monkeypatch.setattr(predict, "here", lambda *_: predict.Target(rates, "cpu", None))
 
 
 @pytest.fixture(scope="module")
