@@ -15,6 +15,7 @@ from fakes.cells import QUICK, cell
 from retnet_bench.base import UserError
 from retnet_bench.measure.protocol import WarmUp
 from retnet_bench.models.forms import Agreement
+from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store, read_records
 from retnet_bench.study import launch, stopping, wire
 from retnet_bench.study.plan import Planned
@@ -84,7 +85,7 @@ def test_two_revisions_are_interleaved_block_by_block(tmp_path):
             tracks = [Track(planned, "candidate", a), Track(planned, "baseline", b)]
             runner.measure(tracks, stopping.by_protocol(planned.protocol))
             finished = [runner.finish(track) for track in tracks]
-            assert [f.status for f in finished] == ["ok", "ok"], attempt
+            assert {f.status for f in finished} <= set(OK_STATUSES), attempt
     for name, outcome in zip("ab", finished, strict=True):
         Store(tmp_path / name).append(outcome.rows, "part")
     mine, theirs = (read_records(tmp_path / name) for name in "ab")
