@@ -106,13 +106,18 @@ def show(results: Results) -> None:
 
 
 def _show(results: Path, console: Console) -> None:
+    from retnet_bench.analysis import claims
     from retnet_bench.analysis.curves import contract_text
+    from retnet_bench.report.claims import claims_table
     from retnet_bench.report.tables import tables
     from retnet_bench.results.store import read_records
 
     records = read_records(results)
     for table in tables(records):
         console.print(table)
+    stated = claims.beside(results)
+    if stated:
+        console.print(claims_table(claims.evaluate(records, stated)))
     console.print(contract_text(records), highlight=False)
 
 
@@ -131,14 +136,17 @@ def plot(
 
 
 def _plot(results: Path, names: list[str] | None, out: Path | None, console: Console) -> None:
+    from retnet_bench.analysis import claims
     from retnet_bench.figures import FIGURES, plot
+    from retnet_bench.report.claims import notes
     from retnet_bench.results.store import read_records
 
     records = read_records(results)
+    told = notes(claims.evaluate(records, claims.beside(results)))
     folder = out or (results if results.is_dir() else results.parent) / "figures"
     for name in names or FIGURES:
         try:
-            for path in plot(records, [name], folder):
+            for path in plot(records, [name], folder, notes=told):
                 console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
         except UserError as error:
             if names:
