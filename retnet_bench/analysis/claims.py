@@ -382,7 +382,7 @@ def _refuse_several(values: pd.DataFrame, free: str = "") -> None:
     if x != free and values[x].nunique() > 1:
         left_open = [x, *left_open]
     if left_open:
-        found = [f"{key} ({', '.join(map(str, values[key].unique()))})" for key in left_open]
+        found = [f"{key} ({', '.join(map(str, sorted(values[key].unique())))})" for key in left_open]
         raise _NotMeasured(f"where leaves open: {', '.join(found)}; say which")
 
 
@@ -391,8 +391,10 @@ def _conditions(cells: pd.DataFrame, claim: Claim) -> str:
     measured = _measured(cells, claim)
     known = [key for key in ("size", "length", "batch") if measured[key].nunique() == 1]
     said = [f"{key} {measured[key].iloc[0]}" for key in known]
-    position = claim.where.position
-    return ", ".join([*said, *([f"position {position}"] if position is not None else [])])
+    position = {None: "", "max": "last position"}.get(
+        claim.where.position, f"position {claim.where.position}"
+    )
+    return ", ".join([*said, *([position] if position else [])])
 
 
 # --- the kinds ----------------------------------------------------------------------------------

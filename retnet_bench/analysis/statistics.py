@@ -202,7 +202,8 @@ def perplexity_overtaking(
 
 def _overtaking(x: ArrayLike, middle: np.ndarray, drawn: np.ndarray, n: int) -> Interval:
     """From log-ratios a / b: their middle (1, P) and resamples (R, P)."""
-    places = np.log(np.asarray(x, dtype=float))
+    values = np.asarray(x, dtype=float)
+    places, first, last = np.log(values), float(values[0]), float(values[-1])
     estimate = float(_overtaken(places, middle)[0])
     if n < 2:
         return Interval(float(np.exp(estimate)), np.nan, np.nan, n)
@@ -211,9 +212,9 @@ def _overtaking(x: ArrayLike, middle: np.ndarray, drawn: np.ndarray, n: int) -> 
     high = np.percentile(ends, 97.5, method="higher")
     if np.isfinite(estimate):
         low, high = (estimate + widening(n) * (end - estimate) for end in (low, high))
-    low = -np.inf if low <= places[0] else min(low, places[-1])
-    high = np.inf if high >= places[-1] else max(high, places[0])
-    return _exp(Interval(estimate, float(low), float(high), n))
+    low = 0.0 if low <= places[0] else min(float(np.exp(low)), last)
+    high = np.inf if high >= places[-1] else max(float(np.exp(high)), first)
+    return Interval(float(np.exp(estimate)), low, high, n)
 
 
 def _overtaken(places: np.ndarray, ratios: np.ndarray) -> np.ndarray:

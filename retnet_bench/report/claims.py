@@ -11,14 +11,16 @@ from retnet_bench.analysis.claims import Claim, Finding
 from retnet_bench.report.numbers import quantity
 
 _SHOWN_IN = {"bytes": (1e-6, "MB"), "s": (1e3, "ms")}
-_SAID = {"at_least": "at least", "at_most": "at most", "includes": "no other than"}
+_SAID = {"at_least": "at least", "at_most": "at most", "includes": "interval includes"}
 
 
 def claims_table(findings: Iterable[Finding]) -> Table:
     """A row per claim: what it says and whence, what it asks, our number and the verdict."""
     table = Table(title="Claims", title_justify="left", header_style="bold", show_lines=True)
-    for name in ("claim", "stated", "ours [95 % interval]", "verdict"):
-        table.add_column(name)
+    table.expand = True
+    columns = {"claim": 5, "stated": 4, "ours [95 % interval]": 3, "verdict": 2}
+    for name, share in columns.items():
+        table.add_column(name, ratio=share)
     for finding in findings:
         claim = finding.claim
         why = f"\n{finding.reason}" if finding.reason else ""
@@ -68,17 +70,17 @@ def asked(finding: Finding) -> str:
 
 def _stated(finding: Finding) -> str:
     paper = finding.claim.paper
-    words = f"{_of(finding.claim)} {asked(finding)}"
+    words = f"{_of(finding.claim)}: {asked(finding)}"
     if paper is None:
         return words
-    return f"{words}\npaper: {_with(_bound(paper.value), paper.unit)} at {paper.at}"
+    return f"{words}\npaper: {_with(_bound(paper.value), paper.unit)}; {paper.at}"
 
 
 def _of(claim: Claim) -> str:
     """What number the claim is about: `decode_tokens_per_s retnet / transformer`."""
     measure = claim.measure
     if measure.kind == "crossover":
-        return f"{claim.where.workload}: {measure.of} overtakes {measure.over} at"
+        return f"{claim.where.workload}: {measure.of} overtakes {measure.over}"
     if measure.kind == "ratio":
         return f"{measure.metric} {measure.of} / {measure.over}"
     subject = {"slope": "slope over position", "exponent": f"exponent of {measure.metric}"}
@@ -90,7 +92,7 @@ def _number(value: float) -> str:
 
 
 def _bound(value: float) -> str:
-    return f"{value:,.6g}"
+    return f"{value:,.12g}"
 
 
 def _with(number: str, unit: str) -> str:
