@@ -382,7 +382,9 @@ def _refuse_several(values: pd.DataFrame, free: str = "") -> None:
     if x != free and values[x].nunique() > 1:
         left_open = [x, *left_open]
     if left_open:
-        found = [f"{key} ({', '.join(map(str, sorted(values[key].unique())))})" for key in left_open]
+        found = [
+            f"{key} ({', '.join(map(str, sorted(values[key].unique())))})" for key in left_open
+        ]
         raise _NotMeasured(f"where leaves open: {', '.join(found)}; say which")
 
 

@@ -100,7 +100,11 @@ def pair_ratios(records: pd.DataFrame) -> pd.DataFrame:
     found = [
         row
         for a, b in sides(records)
-        for row in (*_timed(records, a, b), *perplexity_ratios(records, a, b), *_lost(records, a, b))
+        for row in (
+            *_timed(records, a, b),
+            *perplexity_ratios(records, a, b),
+            *_lost(records, a, b),
+        )
     ]
     columns = ["pair_id", "metric", "phase", "a", "b", *_SHOWN, *_RESULT, "status", "verdict"]
     return pd.DataFrame(found, columns=columns)
