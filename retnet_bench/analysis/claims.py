@@ -376,7 +376,7 @@ def _values(cells: pd.DataFrame, claim: Claim) -> pd.DataFrame:
 
 
 def _refuse_several(values: pd.DataFrame, free: str = "") -> None:
-    """A number comes from one contract, but for column `free`; what `where` leaves open is named."""
+    """A number comes from one contract, but for column `free`; the rest must be said."""
     x = free if free in ("length", "size") else "length"
     left_open = rows.separators(values, values.iloc[:0], x, [], free)
     if x != free and values[x].nunique() > 1:
@@ -393,10 +393,10 @@ def _conditions(cells: pd.DataFrame, claim: Claim) -> str:
     measured = _measured(cells, claim)
     known = [key for key in ("size", "length", "batch") if measured[key].nunique() == 1]
     said = [f"{key} {measured[key].iloc[0]}" for key in known]
-    position = {None: "", "max": "last position"}.get(
-        claim.where.position, f"position {claim.where.position}"
-    )
-    return ", ".join([*said, *([position] if position else [])])
+    position = claim.where.position
+    if position is not None:
+        said.append("last position" if position == "max" else f"position {position}")
+    return ", ".join(said)
 
 
 # --- the kinds ----------------------------------------------------------------------------------
@@ -416,8 +416,8 @@ def _ratio(cells: pd.DataFrame, claim: Claim) -> Interval:
     if paired.empty:
         raise _NotMeasured("the arms were measured in different runs")
     process = paired.groupby(rows.RUN, dropna=False).ngroup()
-    sides = [list(zip(process, paired[[side]].to_numpy(), strict=True)) for side in ("a", "b")]
-    return statistics.log_ratio(*sides)
+    a, b = (list(zip(process, paired[[side]].to_numpy(), strict=True)) for side in ("a", "b"))
+    return statistics.log_ratio(a, b)
 
 
 def _level(cells: pd.DataFrame, claim: Claim) -> Interval:
@@ -435,8 +435,8 @@ def _slope(cells: pd.DataFrame, claim: Claim) -> Interval:
     found = curves.slopes(cells).iloc[0]
     if np.isnan(found["estimate"]):
         raise _NotMeasured(found["reason"])
-    per_position = [1e3 * found[name] for name in ("estimate", "low", "high")]
-    return Interval(*per_position, int(found["n"]))
+    estimate, low, high = (1e3 * float(found[name]) for name in ("estimate", "low", "high"))
+    return Interval(estimate, low, high, int(found["n"]))
 
 
 def _exponent(cells: pd.DataFrame, claim: Claim) -> Interval:
@@ -470,10 +470,12 @@ def _perplexity_crossover(cells: pd.DataFrame, claim: Claim) -> Interval:
     keys = ["pair_id", "document"]
     both = mine.merge(theirs[[*keys, "value"]], on=keys, suffixes=("", "_b"))
     columns = ("value", "value_b", "document_bytes")
-    tables = [both.pivot(index="document", columns="n_params", values=c).dropna() for c in columns]
-    if tables[0].shape[1] < 2 or tables[0].empty:
+    a, b, units = (
+        both.pivot(index="document", columns="n_params", values=name).dropna() for name in columns
+    )
+    if a.shape[1] < 2 or a.empty:
         raise _NotMeasured("fewer than two sizes with documents in common")
-    return statistics.perplexity_overtaking(tables[0].columns, *tables)
+    return statistics.perplexity_overtaking(a.columns, a, b, units)
 
 
 _KINDS: Mapping[str, Callable[[pd.DataFrame, Claim], Interval]] = {
