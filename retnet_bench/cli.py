@@ -154,6 +154,29 @@ def _plot(results: Path, names: list[str] | None, out: Path | None, console: Con
             console.print(f"not drawn: {error}", highlight=False, soft_wrap=True)
 
 
+@app.command(epilog="Example: retnet-bench history runs --out runs/figures")
+def history(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Results folders of several runs, or folders of such.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Also draw the history into a folder.")] = None,
+) -> None:
+    """Show how results changed from run to run, and at which revision their level stepped."""
+    from retnet_bench.analysis import history as histories
+    from retnet_bench.report.history import history_table, summary
+
+    runs = histories.read(folders)
+    lines = histories.lines(runs)
+    console = _console()
+    console.print(history_table(lines))
+    console.print(summary(runs, lines), highlight=False)
+    if out is not None:
+        from retnet_bench.figures.history import draw_history
+
+        for path in draw_history(runs, lines, out):
+            console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
+
+
 @app.command("list", epilog="Example: retnet-bench list kernels")
 def list_(
     what: Annotated[
