@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,7 @@ def read(paths: Sequence[Path]) -> list[Run]:
     """
     folders = list(dict.fromkeys(folder for path in paths for folder in _results(path)))
     runs = [run for folder in folders for run in _runs(read_records(folder))]
-    runs.sort(key=lambda run: run.records["recorded_at"].min())
+    runs = _joined(sorted(runs, key=lambda run: run.records["recorded_at"].min()))
     if len(runs) < 2:
         where = ", ".join(map(str, paths))
         raise UserError(
@@ -101,10 +102,24 @@ def _results(path: Path) -> list[Path]:
 
 def _runs(records: pd.DataFrame) -> Iterator[Run]:
     keys = ["git_revision", "git_dirty"]
-    for (revision, dirty), part in records.groupby(keys, dropna=False):
+    for _, part in records.groupby(keys, dropna=False):
+        revision, dirty = part["git_revision"].iloc[0], part["git_dirty"].iloc[0]
         short = revision[:7] if isinstance(revision, str) else "no revision"
         changed = not pd.isna(dirty) and bool(dirty)
         yield Run(short + ("+" if changed else ""), part)
+
+
+def _joined(runs: Sequence[Run]) -> list[Run]:
+    """Neighbours of one revision that share no cell (such as two studies) are one run."""
+    joined: list[Run] = []
+    for run in runs:
+        last = joined[-1] if joined else None
+        cells = set(run.records["cell_id"])
+        if last and last.label == run.label and cells.isdisjoint(last.records["cell_id"]):
+            joined[-1] = Run(run.label, pd.concat([last.records, run.records]))
+        else:
+            joined.append(run)
+    return joined
 
 
 def lines(runs: Sequence[Run]) -> list[Line]:
@@ -139,8 +154,8 @@ def _points(run: int, records: pd.DataFrame) -> Iterator[dict[str, object]]:
 
 def _point(run: int, metric: str, cell: pd.DataFrame, found: Interval) -> dict[str, object]:
     first = cell.iloc[0]
-    known = {name: first[name] for name in [*_LINE, *_ABOUT]} | {"metric": metric}
-    return known | {"run": run} | found._asdict()
+    known: dict[str, object] = {name: first[name] for name in [*_LINE, *_ABOUT]}
+    return {**known, "metric": metric, "run": run, **found._asdict()}
 
 
 def _line(part: pd.DataFrame, labels: Sequence[str]) -> Line:
@@ -151,10 +166,11 @@ def _line(part: pd.DataFrame, labels: Sequence[str]) -> Line:
     noise = 0.0 if exact else _noise(values, _within(points))
     starts = np.flatnonzero(np.diff(values)) + 1 if exact else change_points(values, noise)
     ends = [0, *starts, len(values)]
-    levels = [float(np.median(values[a:b])) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    levels = [float(np.median(values[a:b])) for a, b in pairwise(ends)]
+    places = [int(points["run"].iloc[at]) for at in starts]
     steps = tuple(
-        Step(int(points["run"][at]), labels[points["run"][at]], float(np.exp(after - before)))
-        for at, before, after in zip(starts, levels[:-1], levels[1:], strict=True)
+        Step(place, labels[place], float(np.exp(after - before)))
+        for place, (before, after) in zip(places, pairwise(levels), strict=True)
     )
     return Line(about, points, noise, steps)
 

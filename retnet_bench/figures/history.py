@@ -111,14 +111,8 @@ def _write(
     )
     left = 0.1 / style.WIDTH_IN
     figure.text(left, 1 - 0.07 / height, "History of runs", va="top", fontsize=9, weight="bold")
-    figure.text(
-        left,
-        0.05 / height,
-        textwrap.fill(caption, 140),
-        va="bottom",
-        fontsize=6.5,
-        color=style.GREY,
-    )
+    caption = textwrap.fill(caption, 140)
+    figure.text(left, 0.05 / height, caption, va="bottom", fontsize=6.5, color=style.GREY)
     figure.legend(
         [panels.line_handle(look) for look in styles.values()],
         list(styles),

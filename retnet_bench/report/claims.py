@@ -10,7 +10,9 @@ from rich.table import Table
 from retnet_bench.analysis.claims import Claim, Finding
 from retnet_bench.report.numbers import quantity
 
-_SHOWN_IN = {"bytes": (1e-6, "MB"), "s": (1e3, "ms")}
+SHOWN_IN = {"bytes": (1e-6, "MB"), "s": (1e3, "ms")}
+"""Units of the records that people read better in another: factor and name."""
+
 _SAID = {"at_least": "at least", "at_most": "at most", "includes": "interval includes"}
 
 
@@ -47,7 +49,7 @@ def ours(finding: Finding) -> str:
     """`5.28 x [4.97, 6.26]`; `below` and `above` where the range that was measured ends."""
     if finding.verdict == "not measured":
         return "not measured"
-    scale, unit = _SHOWN_IN.get(finding.unit, (1.0, finding.unit))
+    scale, unit = SHOWN_IN.get(finding.unit, (1.0, finding.unit))
     estimate, low, high = (scale * part for part in finding.interval[:3])
     where = {0.0: f"below {_number(high)}", np.inf: f"above {_number(low)}"}
     if finding.claim.measure.kind == "crossover" and estimate in where:
@@ -60,7 +62,7 @@ def ours(finding: Finding) -> str:
 def asked(finding: Finding) -> str:
     """The comparison in words, in the unit that `ours` is shown in."""
     claim = finding.claim
-    scale, unit = _SHOWN_IN.get(finding.unit, (1.0, finding.unit))
+    scale, unit = SHOWN_IN.get(finding.unit, (1.0, finding.unit))
     if claim.between is not None:
         low, high = (_bound(scale * end) for end in claim.between)
         return _with(f"between {low} and {high}", unit)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 from rich.table import Table
 
-from retnet_bench.analysis.history import FEWEST, Line, Run, Step
+from retnet_bench.analysis.history import EXACT, FEWEST, Line, Run, Step
+from retnet_bench.report.claims import SHOWN_IN
 from retnet_bench.report.numbers import quantity
 
 _KEYS = ("workload", "metric", "arm", "size", "length", "batch")
@@ -18,15 +19,16 @@ def history_table(lines: Sequence[Line]) -> Table:
     table = Table(title="History", title_justify="left", header_style="bold")
     machines = len({line.about["fingerprint"] for line in lines}) > 1
     for name in [*_KEYS, *(["machine"] if machines else [])]:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("runs", "first", "last", "noise"):
         table.add_column(name, justify="right")
     table.add_column("steps")
     for line in lines:
-        machine = f"{line.about['machine']} ({line.about['fingerprint']})"
-        keys = [_word(line.about[key]) for key in _KEYS] + ([machine] if machines else [])
-        ends = [quantity(float(line.points["estimate"].iloc[i])) for i in (0, -1)]
-        noise = f"{100 * line.noise:.2g} %" if line.noise else "exact"
+        machine = [_word(line.about["fingerprint"])] if machines else []
+        keys = [_word(line.about[key]) for key in _KEYS] + machine
+        ends = [_value(line, i) for i in (0, -1)]
+        exact = line.about["metric"] in EXACT
+        noise = "exact" if exact else f"{100 * line.noise:.2g} %"
         table.add_row(*keys, str(len(line.points)), *ends, noise, steps_text(line))
     return table
 
@@ -34,22 +36,28 @@ def history_table(lines: Sequence[Line]) -> Table:
 def summary(runs: Sequence[Run], lines: Sequence[Line]) -> str:
     """Which runs in which order, and how the lines were told apart."""
     words = f"{len(runs)} runs in order of their first record: {', '.join(r.label for r in runs)}"
-    prints = {line.about["fingerprint"] for line in lines}
-    if len(prints) > 1:
-        words += f"; {len(prints)} machines (fingerprints), each with lines of its own"
+    known = {line.about["fingerprint"]: line.about["machine"] for line in lines}
+    if len(known) > 1:
+        named = ", ".join(f"{fingerprint} ({machine})" for fingerprint, machine in known.items())
+        words += f"; {len(known)} machines, never compared with each other: {named}"
     return words
 
 
 def steps_text(line: Line) -> str:
     """`abc1234 +10.2 %`; why nothing was looked for in too few runs."""
     if not line.steps:
-        few = line.noise and len(line.points) < FEWEST
+        few = line.about["metric"] not in EXACT and len(line.points) < FEWEST
         return f"needs {FEWEST} runs" if few else "none"
     return ", ".join(f"{step.label} {percent(step)}" for step in line.steps)
 
 
 def percent(step: Step) -> str:
     return f"{100 * (step.ratio - 1):+.3g} %"
+
+
+def _value(line: Line, at: int) -> str:
+    scale, unit = SHOWN_IN.get(str(line.about["metric"]).rsplit("_", 1)[-1], (1.0, ""))
+    return f"{quantity(scale * float(line.points['estimate'].iloc[at]))} {unit}".strip()
 
 
 def _word(value: object) -> str:

@@ -67,6 +67,16 @@ def test_two_revisions_of_one_folder_are_two_runs(tmp_path):
     assert line.points["estimate"].tolist() == pytest.approx([0.1, 0.2])
 
 
+def test_two_studies_of_one_revision_are_one_run(tmp_path):
+    for i in range(2):
+        for study, length in (("a", 64), ("b", 512)):
+            rows = blocks("train_step_s", "retnet", levels(0.1), length=length)
+            store(tmp_path / f"{study}{i}", i, rows)
+    runs = history.read([tmp_path])
+    assert [run.label for run in runs] == ["0000000", "1111111"]
+    assert [line.points["run"].tolist() for line in history.lines(runs)] == [[0, 1]] * 2
+
+
 def test_perplexity_is_followed_too(tmp_path):
     for i in range(2):
         rows = document("retnet", "a", 50.0 + i) + document("retnet", "b", 60.0)
