@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,10 @@ def draw(runs: Sequence[Run], lines: Sequence[Line]) -> Figure:
     by_panel: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
         by_panel[f"{line.about['workload']}: {line.about['metric']}"].append(line)
-    styles = style.arm_styles(str(line.about["arm"]) for line in lines)
+    arms = style.arm_styles(str(line.about["arm"]) for line in lines)
+    styles = {arm: replace(look, linestyle="-") for arm, look in arms.items()}
     n_rows = math.ceil(len(by_panel) / _COLUMNS)
-    height = _PANEL_IN * n_rows + 1.15
+    height = _PANEL_IN * n_rows + 1.3
     figure = Figure(figsize=(style.WIDTH_IN, height))
     axes = figure.subplots(n_rows, _COLUMNS, squeeze=False).ravel()
     for ax, (title, part) in zip(axes, by_panel.items(), strict=False):
@@ -45,7 +47,7 @@ def draw(runs: Sequence[Run], lines: Sequence[Line]) -> Figure:
     for ax in axes[len(by_panel) :]:
         ax.set_visible(False)
     figure.subplots_adjust(
-        left=0.09, right=0.97, top=1 - 0.6 / height, bottom=0.75 / height, hspace=0.65, wspace=0.25
+        left=0.09, right=0.97, top=1 - 0.6 / height, bottom=0.9 / height, hspace=0.65, wspace=0.25
     )
     _write(figure, styles, lines, height)
     return figure
@@ -59,7 +61,7 @@ def _draw_panel(
         look = styles[str(line.about["arm"])]
         dashes = _DASHES[prints.index(line.about["fingerprint"]) % len(_DASHES)]
         points = _relative(line.points)
-        shown = style.ArmStyle(look.color, look.marker, dashes)
+        shown = replace(look, linestyle=dashes)
         panels.draw_line(ax, points, "run", shown, look.color, label="")
     ticks = range(0, len(runs), math.ceil(len(runs) / 8))
     ax.xaxis.set_major_locator(FixedLocator(list(ticks)))

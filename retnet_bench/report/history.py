@@ -19,11 +19,11 @@ def history_table(lines: Sequence[Line]) -> Table:
     table = Table(title="History", title_justify="left", header_style="bold")
     machines = len({line.about["fingerprint"] for line in lines}) > 1
     for name in [*_KEYS, *(["machine"] if machines else [])]:
-        table.add_column(name, overflow="fold")
+        table.add_column(name, no_wrap=True)
     for name in ("runs", "first", "last", "noise"):
         table.add_column(name, justify="right")
     table.add_column("steps")
-    for line in lines:
+    for line in sorted(lines, key=_order):
         machine = [_word(line.about["fingerprint"])] if machines else []
         keys = [_word(line.about[key]) for key in _KEYS] + machine
         ends = [_value(line, i) for i in (0, -1)]
@@ -53,6 +53,12 @@ def steps_text(line: Line) -> str:
 
 def percent(step: Step) -> str:
     return f"{100 * (step.ratio - 1):+.3g} %"
+
+
+def _order(line: Line) -> tuple:
+    keys = ("fingerprint", "workload", "metric", "arm", "size", "length", "batch")
+    values = [line.about[key] for key in keys]
+    return tuple((pd.isna(value), 0 if pd.isna(value) else value) for value in values)  # type: ignore
 
 
 def _value(line: Line, at: int) -> str:
