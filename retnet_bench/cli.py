@@ -120,14 +120,19 @@ def show(results: Results) -> None:
 
 
 def _show(results: Path, console: Console) -> None:
+    from retnet_bench.analysis import claims
     from retnet_bench.analysis.curves import contract_text
     from retnet_bench.analysis.floor import read_floors
+    from retnet_bench.report.claims import claims_table
     from retnet_bench.report.tables import tables
     from retnet_bench.results.store import read_records
 
     records = read_records(results)
     for table in tables(records, read_floors(results, set(records["fingerprint"]))):
         console.print(table)
+    stated = claims.beside(results)
+    if stated:
+        console.print(claims_table(claims.evaluate(records, stated)))
     console.print(contract_text(records), highlight=False)
 
 
@@ -146,14 +151,17 @@ def plot(
 
 
 def _plot(results: Path, names: list[str] | None, out: Path | None, console: Console) -> None:
+    from retnet_bench.analysis import claims
     from retnet_bench.figures import FIGURES, plot
+    from retnet_bench.report.claims import notes
     from retnet_bench.results.store import read_records
 
     records = read_records(results)
+    told = notes(claims.evaluate(records, claims.beside(results)))
     folder = out or (results if results.is_dir() else results.parent) / "figures"
     for name in names or FIGURES:
         try:
-            for path in plot(records, [name], folder):
+            for path in plot(records, [name], folder, notes=told):
                 console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
         except UserError as error:
             if names:
@@ -228,6 +236,29 @@ def check(
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
     console.print(report.summary, highlight=False)
     raise typer.Exit(report.exit_code)
+
+
+@app.command(epilog="Example: retnet-bench history runs --out runs/figures")
+def history(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Results folders of several runs, or folders of such.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Also draw the history into a folder.")] = None,
+) -> None:
+    """Show how results changed from run to run, and at which revision their level stepped."""
+    from retnet_bench.analysis import history as histories
+    from retnet_bench.report.history import history_table, summary
+
+    runs = histories.read(folders)
+    lines = histories.lines(runs)
+    console = _console()
+    console.print(history_table(lines))
+    console.print(summary(runs, lines), highlight=False)
+    if out is not None:
+        from retnet_bench.figures.history import draw_history
+
+        for path in draw_history(runs, lines, out):
+            console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
 
 
 @app.command("list", epilog="Example: retnet-bench list kernels")

@@ -81,6 +81,21 @@ def block_table(rows: pd.DataFrame, columns: str) -> pd.DataFrame:
     return table.dropna(axis="columns", how="all").dropna()
 
 
+def along(
+    rows: pd.DataFrame, x: str, columns: Sequence[str]
+) -> tuple[list[pd.DataFrame], np.ndarray]:
+    """Per name in `columns` a table (n_blocks, values of x), and the process of each row.
+
+    Values of x may be different cells, so the i-th blocks of each make row i; spare ones are left.
+    """
+    line = rows.sort_values([x, *BLOCK])
+    line = line.assign(row=line.groupby(x).cumcount())
+    tables = [line.pivot(index="row", columns=x, values=name).dropna() for name in columns]
+    first = line[x] == (tables[0].columns[0] if tables[0].shape[1] else np.nan)
+    process = line.groupby(RUN, dropna=False).ngroup()[first]
+    return tables, process.to_numpy()[: len(tables[0])]
+
+
 def separators(
     measured: pd.DataFrame, failed: pd.DataFrame, x: str, per: Sequence[str], along: str = ""
 ) -> list[str]:
