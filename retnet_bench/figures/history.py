@@ -42,7 +42,7 @@ def draw(runs: Sequence[Run], lines: Sequence[Line]) -> Figure:
     figure = Figure(figsize=(style.WIDTH_IN, height))
     axes = figure.subplots(n_rows, _COLUMNS, squeeze=False).ravel()
     for ax, (title, part) in zip(axes, by_panel.items(), strict=False):
-        ax.set_title(title)
+        ax.set_title(title, loc="left")
         _draw_panel(ax, part, runs, styles)
     for ax in axes[len(by_panel) :]:
         ax.set_visible(False)
