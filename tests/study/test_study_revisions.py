@@ -98,7 +98,7 @@ def test_this_code_against_its_own_head(tmp_path, monkeypatch):
     try:
         found = against.measure(str(path), "HEAD", Policy(), 5.0, True, Console(quiet=True))
     finally:
-        for tree in (tmp_path / "cache" / "revisions").glob("[0-9a-f]*"):
+        for tree in (tmp_path / "cache" / "revisions").glob("?" * 40):
             revisions._git(revisions._checkout(), "worktree", "remove", "--force", str(tree))
     report = gate.check(found.candidate, found.baseline, Policy(), found.selftest_of)
     exact = {row.figure: row.verdict for row in report.rows if row.kind == "exact"}
