@@ -128,14 +128,14 @@ class _Duel:
         return able
 
     def _within(self, planned: Planned, share_s: float, n_cells: int) -> Planned:
-        """The cell with a protocol for its share of the budget, half of which is left for starting,
+        """The cell with a protocol for its share of the budget, 30 % of which is left for starting,
         warming up and memory."""
         floor = self.floors.get(TIMES[planned.cell.workload])
         protocol = replace(
             planned.protocol,
             precision=half_width_wanted(floor, n_cells, self.policy),
             max_blocks=MOST_BLOCKS,
-            budget_s=max(share_s / 2, 1.0),
+            budget_s=max(0.7 * share_s, 1.0),
             warmup_max_s=max(min(planned.protocol.warmup_max_s, share_s / 8), 0.1),
         )
         return replace(planned, protocol=protocol)
