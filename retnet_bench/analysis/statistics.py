@@ -354,7 +354,7 @@ def _medians(blocks: Sequence[Block]) -> tuple[np.ndarray, np.ndarray]:
     medians = np.empty(len(blocks))
     for length in np.unique(lengths):
         chosen = np.flatnonzero(lengths == length)
-        medians[chosen] = np.median(np.array([blocks[i][1] for i in chosen]), axis=1)
+        medians[chosen] = np.median(np.array([blocks[int(i)][1] for i in chosen]), axis=1)
     return processes, medians
 
 

@@ -1,4 +1,4 @@
-"""The gate's picture: a ratio with its interval for every timed figure, and where the limits lie."""
+"""The gate's picture: each timed figure's ratio with its interval, and where the limits lie."""
 
 from __future__ import annotations
 
