@@ -233,9 +233,9 @@ def unpaired_ratio(
 def p_at_most(ratio: Interval, bound: float) -> float:
     """One-sided p-value of "the true ratio is at most `bound`": small when it is surely above.
 
-    Student's t with n - 1 degrees of freedom, whose standard error is what the lower half of the
-    interval implies, so that p < 0.025 exactly when the interval lies above the bound. Without an
-    interval nothing is known: nan, which is never below any threshold.
+    Student's t with n - 1 degrees of freedom and the standard error that the interval implies, so
+    that p < 0.025 only where the interval lies above the bound. Without an interval nothing is
+    known: nan, which is never below any threshold.
     """
     if np.isnan(ratio.low):
         return float("nan")
@@ -247,8 +247,9 @@ def p_at_most(ratio: Interval, bound: float) -> float:
 
 
 def standard_error(ratio: Interval) -> float:
-    """Of the logarithm of a ratio, from the lower half of its 95 % interval."""
-    return float(np.log(ratio.estimate / ratio.low) / t_quantile(LEVEL, ratio.n - 1))
+    """Of the logarithm of a ratio, from the longer half of its 95 % interval: of few blocks either
+    half may be short by luck."""
+    return half_width(ratio) / t_quantile(LEVEL, ratio.n - 1)
 
 
 def half_width(ratio: Interval) -> float:
