@@ -125,9 +125,7 @@ class Report:
         counts = Counter(row.verdict for row in self.rows)
         told = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
         missing = sum(row.missing for row in self.rows)
-        lost = (
-            f"; {missing} of the baseline's are missing from the candidate" if missing else ""
-        )
+        lost = f"; {missing} of the baseline's are missing from the candidate" if missing else ""
         return f"{self.outcome}: {told or 'no figures'}{lost}"
 
     def as_dict(self) -> dict[str, Any]:

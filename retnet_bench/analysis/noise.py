@@ -17,6 +17,7 @@ from scipy import optimize, special
 from retnet_bench.analysis import rows
 
 _FAR = 4.0  # scales from which on a residual may be an outlier
+_SURE_RHO = 0.3
 _MOST_DF = 30.0  # beyond, t is normal
 
 
@@ -48,7 +49,8 @@ def fit(records: pd.DataFrame, metric: str) -> Noise:
     """The noise of a study's `metric`, from residuals about each cell's median.
 
     The core is fitted to the faster half, mirrored, because outliers only ever make a block slower;
-    what is slower than that by more than chance are the outliers. The shared part comes from
+    what is slower than that by more than chance are the outliers, whose exponential size is what
+    they are beyond the threshold. The shared part comes from
     products of different arms' residuals (clipped at four scales) at 1, 2, ... blocks' distance.
     """
     values = rows.per_block(records, metric)
@@ -64,7 +66,7 @@ def fit(records: pd.DataFrame, metric: str) -> Noise:
     shared, rho, drift = _shared(clipped)
     return Noise(
         scale=scale, df=df, shared=shared, rho=rho, drift=drift, process=_process(values),
-        outliers=share, outlier_size=float(excess.mean()) if share else 0.0, n=len(values),
+        outliers=share, outlier_size=float((excess - far).mean()) if share else 0.0, n=len(values),
     )  # fmt: skip
 
 
@@ -98,7 +100,8 @@ def _shared(values: pd.DataFrame) -> tuple[float, float, float]:
                 )
     lags = [np.mean(products[lag]) for lag in sorted(products)[:3]] + [0.0] * 3
     rho = float(np.clip(lags[1] / lags[0], 0, 0.95)) if lags[0] > 0 else 0.0
-    variance = lags[0] / rho if rho else lags[0]  # at distance 0
+    # At distance 0; a small rho is too uncertain to extrapolate by.
+    variance = lags[0] / rho if rho > _SURE_RHO else lags[0]
     chance = float(np.mean([error for _, error in slopes]))
     drift = float(np.mean([slope**2 for slope, _ in slopes])) - chance
     return float(np.sqrt(max(variance, 0.0))), rho, float(np.sqrt(max(drift, 0.0)))
