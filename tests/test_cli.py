@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("run", "plan", "show", "plot", "list", "env")
+VERBS = ("run", "plan", "show", "plot", "check", "list", "env")
 GOLDEN = Path(__file__).parent / "golden" / "v1_small.parquet"
 
 

@@ -220,14 +220,27 @@ def unpaired_ratio(
 ) -> Interval:
     """The ratio a / b of two sets of blocks taken apart, each side resampled by itself.
 
-    The ends are those of the two sides' intervals joined in quadrature (MOVER: Zou and Donner
-    2008), so sides with unequal numbers of blocks are no special case. `n` is the smaller of them.
+    The two sides' standard errors, which their own intervals imply, are joined in quadrature, each
+    end from the halves that face it (Zou and Donner 2008), with Welch's degrees of freedom: sides
+    with unequal numbers of blocks are no special case. `n` is the smaller number.
     """
     a, b = (center(side, n_resamples, seed) for side in (a_blocks, b_blocks))
     estimate = np.log(a.estimate) - np.log(b.estimate)
-    below = np.hypot(np.log(a.estimate / a.low), np.log(b.high / b.estimate))
-    above = np.hypot(np.log(a.high / a.estimate), np.log(b.estimate / b.low))
+    if min(a.n, b.n) < 2:
+        return _exp(Interval(estimate, np.nan, np.nan, min(a.n, b.n)))
+    below = _joined(np.log(a.estimate / a.low), a.n, np.log(b.high / b.estimate), b.n)
+    above = _joined(np.log(a.high / a.estimate), a.n, np.log(b.estimate / b.low), b.n)
     return _exp(Interval(estimate, estimate - below, estimate + above, min(a.n, b.n)))
+
+
+def _joined(a: float, n_a: int, b: float, n_b: int) -> float:
+    """Half-width of the difference of two estimates with half-widths a and b."""
+    variances = [(half / t_quantile(LEVEL, n - 1)) ** 2 for half, n in ((a, n_a), (b, n_b))]
+    total = sum(variances)
+    if total == 0:
+        return 0.0
+    df = total**2 / (variances[0] ** 2 / (n_a - 1) + variances[1] ** 2 / (n_b - 1))
+    return float(t_quantile(LEVEL, df) * np.sqrt(total))
 
 
 def p_at_most(ratio: Interval, bound: float) -> float:
