@@ -65,6 +65,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def stats(session: nox.Session) -> None:
+    """Coverage, false alarms and power of the statistics and the gate, by simulation: minutes."""
+    install(session)
+    session.run("python", "tests/stats/report.py", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def gpu(session: nox.Session) -> None:
     """The tests and a short study that need a CUDA device. In a plain environment of one's own:
     torch is the CUDA build that pip picks."""

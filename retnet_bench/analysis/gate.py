@@ -125,9 +125,7 @@ class Report:
         counts = Counter(row.verdict for row in self.rows)
         told = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
         missing = sum(row.missing for row in self.rows)
-        lost = (
-            f"; {missing} cells of the baseline are missing from the candidate" if missing else ""
-        )
+        lost = f"; {missing} of the baseline's are missing from the candidate" if missing else ""
         return f"{self.outcome}: {told or 'no figures'}{lost}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -166,8 +164,9 @@ def _said(column: pd.Series) -> str:
 def _about(cell: pd.DataFrame) -> dict[str, Any]:
     first = cell.iloc[0]
     named = {key: None if pd.isna(first[key]) else first[key] for key in _NAMED}
-    whole = {key: int(named[key]) for key in ("length", "batch") if named[key] is not None}
-    return {"cell_id": first["cell_id"], **named, **whole}
+    for key in ("length", "batch"):
+        named[key] = None if named[key] is None else int(str(named[key]))
+    return {"cell_id": first["cell_id"], **named}
 
 
 def _measured(cell: pd.DataFrame) -> bool:
@@ -308,9 +307,10 @@ def _figures(cell: pd.DataFrame) -> Iterator[tuple[str, set[Any]]]:
         if values:
             yield column, values
     read = ok[ok["metric"].isin(METRICS) & ok["value"].notna()]
-    for (metric, phase, at), group in read.groupby(["metric", "phase", "position"], dropna=False):
-        where = "" if pd.isna(at) else f" at {int(at)}"
-        yield f"{metric} ({phase}{where})", set(group["value"])
+    for _, group in read.groupby(["metric", "phase", "position"], dropna=False):
+        first = group.iloc[0]
+        where = "" if pd.isna(first["position"]) else f" at {first['position']:.0f}"
+        yield f"{first['metric']} ({first['phase']}{where})", set(group["value"])
 
 
 def _exact_row(
@@ -360,7 +360,7 @@ def _forms(mine: pd.DataFrame, theirs: pd.DataFrame) -> Row | None:
     a, b = (cell.loc[cell["metric"] == "forms_relative_error"] for cell in (mine, theirs))
     if b.empty:
         return None
-    errors = {phase: float(group["value"].max()) for phase, group in a.groupby("phase")}
+    errors = {str(phase): float(group["value"].max()) for phase, group in a.groupby("phase")}
     known: dict[str, Any] = {"kind": "exact", "figure": "forms agreement"}
     said: dict[str, Any] = {"baseline": "agree", "candidate": "agree" if errors else None}
     if not errors:

@@ -293,22 +293,35 @@ def unpaired_ratio(
 ) -> Interval:
     """The ratio a / b of two sets of blocks taken apart, each side resampled by itself.
 
-    The ends are those of the two sides' intervals joined in quadrature (MOVER: Zou and Donner
-    2008), so sides with unequal numbers of blocks are no special case. `n` is the smaller of them.
+    The two sides' standard errors, which their own intervals imply, are joined in quadrature, each
+    end from the halves that face it (Zou and Donner 2008), with Welch's degrees of freedom: sides
+    with unequal numbers of blocks are no special case. `n` is the smaller number.
     """
     a, b = (center(side, n_resamples, seed) for side in (a_blocks, b_blocks))
     estimate = np.log(a.estimate) - np.log(b.estimate)
-    below = np.hypot(np.log(a.estimate / a.low), np.log(b.high / b.estimate))
-    above = np.hypot(np.log(a.high / a.estimate), np.log(b.estimate / b.low))
+    if min(a.n, b.n) < 2:
+        return _exp(Interval(estimate, np.nan, np.nan, min(a.n, b.n)))
+    below = _joined(np.log(a.estimate / a.low), a.n, np.log(b.high / b.estimate), b.n)
+    above = _joined(np.log(a.high / a.estimate), a.n, np.log(b.estimate / b.low), b.n)
     return _exp(Interval(estimate, estimate - below, estimate + above, min(a.n, b.n)))
+
+
+def _joined(a: float, n_a: int, b: float, n_b: int) -> float:
+    """Half-width of the difference of two estimates with half-widths a and b."""
+    variances = [(half / t_quantile(LEVEL, n - 1)) ** 2 for half, n in ((a, n_a), (b, n_b))]
+    total = sum(variances)
+    if total == 0:
+        return 0.0
+    df = total**2 / (variances[0] ** 2 / (n_a - 1) + variances[1] ** 2 / (n_b - 1))
+    return float(t_quantile(LEVEL, df) * np.sqrt(total))
 
 
 def p_at_most(ratio: Interval, bound: float) -> float:
     """One-sided p-value of "the true ratio is at most `bound`": small when it is surely above.
 
-    Student's t with n - 1 degrees of freedom, whose standard error is what the lower half of the
-    interval implies, so that p < 0.025 exactly when the interval lies above the bound. Without an
-    interval nothing is known: nan, which is never below any threshold.
+    Student's t with n - 1 degrees of freedom and the standard error that the interval implies, so
+    that p < 0.025 only where the interval lies above the bound. Without an interval nothing is
+    known: nan, which is never below any threshold.
     """
     if np.isnan(ratio.low):
         return float("nan")
@@ -320,8 +333,9 @@ def p_at_most(ratio: Interval, bound: float) -> float:
 
 
 def standard_error(ratio: Interval) -> float:
-    """Of the logarithm of a ratio, from the lower half of its 95 % interval."""
-    return float(np.log(ratio.estimate / ratio.low) / t_quantile(LEVEL, ratio.n - 1))
+    """Of the logarithm of a ratio, from the longer half of its 95 % interval: of few blocks either
+    half may be short by luck."""
+    return half_width(ratio) / t_quantile(LEVEL, ratio.n - 1)
 
 
 def half_width(ratio: Interval) -> float:
@@ -427,7 +441,7 @@ def _medians(blocks: Sequence[Block]) -> tuple[np.ndarray, np.ndarray]:
     medians = np.empty(len(blocks))
     for length in np.unique(lengths):
         chosen = np.flatnonzero(lengths == length)
-        medians[chosen] = np.median(np.array([blocks[i][1] for i in chosen]), axis=1)
+        medians[chosen] = np.median(np.array([blocks[int(i)][1] for i in chosen]), axis=1)
     return processes, medians
 
 

@@ -200,3 +200,97 @@ def test_intervals_of_8_lognormal_blocks_cover_the_truth(n_processes):
         found = center(data, n_resamples=500)
         hits += found.low <= 1.0 <= found.high
     assert 0.90 <= hits / trials <= 0.99
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    a=st.lists(st.floats(0.1, 10), min_size=2, max_size=9),
+    b=st.lists(st.floats(0.1, 10), min_size=2, max_size=9),
+)
+def test_swapping_the_sides_of_an_unpaired_ratio_inverts_it(a, b):
+    there, back = (
+        statistics.unpaired_ratio(blocks(x), blocks(y), n_resamples=300)
+        for x, y in ((a, b), (b, a))
+    )
+    assert there.low <= there.estimate * (1 + 1e-12)
+    assert back.estimate == pytest.approx(1 / there.estimate)
+    assert (back.low, back.high) == pytest.approx((1 / there.high, 1 / there.low))
+    assert there.n == min(len(a), len(b))
+
+
+def test_an_unpaired_ratio_from_one_block_has_no_interval():
+    found = statistics.unpaired_ratio(blocks([2.0]), blocks([1.0, 1.1]))
+    assert np.isnan(found.low)
+    assert np.isnan(statistics.p_at_most(found, 1.0))
+    assert statistics.blocks_needed(found, 0.1) is None
+
+
+def test_benjamini_hochberg_of_a_known_example():
+    """p.adjust(c(0.01, 0.04, 0.03, 0.5), "BH") in R."""
+    adjusted = statistics.benjamini_hochberg([0.01, 0.04, np.nan, 0.03, 0.5])
+    assert adjusted[[0, 1, 3, 4]] == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
+    assert np.isnan(adjusted[2])
+    assert statistics.benjamini_hochberg([]).size == 0
+
+
+@given(p=st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_adjusted_p_values_keep_their_order_and_never_fall(p):
+    adjusted = statistics.benjamini_hochberg(p)
+    assert (adjusted >= np.array(p) - 1e-15).all()
+    assert (adjusted <= 1).all()
+    assert (np.diff(adjusted[np.argsort(p)]) >= -1e-15).all()
+
+
+def test_p_is_small_only_where_the_interval_lies_above_the_bound():
+    ratio = statistics.Interval(1.10, 1.05, 1.16, 8)
+    assert statistics.p_at_most(ratio, 1.04) < 0.025 < statistics.p_at_most(ratio, 1.06)
+    assert statistics.p_at_most(ratio, 1.10) == pytest.approx(0.5)
+    flat = statistics.Interval(1.1, 1.1, 1.1, 8)
+    assert statistics.p_at_most(flat, 1.0) == 0
+    assert statistics.p_at_most(flat, 1.2) == 1
+
+
+def test_blocks_needed_for_half_the_width_are_a_good_four_times_as_many():
+    ratio = statistics.Interval(1.0, 1 / 1.1, 1.1, 40)
+    assert 145 < statistics.blocks_needed(ratio, np.log(1.1) / 2) <= 160
+    assert statistics.blocks_needed(ratio, np.log(1.1)) == 40
+
+
+def test_what_is_detectable_falls_with_the_scatter_and_never_below_the_floor():
+    found = [
+        statistics.minimum_detectable(statistics.Interval(1.0, 1 / w, w, 8), 0.01, 0.01)
+        for w in (1.0, 1.05, 1.2)
+    ]
+    assert found == sorted(found)
+    assert found[0] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("n", [600, 601])
+def test_medians_of_many_blocks_are_distributed_as_if_resampled(n):
+    values = np.sort(np.random.default_rng(0).lognormal(size=n))
+    quick = statistics._order_medians(values, 20_000, 0)
+    drawn = np.median(values[statistics._resample(np.zeros(n, int), 20_000, 1)], axis=1)
+    places = [5, 25, 50, 75, 95]
+    assert np.percentile(quick, places) == pytest.approx(np.percentile(drawn, places), rel=0.01)
+
+
+def test_a_hundred_thousand_samples_are_resampled_in_chunks():
+    random = np.random.default_rng(0)
+    data = [(i % 4, random.lognormal(sigma=0.1, size=100)) for i in range(1000)]
+    found = center(data, n_resamples=200)
+    assert found.n == 1000
+    assert found.low < 1.0 < found.high
+    chunks = list(statistics._resamples(np.zeros(100_000, int), 50, 0))
+    assert len(chunks) > 1
+    assert sum(map(len, chunks)) == 50
+
+
+def test_processes_that_differ_have_fewer_degrees_of_freedom():
+    random = np.random.default_rng(0)
+    processes = np.repeat([0, 1, 2], 4)
+    alike = np.tile(random.normal(size=4), 3)
+    apart = alike + np.array([0.0, 20.0, 40.0])[processes]
+    widen = statistics.median_widening
+    assert widen(processes, alike) < 1.3
+    assert widen(processes, apart) > 2
+    assert widen(processes, np.ones(12)) == statistics.widening(12)

@@ -1,0 +1,45 @@
+"""The short proof by simulation, under the noise of our own records. Long version: nox -s stats."""
+
+from __future__ import annotations
+
+import pytest
+from stats import trials
+from stats.trials import STUDIES, Design
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return trials.fitted()
+
+
+def default(fitted, study: str) -> Design:
+    return Design(noise=fitted[study], blocks=STUDIES[study][1])
+
+
+@pytest.mark.parametrize("study", list(STUDIES))
+def test_intervals_cover_the_truth_at_the_default_number_of_blocks(fitted, study):
+    assert 0.93 <= trials.coverage(default(fitted, study), 700) <= 0.97
+
+
+def test_the_gate_raises_no_false_alarms(fitted):
+    """At most 1 % of studies: none in 100 small ones, where 1 % would allow for one or two."""
+    assert trials.alarms(trials.outcomes(default(fitted, "decode"), 6, 100)) <= 0.01
+
+
+def test_a_slow_down_of_the_limit_hardly_ever_passes(fitted):
+    verdicts = trials.outcomes(default(fitted, "train_throughput"), 6, 60, [0.05] * 6)
+    assert trials.passed(verdicts) <= 0.05
+
+
+def test_the_blocks_that_the_gate_asks_for_give_it_its_power(fitted):
+    design = default(fitted, "train_throughput")
+    asked = trials.blocks_for_power(design, 1, 0.01)
+    enough = Design(noise=design.noise, blocks=asked)
+    verdicts = trials.outcomes(enough, 1, 120, [0.05])
+    assert trials.alarms(verdicts) >= 0.9
+    assert trials.passed(trials.outcomes(enough, 1, 60)) >= 0.95
+
+
+def test_ten_percent_are_caught_in_19_of_20_studies_with_24_blocks(fitted):
+    enough = Design(noise=fitted["train_throughput"], blocks=24)
+    assert trials.alarms(trials.outcomes(enough, 4, 60, [0.1] * 4)) >= 0.95

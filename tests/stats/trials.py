@@ -1,0 +1,138 @@
+"""What the statistics and the gate do under simulated noise: coverage, false alarms, power.
+
+The noise is fitted to the reference records (analysis/noise.py). `tests/stats/report.py` prints
+the long version, tests/analysis/test_analysis_simulation.py asserts a short one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retnet_bench.analysis import noise, statistics
+from retnet_bench.analysis.decision import (
+    PASS,
+    REGRESSION,
+    Policy,
+    blocks_to_settle,
+    bounds,
+    decide,
+)
+from retnet_bench.analysis.floor import Floor
+from retnet_bench.analysis.noise import Noise
+from retnet_bench.analysis.statistics import Interval
+from retnet_bench.results.store import read_records
+
+RESULTS = Path(__file__).parents[2] / "results"
+STUDIES = {  # study: metric, default blocks, cells
+    "train_throughput": ("train_step_s", 6, 18),
+    "decode": ("decode_step_s", 8, 32),
+}
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Design:
+    """How two equal things are measured."""
+
+    noise: Noise
+    blocks: int
+    """Of each process."""
+    processes: int = 1
+    process_sd: float = 0.0
+    paired: bool = True
+    """Interleaved; else two sessions, each with its own slow part."""
+
+    def draw(self, trials: int, seed: int) -> np.ndarray:
+        """Log-times (trials, 2, processes * blocks)."""
+        random = np.random.default_rng(seed)
+        arms = [2] if self.paired else [1, 1]
+        sides = [
+            noise.simulate(
+                self.noise,
+                random,
+                trials=trials,
+                blocks=self.blocks,
+                processes=self.processes,
+                process_sd=self.process_sd,
+                arms=n,
+            )
+            for n in arms
+        ]
+        return np.concatenate(sides, axis=1)
+
+    def ratio(self, logs: np.ndarray, effect: float = 0.0) -> Interval:
+        """candidate / baseline of one trial (2, n), the candidate slower by `effect`."""
+        ratio = statistics.log_ratio if self.paired else statistics.unpaired_ratio
+        mine, theirs = self._blocks(logs[0] + np.log1p(effect)), self._blocks(logs[1])
+        return ratio(mine, theirs, n_resamples=RESAMPLES)
+
+    def _blocks(self, logs: np.ndarray) -> list[statistics.Block]:
+        process = np.repeat(np.arange(self.processes), self.blocks)
+        return [(int(p), np.array([np.exp(v)])) for p, v in zip(process, logs, strict=True)]
+
+
+def fitted() -> dict[str, Noise]:
+    """The noise of each reference study."""
+    return {s: noise.fit(read_records(RESULTS / s), metric) for s, (metric, *_) in STUDIES.items()}
+
+
+def coverage(design: Design, trials: int, seed: int = 0) -> float:
+    """Share of 95 % intervals of a ratio that hold the true one, 1."""
+    found = [design.ratio(one) for one in design.draw(trials, seed)]
+    return float(np.mean([r.low <= 1 <= r.high for r in found]))
+
+
+def center_coverage(design: Design, trials: int, seed: int = 0) -> float:
+    """The same for the time of one arm itself; the truth is the median of very many blocks."""
+    truth = float(np.exp(np.median(design.draw(20_000, seed + 1))))
+    sets = design.draw(trials, seed)[:, 0]
+    found = [statistics.center(design._blocks(one), n_resamples=RESAMPLES) for one in sets]
+    return float(np.mean([r.low <= truth <= r.high for r in found]))
+
+
+def outcomes(
+    design: Design,
+    cells: int,
+    studies: int,
+    slower: Sequence[float] = (),
+    floor: float | None = None,
+    seed: int = 0,
+) -> list[list[str]]:
+    """Verdict of each cell in each of `studies` gates; the first cells are `slower` by so much."""
+    policy = Policy()
+    effects = np.zeros(cells)
+    effects[: len(slower)] = slower
+    within = [bounds(Floor(floor, 9), design.paired, policy)] * cells
+    found = []
+    for study in design.draw(studies * cells, seed).reshape(studies, cells, 2, -1):
+        ratios = [design.ratio(one, effect) for one, effect in zip(study, effects, strict=True)]
+        found.append([made.verdict for made in decide(ratios, within, policy)])
+    return found
+
+
+def alarms(verdicts: list[list[str]]) -> float:
+    """Share of studies with any regression."""
+    return float(np.mean([REGRESSION in study for study in verdicts]))
+
+
+def share(verdicts: list[list[str]], *wanted: str) -> float:
+    """Share of cells with one of these verdicts."""
+    return float(np.mean([v in wanted for study in verdicts for v in study]))
+
+
+def passed(verdicts: list[list[str]]) -> float:
+    """Share of cells that pass, improvements included."""
+    return share(verdicts, PASS, "improvement")
+
+
+def blocks_for_power(design: Design, cells: int, tau: float, trials: int = 200) -> int:
+    """Blocks that the gate would ask for at the limit of 5 %, the median over A/A cells."""
+    policy = Policy()
+    within = bounds(Floor(tau, 9), design.paired, policy)
+    level = policy.q / cells
+    found = [design.ratio(one) for one in design.draw(trials, 7)]
+    return int(np.median([blocks_to_settle(r, within, level, policy) or 0 for r in found]))
