@@ -189,7 +189,7 @@ def selftest(
 
 
 @app.command(
-    epilog="Examples: retnet-bench check runs/mine --baseline results/decode; "
+    epilog="Example: retnet-bench check runs/mine --baseline results/decode, or: "
     "retnet-bench check gate --against main"
 )
 def check(

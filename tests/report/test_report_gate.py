@@ -89,9 +89,9 @@ def test_the_figure_has_a_point_and_a_limit_for_every_ratio(report):
 
 
 @pytest.mark.parametrize("limit", [0.0, -1, 1.0, float("nan")])
-def test_a_limit_must_make_sense(tmp_path, limit):
+def test_a_limit_must_make_sense(limit):
     with pytest.raises(UserError, match="must be between 0 and 1"):
-        shown.check(tmp_path, tmp_path, limit=limit, exact_only=False)
+        Policy(limit=limit)
 
 
 def call(*words: str | Path) -> subprocess.CompletedProcess[str]:
@@ -121,7 +121,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
         ((tmp_path / "mine", "--baseline", __file__), Path(__file__).name),
     ):
         with pytest.raises(UserError) as raised:
-            shown.check(Path(words[0]), Path(words[2]), limit=0.05, exact_only=False)
+            shown.check(Path(words[0]), Path(words[2]), Policy())
         assert said in str(raised.value)
         assert "\n" not in str(raised.value)
     done = call(tmp_path / "mine", "--baseline", tmp_path / "mine")
@@ -136,4 +136,4 @@ def test_a_baseline_of_a_newer_schema_is_refused(tmp_path, monkeypatch):
     newer = store.SCHEMA_VERSION - 1
     monkeypatch.setattr(store, "SCHEMA_VERSION", newer)
     with pytest.raises(UserError, match=f"this retnet-bench reads up to {newer}"):
-        shown.check(tmp_path / "mine", tmp_path / "base", limit=0.05, exact_only=False)
+        shown.check(tmp_path / "mine", tmp_path / "base", Policy())
