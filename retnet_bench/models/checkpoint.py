@@ -161,6 +161,15 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path} is damaged or truncated: {error}") from None
 
 
+def is_own(path: Path) -> bool:
+    """Whether `save_tensors` wrote the file; True, too, for one too damaged to say."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _HEADER in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return True
+
+
 def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
