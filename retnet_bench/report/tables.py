@@ -8,6 +8,7 @@ import pandas as pd
 from rich.table import Table
 
 from retnet_bench.analysis import curves
+from retnet_bench.report.downstream import scores_table
 from retnet_bench.report.numbers import interval, quantity
 
 Cells = list[str]
@@ -15,7 +16,10 @@ Cells = list[str]
 
 def tables(records: pd.DataFrame) -> Iterator[Table]:
     """Every table the records have rows for."""
-    makers = (_throughput, _prefill, _decode, _memory, _perplexity, _ratios, _crossovers, _failures)
+    makers = (
+        *(_throughput, _prefill, _decode, _memory, _perplexity),
+        *(scores_table, _ratios, _crossovers, _failures),
+    )
     for make in makers:
         table = make(records)
         if table is not None and table.row_count:

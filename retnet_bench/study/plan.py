@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import psutil
 import torch
@@ -15,6 +16,7 @@ from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.measure.clock import WallClock, time_call
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS, cost
+from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.config import size as size_of
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.models.pairs import Matched
@@ -81,9 +83,25 @@ def _cell(name: str, arm: Arm, workload: str, said: Settings) -> Cell:
             values.pop(key, None)
     elif said.token_budget is None:
         raise UserError("workload perplexity: token_budget is missing; set it fixed or as axis")
-    values |= arm.model_dump(exclude={"kernel"}, exclude_none=True)
+    values |= arm.model_dump(exclude={"kernel", "checkpoint"}, exclude_none=True)
+    values = _downstream(name, arm, values) if workload == "downstream" else _without_task(values)
     values["kernel"] = _kernel(arm, values)
     return Cell(workload=workload, arm=name, **values)
+
+
+def _downstream(name: str, arm: Arm, values: dict) -> dict:
+    """With the arm's checkpoint, and what its weights are: others would make another cell."""
+    if "task" not in values:
+        raise UserError("workload downstream: task is missing; set it fixed or as axis")
+    if arm.checkpoint is None:
+        raise UserError(f"workload downstream: arms.{name}.checkpoint is missing; name its folder")
+    if not Path(arm.checkpoint).is_dir():
+        raise UserError(f"arms.{name}.checkpoint: there is no folder {arm.checkpoint}")
+    return values | {"checkpoint": arm.checkpoint, "weights": identity(arm.checkpoint)}
+
+
+def _without_task(values: dict) -> dict:
+    return {k: v for k, v in values.items() if k not in ("task", "shots", "limit", "include")}
 
 
 def _kernel(arm: Arm, values: dict) -> str:

@@ -44,6 +44,10 @@ class Settings(_Strict):
     token_budget: Count | None = None
     learning_rate: float | None = Field(default=None, gt=0)
     documents: Count | None = None
+    task: str | None = None
+    shots: Annotated[int, Field(ge=0, strict=True)] | None = None
+    limit: Count | None = None
+    include: str | None = None
 
 
 DEFAULTS = Settings(
@@ -70,6 +74,8 @@ class Arm(_Strict):
     gate: bool | None = None
     head_norm: Literal["group", "rms", "none"] | None = None
     head_dim: Count | None = None
+    checkpoint: str | None = None
+    """Downstream: folder of this arm's trained model."""
 
 
 class ProtocolSettings(_Strict):

@@ -49,6 +49,18 @@ class Cell:
     """Perplexity: peak learning rate of AdamW."""
     documents: int | None = None
     """Perplexity: held-out documents to score; all when None."""
+    checkpoint: str | None = None
+    """Downstream: folder of the arm's trained model."""
+    weights: str | None = None
+    """Downstream: checksum of what is in it, so that other weights make another cell."""
+    task: str | None = None
+    """Downstream: a task of lm-eval."""
+    shots: int | None = None
+    """Downstream: solved examples in front of each question; the task's own number when None."""
+    limit: int | None = None
+    """Downstream: first documents of the task to take; all when None."""
+    include: str | None = None
+    """Downstream: folder of the user's own task files."""
 
     ARM_FIELDS: ClassVar[tuple[str, ...]] = (
         "arm",
@@ -59,6 +71,8 @@ class Cell:
         "gate",
         "head_norm",
         "head_dim",
+        "checkpoint",
+        "weights",
     )
 
     def canonical(self, without: tuple[str, ...] = ()) -> str:
