@@ -21,9 +21,9 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
     """One row a cell, task, metric and phase, of its latest run.
 
     Columns [arm, n_params, task, phase, metric, estimate, low, high, stderr, n]. For means of
-    documents' values the standard error is sd / sqrt(n), as lm-eval's, and the 95 % interval is
-    +- 1.96 of it. Perplexities and bits per byte: the bootstrap over documents. NaN where the
-    documents' values were not kept.
+    documents' values the standard error is sd / sqrt(n), as lm-eval's; the 95 % interval is
+    Wilson's for shares of right answers, else +- 1.96 errors. Perplexities and bits per byte: the
+    bootstrap over documents. NaN where the documents' values were not kept.
     """
     chosen = records[(records["workload"] == "downstream") & records["value"].notna()]
     chosen = chosen.sort_values("recorded_at", kind="stable")
@@ -48,8 +48,20 @@ def _estimate(row: pd.Series, records: pd.DataFrame) -> dict[str, float]:
         n = 0 if values is None else len(values)
         return {"estimate": value, "low": math.nan, "high": math.nan, "stderr": math.nan, "n": n}
     stderr = float(np.std(values, ddof=1) / math.sqrt(len(values)))
-    around = {"low": value - _Z * stderr, "high": value + _Z * stderr}
-    return {"estimate": value, "stderr": stderr, "n": len(values), **around}
+    share = set(values) <= {0.0, 1.0}
+    low, high = _wilson(value, len(values)) if share else _around(value, stderr)
+    return {"estimate": value, "stderr": stderr, "n": len(values), "low": low, "high": high}
+
+
+def _around(value: float, stderr: float) -> tuple[float, float]:
+    return value - _Z * stderr, value + _Z * stderr
+
+
+def _wilson(share: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval: inside [0, 1], and of some width for 0 and 1, too."""
+    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
+    return centre - half, centre + half
 
 
 def _per_document(row: pd.Series, records: pd.DataFrame) -> dict[str, float]:

@@ -12,6 +12,7 @@ import torch
 
 from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.data import Tokenizer
+from retnet_bench.kernels import KERNELS
 from retnet_bench.measure import environment
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import LanguageModel, ModelConfig, cost
@@ -22,7 +23,7 @@ from retnet_bench.models.pairs import Matched
 from retnet_bench.results.store import Store
 from retnet_bench.study.plan import Planned
 from retnet_bench.study.records import Row, Rows, new_run_id
-from retnet_bench.workloads import Cell
+from retnet_bench.workloads import Cell, Sample
 from retnet_bench.workloads import downstream as tasks
 from retnet_bench.workloads.scoring import Scorer
 
@@ -65,6 +66,7 @@ def evaluate(
     names = tasks.task_names(names)
     if not names:
         raise UserError('--tasks names none; such as --tasks "hellaswag,piqa" or --tasks paper')
+    manager = tasks.find_tasks(names, options.include)
     device = _device(options.device)
     model, meta = load_any(folder, device, _dtype(options.dtype))
     model.eval()
@@ -74,32 +76,26 @@ def evaluate(
     store, run_id, weights, part = Store(out), new_run_id(), identity(folder), out
     for name in names:
         cell = _cell(folder, weights, model, meta, tokenizer, scorer, device, name, options)
-        rows = _rows(cell, model.cfg, scorer, tokenizer, run_id, options)
+        scores = tasks.evaluate(
+            scorer,
+            tokenizer,
+            [name],
+            manager,
+            shots=options.shots,
+            limit=options.limit,
+            seed=options.seed,
+        )
+        rows = _rows(cell, model.cfg, run_id, scores)
         part = store.append(rows, cell.cell_id)
     return part
 
 
-def _rows(
-    cell: Cell,
-    cfg: ModelConfig,
-    scorer: Scorer,
-    tokenizer: Tokenizer,
-    run_id: str,
-    options: Options,
-) -> list[Row]:
-    assert cell.task is not None
-    scores = tasks.evaluate(
-        scorer,
-        tokenizer,
-        [cell.task],
-        shots=options.shots,
-        limit=options.limit,
-        include=options.include,
-        seed=options.seed,
-    )
+def _rows(cell: Cell, cfg: ModelConfig, run_id: str, scores: list[Sample]) -> list[Row]:
+    """The scores of one task as rows; nothing was matched or timed."""
     planned = Given(cell, Protocol(), None, config=cfg)
-    rows = Rows("eval", run_id, planned, environment.capture(cell.device))
-    unmatched: Row = {"mismatch": None, "protocol_json": None, "kernel_dispatched": None}
+    label = KERNELS[cfg.kernel].label()
+    rows = Rows("eval", run_id, planned, environment.capture(cell.device), label)
+    unmatched: Row = {"mismatch": None, "protocol_json": None}
     return [rows.sample(score, 0, None, None) | unmatched for score in scores]
 
 

@@ -96,21 +96,19 @@ def evaluate(
     scorer: Scorer,
     tokenizer: Tokenizer,
     names: Sequence[str],
+    manager: Any,
     *,
     shots: int | None = None,
     limit: int | None = None,
-    include: str | None = None,
     seed: int = 0,
 ) -> list[Sample]:
     """Scores of every task: one row a metric, with the documents' values as its samples, and the
-    log-likelihood of every request. `seed` chooses the few-shot examples."""
-    _require_lm_eval()
+    log-likelihood of every request. `seed` chooses the few-shot examples; `manager` is that of
+    `find_tasks`."""
     from lm_eval import simple_evaluate
 
     from retnet_bench.workloads.lm_eval_adapter import Adapter
 
-    names = task_names(names)
-    manager = _task_manager(names, include)
     try:
         results = simple_evaluate(
             model=Adapter(scorer, tokenizer),
@@ -132,8 +130,10 @@ def _require_lm_eval() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 
-def _task_manager(names: Sequence[str], include: str | None) -> Any:
-    """The user's own tasks if they are enough (lm-eval's 14,000 take half a minute to index)."""
+def find_tasks(names: Sequence[str], include: str | None) -> Any:
+    """lm-eval's TaskManager that knows all of `names`: of the user's own tasks if they are enough
+    (lm-eval's 14,000 take half a minute to index). UserError: unknown task, no lm-eval."""
+    _require_lm_eval()
     from lm_eval.tasks import TaskManager
 
     if include is not None and not Path(include).is_dir():
@@ -155,8 +155,8 @@ def _no_data(names: Sequence[str], error: OSError) -> str:
     what = str(error).splitlines()[0]
     if not isinstance(error, ConnectionError) and "on the Hub" not in what:
         return f"a data file of {', '.join(names)} can't be read: {what}"
-    why = "HF_HUB_OFFLINE is set" if datasets.config.HF_HUB_OFFLINE else "is there a network?"
-    return f"tasks {', '.join(names)}: {what}; {why} Local tasks need none: --include FOLDER"
+    why = "HF_HUB_OFFLINE is set" if datasets.config.HF_HUB_OFFLINE else "no network here?"
+    return f"{', '.join(names)}: {what}; {why}; local tasks need none: --include FOLDER"
 
 
 def _samples(task: str, results: dict[str, Any]) -> Iterator[Sample]:
@@ -230,6 +230,7 @@ class Downstream(Workload):
         self.tokenizer = load_tokenizer(cell.tokenizer, load_corpus(cell.corpus))
         check_vocabulary(folder, self.model, self.tokenizer)
         self.scorer = Scorer(self.model, longest_input(self.model, meta, cell.length))
+        self.manager = find_tasks([cell.task], cell.include)
 
     def block(self, clock: Clock, protocol: Protocol, step_s: float) -> Iterable[Sample]:
         """All of the scoring; `protocol` and `step_s` say nothing here."""
@@ -239,9 +240,9 @@ class Downstream(Workload):
             self.scorer,
             self.tokenizer,
             [cell.task],
+            self.manager,
             shots=cell.shots,
             limit=cell.limit,
-            include=cell.include,
             seed=cell.seed,
         )
         return self.scores

@@ -1,7 +1,7 @@
 """Scoring text with a language model: log-likelihoods, and greedy continuation.
 
-What requests have in common is read once. The tokens every context begins with (few-shot examples,
-an instruction) are the stem: one prefill. A context with several continuations is prefilled once,
+What requests have in common is read once. The tokens that contexts begin with (few-shot examples,
+an instruction) are their stem: one prefill. A context with several continuations is prefilled once,
 and each continuation starts from its own copy of that state. Sequences that stand at one position
 share a batch; the shorter ones of a batch are padded on the right, where causality hides it.
 Both arms take the same path.
@@ -25,6 +25,8 @@ ROWS = 64
 """Most sequences in a batch."""
 LOGITS = 2**25
 """Most logits of a batch, if it holds more than one sequence."""
+STEM, OFTEN = 32, 4
+"""Tokens that contexts must share, and how many contexts, to be read from one stem on."""
 PIECE = 2048
 """Most tokens of a sequence that one prefill takes, so that logits stay small."""
 
@@ -63,6 +65,14 @@ class Scorer:
         if not requests:
             return []
         fitted = [self._fit(request) for request in requests]
+        scores: dict[int, Score] = {}
+        for members in clusters([request.context for request in fitted]):
+            found = self._cluster([fitted[i] for i in members])
+            scores |= dict(zip(members, found, strict=True))
+        return [scores[i] for i in range(len(fitted))]
+
+    def _cluster(self, fitted: list[Request]) -> list[Score]:
+        """Scores of requests whose contexts are read from one stem on."""
         scores: dict[int, Score] = {}
         capacity = max(request.length for request in fitted)
         stem = shared_prefix([request.context for request in fitted])
@@ -220,6 +230,25 @@ class Scorer:
 
     def _zeros(self, n: int) -> Tensor:
         return self._ids([0] * n)
+
+
+def clusters(contexts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Indices of contexts that share a stem worth reading once: at least STEM tokens, and at least
+    OFTEN different contexts. All others together are the last cluster.
+
+    A document that is itself among a task's examples has other examples than the rest, and must
+    not cost them their stem.
+    """
+    found: list[list[int]] = []
+    first: tuple[int, ...] = ()
+    for i in sorted(range(len(contexts)), key=lambda i: contexts[i]):
+        if not found or (contexts[i] != first and len(shared_prefix([first, contexts[i]])) < STEM):
+            found.append([])
+            first = contexts[i]
+        found[-1].append(i)
+    large = [c for c in found if len({contexts[i] for i in c}) >= OFTEN]
+    rest = [i for c in found if c not in large for i in c]
+    return [*large, rest] if rest else large
 
 
 def shared_prefix(contexts: Sequence[tuple[int, ...]]) -> tuple[int, ...]:

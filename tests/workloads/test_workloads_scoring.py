@@ -52,6 +52,14 @@ def naive(model: LanguageModel, request: Request) -> tuple[float, bool]:
     return total, bool((logprobs.argmax(-1) == wanted).all())
 
 
+def test_one_context_with_other_examples_does_not_cost_the_others_their_stem():
+    many = [(BOS, *range(20), *range(20), i) for i in range(5)]
+    alone = [(BOS, 7, i) for i in range(2)]
+    contexts = [many[0], alone[0], *many, alone[1]]
+    assert scoring.clusters(contexts) == [[0, 2, 3, 4, 5, 6], [1, 7]]
+    assert scoring.clusters(alone) == [[0, 1]]
+
+
 ids = st.lists(st.integers(0, BOS - 1), max_size=12).map(tuple)
 
 
@@ -92,7 +100,7 @@ def test_greedy_is_true_for_what_greedy_decoding_writes(mixer):
 
 @pytest.mark.parametrize("mixer", MODELS)
 def test_a_shared_few_shot_prefix_is_read_once(mixer, monkeypatch):
-    stem = (BOS, *range(20))
+    stem = (BOS, *range(20), *range(20))
     questions = [(20, 21, 22), (23, 24, 25), (26, 27, 0)]  # equal lengths: no padding
     choices = [(1, 2), (3, 4)]
     requests = [Request((*stem, *q), c) for q in questions for c in choices]
