@@ -171,10 +171,12 @@ def test_four_shots_that_all_documents_share_are_read_once(mixer, tasks, monkeyp
     run(model, ["sva"], tasks, shots=4, limit=12)
     contexts = {request.context for request in asked}
     stem = len(os.path.commonprefix([*contexts]))  # noqa: RUF071  (of tuples, not of paths)
-    assert stem > 100  # bytes: four examples
+    assert stem > 80  # bytes: four examples
     least = stem + sum(len(context) - 1 - stem for context in contexts)
-    least += sum(len(request.continuation) for request in asked)
-    assert least <= read[0] <= least + len(asked)  # an answer is at most one byte shorter
+    answers = [len(request.continuation) for request in asked]
+    least += sum(answers)
+    padding = len(answers) * (max(answers) - min(answers))
+    assert least <= read[0] <= least + padding
     assert read[0] < sum(request.length for request in asked) / 2
 
 
