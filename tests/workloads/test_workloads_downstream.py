@@ -130,6 +130,7 @@ def test_a_model_with_a_known_answer_scores_it(mixer, tasks):
 
 @torch.no_grad()
 def naive(model: LanguageModel, context: str, continuation: str) -> float:
+    """One whole forward pass for one request."""
     ids = [BYTE.bos_id, *context.encode(), *continuation.encode()]
     logprobs = model(torch.tensor([ids[:-1]]))[0].double().log_softmax(-1)
     places = range(len(ids) - 1 - len(continuation.encode()), len(ids) - 1)
@@ -138,21 +139,29 @@ def naive(model: LanguageModel, context: str, continuation: str) -> float:
 
 @pytest.mark.parametrize("mixer", MIXERS)
 @pytest.mark.parametrize("shots", [0, 4])
-def test_scores_equal_a_naive_computation_request_by_request(mixer, shots, tasks):
-    model = model_of(mixer, seed=2)
+def test_scores_equal_a_naive_computation_request_by_request(mixer, shots, tasks, monkeypatch):
+    from retnet_bench.workloads.lm_eval_adapter import Adapter
+
+    model, asked = model_of(mixer, seed=2), []
+    pairs_of = Adapter._pairs
+    monkeypatch.setattr(
+        Adapter, "_pairs", lambda s, r: asked.extend(one.args for one in r) or pairs_of(s, r)
+    )
     samples = run(model, ["sva", "ppl"], tasks, shots=shots, limit=12)
     rows = [json.loads(line) for line in (tasks / "sva.jsonl").read_text().splitlines()]
     found = {s.task: s for s in samples if s.metric == "request_loglikelihood_nat"}
     whole = [naive(model, "", row["text"]) for row in rows[:12]]
     assert found["ppl"].values == pytest.approx(whole, abs=2e-3)
-    if shots == 0:
-        each = [naive(model, r["context"], " " + c) for r in rows[:12] for c in r["choices"]]
-        assert found["sva"].values == pytest.approx(each, abs=2e-3)
-        pairs = zip(each[::2], each[1::2], rows, strict=False)
-        right = [(a < b) == row["label"] for a, b, row in pairs]
-        [acc] = [s for s in samples if s.metric == "acc"]
-        assert acc.values == tuple(map(float, right))
-        assert acc.value == pytest.approx(sum(right) / 12)
+    wanted = [(r["context"], f" {c}") for r in rows[:12] for c in r["choices"]]
+    assert [(text[-len(end[0]) :], c) for (text, c), end in zip(asked, wanted)] == wanted
+    assert all(text.count("\n\n") == shots for text, _ in asked)
+    each = [naive(model, *request) for request in asked]
+    assert found["sva"].values == pytest.approx(each, abs=2e-3)
+    pairs = zip(each[::2], each[1::2], rows, strict=False)
+    right = [(a < b) == row["label"] for a, b, row in pairs]
+    [acc] = [s for s in samples if s.metric == "acc"]
+    assert acc.values == tuple(map(float, right))
+    assert acc.value == pytest.approx(sum(right) / 12)
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
