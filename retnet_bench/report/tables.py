@@ -11,6 +11,7 @@ from rich.table import Table
 
 from retnet_bench.analysis import curves
 from retnet_bench.analysis.floor import Floors, read_floors
+from retnet_bench.report.downstream import scores_table
 from retnet_bench.report.numbers import interval, quantity
 
 Cells = list[str]
@@ -25,6 +26,7 @@ def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Tabl
         _decode,
         _memory,
         _perplexity,
+        scores_table,
         partial(_ratios, floors=floors),
         _crossovers,
         _failures,

@@ -118,6 +118,8 @@ class Rows:
                 "order": order,
                 "position": sample.position,
                 "document": sample.document,
+                "task": sample.task or self.planned.cell.task,
+                "value": sample.value,
                 "samples": list(sample.values) or None,
                 "status": "unavailable" if sample.reason else "impure" if impure else "ok",
                 "reason": sample.reason or impure,

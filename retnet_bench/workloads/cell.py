@@ -71,6 +71,18 @@ class Cell:
     """Perplexity: also loss against position in the document, by carried context."""
     score_corpus: str | None = None
     """Perplexity: corpus whose held-out documents are scored; `corpus` when None."""
+    checkpoint: str | None = None
+    """Downstream: folder of the arm's trained model."""
+    weights: str | None = None
+    """Downstream: checksum of what is in it, so that other weights make another cell."""
+    task: str | None = None
+    """Downstream: a task of lm-eval."""
+    shots: int | None = None
+    """Downstream: solved examples in front of each question; the task's own number when None."""
+    limit: int | None = None
+    """Downstream: first documents of the task to take; all when None."""
+    include: str | None = None
+    """Downstream: folder of the user's own task files."""
 
     ARM_FIELDS: ClassVar[tuple[str, ...]] = (
         "arm",
@@ -81,6 +93,8 @@ class Cell:
         "gate",
         "head_norm",
         "head_dim",
+        "checkpoint",
+        "weights",
     )
 
     def canonical(self, without: tuple[str, ...] = ()) -> str:
