@@ -24,6 +24,7 @@ def contract_text(records: pd.DataFrame) -> str:
         f"size {_list(measured.sort_values('n_params')['size'], ordered=True)}{_matched(measured)}",
         f"torch {_list(measured['torch_version'])}",
         _blocks(measured),
+        _seeds(measured),
     ]
     return "; ".join(part for part in parts if part)
 
@@ -57,3 +58,15 @@ def _blocks(measured: pd.DataFrame) -> str:
     impure = timed[timed["status"] == "impure"].drop_duplicates(["cell_id", *rows.BLOCK])
     flagged = f", {len(impure)} of {len(blocks)} blocks impure" if len(impure) else ""
     return f"{low if low == high else f'{low} to {high}'} blocks a cell{flagged}"
+
+
+def _seeds(measured: pd.DataFrame) -> str:
+    """Of how many seeds the perplexities are; one seed shows nothing of how much seeds differ."""
+    scored = measured[measured["metric"].str.endswith("_nll_nat")]
+    if scored.empty:
+        return ""
+    counts = scored.groupby(["arm", "n_params", "token_budget"], dropna=False)["seed"].nunique()
+    low, high = max(counts.min(), 1), max(counts.max(), 1)
+    if high == 1:
+        return "one seed (perplexity's intervals are of documents only)"
+    return f"{low if low == high else f'{low} to {high}'} seeds a point"

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from retnet_bench.analysis import rows, statistics
+from retnet_bench.analysis.replication import perplexity_ratio
 from retnet_bench.analysis.statistics import Crossover, Interval
 from retnet_bench.base import UserError
 from retnet_bench.results.schema import OK_STATUSES
@@ -98,7 +99,7 @@ def pair_ratios(records: pd.DataFrame) -> pd.DataFrame:
     """a / b inside each pair: a row per pair, metric and phase, with a verdict in words.
 
     Times are per block (decode: its mean over positions), bytes as read, perplexity per byte over
-    the documents both arms scored. Columns [pair_id, metric, phase, a, b, workload, size, batch,
+    the documents both arms scored, from all of their seeds; `pair_id` is then one seed's. Columns [pair_id, metric, phase, a, b, workload, size, batch,
     length, dtype, mode, estimate, low, high, n, status, verdict].
     """
     found = [
@@ -137,14 +138,19 @@ def _apart(
 
 
 def _perplexity(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:
+    """A row per contract but the seed: seeds replicate a pair, documents pair its arms."""
     documents = rows.documents(records)
-    keys = ["pair_id", "document"]
-    mine, theirs = (documents[documents["arm"] == arm] for arm in (a, b))
-    paired = mine.merge(theirs[[*keys, "value"]], on=keys, suffixes=("", "_b"))
-    for _, pair in paired.groupby("pair_id"):
-        nll_a, nll_b, units = (pair[name] for name in ("value", "value_b", "document_bytes"))
-        ratio = statistics.perplexity_ratio(nll_a, nll_b, units)
-        yield _row(pair, "perplexity_per_byte", a, b, ratio)
+    chosen = documents[documents["arm"].isin([a, b])]
+    contract = [name for name in (*rows.PAIR, "phase") if name != "seed"]
+    for _, pair in chosen.groupby(contract, dropna=False):
+        sides = [pair[pair["arm"] == arm] for arm in (a, b)]
+        if any(side.empty for side in sides):
+            continue
+        scores = rows.scores(sides, "bytes")
+        if scores[0].units.size:
+            row = _row(pair, "perplexity_per_byte", a, b, perplexity_ratio(*scores))
+            seeds = min(len(side.nll) for side in scores)
+            yield row if seeds > 1 else row | {"verdict": f"{row['verdict']} (one seed)"}
 
 
 def _lost(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:

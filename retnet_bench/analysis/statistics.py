@@ -74,7 +74,7 @@ def center(blocks: Sequence[Block], n_resamples: int = N_RESAMPLES, seed: int = 
         return _interval(processes, medians, n_resamples, seed)
     estimate = float(np.median(medians))
     logs = np.log(np.median(medians[_resample(processes, n_resamples, seed)], axis=1))
-    return _exp(_percentiles(np.log(estimate), logs, len(medians)))._replace(estimate=estimate)
+    return _exp(_widened(np.log(estimate), logs, len(medians)))._replace(estimate=estimate)
 
 
 def log_ratio(
@@ -134,16 +134,30 @@ def crossover(
     assert np.isfinite(ratios).all(), "costs must be positive numbers"
     rows = _resample(_ids(processes, len(ratios)), n_resamples, seed)
     drawn = np.median(ratios[rows], axis=1)  # (n_resamples, P)
-    middle = np.median(ratios, axis=0, keepdims=True)  # (1, P)
-    place, crosses = _last_change(places, middle)
+    middle = np.median(ratios, axis=0)  # (P,)
+    n = len(ratios)
+    return drawn_crossover(places, middle, drawn, names, n, widening(n))
+
+
+def drawn_crossover(
+    places: np.ndarray,
+    middle: np.ndarray,
+    drawn: np.ndarray,
+    names: tuple[str, str],
+    n: int,
+    factor: float = 1.0,
+) -> Crossover:
+    """Where log-ratios a / b at `places` (P,), log x, change sign for good: estimate `middle` (P,)
+    and resamples `drawn` (R, P). `factor` lengthens the interval."""
+    place, crosses = _last_change(places, middle[None])
     drawn_place, drawn_crosses = _last_change(places, drawn)
     fraction = float(drawn_crosses.mean())
     if not crosses[0]:
         return Crossover(None, fraction, _none_in_range(middle, names, fraction))
-    same_end = (drawn[:, -1] > 0) == (middle[0, -1] > 0)
+    same_end = (drawn[:, -1] > 0) == (middle[-1] > 0)
     drawn_place[~drawn_crosses] = places[0]
     drawn_place[~same_end] = places[-1]
-    interval = _percentiles(place[0], drawn_place, len(ratios))
+    interval = percentiles(place[0], drawn_place, n, factor)
     clipped = interval._replace(
         low=np.clip(interval.low, *places[[0, -1]]), high=np.clip(interval.high, *places[[0, -1]])
     )
@@ -164,7 +178,7 @@ def _last_change(places: np.ndarray, ratios: np.ndarray) -> tuple[np.ndarray, np
 def _none_in_range(middle: np.ndarray, names: tuple[str, str], fraction: float) -> str:
     if not middle.any():
         return "none in range: no difference anywhere"
-    ahead = names[int(middle[0, -1] > 0)]
+    ahead = names[int(middle[-1] > 0)]
     return f"none in range: {ahead} is ahead throughout; {fraction:.0%} of resamples cross"
 
 
@@ -177,39 +191,19 @@ def _open_ends(interval: Interval, places: np.ndarray, fraction: float) -> str:
     return f"{fraction:.0%} of resamples cross{reach}"
 
 
-def perplexity(
-    nll: ArrayLike, units: ArrayLike, n_resamples: int = N_RESAMPLES, seed: int = SEED
-) -> Interval:
-    """exp(sum nll / sum units) over documents; `n` counts documents, which are resampled.
-
-    `nll` in nat and `units` (tokens, words or bytes) have one value per document.
-    """
-    total, count = np.asarray(nll, dtype=float), np.asarray(units, dtype=float)
-    assert total.shape == count.shape, "one unit count a document"
-    assert (count > 0).all(), "unit counts must be positive"
-    if len(total) == 0:
-        return Interval(np.nan, np.nan, np.nan, 0)
-    rows = _resample(_ids(None, len(total)), n_resamples, seed)
-    drawn = total[rows].sum(axis=1) / count[rows].sum(axis=1)
-    return _exp(_percentiles(float(total.sum() / count.sum()), drawn, len(total)))
-
-
-def perplexity_ratio(
-    nll_a: ArrayLike,
-    nll_b: ArrayLike,
-    units: ArrayLike,
-    n_resamples: int = N_RESAMPLES,
-    seed: int = SEED,
-) -> Interval:
-    """Perplexity of a over that of b on the same documents, resampled together."""
-    difference = np.asarray(nll_a, dtype=float) - np.asarray(nll_b, dtype=float)
-    return perplexity(difference, units, n_resamples, seed)
-
-
 def widening(n: int) -> float:
-    """How much longer than the plain bootstrap's an interval from n > 1 blocks must be."""
-    t = _T[n - 2] if n - 2 < len(_T) else _Z + 2.4 / (n - 1)
-    return float(np.sqrt(n / (n - 1)) * t / _Z)
+    """How much longer than the plain bootstrap's an interval from n blocks must be.
+
+    One block has no interval, so nothing to lengthen: 1.
+    """
+    if n < 2:
+        return 1.0
+    return float(np.sqrt(n / (n - 1)) * student_factor(n - 1))
+
+
+def student_factor(degrees: int) -> float:
+    """Student's 97.5 % quantile for so many degrees of freedom over the normal's."""
+    return (_T[degrees - 1] if degrees <= len(_T) else _Z + 2.4 / degrees) / _Z
 
 
 def _medians(blocks: Sequence[Block]) -> tuple[np.ndarray, np.ndarray]:
@@ -243,15 +237,18 @@ def _interval(processes: np.ndarray, values: np.ndarray, n_resamples: int, seed:
     if values.size == 0:
         return Interval(np.nan, np.nan, np.nan, 0)
     drawn = np.median(values[_resample(processes, n_resamples, seed)], axis=1)
-    return _percentiles(float(np.median(values)), drawn, len(values))
+    return _widened(float(np.median(values)), drawn, len(values))
 
 
-def _percentiles(estimate: float, drawn: np.ndarray, n: int) -> Interval:
-    """The 2.5 and 97.5 % percentiles of `drawn`, moved away from the estimate by `widening`."""
+def _widened(estimate: float, drawn: np.ndarray, n: int) -> Interval:
+    return percentiles(estimate, drawn, n, widening(n))
+
+
+def percentiles(estimate: float, drawn: np.ndarray, n: int, factor: float = 1.0) -> Interval:
+    """The 2.5 and 97.5 % percentiles of `drawn`, moved away from the estimate by `factor`."""
     if n < 2:
         return Interval(estimate, np.nan, np.nan, n)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    factor = widening(n)
     above, below = max(high - estimate, 0.0), max(estimate - low, 0.0)
     return Interval(estimate, float(estimate - factor * below), float(estimate + factor * above), n)
 

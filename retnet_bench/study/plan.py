@@ -81,7 +81,8 @@ def _cell(name: str, arm: Arm, workload: str, said: Settings) -> Cell:
             values.pop(key, None)
     elif said.token_budget is None:
         raise UserError("workload perplexity: token_budget is missing; set it fixed or as axis")
-    values |= arm.model_dump(exclude={"kernel"}, exclude_none=True)
+    values |= arm.model_dump(exclude={"kernel", "family"}, exclude_none=True)
+    values["arm_family"] = None if arm.family == said.family else arm.family
     values["kernel"] = _kernel(arm, values)
     return Cell(workload=workload, arm=name, **values)
 

@@ -70,6 +70,8 @@ class Arm(_Strict):
     gate: bool | None = None
     head_norm: Literal["group", "rms", "none"] | None = None
     head_dim: Count | None = None
+    family: Literal["paper", "modern"] | None = None
+    """The block family of this arm alone; the pair's where it is not said."""
 
 
 class ProtocolSettings(_Strict):
