@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ REFERENCE = "retnet"
 """The arm that ablations are compared with: the full model."""
 SPEEDS = ("tokens_per_s", "decode_s", "memory_bytes")
 _MODEL = ["arm", "size", "block_family"]
+_HOW = {
+    "tokens_per_s": "training",
+    "decode_s": "mean over positions",
+    "memory_bytes": "tensors while decoding",
+}
 _ENDS = ("", "_low", "_high")
 
 
@@ -95,8 +101,8 @@ def joined(records: pd.DataFrame) -> Joined:
     """
     notes: dict[str, str] = {}
     scored = curves.perplexities(records).dropna(subset="estimate")
-    families = _families(records)
-    scored = scored.merge(families, on=["arm", "size"])
+    if "block_family" not in scored:
+        scored = scored.merge(_families(records), on=["arm", "size"])
     settings = [name for name in curves.separators(scored) if name not in _MODEL]
     scored, notes["bits_per_byte"] = _one_setting(scored, settings)
     bits = ["n_params", "bits_per_byte", "bits_low", "bits_high", "seeds"]
@@ -104,7 +110,8 @@ def joined(records: pd.DataFrame) -> Joined:
     for name, speed in _speeds(records).items():
         speed = speed[speed["estimate"].notna()]
         settings = ["length", *(s for s in curves.separators(speed) if s not in _MODEL)]
-        speed, notes[name] = _one_setting(speed, settings)
+        speed, words = _one_setting(speed, settings)
+        notes[name] = f"{_HOW[name]}, {words}" if words else _HOW[name]
         ends = dict(zip(("estimate", "low", "high"), [name + e for e in _ENDS], strict=True))
         frame = frame.merge(speed[[*_MODEL, *ends]].rename(columns=ends), on=_MODEL, how="left")
     known = [name for name in SPEEDS if name in frame and frame[name].notna().any()]
@@ -133,14 +140,11 @@ def _speeds(records: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _memory(records: pd.DataFrame, per: list[str]) -> pd.DataFrame:
-    """Peak bytes of decoding, or where nothing decoded, of training; read by what there is."""
-    frame = pd.DataFrame()
-    for phase in ("decode", "train"):
-        for metric in ("peak_tensor_bytes", "cuda_peak_allocated_bytes"):
-            frame = curves.memory_by_length(records, phase, metric, per)
-            if frame["estimate"].notna().any():
-                return frame.rename(columns={"batch": "batch"}).assign(reason=f"{metric}, {phase}")
-    return frame
+    """Peak bytes of tensors while decoding, counted or else as CUDA reports them."""
+    counted = curves.memory_by_length(records, "decode", "peak_tensor_bytes", per)
+    if counted["estimate"].notna().any():
+        return counted
+    return curves.memory_by_length(records, "decode", "cuda_peak_allocated_bytes", per)
 
 
 def _one_setting(frame: pd.DataFrame, settings: list[str]) -> tuple[pd.DataFrame, str]:
@@ -148,19 +152,19 @@ def _one_setting(frame: pd.DataFrame, settings: list[str]) -> tuple[pd.DataFrame
     if frame.empty or not settings:
         return frame, ""
     counts = frame.groupby(settings, dropna=False).size()
-    best = sorted(counts.index[counts == counts.max()], key=str)
-    best = sorted(best, key=lambda key: _numbers(key))[-1]
-    values = best if isinstance(best, tuple) else (best,)
+    keys = [key if isinstance(key, tuple) else (key,) for key in counts.index]
+    most = [key for key, count in zip(keys, counts, strict=True) if count == counts.max()]
+    values = max(most, key=lambda key: [_number(value) for value in key])
     chosen = pd.Series(True, index=frame.index)
     for name, value in zip(settings, values, strict=True):
         chosen &= frame[name].isna() if pd.isna(value) else (frame[name] == value).fillna(False)
     words = ", ".join(
-        f"{name.replace('_', ' ')} {value:,}" if isinstance(value, int | float) else f"{value}"
+        f"{name.replace('_', ' ')} {value:,}" if isinstance(value, Real) else str(value)
         for name, value in zip(settings, values, strict=True)
         if not pd.isna(value)
     )
     return frame[chosen], words
 
 
-def _numbers(key: Any) -> list[float]:
-    return [v if isinstance(v, int | float) and v == v else 0.0 for v in np.atleast_1d(key)]
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, Real) and value == value else 0.0

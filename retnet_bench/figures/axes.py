@@ -38,6 +38,16 @@ def log_rates(ax: Axes) -> None:
     ax.yaxis.set_major_formatter(EngFormatter(sep=""))
 
 
+def log_plain(ax: Axes) -> None:
+    """A logarithmic x axis with plain ticks (20k, 50k, ...) even when it spans under a decade."""
+    ax.set_xscale("log")
+    ax.autoscale_view()
+    low, high = ax.get_xlim()
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
 def from_zero(ax: Axes) -> None:
     """A linear y axis that starts at zero, so that heights can be compared by eye."""
     ax.autoscale_view()
