@@ -26,7 +26,9 @@ app = typer.Typer(
 )
 
 StudyName = Annotated[str, typer.Argument(help="A shipped study's name, or a YAML file.")]
-Results = Annotated[Path, typer.Argument(help="A results folder, or one parquet file.")]
+Results = Annotated[
+    list[Path], typer.Argument(help="Results folders or parquet files; several are read as one.")
+]
 
 
 def _version(asked: bool) -> None:
@@ -79,9 +81,9 @@ def run(
         fresh=fresh,
         retry=retry,
     )
-    _show(summary.folder, console)
+    _show([summary.folder], console)
     if plot:
-        _plot(summary.folder, loaded.figures, None, console)
+        _plot([summary.folder], loaded.figures, None, console)
     words = (
         f"{summary.cells} cells, {summary.failed} without a measurement" if summary.failed else ""
     )
@@ -105,12 +107,12 @@ def show(results: Results) -> None:
     _show(results, _console())
 
 
-def _show(results: Path, console: Console) -> None:
+def _show(results: list[Path], console: Console) -> None:
     from retnet_bench.analysis.curves import contract_text
     from retnet_bench.report.tables import tables
-    from retnet_bench.results.store import read_records
+    from retnet_bench.results.store import read_all
 
-    records = read_records(results)
+    records = read_all(results)
     for table in tables(records):
         console.print(table)
     console.print(contract_text(records), highlight=False)
@@ -130,12 +132,17 @@ def plot(
     _plot(results, figure, out, _console())
 
 
-def _plot(results: Path, names: list[str] | None, out: Path | None, console: Console) -> None:
+def _plot(
+    results: list[Path], names: list[str] | None, out: Path | None, console: Console
+) -> None:
     from retnet_bench.figures import FIGURES, plot
-    from retnet_bench.results.store import read_records
+    from retnet_bench.results.store import read_all
 
-    records = read_records(results)
-    folder = out or (results if results.is_dir() else results.parent) / "figures"
+    if len(results) > 1 and out is None:
+        raise UserError("--out is missing: figures of several results need a folder of their own")
+    records = read_all(results)
+    first = results[0]
+    folder = out or (first if first.is_dir() else first.parent) / "figures"
     for name in names or FIGURES:
         try:
             for path in plot(records, [name], folder):

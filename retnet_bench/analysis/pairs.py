@@ -31,7 +31,7 @@ _BYTES = (
 )
 _UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)
 _PLACE = ["pair_id", "phase", "position", *rows.BLOCK]
-_SHOWN = ["workload", "size", "batch", "length", "dtype", "mode"]
+_SHOWN = ["workload", "size", "batch", "length", "dtype", "mode", "token_budget"]
 
 
 def sides(records: pd.DataFrame) -> list[tuple[str, str]]:
@@ -100,7 +100,7 @@ def pair_ratios(records: pd.DataFrame) -> pd.DataFrame:
 
     Times are per block (decode: its mean over positions), bytes as read, perplexity per byte over
     the documents both arms scored, from all of their seeds; `pair_id` is then one seed's. Columns [pair_id, metric, phase, a, b, workload, size, batch,
-    length, dtype, mode, estimate, low, high, n, status, verdict].
+    length, dtype, mode, token_budget, estimate, low, high, n, status, verdict].
     """
     found = [
         row

@@ -159,7 +159,7 @@ def _one_setting(frame: pd.DataFrame, settings: list[str]) -> tuple[pd.DataFrame
     for name, value in zip(settings, values, strict=True):
         chosen &= frame[name].isna() if pd.isna(value) else (frame[name] == value).fillna(False)
     words = ", ".join(
-        f"{name.replace('_', ' ')} {value:,}" if isinstance(value, Real) else str(value)
+        f"{name.replace('_', ' ')} {_number(value):,.15g}" if isinstance(value, Real) else str(value)
         for name, value in zip(settings, values, strict=True)
         if not pd.isna(value)
     )

@@ -42,7 +42,7 @@ UNITS = {"bits per byte": ("bytes", np.log(2)), "nat per token": ("tokens", 1.0)
 """Unit of the loss -> what it is counted per, and nat in one of it."""
 _STARTS = (0.1, 0.4, 1.2)
 _EXPONENTS = ("alpha", "beta")
-_CONTRACT = ["length", "batch", "dtype", "corpus", "tokenizer", "machine", "phase"]
+_CONTRACT = ["length", "dtype", "corpus", "tokenizer", "machine", "phase"]
 
 
 @dataclass(frozen=True)
@@ -273,6 +273,7 @@ def _fit_arms(kind: str, at: str, group: list[_Model], unit: str) -> list[Fit | 
     draws = replication.draw(scores, N_REFITS)
     level, drawn = draws.level / nats, draws.drawn / nats
     fitted: list[Fit | str] = []
+    reasons: dict[str, list[str]] = {}
     for arm in sorted({model.arm for model in group}):
         mine = np.array([i for i, model in enumerate(group) if model.arm == arm])
         if kind == "compute":
@@ -280,13 +281,13 @@ def _fit_arms(kind: str, at: str, group: list[_Model], unit: str) -> list[Fit | 
         x = np.array([_place(kind, group[i]) for i in mine])
         why = _why_not(kind, x)
         if why:
-            fitted.append(f"{arm}, loss against {kind}, {at}: {why}")
+            reasons.setdefault(why, []).append(arm)
             continue
         center, theta, refits = fit_law(x, level[mine], drawn[:, mine] if draws.n > 1 else drawn[:0])
         seeds = min(len(scores[i].nll) for i in mine)
         fit = Fit(arm, kind, at, unit, x, level[mine], seeds, center, theta, refits, draws.n)
         fitted.append(fit)
-    return fitted
+    return [*fitted, *(f"{', '.join(a)}, {kind}, {at}: {why}" for why, a in reasons.items())]
 
 
 def _place(kind: str, model: _Model) -> list[float]:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from retnet_bench import paper
 from retnet_bench.analysis import curves, scaling
+from retnet_bench.base import UserError
 from retnet_bench.figures import axes, laws, panels
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import Sheet
@@ -39,7 +40,7 @@ def draw(records: pd.DataFrame) -> Figure:
     axes.log_sizes(sheet.ours, frame)
     sheet.ours.set(xlabel="model size", ylabel=f"perplexity per {unit}")
     _paper(sheet)
-    return sheet.finish(panels.contract(records, "perplexity"), budget, *fitted)
+    return sheet.finish(panels.contract(records, "perplexity"), budget, *fitted, laws.PAIRED)
 
 
 def _fits(sheet: Sheet, records: pd.DataFrame, frame: pd.DataFrame, unit: str) -> list[str]:
@@ -51,13 +52,17 @@ def _fits(sheet: Sheet, records: pd.DataFrame, frame: pd.DataFrame, unit: str) -
         return []
     loss, shown = _LOSS[unit]
     same = records["token_budget"].isin(frame["token_budget"].dropna().unique())
-    found = scaling.fits(records[same], loss, along="parameters")
+    try:
+        found = scaling.fits(records[same], loss, along="parameters")
+    except UserError as error:
+        return [f"No fit: {error}."]
     for fit in found.fits:
         laws.draw_fit(sheet, fit, shown)
     for container in sheet.ours.containers if found.fits else []:
         container.lines[0].set_linestyle("none")
     crossings = scaling.crossings(records, found)
-    return [laws.draw_crossing(sheet, crossing) for crossing in crossings]
+    missing = [f"No fit: {'; '.join(found.missing)}."] if found.missing else []
+    return [*(laws.draw_crossing(sheet, crossing) for crossing in crossings), *missing]
 
 
 def _one_tokenizer(records: pd.DataFrame) -> bool:

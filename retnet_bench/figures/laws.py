@@ -15,6 +15,7 @@ from retnet_bench.figures.sheet import Sheet
 
 EXTRAPOLATED = 4.0
 """How far past the largest size a fit is drawn: four times."""
+PAIRED = "Arms score the same documents: differences are surer than the bars suggest (see show)."
 _DASHES: style.Dashes = (0, (4, 3))
 
 

@@ -23,5 +23,6 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.ours.yaxis.set_minor_formatter("{x:g}")
     sheet.ours.tick_params(which="minor", labelsize=7)
     sheet.ours.set(xlabel="tokens seen (millions)", ylabel="training loss (nat per token)")
-    alone = "One seed: no bands." if frame["seeds"].max() < 2 else ""
-    return sheet.finish(panels.contract(records, "perplexity"), budget, alone)
+    seeds = int(frame["seeds"].max())
+    said = f"Mean of {seeds} seeds." if seeds > 1 else "One seed: no bands."
+    return sheet.finish(panels.contract(records, "perplexity"), budget, said)

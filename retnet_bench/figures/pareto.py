@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from retnet_bench.analysis import quality
+from retnet_bench.analysis import curves, quality
 from retnet_bench.base import UserError
 from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
@@ -34,8 +34,10 @@ def draw(records: pd.DataFrame) -> Figure:
         ax.set(xlabel=words)
         ax.set_title(f"better: down and {better}")
     sheet.ours.set_ylabel("bits per byte")
-    notes = [f"{name.replace('_', ' ')}: {note}." for name, note in found.notes.items()]
-    return sheet.finish(panels.contract(records, "perplexity"), *notes)
+    names = {name: words for name, _, words, _ in _PANELS}
+    notes = [f"{names.get(name, 'bits per byte')}: {note}." for name, note in found.notes.items()]
+    models = records["arm"].isin(found.frame["arm"]) & records["size"].isin(found.frame["size"])
+    return sheet.finish(curves.contract_text(records[models]), *notes)
 
 
 def _panel(sheet: Sheet, ax: Axes, frame: pd.DataFrame, name: str, factor: float) -> None:

@@ -31,6 +31,7 @@ def draw(records: pd.DataFrame) -> Figure:
     _points(sheet, found, names)
     _rows(sheet.ours, names)
     _paper(sheet, names)
+    _same_scale(sheet)
     note = f"Size {found['size'].iloc[0]}; worse lies to the right of 0, the full RetNet."
     return sheet.finish(panels.contract(records, "perplexity"), note, budget)
 
@@ -53,7 +54,16 @@ def _rows(ax: Axes, names: list[str]) -> None:
     ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
     ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.set_xlabel("perplexity per token, relative to retnet (%)")
+    ax.set_xlabel("perplexity per token, from retnet (%)")
+
+
+def _same_scale(sheet: Sheet) -> None:
+    """Both panels show the same quantity, so lengths in them compare."""
+    for ax in (sheet.ours, sheet.paper):
+        ax.autoscale_view()
+    ends = [ax.get_xlim() for ax in (sheet.ours, sheet.paper)]
+    for ax in (sheet.ours, sheet.paper):
+        ax.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))
 
 
 def _paper(sheet: Sheet, names: list[str]) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from rich.table import Table
 
 from retnet_bench.analysis import curves
+from retnet_bench.report import quality
 from retnet_bench.report.numbers import interval, quantity
 
 Cells = list[str]
@@ -15,8 +16,8 @@ Cells = list[str]
 
 def tables(records: pd.DataFrame) -> Iterator[Table]:
     """Every table the records have rows for."""
-    makers = (_throughput, _prefill, _decode, _memory, _perplexity, _ratios, _crossovers, _failures)
-    for make in makers:
+    makers = (_throughput, _prefill, _decode, _memory, _perplexity, *quality.TABLES)
+    for make in (*makers, _ratios, _crossovers, _failures):
         table = make(records)
         if table is not None and table.row_count:
             yield table
@@ -109,15 +110,21 @@ def _perplexity(records: pd.DataFrame) -> Table | None:
         "Perplexity on held-out documents",
         frame,
         keys,
-        "per byte [95 % interval]|bits per byte|documents",
-        lambda row: [interval(row), quantity(row["bits_per_byte"]), f"{row['n']:.0f}"],
+        "per byte [95 % interval]|bits per byte|documents|seeds",
+        lambda row: [
+            interval(row),
+            quantity(row["bits_per_byte"]),
+            f"{row['n']:.0f}",
+            f"{row['seeds']}",
+        ],
     )
 
 
 def _ratios(records: pd.DataFrame) -> Table | None:
     frame = curves.pair_ratios(records)
     shown = frame[~frame["metric"].isin(["weight_bytes", "outcome", "peak_rss_bytes"])]
-    keys = ["metric", "phase", "size", "batch", "length"]
+    budgets = ["token_budget"] if shown["token_budget"].notna().any() else []
+    keys = ["metric", "phase", "size", "batch", "length", *budgets]
     return _table(
         "Inside each pair: first arm / second arm",
         shown,
