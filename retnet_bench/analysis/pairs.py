@@ -108,7 +108,7 @@ def pair_ratios(records: pd.DataFrame) -> pd.DataFrame:
         for row in (*_timed(records, a, b), *_perplexity(records, a, b), *_lost(records, a, b))
     ]
     columns = ["pair_id", "metric", "phase", "a", "b", *_SHOWN, *_RESULT, "status", "verdict"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(found, columns=columns).astype({"token_budget": "Int64"})
 
 
 def _timed(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:

@@ -31,7 +31,7 @@ from retnet_bench.analysis import pairs, replication, rows
 from retnet_bench.analysis.statistics import Crossover, Interval, drawn_crossover, percentiles
 from retnet_bench.base import UserError
 
-N_REFITS = 1000
+N_REFITS = 500
 LEAST_POINTS = 4
 """Distinct values of x; the law has three free numbers, and one point must be left to err."""
 ROBUST_AT = 0.01
@@ -158,6 +158,8 @@ def _refit(
         error = np.where(better[:, None], tried, error)
         cost = (error**2).sum(axis=1)
         damping = np.clip(np.where(better, damping / 3, damping * 4), 1e-9, 1e9)
+        if np.abs(step).max() < 1e-6:
+            break
     return theta
 
 

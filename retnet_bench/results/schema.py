@@ -163,8 +163,6 @@ class Metric:
 
 _ONCE = "one row per process, phase `warmup`"
 _PEAK = "highest during `phase` (train, prefill or decode)"
-_CONTEXT = "`position` tokens of context (Table 8)"
-_BUCKET = "the bucket of positions that ends at `position`"
 METRICS: dict[str, Metric] = {
     row[0]: Metric(*row)
     for row in (
@@ -188,10 +186,20 @@ METRICS: dict[str, Metric] = {
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),
         ("document_bytes", "bytes", "perplexity", "bytes of `document`"),
-        ("context_nll_nat", "nat", "perplexity", f"nll of `document` given {_CONTEXT}"),
-        ("context_tokens", "tokens", "perplexity", f"tokens scored given {_CONTEXT}"),
-        ("position_nll_nat", "nat", "perplexity", f"nll of `document` in {_BUCKET}"),
-        ("position_tokens", "tokens", "perplexity", f"tokens scored in {_BUCKET}"),
+        (
+            "context_nll_nat",
+            "nat",
+            "perplexity",
+            "the same tokens of `document` from the `position` tokens before the window's end",
+        ),
+        ("context_tokens", "tokens", "perplexity", "tokens in `context_nll_nat`"),
+        (
+            "position_nll_nat",
+            "nat",
+            "perplexity",
+            "tokens of `document` up to `position` and beyond the previous one",
+        ),
+        ("position_tokens", "tokens", "perplexity", "tokens in `position_nll_nat`"),
         ("outcome", "", "", "the only row of a cell that failed; see `status` and `reason`"),
     )
 }

@@ -7,6 +7,7 @@ import math
 
 import pandas as pd
 import pytest
+from fakes import scored
 from golden.records import blocks, failure, frame, small_study
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,3 +122,38 @@ def test_a_failure_is_shown_with_status_and_reason_as_it_stands():
 def test_records_without_a_measurement_have_one_table():
     records = frame([failure("retnet", "train", "oom"), failure("transformer", "train", "crash")])
     assert set(shown(records, markup=False)) == {"Not measured"}
+
+
+def test_the_tables_of_quality():
+    rows = [*scored.scaling(), *scored.contexts({"retnet": 0.05}), *scored.speeds()]
+    found = shown(frame(rows), markup=False)
+    assert {
+        "Scaling laws: loss = E + A x^-alpha",
+        "Perplexity against the length of context",
+        "Quality joined to speed",
+    } <= set(found)
+    laws = rows_of(found["Scaling laws: loss = E + A x^-alpha"])
+    assert [row[:3] for row in laws[:1]] == [["parameters", "1,000,000 tokens", "retnet"]]
+    assert "0.983M parameters [" in " ".join(found["Scaling laws: loss = E + A x^-alpha"].split())
+    context = rows_of(found["Perplexity against the length of context"])
+    assert [row[-2] for row in context] == ["", "", "", "13.09", "12.14"]
+    (joined,) = [r for r in rows_of(found["Quality joined to speed"]) if r[:2] == ["retnet", "c"]]
+    assert joined[-1] == "3"
+    assert all("[" in cell for cell in joined[2:6])
+
+
+def test_ablations_stand_beside_the_paper_s():
+    title = "Ablations: difference to retnet; above 0 is worse"
+    table = {row[0]: row for row in rows_of(shown(frame(scored.ablations()), markup=False)[title])}
+    assert table["no_decay"][4] == "6.948"  # 27.86 / 26.05
+    assert table["eq8_decay"][4] == ""
+    assert "retnet" not in table
+    pair = [row for row in scored.ablations() if row["arm"] in ("retnet", "transformer")]
+    assert title not in shown(frame(pair), markup=False)
+
+
+def test_laws_that_cannot_be_fitted_say_why():
+    mixed = [*scored.scaling(seeds=1), *scored.scaling(seeds=1, sizes=("a",))]
+    mixed[-1] |= {"length": 1024}
+    (row,) = rows_of(shown(frame(mixed), markup=False)["Scaling laws"])
+    assert "need one length" in row[0]
