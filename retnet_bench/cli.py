@@ -132,9 +132,7 @@ def plot(
     _plot(results, figure, out, _console())
 
 
-def _plot(
-    results: list[Path], names: list[str] | None, out: Path | None, console: Console
-) -> None:
+def _plot(results: list[Path], names: list[str] | None, out: Path | None, console: Console) -> None:
     from retnet_bench.figures import FIGURES, plot
     from retnet_bench.results.store import read_all
 

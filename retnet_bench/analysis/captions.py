@@ -20,7 +20,7 @@ def contract_text(records: pd.DataFrame) -> str:
         _list(measured["machine"]),
         f"threads {_list(measured['threads'])}",
         f"{_list(measured['dtype'])}, {_list(measured['mode'])}",
-        *(f"{arm}: {_kernels(cell)}" for arm, cell in measured.groupby("arm")),
+        *_arms(measured),
         f"size {_list(measured.sort_values('n_params')['size'], ordered=True)}{_matched(measured)}",
         f"torch {_list(measured['torch_version'])}",
         _blocks(measured),
@@ -34,6 +34,14 @@ def _list(column: pd.Series, ordered: bool = False) -> str:
     known = known if ordered else sorted(known)
     words = [f"{value:g}" if isinstance(value, float) else str(value) for value in known]
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "not recorded"
+
+
+def _arms(measured: pd.DataFrame) -> list[str]:
+    """Which kernels ran, arms of the same kernels together."""
+    alike: dict[str, list[str]] = {}
+    for arm, cell in measured.groupby("arm"):
+        alike.setdefault(_kernels(cell), []).append(str(arm))
+    return [f"{', '.join(arms)}: {kernels}" for kernels, arms in alike.items()]
 
 
 def _kernels(cell: pd.DataFrame) -> str:

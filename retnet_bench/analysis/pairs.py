@@ -99,8 +99,9 @@ def pair_ratios(records: pd.DataFrame) -> pd.DataFrame:
     """a / b inside each pair: a row per pair, metric and phase, with a verdict in words.
 
     Times are per block (decode: its mean over positions), bytes as read, perplexity per byte over
-    the documents both arms scored, from all of their seeds; `pair_id` is then one seed's. Columns [pair_id, metric, phase, a, b, workload, size, batch,
-    length, dtype, mode, token_budget, estimate, low, high, n, status, verdict].
+    the documents both arms scored, from all of their seeds (`pair_id` is then one seed's). Columns
+    [pair_id, metric, phase, a, b, workload, size, batch, length, dtype, mode, token_budget,
+    estimate, low, high, n, status, verdict].
     """
     found = [
         row
@@ -114,6 +115,8 @@ def pair_ratios(records: pd.DataFrame) -> pd.DataFrame:
 def _timed(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:
     for metric in (*_TIMES, *_BYTES):
         values = rows.measured(records, metric)
+        if values.empty:
+            continue
         if metric == "decode_step_s":
             values = rows.over_positions(values)
         values = rows.at_last_position(values[values["value"] > 0])

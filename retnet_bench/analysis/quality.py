@@ -48,13 +48,13 @@ def ablations(records: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame
 
 def _ablation(arm: str, group: pd.DataFrame, full: pd.DataFrame) -> dict[str, Any]:
     bits, nats = (_difference(group, full, unit) for unit in ("bytes", "tokens"))
-    relative = np.expm1(nats[:3])
+    estimate, low, high = (value / np.log(2) for value in bits[:3])
     seeds = min(part["cell_id"].nunique() for part in (group, full))
     return {
         **group[["size", "token_budget", "phase"]].iloc[0],
         "arm": arm,
-        **Interval(*(value / np.log(2) for value in bits[:3]), bits.n)._asdict(),
-        **dict(zip([f"relative{end}" for end in _ENDS], relative, strict=True)),
+        **Interval(estimate, low, high, bits.n)._asdict(),
+        **{f"relative{end}": np.expm1(nat) for end, nat in zip(_ENDS, nats[:3], strict=True)},
         "seeds": seeds,
         "status": "ok",
         "reason": "one seed: interval of documents only" if seeds == 1 else None,
@@ -159,7 +159,9 @@ def _one_setting(frame: pd.DataFrame, settings: list[str]) -> tuple[pd.DataFrame
     for name, value in zip(settings, values, strict=True):
         chosen &= frame[name].isna() if pd.isna(value) else (frame[name] == value).fillna(False)
     words = ", ".join(
-        f"{name.replace('_', ' ')} {_number(value):,.15g}" if isinstance(value, Real) else str(value)
+        f"{name.replace('_', ' ')} {_number(value):,.15g}"
+        if isinstance(value, Real)
+        else str(value)
         for name, value in zip(settings, values, strict=True)
         if not pd.isna(value)
     )

@@ -111,4 +111,5 @@ def perplexity_ratio(a: Scores, b: Scores) -> Interval:
 
 def exp(interval: Interval) -> Interval:
     """The interval of exp(value)."""
-    return Interval(*map(float, np.exp(interval[:3])), interval.n)
+    estimate, low, high = map(float, np.exp(interval[:3]))
+    return Interval(estimate, low, high, interval.n)

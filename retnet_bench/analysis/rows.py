@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ PAIR = [
 """The contract of a pair: columns that are equal in all of its arms."""
 
 _CONTRACT = [*PAIR, "block_family", "kernel", "chunk", "decay", "gate", "head_norm"]
-_BLANK = {"phase": "", "document": "", "position": -1}
+_BLANK: dict[str, Any] = {"phase": "", "document": "", "position": -1}
 _SCORED = ["cell_id", *_BLANK]
 _WHERE = ["workload", "phase", "position"]  # which a failed cell did not reach
 
@@ -117,7 +118,8 @@ def scores(groups: Sequence[pd.DataFrame], unit: str) -> list[Scores]:
     for group in known:
         _one_cell_per_seed(group)
     tables = [group.pivot(index="cell_id", columns="document", values="value") for group in known]
-    shared = sorted(set.intersection(*(set(table.dropna(axis="columns")) for table in tables)))
+    named = [set(map(str, table.dropna(axis="columns").columns)) for table in tables]
+    shared = sorted(set.intersection(*named))
     counts = [group.groupby("document")[f"document_{unit}"].first() for group in known]
     return [
         Scores(table[shared].to_numpy(dtype=float), count[shared].to_numpy(dtype=float))

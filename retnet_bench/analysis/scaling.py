@@ -158,7 +158,7 @@ def _refit(
         error = np.where(better[:, None], tried, error)
         cost = (error**2).sum(axis=1)
         damping = np.clip(np.where(better, damping / 3, damping * 4), 1e-9, 1e9)
-        if np.abs(step).max() < 1e-6:
+        if np.abs(step).max(initial=0.0) < 1e-6:
             break
     return theta
 
@@ -235,11 +235,14 @@ def _models(records: pd.DataFrame) -> list[_Model]:
     scored = rows.documents(records)
     keys = ["arm", "size", "n_params", "token_budget"]
     _one_contract(scored, keys)
-    models = []
-    for (arm, size, n_params, tokens), group in scored.groupby(keys):
-        flops = group["flops_per_token"].astype(float).iloc[0]
-        models.append(_Model(arm, size, float(n_params), float(tokens), flops * tokens, group))
-    return models
+    return [_model(group) for _, group in scored.groupby(keys)]
+
+
+def _model(group: pd.DataFrame) -> _Model:
+    first = group.iloc[0]
+    n_params, tokens = float(first["n_params"]), float(first["token_budget"])
+    flops = float(group["flops_per_token"].astype(float).iloc[0])  # nan where not recorded
+    return _Model(first["arm"], first["size"], n_params, tokens, flops * tokens, group)
 
 
 def _one_contract(scored: pd.DataFrame, keys: list[str]) -> None:
@@ -285,7 +288,9 @@ def _fit_arms(kind: str, at: str, group: list[_Model], unit: str) -> list[Fit | 
         if why:
             reasons.setdefault(why, []).append(arm)
             continue
-        center, theta, refits = fit_law(x, level[mine], drawn[:, mine] if draws.n > 1 else drawn[:0])
+        center, theta, refits = fit_law(
+            x, level[mine], drawn[:, mine] if draws.n > 1 else drawn[:0]
+        )
         seeds = min(len(scores[i].nll) for i in mine)
         fit = Fit(arm, kind, at, unit, x, level[mine], seeds, center, theta, refits, draws.n)
         fitted.append(fit)
@@ -312,7 +317,7 @@ def _why_not(kind: str, x: np.ndarray) -> str | None:
 def _frontier(compute: np.ndarray, loss: np.ndarray) -> np.ndarray:
     """Which models no other one of the arm beats with at most as much compute."""
     dominated = (compute[None] <= compute[:, None]) & (loss[None] < loss[:, None])
-    return ~dominated.any(axis=1)
+    return np.asarray(~dominated.any(axis=1))
 
 
 # --- where arms cross ------------------------------------------------------------------------
@@ -371,7 +376,7 @@ def crossings(records: pd.DataFrame, found: Scaling) -> list[Crossing]:
 
 
 def crossing(a: Fit, b: Fit) -> Crossing:
-    """Where the fit of a crosses that of b; resample i of one belongs to resample i of the other."""
+    """Where the fits of a and b cross; resample i of one belongs to resample i of the other."""
     low, high = max(a.low, b.low), min(a.high, b.high)
     inside = _crossover(a, b, np.geomspace(low, high, 200))
     beyond = None

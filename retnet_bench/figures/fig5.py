@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from retnet_bench import paper
@@ -59,6 +60,7 @@ def _fits(sheet: Sheet, records: pd.DataFrame, frame: pd.DataFrame, unit: str) -
     for fit in found.fits:
         laws.draw_fit(sheet, fit, shown)
     for container in sheet.ours.containers if found.fits else []:
+        assert isinstance(container, ErrorbarContainer)
         container.lines[0].set_linestyle("none")
     crossings = scaling.crossings(records, found)
     missing = [f"No fit: {'; '.join(found.missing)}."] if found.missing else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ def draw_fit(sheet: Sheet, fit: Fit, shown: Callable[[np.ndarray], np.ndarray]) 
     inside = np.geomspace(fit.low, fit.high, 100)
     past = np.geomspace(fit.high, EXTRAPOLATED * fit.high, 60)
     for x, look, alpha, name in ((inside, "-", 0.18, "fit"), (past, _DASHES, 0.08, "extrapolated")):
-        line: dict[str, object] = {"color": color, "linestyle": look, "linewidth": 1.0}
+        line: dict[str, Any] = {"color": color, "linestyle": look, "linewidth": 1.0}
         sheet.ours.plot(x, shown(fit.at_x(x)), label=f"{fit.arm} {name}", zorder=1.5, **line)
         low, high = fit.band(x)
         sheet.ours.fill_between(x, shown(low), shown(high), color=color, alpha=alpha, lw=0)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -47,20 +50,24 @@ def _panel(sheet: Sheet, ax: Axes, frame: pd.DataFrame, name: str, factor: float
     for arm, line in frame.dropna(subset=name).groupby("arm"):
         look = sheet.styles[str(arm)]
         line = line.sort_values("n_params")
-        bars = {
+        bars: dict[str, Any] = {
             "xerr": _bars(line, name, f"{name}_low", f"{name}_high") * factor,
             "yerr": _bars(line, "bits_per_byte", "bits_low", "bits_high"),
         }
-        shape = {"color": look.color, "marker": look.marker, "linestyle": look.linestyle}
+        shape: dict[str, Any] = {
+            "color": look.color,
+            "marker": look.marker,
+            "linestyle": look.linestyle,
+        }
         x = line[name] * factor
         ax.errorbar(x, line["bits_per_byte"], **bars, **shape, lw=0.9, elinewidth=0.8, label=arm)
         sheet.explain(str(arm), panels.line_handle(look))
-        for place, row in zip(x, line.itertuples(), strict=True):
-            words = {"fontsize": 6, "color": look.color, "textcoords": "offset points"}
-            ax.annotate(row.size, (place, row.bits_per_byte), xytext=(3, 3), **words)
+        words: dict[str, Any] = {"fontsize": 6, "color": look.color, "textcoords": "offset points"}
+        for place, bits, size in zip(x, line["bits_per_byte"], line["size"], strict=True):
+            ax.annotate(size, (place, bits), xytext=(3, 3), **words)
     axes.log_plain(ax)
 
 
-def _bars(line: pd.DataFrame, middle: str, low: str, high: str) -> object:
+def _bars(line: pd.DataFrame, middle: str, low: str, high: str) -> np.ndarray:
     ends = [line[middle] - line[low], line[high] - line[middle]]
-    return pd.concat(ends, axis=1).clip(lower=0).to_numpy(dtype=float).T
+    return np.clip(np.array(ends, dtype=float), 0, None)

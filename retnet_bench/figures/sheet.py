@@ -79,7 +79,10 @@ class Sheet:
             label_ends(ax, ends)
         beside = f" Right: {self.source}" if self.source else ""
         told = [*notes, f"Bars and bands are 95 % intervals.{beside}"]
-        paragraphs = (f"{'Left' if self.source else 'Measured'}: {contract}.", " ".join(filter(None, told)))
+        paragraphs = (
+            f"{'Left' if self.source else 'Measured'}: {contract}.",
+            " ".join(filter(None, told)),
+        )
         caption = "\n".join(textwrap.fill(part, _CAPTION_CHARACTERS) for part in paragraphs)
         columns = _legend_columns(list(self.entries))
         below_in = 0.52 + _LINE_IN * (caption.count("\n") + 1)

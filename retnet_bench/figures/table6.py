@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -37,13 +39,13 @@ def draw(records: pd.DataFrame) -> Figure:
 
 
 def _points(sheet: Sheet, found: pd.DataFrame, names: list[str]) -> None:
-    for row in found.itertuples():
-        place, look = names.index(row.arm), sheet.styles[row.arm]
-        if np.isnan(row.relative):
+    for _, row in found.iterrows():
+        place, look = names.index(row["arm"]), sheet.styles[row["arm"]]
+        middle, low, high = (100 * float(row[f"relative{end}"]) for end in ("", "_low", "_high"))
+        if np.isnan(middle):
             sheet.ours.plot([0], [place], **OPEN, color=look.color)
-            sheet.ours.annotate(f"  {row.status}", (0, place), va="center", fontsize=6.5)
+            sheet.ours.annotate(f"  {row['status']}", (0, place), va="center", fontsize=6.5)
             continue
-        middle, low, high = 100 * row.relative, 100 * row.relative_low, 100 * row.relative_high
         ends = [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]
         sheet.ours.errorbar(
             [middle], [place], xerr=ends, color=look.color, marker=look.marker, capsize=2, lw=0.8
@@ -76,7 +78,12 @@ def _paper(sheet: Sheet, names: list[str]) -> None:
     points["row"] = [names.index(arm) for arm in points["arm"]]
     title = "Paper: 200M, 5B tokens, one seed;\nmarks: its five corpora"
     panels.dress_paper(sheet, table, title)
-    mark = {"marker": "|", "linestyle": "none", "color": style.GREY, "alpha": style.PAPER_ALPHA}
+    mark: dict[str, Any] = {
+        "marker": "|",
+        "linestyle": "none",
+        "color": style.GREY,
+        "alpha": style.PAPER_ALPHA,
+    }
     sheet.paper.plot(points["value"], points["row"], label="paper", markersize=8, **mark)
     _rows(sheet.paper, names)
     sheet.paper.set_yticklabels([])

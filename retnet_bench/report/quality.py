@@ -81,20 +81,21 @@ def ablations(records: pd.DataFrame) -> Table | None:
     columns = "arm|size|>bits per byte|>perplexity per token, %|>paper, in domain, %|>seeds|remark"
     title = f"Ablations: difference to {quality.REFERENCE}; above 0 is worse"
     table = _table(title, columns)
-    for row in found.sort_values(["size", "relative"]).itertuples():
-        bits = _ends(row.estimate, row.low, row.high)
-        relative = _ends(row.relative, row.relative_low, row.relative_high, 100)
-        stated = quantity(100 * theirs[row.arm]) if row.arm in theirs else ""
-        failed = "" if row.status == "ok" else f"{row.status}: "
-        remark = f"{failed}{row.reason if isinstance(row.reason, str) else ''}"
-        table.add_row(row.arm, row.size, bits, relative, stated, str(row.seeds), remark)
+    for _, row in found.sort_values(["size", "relative"]).iterrows():
+        bits = interval(row)
+        relative = _ends(row["relative"], row["relative_low"], row["relative_high"], 100)
+        stated = quantity(100 * theirs[row["arm"]]) if row["arm"] in theirs else ""
+        failed = "" if row["status"] == "ok" else f"{row['status']}: "
+        remark = f"{failed}{row['reason'] if isinstance(row['reason'], str) else ''}"
+        table.add_row(row["arm"], row["size"], bits, relative, stated, str(row["seeds"]), remark)
     return table
 
 
 def _paper_ablations() -> dict[str, float]:
     frame = paper.load("table6").frame
     values = frame[frame["metric"] == "in_domain"].set_index("arm")["value"]
-    return dict(values / values[quality.REFERENCE] - 1)
+    relative = values / values[quality.REFERENCE] - 1
+    return {str(arm): float(value) for arm, value in relative.items()}
 
 
 def context(records: pd.DataFrame) -> Table | None:
@@ -103,7 +104,9 @@ def context(records: pd.DataFrame) -> Table | None:
     theirs = paper.load("table8").frame.set_index(["arm", "length"])["value"]
     keys = [name for name in curves.separators(found) if found[name].nunique() > 1]
     words = [name.replace("_", " ") for name in keys]
-    columns = "|".join(["arm", *words, ">context (tokens)", ">perplexity per token", ">paper", ">seeds"])
+    columns = "|".join(
+        ["arm", *words, ">context (tokens)", ">perplexity per token", ">paper", ">seeds"]
+    )
     table = _table("Perplexity against the length of context", columns)
     for _, row in found.iterrows():
         stated = theirs.get((row["arm"], row["position"]), math.nan)

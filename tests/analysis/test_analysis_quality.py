@@ -28,7 +28,9 @@ def test_seeds_are_one_point_and_budgets_are_two():
 def test_one_seed_says_that_its_interval_is_of_documents_only():
     records = frame(scored.scaling(seeds=1, sizes=("a",)))
     assert set(curves.perplexities(records)["reason"]) == {"one seed: interval of documents only"}
-    assert "one seed (perplexity's intervals are of documents only)" in curves.contract_text(records)
+    assert "one seed (perplexity's intervals are of documents only)" in curves.contract_text(
+        records
+    )
     assert curves.contract_text(frame(scored.scaling(sizes=("a",)))).endswith("3 seeds a point")
 
 
@@ -73,7 +75,7 @@ def test_context_and_position_are_curves_over_seeds():
 
 def test_scores_without_a_document_are_one_document():
     about = scored.model("retnet", "a", 0) | {"position": 64}
-    rows = [row for row in scored.scored(2.0, about, kind="context", n=1)]
+    rows = list(scored.scored(2.0, about, kind="context", n=1))
     table = curves.by_context(frame([row | {"document": None} for row in rows]))
     assert table["n"].tolist() == [1]
     assert np.isnan(table["low"]).all()

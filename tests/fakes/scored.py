@@ -131,7 +131,10 @@ def speeds(study: str = "speed") -> Iterator[Row]:
                 for block in range(4):
                     seconds = factor * 1e-8 * n_params * length * (1 + 0.02 * block) / 512
                     about = shared | {"length": length, "batch": 4, "block": block}
-                    about |= {"cell_id": f"{study}-{arm}-{size}-{length}", "pair_id": f"{size}"}
+                    about |= {
+                        "cell_id": f"{study}-{arm}-{size}-{length}",
+                        "pair_id": f"{size}-{length}",
+                    }
                     yield record("train_step_s", arm, **about, samples=[seconds])
             about = shared | {"length": 2048, "batch": 2, "workload": "decode", "phase": "decode"}
             about |= {"cell_id": f"{study}-d-{arm}-{size}", "pair_id": f"d-{size}"}

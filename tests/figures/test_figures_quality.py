@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_nothing_is_clipped_or_overlaps(drawn: dict[str, Figure], name: str) -> 
         assert 0 <= box.y0 <= box.y1 <= figure.bbox.y1
     panels = [ax.get_tightbbox() for ax in figure.axes]
     assert figure.texts[1].get_window_extent().y1 <= min(box.y0 for box in panels)
-    assert all(a.x1 <= b.x0 for a, b in zip(panels, panels[1:], strict=False))
+    assert all(a.x1 <= b.x0 for a, b in pairwise(panels))
 
 
 def test_fits_are_solid_in_range_and_dashed_beyond(drawn: dict[str, Figure]) -> None:
@@ -105,7 +106,9 @@ def test_table6_has_a_row_for_each_arm_and_the_paper_s_beside(
     names = [text.get_text() for text in ours.get_yticklabels()]
     assert set(names) == {arm.replace("_", " ") for arm in scored.ABLATIONS if arm != "retnet"}
     found = quality.ablations(tables["table6"]).set_index("arm")
-    middle = {names[int(c.lines[0].get_ydata()[0])]: c.lines[0].get_xdata() for c in ours.containers}
+    middle = {
+        names[int(c.lines[0].get_ydata()[0])]: c.lines[0].get_xdata() for c in ours.containers
+    }
     assert middle["no decay"] == pytest.approx(100 * found.loc["no_decay", "relative"])
     (marks,) = [line for line in theirs.get_lines() if line.get_label() == "paper"]
     values = paper.load("table6").frame.pivot(index="arm", columns="metric", values="value")

@@ -268,7 +268,7 @@ def test_an_arm_may_have_a_block_family_of_its_own(load):
         "retnet": {"mixer": "retention", "family": "paper"},
         "modern": {"mixer": "retention", "family": "modern"},
     }
-    (pair, *_) = plan.make(load(study(arms=arms)))
+    (pair, *_) = plan.make(load(cells.study(arms=arms)))
     retnet, modern = (planned.cell for planned in pair)
     assert (retnet.arm_family, modern.arm_family) == (None, "modern")
     assert retnet.pair_id == modern.pair_id
