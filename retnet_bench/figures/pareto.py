@@ -65,7 +65,7 @@ def _panel(sheet: Sheet, ax: Axes, frame: pd.DataFrame, name: str, factor: float
         words: dict[str, Any] = {"fontsize": 6, "color": look.color, "textcoords": "offset points"}
         for place, bits, size in zip(x, line["bits_per_byte"], line["size"], strict=True):
             ax.annotate(size, (place, bits), xytext=(3, 3), **words)
-    axes.log_plain(ax)
+    axes.plain_x(ax)
 
 
 def _bars(line: pd.DataFrame, middle: str, low: str, high: str) -> np.ndarray:
