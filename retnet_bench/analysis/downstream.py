@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from retnet_bench.analysis import statistics
+from retnet_bench.analysis import replication
 from retnet_bench.results.schema import METRICS
 
 SCORES = ("fraction", "relative", "bit", "")
@@ -71,7 +71,7 @@ def _per_document(row: pd.Series, records: pd.DataFrame) -> dict[str, float]:
     if not set(wanted) <= set(kept.index):
         return {"low": math.nan, "high": math.nan, "n": 0}
     logs, units = (np.asarray(kept[name], dtype=float) for name in wanted)
-    found = statistics.perplexity(-logs, units)
+    found = replication.perplexity(-logs, units)
     ends = [found.low, found.high]
     if row["metric"] == "bits_per_byte":
         ends = [math.log2(end) if end > 0 else math.nan for end in ends]

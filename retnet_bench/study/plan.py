@@ -113,7 +113,8 @@ def _cell(name: str, arm: Arm, workload: str, said: Settings) -> Cell:
             values.pop(key, None)
     if workload == "perplexity" and said.token_budget is None:
         raise UserError("workload perplexity: token_budget is missing; set it fixed or as axis")
-    values |= arm.model_dump(exclude={"kernel", "checkpoint"}, exclude_none=True)
+    values |= arm.model_dump(exclude={"kernel", "family", "checkpoint"}, exclude_none=True)
+    values["arm_family"] = None if arm.family == said.family else arm.family
     if workload == "downstream":
         values |= _downstream(name, arm, values)
     values["kernel"] = _kernel(arm, values)

@@ -71,7 +71,7 @@ class Rows:
             " token_budget mixer kernel"
         )
         return {name: getattr(cell, name) for name in named.split()} | {
-            "block_family": cell.family,
+            "block_family": cell.block_family,
             "learning_rate": cell.peak_learning_rate(),
             "kernel_dispatched": self.kernel_dispatched,
         }

@@ -88,6 +88,8 @@ class Arm(_Strict):
     head_dim: Count | None = None
     checkpoint: str | None = None
     """Downstream: folder of this arm's trained model."""
+    family: Literal["paper", "modern"] | None = None
+    """The block family of this arm alone; the pair's where it is not said."""
 
 
 class ProtocolSettings(_Strict):

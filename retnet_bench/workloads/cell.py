@@ -43,6 +43,8 @@ class Cell:
     gate: bool | None = None
     head_norm: str | None = None
     head_dim: int | None = None
+    arm_family: str | None = None
+    """The arm's own block family, where it is not the pair's `family`."""
     positions: int | None = None
     """Decode: points along the sequence at which steps are timed."""
     token_budget: int | None = None
@@ -95,6 +97,7 @@ class Cell:
         "head_dim",
         "checkpoint",
         "weights",
+        "arm_family",
     )
 
     def canonical(self, without: tuple[str, ...] = ()) -> str:
@@ -117,12 +120,16 @@ class Cell:
         """Short words for a progress line."""
         return f"{self.workload} {self.size} {self.arm} length {self.length} batch {self.batch}"
 
+    @property
+    def block_family(self) -> str:
+        return self.arm_family or self.family
+
     def matched(self) -> Matched:
         """The model config, sized to equal the reference Transformer. Raises UserError."""
         return match(
             self.size,
             self.mixer,
-            family=self.family,
+            family=self.block_family,
             vocab_size=self.vocab_size,
             by=self.match,
             length=self.length,
