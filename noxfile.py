@@ -31,6 +31,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def downstream(session: nox.Session) -> None:
+    """The tests that need lm-eval (extra eval, which takes a minute or more to install)."""
+    install(session, "-e", ".[eval]", *TEST)
+    files = ("tests/workloads/test_workloads_downstream.py", "tests/study/test_study_evaluate.py")
+    session.run("pytest", *(session.posargs or files), env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def slow(session: nox.Session) -> None:
     """The tests that take minutes: compiled modes, twenty kill -9."""
     install(session, *TEST)

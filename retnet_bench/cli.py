@@ -14,6 +14,8 @@ from retnet_bench.base import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from retnet_bench.analysis.claims import Finding
+
 app = typer.Typer(
     name="retnet-bench",
     help="Matched RetNet and Transformer language models, measured so that the numbers can be "
@@ -26,7 +28,9 @@ app = typer.Typer(
 )
 
 StudyName = Annotated[str, typer.Argument(help="A shipped study's name, or a YAML file.")]
-Results = Annotated[Path, typer.Argument(help="A results folder, or one parquet file.")]
+Results = Annotated[
+    list[Path], typer.Argument(help="Results folders or parquet files; several are read as one.")
+]
 
 
 def _version(asked: bool) -> None:
@@ -83,9 +87,9 @@ def run(
         retry=retry,
         skip_oom=skip_oom,
     )
-    _show(summary.folder, console)
+    _show([summary.folder], console)
     if plot:
-        _plot(summary.folder, loaded.figures, None, console)
+        _plot([summary.folder], loaded.figures, None, console)
     words = (
         f"{summary.cells} cells, {summary.failed} without a measurement" if summary.failed else ""
     )
@@ -119,21 +123,34 @@ def show(results: Results) -> None:
     _show(results, _console())
 
 
-def _show(results: Path, console: Console) -> None:
-    from retnet_bench.analysis import claims
+def _show(results: list[Path], console: Console) -> None:
     from retnet_bench.analysis.curves import contract_text
-    from retnet_bench.analysis.floor import read_floors
+    from retnet_bench.analysis.floor import read_all_floors
     from retnet_bench.report.claims import claims_table
     from retnet_bench.report.tables import tables
+    from retnet_bench.results.store import read_all
+
+    records = read_all(results)
+    for table in tables(records, read_all_floors(results, set(records["fingerprint"]))):
+        console.print(table)
+    findings = _findings(results)
+    if findings:
+        console.print(claims_table(findings))
+    console.print(contract_text(records), highlight=False)
+
+
+def _findings(results: list[Path]) -> list[Finding]:
+    """What each study's own records say to its claims."""
+    from retnet_bench.analysis import claims
     from retnet_bench.results.store import read_records
 
-    records = read_records(results)
-    for table in tables(records, read_floors(results, set(records["fingerprint"]))):
-        console.print(table)
-    stated = claims.beside(results)
-    if stated:
-        console.print(claims_table(claims.evaluate(records, stated)))
-    console.print(contract_text(records), highlight=False)
+    stated = {folder: claims.beside(folder) for folder in results}
+    return [
+        finding
+        for folder, said in stated.items()
+        if said
+        for finding in claims.evaluate(read_records(folder), said)
+    ]
 
 
 @app.command(epilog="Example: retnet-bench plot runs/quickstart --figure fig6a")
@@ -150,15 +167,17 @@ def plot(
     _plot(results, figure, out, _console())
 
 
-def _plot(results: Path, names: list[str] | None, out: Path | None, console: Console) -> None:
-    from retnet_bench.analysis import claims
+def _plot(results: list[Path], names: list[str] | None, out: Path | None, console: Console) -> None:
     from retnet_bench.figures import FIGURES, plot
     from retnet_bench.report.claims import notes
-    from retnet_bench.results.store import read_records
+    from retnet_bench.results.store import read_all
 
-    records = read_records(results)
-    told = notes(claims.evaluate(records, claims.beside(results)))
-    folder = out or (results if results.is_dir() else results.parent) / "figures"
+    if len(results) > 1 and out is None:
+        raise UserError("--out is missing: figures of several results need a folder of their own")
+    records = read_all(results)
+    told = notes(_findings(results))
+    first = results[0]
+    folder = out or (first if first.is_dir() else first.parent) / "figures"
     for name in names or FIGURES:
         try:
             for path in plot(records, [name], folder, notes=told):
@@ -275,6 +294,40 @@ def list_(
 
     for part in listing(what):
         _console().print(part)
+
+
+@app.command(
+    "eval", epilog="Example: retnet-bench eval runs/checkpoints/retnet --tasks paper --shots 4"
+)
+def eval_(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A folder with safetensors: ours, torchscale, fla, GPT-2, LLaMA.")
+    ],
+    tasks: Annotated[str, typer.Option(help="lm-eval tasks, a,b,c; `paper`: Table 3's seven.")],
+    shots: Annotated[int | None, typer.Option(min=0, help="Solved examples in front.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First documents only.")] = None,
+    include: Annotated[str | None, typer.Option(help="Folder of your own task files.")] = None,
+    out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs/eval"),
+    tokenizer: Annotated[
+        str | None, typer.Option(help="byte, bpe:<vocabulary> or a tokenizer.json.")
+    ] = None,
+    length: Annotated[int | None, typer.Option(min=2, help="Longest input in tokens.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="fp64, fp32, bf16, fp16.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "auto",
+    arm: Annotated[str | None, typer.Option(help="Its name in the records.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of examples.")] = 0,
+) -> None:
+    """Score a checkpoint on lm-eval's tasks; records like any study's."""
+    from retnet_bench.report.downstream import scores_table
+    from retnet_bench.results.store import read_records
+    from retnet_bench.study.evaluate import Options, evaluate
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    options = Options(shots, limit, include, tokenizer, length, dtype, device, arm, seed)
+    evaluate(checkpoint, names, out, options)
+    console = _console()
+    console.print(scores_table(read_records(out)))
+    console.print(f"records in {out}/records", highlight=False, soft_wrap=True)
 
 
 data = typer.Typer(

@@ -111,3 +111,15 @@ def test_plot_and_show_read_one_part(tmp_path):
     drawn = call("plot", str(GOLDEN), "--figure", "throughput", "--out", str(tmp_path))
     assert drawn.returncode == 0, drawn.stderr
     assert {p.name for p in tmp_path.iterdir()} == {"throughput.svg", "throughput.png"}
+
+
+def test_several_results_are_read_as_one(tmp_path):
+    parts = [GOLDEN, GOLDEN.with_name("v1_small.parquet"), GOLDEN]
+    shown = call("show", *map(str, parts[:1]), str(GOLDEN))
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout == call("show", str(GOLDEN)).stdout  # named twice, read once
+    alone = call("plot", *map(str, parts), "--figure", "throughput")
+    assert alone.returncode == 2
+    assert "--out is missing" in alone.stderr
+    drawn = call("plot", *map(str, parts), "--figure", "throughput", "--out", str(tmp_path))
+    assert drawn.returncode == 0, drawn.stderr

@@ -20,10 +20,11 @@ def contract_text(records: pd.DataFrame) -> str:
         _list(measured["machine"]),
         f"threads {_list(measured['threads'])}",
         f"{_list(measured['dtype'])}, {_list(measured['mode'])}",
-        *(f"{arm}: {_kernels(cell)}" for arm, cell in measured.groupby("arm")),
+        *_arms(measured),
         f"size {_list(measured.sort_values('n_params')['size'], ordered=True)}{_matched(measured)}",
         f"torch {_list(measured['torch_version'])}",
         _blocks(measured),
+        _seeds(measured),
     ]
     return "; ".join(part for part in parts if part)
 
@@ -33,6 +34,14 @@ def _list(column: pd.Series, ordered: bool = False) -> str:
     known = known if ordered else sorted(known)
     words = [f"{value:g}" if isinstance(value, float) else str(value) for value in known]
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "not recorded"
+
+
+def _arms(measured: pd.DataFrame) -> list[str]:
+    """Which kernels ran, arms of the same kernels together."""
+    alike: dict[str, list[str]] = {}
+    for arm, cell in measured.groupby("arm"):
+        alike.setdefault(_kernels(cell), []).append(str(arm))
+    return [f"{', '.join(arms)}: {kernels}" for kernels, arms in alike.items()]
 
 
 def _kernels(cell: pd.DataFrame) -> str:
@@ -57,3 +66,15 @@ def _blocks(measured: pd.DataFrame) -> str:
     impure = timed[timed["status"] == "impure"].drop_duplicates(["cell_id", *rows.BLOCK])
     flagged = f", {len(impure)} of {len(blocks)} blocks impure" if len(impure) else ""
     return f"{low if low == high else f'{low} to {high}'} blocks a cell{flagged}"
+
+
+def _seeds(measured: pd.DataFrame) -> str:
+    """Of how many seeds the perplexities are; one seed shows nothing of how much seeds differ."""
+    scored = measured[measured["metric"].str.endswith("_nll_nat")]
+    if scored.empty:
+        return ""
+    counts = scored.groupby(["arm", "n_params", "token_budget"], dropna=False)["seed"].nunique()
+    low, high = max(counts.min(), 1), max(counts.max(), 1)
+    if high == 1:
+        return "one seed (perplexity's intervals are of documents only)"
+    return f"{low if low == high else f'{low} to {high}'} seeds a point"

@@ -19,7 +19,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from retnet_bench.analysis import curves, pairs, rows, statistics
+from retnet_bench.analysis import curves, pairs, replication, rows, statistics
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.results.schema import METRICS
@@ -405,7 +405,7 @@ def _conditions(cells: pd.DataFrame, claim: Claim) -> str:
 def _ratio(cells: pd.DataFrame, claim: Claim) -> Interval:
     of, over = claim.arms
     if claim.measure.metric == PERPLEXITY:
-        _refuse_several(_measured(cells, claim))
+        _refuse_several(_any_seed(_measured(cells, claim)))
         found = list(pairs.perplexity_ratios(cells, of, over))
         if not found:
             raise _NotMeasured("the arms scored no document in common")
@@ -422,7 +422,7 @@ def _ratio(cells: pd.DataFrame, claim: Claim) -> Interval:
 
 def _level(cells: pd.DataFrame, claim: Claim) -> Interval:
     if claim.measure.metric == PERPLEXITY:
-        _refuse_several(_measured(cells, claim))
+        _refuse_several(_any_seed(_measured(cells, claim)))
         frame = curves.perplexities(cells).dropna(subset="estimate")
         return Interval(*(frame[name].iloc[0] for name in Interval._fields))
     values = _values(cells, claim)
@@ -464,18 +464,25 @@ def _crossover(cells: pd.DataFrame, claim: Claim) -> Interval:
 
 def _perplexity_crossover(cells: pd.DataFrame, claim: Claim) -> Interval:
     """Sizes are named by the parameters of the arm `of`; the documents are those of every size."""
-    _refuse_several(_measured(cells, claim), "size")
+    _refuse_several(_any_seed(_measured(cells, claim)), "size")
     documents = rows.documents(cells)
-    mine, theirs = (documents[documents["arm"] == arm] for arm in claim.arms)
-    keys = ["pair_id", "document"]
-    both = mine.merge(theirs[[*keys, "value"]], on=keys, suffixes=("", "_b"))
-    columns = ("value", "value_b", "document_bytes")
-    a, b, units = (
-        both.pivot(index="document", columns="n_params", values=name).dropna() for name in columns
+    paired = documents[documents.groupby("pair_id")["arm"].transform("nunique") == 2]
+    of, over = (paired[paired["arm"] == arm] for arm in claim.arms)
+    sizes = of.sort_values("n_params").drop_duplicates("size")
+    if len(sizes) < 2:
+        raise _NotMeasured("fewer than two sizes with both arms")
+    points = rows.scores(
+        [arm[arm["size"] == size] for arm in (of, over) for size in sizes["size"]], "bytes"
     )
-    if a.shape[1] < 2 or a.empty:
-        raise _NotMeasured("fewer than two sizes with documents in common")
-    return statistics.perplexity_overtaking(a.columns, a, b, units)
+    if not points[0].units.size:
+        raise _NotMeasured("the sizes scored no document in common")
+    half = len(sizes)
+    return replication.perplexity_overtaking(sizes["n_params"], points[:half], points[half:])
+
+
+def _any_seed(values: pd.DataFrame) -> pd.DataFrame:
+    """Scores of trainings from several seeds are replicas: the seed leaves nothing open."""
+    return values.assign(seed=0)
 
 
 _KINDS: Mapping[str, Callable[[pd.DataFrame, Claim], Interval]] = {

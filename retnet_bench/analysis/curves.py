@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from retnet_bench.analysis import rows, statistics
+from retnet_bench.analysis import replication, rows, statistics
 from retnet_bench.analysis.captions import contract_text
 from retnet_bench.analysis.pairs import crossovers, pair_ratios
 from retnet_bench.analysis.statistics import Interval
@@ -20,6 +20,8 @@ from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.results.schema import METRICS, OK_STATUSES
 
 __all__ = [
+    "by_context",
+    "by_position",
     "contract_text",
     "crossovers",
     "curve",
@@ -27,6 +29,7 @@ __all__ = [
     "energy_per_token",
     "final_latency",
     "latency_by_position",
+    "loss_curve",
     "memory_by_length",
     "pair_ratios",
     "perplexities",
@@ -38,6 +41,7 @@ __all__ = [
 SUMMARY = ["estimate", "low", "high", "n", "status", "reason"]
 MIN_TIMED_SHARE = 0.9
 """Least part of an energy window that must be timed steps: the rest is not work of tokens."""
+Summary = Callable[[pd.DataFrame], Interval]
 UNITS = ("byte", "word", "token")
 """What perplexity is per: column `document_<unit>s` counts them."""
 
@@ -67,12 +71,12 @@ def separators(frame: pd.DataFrame) -> list[str]:
     return list(frame.columns[2 : list(frame.columns).index("estimate")])
 
 
-def throughput(records: pd.DataFrame) -> pd.DataFrame:
-    """Training tokens/s against length: batch * length / step, sample by sample."""
+def throughput(records: pd.DataFrame, per: Sequence[str] = ()) -> pd.DataFrame:
+    """Training tokens/s against length, per `per`: batch * length / step, sample by sample."""
     steps = rows.measured(records, "train_step_s", "train")
     failed = rows.failed(records, "train_step_s", "train")
     tokens = steps["batch"].astype(float) * steps["length"].astype(float)
-    return _points(_per_second(steps, tokens), failed, "length", [])
+    return _points(_per_second(steps, tokens), failed, "length", per)
 
 
 def energy_per_token(records: pd.DataFrame) -> pd.DataFrame:
@@ -92,11 +96,11 @@ def energy_per_token(records: pd.DataFrame) -> pd.DataFrame:
     return _points(rows.with_samples(both, per_token), steps.iloc[:0], "length", ["source"])
 
 
-def decode_throughput(records: pd.DataFrame) -> pd.DataFrame:
+def decode_throughput(records: pd.DataFrame, per: Sequence[str] = ("batch",)) -> pd.DataFrame:
     """Decoded tokens/s against length, per batch (Figure 6b): batch / mean step over positions."""
     steps = rows.over_positions(rows.measured(records, "decode_step_s", "decode"))
     failed = rows.failed(records, "decode_step_s", "decode")
-    return _points(_per_second(steps, steps["batch"].astype(float)), failed, "length", ["batch"])
+    return _points(_per_second(steps, steps["batch"].astype(float)), failed, "length", per)
 
 
 def final_latency(records: pd.DataFrame) -> pd.DataFrame:
@@ -116,14 +120,16 @@ def latency_by_position(records: pd.DataFrame) -> pd.DataFrame:
     return _points(steps, failed.assign(position=failed["length"]), "position", ["length", "batch"])
 
 
-def memory_by_length(records: pd.DataFrame, phase: str, metric: str) -> pd.DataFrame:
+def memory_by_length(
+    records: pd.DataFrame, phase: str, metric: str, per: Sequence[str] = ()
+) -> pd.DataFrame:
     """Bytes of `metric` against length in `phase` (train, prefill or decode).
 
     Where the metric was read at several positions: the reading without a position if there is
     one, else that at the last.
     """
     read = rows.at_last_position(rows.measured(records, metric, phase, phase))
-    return _points(read, rows.failed(records, metric, phase, phase), "length", [])
+    return _points(read, rows.failed(records, metric, phase, phase), "length", per)
 
 
 def slopes(records: pd.DataFrame) -> pd.DataFrame:
@@ -150,22 +156,82 @@ def _slope(points: pd.DataFrame) -> Interval:
 
 
 def perplexities(records: pd.DataFrame, per: str = "byte") -> pd.DataFrame:
-    """Held-out perplexity per byte, word or token against n_params, per size.
+    """Held-out perplexity per byte, word or token against n_params, per size and token budget.
 
-    Columns [arm, n_params, size, *separators, *SUMMARY, bits_per_byte]; `n` counts documents.
+    The mean over seeds. Columns [arm, n_params, size, token_budget, *separators, *SUMMARY,
+    bits_per_byte, bits_low, bits_high, seeds]; `n` counts documents. With one seed the interval is
+    of documents only, and `reason` says so.
     """
     if per not in UNITS:
         raise UserError(f'unknown unit of perplexity "{per}"{did_you_mean(per, UNITS)}')
-    scored = rows.documents(records)
-    failed = rows.failed(records, "document_nll_nat", "perplexity")
-    frames = [_points(scored, failed, "n_params", ["size"], _perplexity(u)) for u in (per, "byte")]
-    return frames[0].assign(bits_per_byte=np.log2(frames[1]["estimate"]))
+    frame, bits = (_over_seeds(records, "document", "n_params", _loss(u)) for u in (per, "byte"))
+    nats = bits[["estimate", "low", "high"]] / np.log(2)
+    frame[["estimate", "low", "high"]] = np.exp(frame[["estimate", "low", "high"]])
+    frame[["bits_per_byte", "bits_low", "bits_high"]] = nats
+    return frame[[*(name for name in frame if name != "seeds"), "seeds"]]
 
 
-def _perplexity(per: str) -> Callable[[pd.DataFrame], Interval]:
+def by_context(records: pd.DataFrame) -> pd.DataFrame:
+    """Perplexity per token against the length of context (Table 8), mean over seeds.
+
+    Columns [arm, position, size, token_budget, *separators, *SUMMARY, seeds].
+    """
+    frame = _over_seeds(records, "context", "position", _loss("token"))
+    frame[["estimate", "low", "high"]] = np.exp(frame[["estimate", "low", "high"]])
+    return frame
+
+
+def by_position(records: pd.DataFrame) -> pd.DataFrame:
+    """Loss in nat per token against position in the document, mean over seeds.
+
+    `position` is the end of a bucket; `length`, which is kept, is the length trained on. Columns
+    [arm, position, size, token_budget, length, *separators, *SUMMARY, seeds].
+    """
+    return _over_seeds(records, "position", "position", _loss("token"), ["length"])
+
+
+def loss_curve(records: pd.DataFrame) -> pd.DataFrame:
+    """Training loss in nat per token against tokens seen, mean over seeds.
+
+    The interval is of seeds, by Student's t. Columns [arm, position, size, token_budget,
+    *separators, *SUMMARY, seeds].
+    """
+    losses = rows.measured(records, "train_loss_nat", "perplexity")
+    per = ["size", "token_budget"]
+    frame = _points(losses, losses.iloc[:0], "position", per, _mean_over_seeds, along="seed")
+    return _count_seeds(frame, losses)
+
+
+def _over_seeds(
+    records: pd.DataFrame, kind: str, x: str, summary: Summary, per: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The points of what was scored, with `seeds`; seeds are replicas and separate nothing."""
+    scored = rows.documents(records, kind)
+    failed = rows.failed(records, f"{kind}_nll_nat", "perplexity")
+    if x == "position":
+        failed = failed.iloc[:0]  # a failed cell has no place on such an axis
+    frame = _points(scored, failed, x, ["size", "token_budget", *per], summary, along="seed")
+    frame = _count_seeds(frame, scored)
+    alone = (frame["seeds"] == 1) & frame["reason"].isna()
+    return frame.assign(reason=frame["reason"].mask(alone, "one seed: interval of documents only"))
+
+
+def _count_seeds(frame: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
+    keys = list(frame.columns[: list(frame.columns).index("estimate")])
+    seeds = scored.groupby(keys, dropna=False)["cell_id"].nunique().rename("seeds")
+    counted = frame.merge(seeds.reset_index(), on=keys, how="left")
+    return counted.assign(seeds=counted["seeds"].fillna(0).astype(int))
+
+
+def _mean_over_seeds(points: pd.DataFrame) -> Interval:
+    levels = points.groupby("cell_id")["value"].last().to_numpy(dtype=float)
+    return replication.mean(levels)
+
+
+def _loss(per: str) -> Summary:
     def summary(scored: pd.DataFrame) -> Interval:
-        known = scored.dropna(subset=f"document_{per}s")
-        return statistics.perplexity(known["value"], known[f"document_{per}s"])
+        (point,) = rows.scores([scored], f"{per}s")
+        return replication.loss(point)
 
     return summary
 
@@ -185,7 +251,7 @@ def _points(
     failed: pd.DataFrame,
     x: str,
     per: Sequence[str],
-    summary: Callable[[pd.DataFrame], Interval] = _center,
+    summary: Summary = _center,
     along: str = "",
 ) -> pd.DataFrame:
     failed = failed[~failed["cell_id"].isin(measured["cell_id"])]
@@ -197,7 +263,7 @@ def _points(
 
 
 def _point(
-    group: pd.DataFrame, summary: Callable[[pd.DataFrame], Interval]
+    group: pd.DataFrame, summary: Summary
 ) -> tuple[float, float, float, int, str, str | None]:
     measured = group[group["has_value"]]
     if measured.empty:
@@ -207,7 +273,14 @@ def _point(
     impure = measured[measured["status"] == "impure"]
     if len(impure):
         return (*interval, "impure", "; ".join(impure["reason"].dropna().unique()))
-    return (*interval, "ok", "no interval from one block" if np.isnan(interval.low) else None)
+    return (*interval, "ok", _caveat(interval, group[~group["has_value"]]))
+
+
+def _caveat(interval: Interval, lost: pd.DataFrame) -> str | None:
+    if len(lost):
+        last = lost.sort_values("recorded_at").drop_duplicates("cell_id", keep="last")
+        return f"without {len(last)} that failed: {', '.join(sorted(last['status'].unique()))}"
+    return "no interval from one block" if np.isnan(interval.low) else None
 
 
 def _text(reason: object) -> str | None:

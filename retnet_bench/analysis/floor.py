@@ -8,7 +8,7 @@ no interval from one process can see.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +52,15 @@ def read_floors(results: Path, fingerprints: set[str] | None = None) -> Floors:
         if records.empty:
             return unknown(f"the self-test in {folder} was made on another machine")
     return floors(records)
+
+
+def read_all_floors(results: Sequence[Path], fingerprints: set[str]) -> Floors:
+    """The floors of several results folders together: of each metric the largest that is known."""
+    found = [read_floors(folder, fingerprints) for folder in results]
+    return {
+        metric: max((floors[metric] for floors in found), key=lambda floor: floor.value or -1.0)
+        for metric in TIMES.values()
+    }
 
 
 def unknown(reason: str) -> Floors:

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import ruptures
 
-from retnet_bench.analysis import rows, statistics
+from retnet_bench.analysis import replication, rows, statistics
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError
 from retnet_bench.results.store import read_records
@@ -148,7 +148,7 @@ def _points(run: int, records: pd.DataFrame) -> Iterator[dict[str, object]]:
             yield _point(run, metric, cell, statistics.center(rows.blocks(cell)))
     for _, cell in rows.documents(records).groupby(["cell_id", "fingerprint"], dropna=False):
         known = cell.dropna(subset="document_bytes")
-        found = statistics.perplexity(known["value"], known["document_bytes"])
+        found = replication.perplexity(known["value"], known["document_bytes"])
         yield _point(run, PERPLEXITY, cell, found)
 
 

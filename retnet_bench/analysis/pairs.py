@@ -14,6 +14,7 @@ import pandas as pd
 
 from retnet_bench.analysis import rows, statistics
 from retnet_bench.analysis.floor import Floor, Floors
+from retnet_bench.analysis.replication import perplexity_ratio
 from retnet_bench.analysis.statistics import Crossover, Interval
 from retnet_bench.base import UserError
 from retnet_bench.results.schema import OK_STATUSES
@@ -31,7 +32,7 @@ _BYTES = (
 )
 _UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)
 _PLACE = ["pair_id", "phase", "position", *rows.BLOCK]
-_SHOWN = ["workload", "size", "batch", "length", "dtype", "mode"]
+_SHOWN = ["workload", "size", "batch", "length", "dtype", "mode", "token_budget"]
 
 
 def sides(records: pd.DataFrame) -> list[tuple[str, str]]:
@@ -95,9 +96,10 @@ def pair_ratios(records: pd.DataFrame, floors: Floors | None = None) -> pd.DataF
     """a / b inside each pair: a row per pair, metric and phase, with a verdict in words.
 
     Times are per block (decode: its mean over positions), bytes as read, perplexity per byte over
-    the documents both arms scored. Columns [pair_id, metric, phase, a, b, workload, size, batch,
-    length, dtype, mode, estimate, low, high, n, status, verdict]. `floors` are the noise floors of
-    the timed metrics: a ratio below its own shows no difference.
+    the documents both arms scored, from all of their seeds (`pair_id` is then one seed's). Columns
+    [pair_id, metric, phase, a, b, workload, size, batch, length, dtype, mode, token_budget,
+    estimate, low, high, n, status, verdict]. `floors` are the noise floors of the timed metrics: a
+    ratio below its own shows no difference.
     """
     found = [
         row
@@ -109,12 +111,14 @@ def pair_ratios(records: pd.DataFrame, floors: Floors | None = None) -> pd.DataF
         )
     ]
     columns = ["pair_id", "metric", "phase", "a", "b", *_SHOWN, *_RESULT, "status", "verdict"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(found, columns=columns).astype({"token_budget": "Int64"})
 
 
 def _timed(records: pd.DataFrame, a: str, b: str, floors: Floors) -> Iterator[dict[str, Any]]:
     for metric in (*_TIMES, *_BYTES):
         values = rows.measured(records, metric)
+        if values.empty:
+            continue
         if metric == "decode_step_s":
             values = rows.over_positions(values)
         values = rows.at_last_position(values[values["value"] > 0])
@@ -140,14 +144,19 @@ def _apart(
 
 
 def perplexity_ratios(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:
+    """A row per contract but the seed: seeds replicate a pair, documents pair its arms."""
     documents = rows.documents(records)
-    keys = ["pair_id", "document"]
-    mine, theirs = (documents[documents["arm"] == arm] for arm in (a, b))
-    paired = mine.merge(theirs[[*keys, "value"]], on=keys, suffixes=("", "_b"))
-    for _, pair in paired.groupby("pair_id"):
-        nll_a, nll_b, units = (pair[name] for name in ("value", "value_b", "document_bytes"))
-        ratio = statistics.perplexity_ratio(nll_a, nll_b, units)
-        yield _row(pair, "perplexity_per_byte", a, b, ratio)
+    chosen = documents[documents["arm"].isin([a, b])]
+    contract = [name for name in (*rows.PAIR, "phase") if name != "seed"]
+    for _, pair in chosen.groupby(contract, dropna=False):
+        sides = [pair[pair["arm"] == arm] for arm in (a, b)]
+        if any(side.empty for side in sides):
+            continue
+        scores = rows.scores(sides, "bytes")
+        if scores[0].units.size:
+            row = _row(pair, "perplexity_per_byte", a, b, perplexity_ratio(*scores))
+            seeds = min(len(side.nll) for side in scores)
+            yield row if seeds > 1 else row | {"verdict": f"{row['verdict']} (one seed)"}
 
 
 def _lost(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:

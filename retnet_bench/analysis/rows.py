@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from retnet_bench.analysis.replication import Scores
 from retnet_bench.analysis.statistics import Block
+from retnet_bench.base import UserError
 from retnet_bench.results.schema import OK_STATUSES
 
 RUN = ["run_id", "process"]
@@ -16,13 +19,17 @@ RUN = ["run_id", "process"]
 BLOCK = [*RUN, "block"]
 ENERGIES = ("gpu_energy_j", "gpu_integrated_energy_j", "cpu_energy_j")
 """Metrics of a block's energy; of two that a block has, the first is the better."""
-COUNTS = ["document_tokens", "document_words", "document_bytes"]
+UNITS = ("tokens", "words", "bytes")
 
-_CONTRACT = [
+PAIR = [
     *("size", "batch", "length", "dtype", "mode", "threads", "device", "machine"),
-    *("block_family", "match", "corpus", "tokenizer", "vocab_size", "seed", "token_budget"),
-    *("kernel", "chunk", "decay", "gate", "head_norm"),
+    *("match", "corpus", "tokenizer", "vocab_size", "seed", "token_budget", "learning_rate"),
 ]
+"""The contract of a pair: columns that are equal in all of its arms."""
+
+_CONTRACT = [*PAIR, "block_family", "kernel", "chunk", "decay", "gate", "head_norm"]
+_BLANK: dict[str, Any] = {"phase": "", "document": "", "position": -1}
+_SCORED = ["cell_id", *_BLANK]
 _WHERE = ["workload", "phase", "position"]  # which a failed cell did not reach
 
 
@@ -112,18 +119,50 @@ def separators(
     return keys[2:]
 
 
-def documents(records: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell and scored document, `value` its nll in nat, with its unit counts.
+def documents(records: pd.DataFrame, kind: str = "document") -> pd.DataFrame:
+    """One row per cell, phase, scored document and position, `value` its nll in nat.
 
-    Adds columns document_tokens, document_words and document_bytes (nan where not recorded). Of a
-    document that was scored twice the later score counts.
+    `kind` says what was scored: the whole `document`, its part up to a `context` or its part in a
+    bucket of a `position`. Adds columns document_tokens, document_words and document_bytes of that
+    part (nan where not recorded). Of what was scored twice the later score counts. Where no
+    document is named, one stands for all.
     """
-    chosen = records["metric"].isin(["document_nll_nat", *COUNTS]) & records["value"].notna()
+    counts = {f"{kind}_{unit}": f"document_{unit}" for unit in UNITS}
+    chosen = records["metric"].isin([f"{kind}_nll_nat", *counts]) & records["value"].notna()
     scored = records[chosen & records["status"].isin(OK_STATUSES)].sort_values("recorded_at")
-    last = scored.drop_duplicates(["cell_id", "document", "metric"], keep="last")
-    counts = last.pivot(index=["cell_id", "document"], columns="metric", values="value")
-    counts = counts.reindex(columns=COUNTS).reset_index()
-    return last[last["metric"] == "document_nll_nat"].merge(counts, on=["cell_id", "document"])
+    scored = scored.assign(**{name: scored[name].fillna(blank) for name, blank in _BLANK.items()})
+    last = scored.drop_duplicates([*_SCORED, "metric"], keep="last")
+    table = last.pivot(index=_SCORED, columns="metric", values="value")
+    table = table.reindex(columns=list(counts)).rename(columns=counts).reset_index()
+    return last[last["metric"] == f"{kind}_nll_nat"].merge(table, on=_SCORED)
+
+
+def scores(groups: Sequence[pd.DataFrame], unit: str) -> list[Scores]:
+    """Rows of `documents`, a group for each point, as nat per seed over the documents that every
+    seed of every group scored. `unit` is tokens, words or bytes; documents without it are left out.
+
+    UserError when two cells of a group have one seed: they are not replicas of one contract.
+    """
+    known = [group.dropna(subset=f"document_{unit}") for group in groups]
+    for group in known:
+        _one_cell_per_seed(group)
+    tables = [group.pivot(index="cell_id", columns="document", values="value") for group in known]
+    named = [set(map(str, table.dropna(axis="columns").columns)) for table in tables]
+    shared = sorted(set.intersection(*named))
+    counts = [group.groupby("document")[f"document_{unit}"].first() for group in known]
+    return [
+        Scores(table[shared].to_numpy(dtype=float), count[shared].to_numpy(dtype=float))
+        for table, count in zip(tables, counts, strict=True)
+    ]
+
+
+def _one_cell_per_seed(group: pd.DataFrame) -> None:
+    cells = group.groupby("seed", dropna=False)["cell_id"].nunique()
+    if (cells > 1).any():
+        raise UserError(
+            f'arm "{group["arm"].iloc[0]}" has {cells.max()} cells of one size and seed: give arms '
+            "that differ in settings names of their own, and read studies apart that do"
+        )
 
 
 def energies(records: pd.DataFrame) -> pd.DataFrame:

@@ -151,16 +151,29 @@ def crossover(
     drawn = np.concatenate(
         [np.median(ratios[rows], axis=1) for rows in _resamples(ids, n_resamples, seed)]
     )  # (n_resamples, P)
-    middle = np.median(ratios, axis=0, keepdims=True)  # (1, P)
-    place, crosses = _last_change(places, middle)
+    middle, n = np.median(ratios, axis=0), len(ratios)  # (P,)
+    return drawn_crossover(places, middle, drawn, names, n, widening(n))
+
+
+def drawn_crossover(
+    places: np.ndarray,
+    middle: np.ndarray,
+    drawn: np.ndarray,
+    names: tuple[str, str],
+    n: int,
+    factor: float = 1.0,
+) -> Crossover:
+    """Where log-ratios a / b at `places` (P,), log x, change sign for good: estimate `middle` (P,)
+    and resamples `drawn` (R, P). `factor` lengthens the interval."""
+    place, crosses = _last_change(places, middle[None])
     drawn_place, drawn_crosses = _last_change(places, drawn)
     fraction = float(drawn_crosses.mean())
     if not crosses[0]:
         return Crossover(None, fraction, _none_in_range(middle, names, fraction))
-    same_end = (drawn[:, -1] > 0) == (middle[0, -1] > 0)
+    same_end = (drawn[:, -1] > 0) == (middle[-1] > 0)
     drawn_place[~drawn_crosses] = places[0]
     drawn_place[~same_end] = places[-1]
-    interval = _percentiles(place[0], drawn_place, len(ratios))
+    interval = percentiles(place[0], drawn_place, n, factor)
     clipped = interval._replace(
         low=np.clip(interval.low, *places[[0, -1]]), high=np.clip(interval.high, *places[[0, -1]])
     )
@@ -181,40 +194,26 @@ def overtaking(
     be ahead from below the first x on, and infinite where b may still be ahead at the last.
     """
     ratios = np.log(np.atleast_2d(a)) - np.log(np.atleast_2d(b))  # (n_blocks, P)
-    rows = _resample(_ids(processes, len(ratios)), n_resamples, seed)
-    middle = np.median(ratios, axis=0, keepdims=True)
-    return _overtaking(x, middle, np.median(ratios[rows], axis=1), len(ratios))
+    rows, n = _resample(_ids(processes, len(ratios)), n_resamples, seed), len(ratios)
+    middle, drawn = np.median(ratios, axis=0), np.median(ratios[rows], axis=1)
+    return drawn_overtaking(x, middle, drawn, n, widening(n))
 
 
-def perplexity_overtaking(
-    x: ArrayLike,
-    nll_a: ArrayLike,
-    nll_b: ArrayLike,
-    units: ArrayLike,
-    n_resamples: int = N_RESAMPLES,
-    seed: int = SEED,
+def drawn_overtaking(
+    x: ArrayLike, middle: np.ndarray, drawn: np.ndarray, n: int, factor: float = 1.0
 ) -> Interval:
-    """`overtaking` of perplexities over the same documents: all three are (n_documents, P)."""
-    difference = np.asarray(nll_a, dtype=float) - np.asarray(nll_b, dtype=float)
-    counts = np.asarray(units, dtype=float)
-    rows = _resample(_ids(None, len(counts)), n_resamples, seed)
-    drawn = difference[rows].sum(axis=1) / counts[rows].sum(axis=1)
-    middle = (difference.sum(axis=0) / counts.sum(axis=0))[None]
-    return _overtaking(x, middle, drawn, len(counts))
-
-
-def _overtaking(x: ArrayLike, middle: np.ndarray, drawn: np.ndarray, n: int) -> Interval:
-    """From log-ratios a / b: their middle (1, P) and resamples (R, P)."""
+    """`overtaking` from log-ratios a / b: their estimates (P,) and resamples (R, P). `factor`
+    lengthens the interval."""
     values = np.asarray(x, dtype=float)
     places, first, last = np.log(values), float(values[0]), float(values[-1])
-    estimate = float(_overtaken(places, middle)[0])
+    estimate = float(_overtaken(places, middle[None])[0])
     if n < 2:
         return Interval(float(np.exp(estimate)), np.nan, np.nan, n)
     ends = _overtaken(places, drawn)
     low = np.percentile(ends, 2.5, method="lower")
     high = np.percentile(ends, 97.5, method="higher")
     if np.isfinite(estimate):
-        low, high = (estimate + widening(n) * (end - estimate) for end in (low, high))
+        low, high = (estimate + factor * (end - estimate) for end in (low, high))
     low = 0.0 if low <= places[0] else min(float(np.exp(low)), last)
     high = np.inf if high >= places[-1] else max(float(np.exp(high)), first)
     return Interval(float(np.exp(estimate)), low, high, n)
@@ -240,7 +239,7 @@ def _last_change(places: np.ndarray, ratios: np.ndarray) -> tuple[np.ndarray, np
 def _none_in_range(middle: np.ndarray, names: tuple[str, str], fraction: float) -> str:
     if not middle.any():
         return "none in range: no difference anywhere"
-    ahead = names[int(middle[0, -1] > 0)]
+    ahead = names[int(middle[-1] > 0)]
     return f"none in range: {ahead} is ahead throughout; {fraction:.0%} of resamples cross"
 
 
@@ -251,38 +250,6 @@ def _open_ends(interval: Interval, places: np.ndarray, fraction: float) -> str:
     ]
     reach = f"; the {' and '.join(open_ends)} end is cut at the measured range" if open_ends else ""
     return f"{fraction:.0%} of resamples cross{reach}"
-
-
-def perplexity(
-    nll: ArrayLike, units: ArrayLike, n_resamples: int = N_RESAMPLES, seed: int = SEED
-) -> Interval:
-    """exp(sum nll / sum units) over documents; `n` counts documents, which are resampled.
-
-    `nll` in nat and `units` (tokens, words or bytes) have one value per document.
-    """
-    total, count = np.asarray(nll, dtype=float), np.asarray(units, dtype=float)
-    assert total.shape == count.shape, "one unit count a document"
-    assert (count > 0).all(), "unit counts must be positive"
-    if len(total) == 0:
-        return Interval(np.nan, np.nan, np.nan, 0)
-    ids = _ids(None, len(total))
-    chunks = _resamples(ids, n_resamples, seed)
-    both = total + 1j * count  # one look-up in place of two
-    sums = np.concatenate([both[rows].sum(axis=1) for rows in chunks])
-    drawn = sums.real / sums.imag
-    return _exp(_percentiles(float(total.sum() / count.sum()), drawn, len(total)))
-
-
-def perplexity_ratio(
-    nll_a: ArrayLike,
-    nll_b: ArrayLike,
-    units: ArrayLike,
-    n_resamples: int = N_RESAMPLES,
-    seed: int = SEED,
-) -> Interval:
-    """Perplexity of a over that of b on the same documents, resampled together."""
-    difference = np.asarray(nll_a, dtype=float) - np.asarray(nll_b, dtype=float)
-    return perplexity(difference, units, n_resamples, seed)
 
 
 def unpaired_ratio(
@@ -398,8 +365,16 @@ def z_quantile(level: float) -> float:
 
 
 def widening(n: int) -> float:
-    """How much longer than the plain bootstrap's an interval from n > 1 blocks must be."""
-    return float(np.sqrt(n / (n - 1)) * t_quantile(LEVEL, n - 1) / _Z)
+    """How much longer than the plain bootstrap's an interval from n blocks must be.
+
+    One block has no interval, so nothing to lengthen: 1.
+    """
+    return float(np.sqrt(n / (n - 1)) * student_factor(n - 1)) if n > 1 else 1.0
+
+
+def student_factor(df: float) -> float:
+    """Student's 97.5 % quantile over the normal's."""
+    return t_quantile(LEVEL, df) / _Z
 
 
 def median_widening(processes: np.ndarray, values: np.ndarray) -> float:
@@ -422,7 +397,7 @@ def median_widening(processes: np.ndarray, values: np.ndarray) -> float:
     shared, rest = between / n_processes, within / n
     apart = shared**2 / (n_processes - 1) + rest**2 / (n - n_processes)
     df = (shared + rest) ** 2 / apart if between > 0 else n - 1
-    return float(np.sqrt(true / drawn) * t_quantile(LEVEL, df) / _Z)
+    return float(np.sqrt(true / drawn) * student_factor(df))
 
 
 def _components(processes: np.ndarray, values: np.ndarray) -> tuple[float, float]:
@@ -515,17 +490,14 @@ def _interval(
     if len(values) < 2:
         return Interval(middle, np.nan, np.nan, 1)
     drawn = _drawn_medians(processes, values, n_resamples, seed)
-    return _percentiles(middle, drawn, len(values), median_widening(processes, values))
+    return percentiles(middle, drawn, len(values), median_widening(processes, values))
 
 
-def _percentiles(
-    estimate: float, drawn: np.ndarray, n: int, factor: float | None = None
-) -> Interval:
-    """The 2.5 and 97.5 % percentiles of `drawn`, moved away from the estimate by `widening`."""
+def percentiles(estimate: float, drawn: np.ndarray, n: int, factor: float = 1.0) -> Interval:
+    """The 2.5 and 97.5 % percentiles of `drawn`, moved away from the estimate by `factor`."""
     if n < 2:
         return Interval(estimate, np.nan, np.nan, n)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    factor = widening(n) if factor is None else factor
     above, below = max(high - estimate, 0.0), max(estimate - low, 0.0)
     return Interval(estimate, float(estimate - factor * below), float(estimate + factor * above), n)
 

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import (
+    EngFormatter,
+    FixedLocator,
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+)
 
 
 def log_lengths(ax: Axes, lengths: Iterable[float]) -> None:
@@ -36,6 +43,21 @@ def log_rates(ax: Axes) -> None:
     ax.yaxis.set_major_locator(LogLocator(subs=steps))
     ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def plain_x(ax: Axes) -> None:
+    """An x axis with few plain ticks (0.5, 20, 20k): logarithmic, unless it spans under 5 times."""
+    ax.autoscale_view()
+    low, high = ax.dataLim.intervalx
+    thousands = EngFormatter(sep="")
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    if high >= 5 * low > 0:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+        ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value < 1000 else thousands(value))
+    )
 
 
 def from_zero(ax: Axes) -> None:

@@ -214,14 +214,20 @@ def draw_paper(
     for arm in styles:
         if arm not in sheet.entries:
             sheet.explain(f"{arm} (paper)", line_handle(styles[arm], style.PAPER_ALPHA))
+    dress_paper(sheet, table, title)
+    if per:
+        sheet.ends.append((ax, ends))
+
+
+def dress_paper(sheet: Sheet, table: PaperTable, title: str) -> None:
+    """Make the right panel the paper's: grey, titled, its source in the caption."""
+    ax = sheet.paper
     sheet.source = f"{table.source}, {table.method.split(':')[0]}; not measured here."
     ax.set_facecolor(style.PAPER_FACE)
     ax.set_title(title, color=style.GREY, style="italic")
     ax.tick_params(colors=style.GREY)
     for axis in (ax.xaxis, ax.yaxis):
         axis.label.set_color(style.GREY)
-    if per:
-        sheet.ends.append((ax, ends))
 
 
 def _faint(ax: Axes, xs: pd.Series, ys: pd.Series, look: style.ArmStyle, label: str) -> None:

@@ -25,8 +25,12 @@ _CAPTION_CHARACTERS = 140
 _LINE_IN = 0.115
 _LABEL_HEIGHT = 0.06  # of the panel
 _PANEL_HEIGHT_IN = 2.0
-_OURS_IN = (0.6, 3.2)  # left edge and width
-_PAPER_IN = (4.8, 1.8)
+
+# Left edge and width of each panel, in inches.
+BESIDE_PAPER = ((0.6, 3.2), (4.8, 1.8))
+NAMES_BESIDE_PAPER = ((1.55, 2.55), (4.5, 2.2))
+ALONE = ((0.6, 5.6),)
+THREE = ((0.6, 1.75), (2.8, 1.75), (5.0, 1.75))
 
 End = tuple[float, float, str, str]  # x, y, text and colour of the label at the end of a line
 
@@ -53,13 +57,21 @@ class Sheet:
     """A figure in the making. The panels have the same size in every figure.
 
     `arms` are all arms of the records, so that an arm looks the same in all of their figures.
+    `layout` is BESIDE_PAPER or, where the paper has nothing to show, panels that are all ours.
     """
 
-    def __init__(self, title: str, arms: Iterable[str]) -> None:
+    def __init__(
+        self,
+        title: str,
+        arms: Iterable[str],
+        layout: Sequence[tuple[float, float]] = BESIDE_PAPER,
+    ) -> None:
         self.title = title
         self.styles = style.arm_styles(arms)
         self.figure = Figure()
-        self.ours, self.paper = self.figure.subplots(1, 2)
+        self.layout = layout
+        self.axes: list[Axes] = list(self.figure.subplots(1, len(layout), squeeze=False)[0])
+        self.ours, self.paper = self.axes[0], self.axes[-1]
         self.ours.set_title("Measured here")
         self.source = ""
         self.failed_at = ""
@@ -82,8 +94,13 @@ class Sheet:
             self.explain("open marker: no value, and why", mark)
         for ax, ends in self.ends:
             label_ends(ax, ends)
-        told = [*notes, f"Bars are 95 % intervals. Right: {self.source}"]
-        paragraphs = (f"Left: {contract}.", " ".join(filter(None, told)), *_TOLD.get())
+        beside = f" Right: {self.source}" if self.source else ""
+        told = [*notes, f"Bars and bands are 95 % intervals.{beside}"]
+        paragraphs = (
+            f"{'Left' if self.source else 'Measured'}: {contract}.",
+            " ".join(filter(None, told)),
+            *_TOLD.get(),
+        )
         caption = "\n".join(textwrap.fill(part, _CAPTION_CHARACTERS) for part in paragraphs)
         columns = _legend_columns(list(self.entries))
         below_in = 0.52 + _LINE_IN * (caption.count("\n") + 1)
@@ -94,7 +111,7 @@ class Sheet:
 
     def _place(self, below_in: float, height_in: float) -> None:
         self.figure.set_size_inches(style.WIDTH_IN, height_in)
-        for ax, (left_in, width_in) in ((self.ours, _OURS_IN), (self.paper, _PAPER_IN)):
+        for ax, (left_in, width_in) in zip(self.axes, self.layout, strict=True):
             x, width = left_in / style.WIDTH_IN, width_in / style.WIDTH_IN
             ax.set_position((x, below_in / height_in, width, _PANEL_HEIGHT_IN / height_in))
 

@@ -161,6 +161,33 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(f"{path} is damaged or truncated: {error}") from None
 
 
+def identity(folder: str | Path) -> str:
+    """Checksum of the weights in a folder of any layout, 16 hex digits."""
+    path = Path(folder) / WEIGHTS
+    if path.is_file() and (stated := _metadata(path).get("sha256")):
+        return stated[:16]
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def is_own(path: Path) -> bool:
+    """Whether `save_tensors` wrote the file."""
+    return _HEADER in _metadata(path)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """A file's header entries. UserError if it can't be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged or truncated: {error}") from None
+
+
 def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):

@@ -9,6 +9,8 @@ from retnet_bench.base import UserError, did_you_mean
 FAMILIES = ("paper", "modern")
 DECAYS = ("experiments", "eq8", "single", "none")
 HEAD_NORMS = ("group", "rms", "none")
+ROTATIONS = ("rope", "linspace", "none")
+ACTIVATIONS = ("gelu", "gelu_tanh", "silu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +45,26 @@ class ModelConfig:
     dropout: float = 0.0
     """Share of the embedding's, the mixer's and the feed-forward's output that is dropped while
     training (section 3.1: 0.1 on these three, none on scores)."""
+    # What follows is how models from elsewhere differ; no study sets it.
+    tied: bool = True
+    """The head shares the embedding's weights."""
+    bias: bool = False
+    """Every linear map but the head adds a bias."""
+    activation: str | None = None
+    """Of the feed-forward: `gelu`, `gelu_tanh`, `silu`; None: the family's."""
+    rotation: str = "rope"
+    """Angle of pair i of n: `rope` base^(-i/n), `linspace` base^(-i/(n-1)) (torchscale), `none`."""
+    rotation_base: float = 10000.0
+    learned_positions: int = 0
+    """Rows of a table of positions added to the embedding, and so the longest input; 0: none."""
 
     def __post_init__(self) -> None:
         _choose("family", self.family, FAMILIES)
         _choose("decay", self.decay, DECAYS)
         _choose("head_norm", self.head_norm, HEAD_NORMS)
+        _choose("rotation", self.rotation, ROTATIONS)
+        if self.activation is not None:
+            _choose("activation", self.activation, ACTIVATIONS)
         for field in ("d_key", "d_value"):
             width = getattr(self, field)
             if width % self.n_heads:

@@ -11,12 +11,23 @@ def body_parameters(cfg: ModelConfig) -> int:
     """Parameters of the blocks and the last norm: all but the (tied) embedding."""
     mixer = MIXERS[cfg.mixer].parameter_count(cfg)
     ffn = ffn_matrices(cfg) * cfg.d_model * cfg.d_ffn
-    return cfg.n_layers * (mixer + ffn + 2 * norm_parameters(cfg)) + norm_parameters(cfg)
+    layer = mixer + ffn + _biases(cfg) + 2 * norm_parameters(cfg)
+    return cfg.n_layers * layer + norm_parameters(cfg)
+
+
+def _biases(cfg: ModelConfig) -> int:
+    """Biases of one layer: the mixer's projections and the feed-forward's."""
+    if not cfg.bias:
+        return 0
+    values = 2 if cfg.gate and MIXERS[cfg.mixer].kernels == "retention" else 1
+    mixer = 2 * cfg.d_key + values * cfg.d_value + cfg.d_model
+    return mixer + (ffn_matrices(cfg) - 1) * cfg.d_ffn + cfg.d_model
 
 
 def parameters(cfg: ModelConfig) -> int:
     """All parameters."""
-    return body_parameters(cfg) + cfg.vocab_size * cfg.d_model
+    rows = cfg.vocab_size * (1 if cfg.tied else 2) + cfg.learned_positions
+    return body_parameters(cfg) + rows * cfg.d_model
 
 
 def forward_flops(cfg: ModelConfig, length: int, *, masked: bool = False) -> float:

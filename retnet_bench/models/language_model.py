@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
@@ -48,8 +49,16 @@ class DecodeState:
     position: int = 0
 
 
+def _rows(layer: State, rows: Tensor) -> State:
+    """Rows of a mixer's state: a tensor, or a dataclass of tensors, the batch always first."""
+    if isinstance(layer, Tensor):
+        return layer[rows]
+    held = {name: v[rows] for name, v in vars(layer).items() if isinstance(v, Tensor)}
+    return replace(layer, **held)
+
+
 class LanguageModel(nn.Module):
-    """Tokens (B, T) to logits (B, T, vocab). The head is tied to the embedding.
+    """Tokens (B, T) to logits (B, T, vocab). The head is tied to the embedding, if `cfg.tied`.
 
     Dropout acts in `forward` alone, and only in training mode: prefill and step are inference.
     """
@@ -62,21 +71,31 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.embedding = nn.Embedding(cfg.vocab_size, cfg.d_model)
-        self.rotary = Rotary(cfg.key_dim)
+        learned = cfg.learned_positions
+        self.positions = nn.Embedding(learned, cfg.d_model) if learned else None
+        self.rotary = Rotary(cfg.key_dim, cfg.rotation, cfg.rotation_base)
         self.layers = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
         self.norm = make_norm(cfg, cfg.d_model)
+        self.head = None if cfg.tied else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
         initialise(self, cfg)
 
     @property
     def blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.layers))
 
+    def _embed(self, tokens: Tensor, start: int | Tensor) -> Tensor:
+        x = self.embedding(tokens)  # (B, T, d)
+        if self.positions is None:
+            return x
+        return x + self.positions(torch.arange(tokens.shape[1], device=tokens.device) + start)
+
     def _logits(self, x: Tensor) -> Tensor:
-        return F.linear(self.norm(x), self.embedding.weight)
+        head = self.embedding if self.head is None else self.head
+        return F.linear(self.norm(x), head.weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Whole sequences from an empty state: (B, T) -> (B, T, vocab)."""
-        x = drop(self.embedding(tokens), self, self.cfg)  # (B, T, d)
+        x = drop(self._embed(tokens, 0), self, self.cfg)
         angles = self.rotary.at(0, tokens.shape[1])
         recompute = self.recompute and self.training
         for block in self.blocks:
@@ -98,10 +117,14 @@ class LanguageModel(nn.Module):
         layers = [b.mixer.fork(s) for b, s in zip(self.blocks, state.layers, strict=True)]
         return DecodeState(layers, state.position)
 
+    def select(self, state: DecodeState, rows: Tensor) -> DecodeState:
+        """A new state whose sequences are those `rows` (N,) of `state`; a row may come often."""
+        return DecodeState([_rows(layer, rows) for layer in state.layers], state.position)
+
     def prefill(self, tokens: Tensor, state: DecodeState, every: bool = False) -> Tensor:
         """Take tokens (B, T) into `state`; logits (B, 1, vocab) of the last, or of every one."""
-        x = self.embedding(tokens)
         start = state.position
+        x = self._embed(tokens, start)
         angles = self.rotary.at(start, tokens.shape[1])
         for block, layer in zip(self.blocks, state.layers, strict=True):
             x = block.prefill(x, angles, layer, start)
@@ -116,7 +139,7 @@ class LanguageModel(nn.Module):
 
     def step_at(self, token: Tensor, layers: list[State], position: int | Tensor) -> Tensor:
         """One token (B, 1) at `position` (a tensor (1,) inside a captured graph)."""
-        x = self.embedding(token)  # (B, 1, d)
+        x = self._embed(token, position)  # (B, 1, d)
         angles = self.rotary.at(position, 1)
         for block, layer in zip(self.blocks, layers, strict=True):
             x = block.step(x, angles, layer, position)

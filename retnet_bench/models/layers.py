@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn as nn
@@ -42,10 +43,11 @@ class Rotary(Exact):
 
     frequency: Tensor
 
-    def __init__(self, d_head: int) -> None:
+    def __init__(self, d_head: int, rotation: str = "rope", base: float = 10000.0) -> None:
         super().__init__()
         pairs = torch.arange(0, d_head, 2, dtype=torch.float64, device="cpu")
-        self.register_exact("frequency", 10000.0 ** (-pairs / d_head))
+        last = d_head if rotation == "rope" else max(1, d_head - 2)
+        self.register_exact("frequency", base ** (-pairs / last) * (rotation != "none"))
 
     def at(self, start: int | Tensor, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin for positions start .. start + length - 1, each (length, 1, d/2).
@@ -80,20 +82,28 @@ def norm_parameters(cfg: ModelConfig) -> int:
     return cfg.d_model * (2 if cfg.family == "paper" else 1)
 
 
+ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
+
+
 class FeedForward(nn.Module):
-    """gelu(x W1) W2 (section 2.3), or SwiGLU (modern). No biases."""
+    """gelu(x W1) W2 (section 2.3), or SwiGLU (modern)."""
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(cfg.d_model, cfg.d_ffn, bias=False)
-        self.down = nn.Linear(cfg.d_ffn, cfg.d_model, bias=False)
         modern = cfg.family == "modern"
-        self.gate = nn.Linear(cfg.d_model, cfg.d_ffn, bias=False) if modern else None
+        self.activation = ACTIVATION[cfg.activation or ("silu" if modern else "gelu")]
+        self.up = nn.Linear(cfg.d_model, cfg.d_ffn, bias=cfg.bias)
+        self.down = nn.Linear(cfg.d_ffn, cfg.d_model, bias=cfg.bias)
+        self.gate = nn.Linear(cfg.d_model, cfg.d_ffn, bias=cfg.bias) if modern else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
-            return self.down(F.gelu(self.up(x)))
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+            return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
 def ffn_matrices(cfg: ModelConfig) -> int:
@@ -109,5 +119,7 @@ def initialise(model: nn.Module, cfg: ModelConfig) -> None:
         if isinstance(module, nn.Linear):
             scores = name.endswith((".query", ".key"))
             nn.init.xavier_normal_(module.weight, gain=1.0 if scores else gain)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=cfg.d_model**-0.5)

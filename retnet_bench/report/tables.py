@@ -11,6 +11,8 @@ from rich.table import Table
 
 from retnet_bench.analysis import curves
 from retnet_bench.analysis.floor import Floors, read_floors
+from retnet_bench.report import quality
+from retnet_bench.report.downstream import scores_table
 from retnet_bench.report.numbers import interval, quantity
 
 Cells = list[str]
@@ -25,6 +27,8 @@ def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Tabl
         _decode,
         _memory,
         _perplexity,
+        *quality.TABLES,
+        scores_table,
         partial(_ratios, floors=floors),
         _crossovers,
         _failures,
@@ -138,15 +142,21 @@ def _perplexity(records: pd.DataFrame) -> Table | None:
         "Perplexity on held-out documents",
         frame,
         keys,
-        "per byte [95 % interval]|bits per byte|documents",
-        lambda row: [interval(row), quantity(row["bits_per_byte"]), f"{row['n']:.0f}"],
+        "per byte [95 % interval]|bits per byte|documents|seeds",
+        lambda row: [
+            interval(row),
+            quantity(row["bits_per_byte"]),
+            f"{row['n']:.0f}",
+            f"{row['seeds']}",
+        ],
     )
 
 
 def _ratios(records: pd.DataFrame, floors: Floors | None) -> Table | None:
     frame = curves.pair_ratios(records, floors)
     shown = frame[~frame["metric"].isin(["weight_bytes", "outcome", "peak_rss_bytes"])]
-    keys = ["metric", "phase", "size", "batch", "length"]
+    budgets = ["token_budget"] if shown["token_budget"].notna().any() else []
+    keys = ["metric", "phase", "size", "batch", "length", *budgets]
     return _table(
         "Inside each pair: first arm / second arm",
         shown,

@@ -52,7 +52,13 @@ COLUMNS: list[Column] = [
         ("cell_id", "string", "hash of the cell's canonical JSON", "", True),
         ("pair_id", "string", "hash of what the arms of a pair have in common", "", True),
         ("arm", "string", "one architecture's side of the comparison", "", True),
-        ("workload", "string", "what was timed: train, prefill, decode, perplexity", "", True),
+        (
+            "workload",
+            "string",
+            "what was done: train, prefill, decode, perplexity, downstream",
+            "",
+            True,
+        ),
         ("recorded_at", "time", "when the cell was finished", "", True),
     ),
     *_group(
@@ -169,6 +175,7 @@ class Metric:
 _ONCE = "one row per process, phase `warmup`"
 _GPU = "of the GPU, sampled every 0.1 s of the block"
 _ENERGY = "of the block, at least 2 s long"
+_EACH = "samples: one a document"
 _PEAK = "highest during `phase` (train, prefill or decode)"
 METRICS: dict[str, Metric] = {
     row[0]: Metric(*row)
@@ -198,7 +205,6 @@ METRICS: dict[str, Metric] = {
             "loss of training step `position`, counted from the first: equal wherever the code is",
         ),
         ("train_loss_nat", "nat", "perplexity", "training loss after `position` tokens"),
-        ("loss_after_steps_nat", "nat", "train", "training loss after `position` fixed steps"),
         ("document_nll_nat", "nat", "perplexity", "negative log-likelihood of `document`"),
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),
@@ -230,6 +236,25 @@ METRICS: dict[str, Metric] = {
             "tokens of `document` up to `position` and beyond the previous one",
         ),
         ("position_tokens", "tokens", "perplexity", "tokens in `position_nll_nat`"),
+        ("acc", "fraction", "downstream", f"documents answered right; {_EACH}"),
+        ("acc_norm", "fraction", "downstream", f"the same by likelihood per byte; {_EACH}"),
+        ("exact_match", "fraction", "downstream", f"documents continued to the letter; {_EACH}"),
+        ("f1", "fraction", "downstream", "F1 over the documents"),
+        ("mcc", "relative", "downstream", "Matthews correlation over the documents"),
+        ("perplexity", "relative", "downstream", "exp of the mean nat of a continuation"),
+        ("word_perplexity", "relative", "downstream", "exp of the nats per word"),
+        ("byte_perplexity", "relative", "downstream", "exp of the nats per byte"),
+        ("bits_per_byte", "bit", "downstream", "bits per byte of the documents"),
+        ("other_score", "", "downstream", f"a metric that `phase` names after the shots; {_EACH}"),
+        (
+            "request_loglikelihood_nat",
+            "nat",
+            "downstream",
+            "ln P of every answer asked about, documents in order; one row per task",
+        ),
+        ("document_requests", "count", "downstream", "answers asked about, per document"),
+        ("scored_words", "words", "downstream", f"words that word_perplexity is per; {_EACH}"),
+        ("scored_bytes", "bytes", "downstream", f"bytes that bits_per_byte is per; {_EACH}"),
         ("outcome", "", "", "the only row of a cell that failed; see `status` and `reason`"),
     )
 }

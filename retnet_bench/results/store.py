@@ -160,6 +160,12 @@ def read_records(path: str | Path) -> pd.DataFrame:
     return table.to_pandas(types_mapper=_PANDAS.get)
 
 
+def read_all(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """The records of several results as one table; a path that is named twice is read once."""
+    once = {Path(path).resolve(): path for path in paths}
+    return pd.concat([read_records(path) for path in once.values()], ignore_index=True)
+
+
 def _parts(path: Path) -> list[Path]:
     """The parts under `path`, in order; half-written files start with a dot and are not seen."""
     if path.is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import psutil
 import torch
@@ -15,6 +16,7 @@ from retnet_bench.data import load_corpus, load_tokenizer
 from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS
+from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.config import size as size_of
 from retnet_bench.models.pairs import Matched
 from retnet_bench.study.study import Arm, Group, Settings, Study
@@ -46,6 +48,13 @@ QUALITY = (
     *("context", "stride", "contexts", "by_position", "score_corpus"),
 )
 """Settings of perplexity alone."""
+OWN: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("positions",): ("decode",),
+    TRAINING: ("train", "perplexity"),
+    QUALITY: ("perplexity",),
+    ("task", "shots", "limit", "include"): ("downstream",),
+}
+"""Settings that only some workloads have; the cells of others are the same without them."""
 
 Pair = list[Planned]
 """Cells equal in everything but the arm."""
@@ -99,16 +108,15 @@ def _cell(name: str, arm: Arm, workload: str, said: Settings) -> Cell:
     values["device"] = _device(said.device or "auto")
     values["threads"] = said.threads or _threads()
     values["vocab_size"] = _vocab_size(values["corpus"], values["tokenizer"])
-    if workload != "decode":
-        values.pop("positions", None)
-    for key in () if workload in ("train", "perplexity") else TRAINING:
-        values.pop(key, None)
-    if workload != "perplexity":
-        for key in QUALITY:
+    for keys, workloads in OWN.items():
+        for key in () if workload in workloads else keys:
             values.pop(key, None)
-    elif said.token_budget is None:
+    if workload == "perplexity" and said.token_budget is None:
         raise UserError("workload perplexity: token_budget is missing; set it fixed or as axis")
-    values |= arm.model_dump(exclude={"kernel"}, exclude_none=True)
+    values |= arm.model_dump(exclude={"kernel", "family", "checkpoint"}, exclude_none=True)
+    values["arm_family"] = None if arm.family == said.family else arm.family
+    if workload == "downstream":
+        values |= _downstream(name, arm, values)
     values["kernel"] = _kernel(arm, values)
     cell = Cell(workload=workload, arm=name, **values)
     _check_quality(cell)
@@ -133,6 +141,17 @@ def _check_quality(cell: Cell) -> None:
         )
     if cell.score_corpus:
         load_corpus(cell.score_corpus).documents("valid")  # unknown or without text: UserError
+
+
+def _downstream(name: str, arm: Arm, values: dict) -> dict:
+    """The arm's checkpoint, and what its weights are: others would make another cell."""
+    if "task" not in values:
+        raise UserError("workload downstream: task is missing; set it fixed or as axis")
+    if arm.checkpoint is None:
+        raise UserError(f"workload downstream: arms.{name}.checkpoint is missing; name its folder")
+    if not Path(arm.checkpoint).is_dir():
+        raise UserError(f"arms.{name}.checkpoint: there is no folder {arm.checkpoint}")
+    return {"checkpoint": arm.checkpoint, "weights": identity(arm.checkpoint)}
 
 
 def _kernel(arm: Arm, values: dict) -> str:

@@ -71,7 +71,7 @@ class Rows:
             " token_budget mixer kernel"
         )
         return {name: getattr(cell, name) for name in named.split()} | {
-            "block_family": cell.family,
+            "block_family": cell.block_family,
             "learning_rate": cell.peak_learning_rate(),
             "kernel_dispatched": self.kernel_dispatched,
         }
@@ -118,6 +118,8 @@ class Rows:
                 "order": order,
                 "position": sample.position,
                 "document": sample.document,
+                "task": sample.task or self.planned.cell.task,
+                "value": sample.value,
                 "samples": list(sample.values) or None,
                 "status": "unavailable" if sample.reason else "impure" if impure else "ok",
                 "reason": sample.reason or impure,

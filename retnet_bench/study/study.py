@@ -56,6 +56,10 @@ class Settings(_Strict):
     contexts: tuple[Count, ...] | None = Field(default=None, min_length=1)
     by_position: bool | None = None
     score_corpus: str | None = None
+    task: str | None = None
+    shots: Annotated[int, Field(ge=0, strict=True)] | None = None
+    limit: Count | None = None
+    include: str | None = None
 
 
 DEFAULTS = Settings(
@@ -82,6 +86,10 @@ class Arm(_Strict):
     gate: bool | None = None
     head_norm: Literal["group", "rms", "none"] | None = None
     head_dim: Count | None = None
+    checkpoint: str | None = None
+    """Downstream: folder of this arm's trained model."""
+    family: Literal["paper", "modern"] | None = None
+    """The block family of this arm alone; the pair's where it is not said."""
 
 
 class ProtocolSettings(_Strict):

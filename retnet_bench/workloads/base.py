@@ -35,6 +35,9 @@ class Sample:
     position: int | None = None
     document: str | None = None
     reason: str | None = None
+    task: str | None = None
+    value: float | None = None
+    """What the values come to, where that is not their median."""
 
     @classmethod
     def of(cls, series: Series, phase: str) -> Sample:

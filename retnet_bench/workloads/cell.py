@@ -43,6 +43,8 @@ class Cell:
     gate: bool | None = None
     head_norm: str | None = None
     head_dim: int | None = None
+    arm_family: str | None = None
+    """The arm's own block family, where it is not the pair's `family`."""
     positions: int | None = None
     """Decode: points along the sequence at which steps are timed."""
     token_budget: int | None = None
@@ -71,6 +73,18 @@ class Cell:
     """Perplexity: also loss against position in the document, by carried context."""
     score_corpus: str | None = None
     """Perplexity: corpus whose held-out documents are scored; `corpus` when None."""
+    checkpoint: str | None = None
+    """Downstream: folder of the arm's trained model."""
+    weights: str | None = None
+    """Downstream: checksum of what is in it, so that other weights make another cell."""
+    task: str | None = None
+    """Downstream: a task of lm-eval."""
+    shots: int | None = None
+    """Downstream: solved examples in front of each question; the task's own number when None."""
+    limit: int | None = None
+    """Downstream: first documents of the task to take; all when None."""
+    include: str | None = None
+    """Downstream: folder of the user's own task files."""
 
     ARM_FIELDS: ClassVar[tuple[str, ...]] = (
         "arm",
@@ -81,6 +95,9 @@ class Cell:
         "gate",
         "head_norm",
         "head_dim",
+        "checkpoint",
+        "weights",
+        "arm_family",
     )
 
     def canonical(self, without: tuple[str, ...] = ()) -> str:
@@ -103,12 +120,16 @@ class Cell:
         """Short words for a progress line."""
         return f"{self.workload} {self.size} {self.arm} length {self.length} batch {self.batch}"
 
+    @property
+    def block_family(self) -> str:
+        return self.arm_family or self.family
+
     def matched(self) -> Matched:
         """The model config, sized to equal the reference Transformer. Raises UserError."""
         return match(
             self.size,
             self.mixer,
-            family=self.family,
+            family=self.block_family,
             vocab_size=self.vocab_size,
             by=self.match,
             length=self.length,

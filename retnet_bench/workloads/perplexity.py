@@ -41,6 +41,9 @@ CURVE_POINTS = 100
 LOOK_EVERY = 10
 """Most steps whose losses wait on the device before they are looked at."""
 
+CHECKPOINT_FIELDS = ("arm", "size", "corpus", "tokenizer", "length", "seed")
+"""Of the cell, what a checkpoint says of itself to who evaluates it."""
+
 
 @WORKLOADS.register("perplexity")
 class Perplexity(Train):
@@ -185,9 +188,7 @@ class Perplexity(Train):
             "scaler": self.optimiser.scaler.state_dict(),
         }
         meta = {
-            **{
-                name: getattr(self.cell, name) for name in ("corpus", "tokenizer", "length", "seed")
-            },
+            **{name: getattr(self.cell, name) for name in CHECKPOINT_FIELDS},
             **{f"{name}_checksum": checksum for name, checksum in self.texts.items()},
             "step": self.done,
             "tokens": self.done * self._step_tokens,

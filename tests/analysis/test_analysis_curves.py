@@ -271,7 +271,7 @@ def test_ratios_of_the_small_study():
     assert table["peak_tensor_bytes", 512] == (
         "retnet 2 x less than transformer (one reading, no interval)"
     )
-    assert table["perplexity_per_byte", 512] == "no difference shown"
+    assert table["perplexity_per_byte", 512] == "no difference shown (one seed)"
     assert table["outcome", 2048] == "no comparison: transformer oom"
 
 
@@ -332,7 +332,8 @@ def test_the_caption_says_what_the_records_say():
     text = curves.contract_text(frame(small_study()))
     assert text == (
         "Test CPU; threads 2; fp32, eager; retnet: chunkwise; transformer: sdpa; "
-        "size 1m (arms matched by params within 0.2 %); torch 2.0; 3 blocks a cell"
+        "size 1m (arms matched by params within 0.2 %); torch 2.0; 3 blocks a cell; "
+        "one seed (perplexity's intervals are of documents only)"
     )
 
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retnet_bench.analysis.statistics import exponent, overtaking, perplexity_overtaking
+from retnet_bench.analysis.replication import Scores, perplexity_overtaking
+from retnet_bench.analysis.statistics import exponent, overtaking
 
 LENGTHS = np.array([250.0, 500, 1000, 2000, 4000])
 positive = st.floats(1e-3, 1e3)
@@ -73,8 +74,9 @@ def test_an_end_that_reaches_the_range_is_open():
 
 
 def test_perplexities_cross_where_the_mean_log_ratio_is_zero():
-    sizes, units = [1e6, 4e6], np.full((5, 2), 100.0)
-    gap = np.array([[10.0, -10.0]]) * np.linspace(0.8, 1.2, 5)[:, None]
-    found = perplexity_overtaking(sizes, 200 + gap, np.full((5, 2), 200.0), units)
+    sizes, units = [1e6, 4e6], np.full(5, 100.0)
+    gaps = [sign * np.linspace(8.0, 12.0, 5)[None] for sign in (1, -1)]
+    a, b = ([Scores(200 + part, units) for part in parts] for parts in (gaps, [0 * gaps[0]] * 2))
+    found = perplexity_overtaking(sizes, a, b)
     assert found[:3] == pytest.approx([2e6] * 3)
     assert found.n == 5

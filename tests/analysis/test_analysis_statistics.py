@@ -12,8 +12,6 @@ from retnet_bench.analysis.statistics import (
     center,
     crossover,
     log_ratio,
-    perplexity,
-    perplexity_ratio,
     slope,
     widening,
 )
@@ -145,21 +143,6 @@ def test_an_uncertain_crossover_is_cut_at_the_range_and_says_so():
 def test_costs_must_be_positive():
     with pytest.raises(AssertionError, match="positive"), np.errstate(divide="ignore"):
         crossover([1, 2], [[1.0, 0.0]], [[1.0, 1.0]])
-
-
-def test_perplexity_weighs_documents_by_their_units():
-    found = perplexity([10.0, 60.0], [10, 20])
-    assert found.estimate == pytest.approx(np.exp(70 / 30))
-    assert found.low < found.estimate < found.high
-    assert found.n == 2
-    assert np.isnan(perplexity([10.0], [10]).low)
-
-
-def test_perplexity_ratio_is_paired():
-    hard = np.random.default_rng(0).uniform(100, 1000, 30)
-    found = perplexity_ratio(hard + np.log(1.5) * 100, hard, np.full(30, 100))
-    assert found[:3] == pytest.approx([1.5] * 3)
-    assert perplexity(hard, np.full(30, 100)).high > 1.2 * perplexity(hard, np.full(30, 100)).low
 
 
 def test_widening_falls_towards_one():

@@ -261,3 +261,15 @@ def test_shipped_studies_load_plan_and_say_what_they_are_for(path, monkeypatch):
         assert study.takes != "not measured"
         assert [p.unsupported for pair in pairs for p in pair if p.unsupported] == []
     assert [name for name in study.figures if name not in FIGURES] == []
+
+
+def test_an_arm_may_have_a_block_family_of_its_own(load):
+    arms = {
+        "retnet": {"mixer": "retention", "family": "paper"},
+        "modern": {"mixer": "retention", "family": "modern"},
+    }
+    (pair, *_) = plan.make(load(cells.study(arms=arms)))
+    retnet, modern = (planned.cell for planned in pair)
+    assert (retnet.arm_family, modern.arm_family) == (None, "modern")
+    assert retnet.pair_id == modern.pair_id
+    assert [planned.matched.config.family for planned in pair] == ["paper", "modern"]

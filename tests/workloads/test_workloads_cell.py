@@ -56,3 +56,10 @@ def test_matched_gives_equal_parameters():
         configs = [cell(mixer=m, family=family).matched() for m in ("retention", "attention")]
         assert all(abs(found.mismatch) <= 0.01 for found in configs)
         assert [found.config.mixer for found in configs] == ["retention", "attention"]
+
+
+def test_an_arm_with_a_family_of_its_own_stays_in_the_pair():
+    modern = cell(arm_family="modern")
+    assert modern.pair_id == cell().pair_id
+    assert modern.matched().config.family == modern.block_family == "modern"
+    assert cell().block_family == "paper"

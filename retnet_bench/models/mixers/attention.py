@@ -33,10 +33,10 @@ class Attention(Mixer):
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__(cfg)
-        self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=False)
-        self.key = nn.Linear(cfg.d_model, cfg.d_key, bias=False)
-        self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=False)
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=False)
+        self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.key = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
+        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
 
     def _project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
         H = self.cfg.n_heads

@@ -45,11 +45,11 @@ class Retention(Mixer):
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__(cfg)
-        self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=False)
-        self.key = nn.Linear(cfg.d_model, cfg.d_key, bias=False)
-        self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=False)
-        self.gate = nn.Linear(cfg.d_model, cfg.d_value, bias=False) if cfg.gate else None
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=False)
+        self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.key = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
+        self.gate = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias) if cfg.gate else None
+        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
         self.register_exact("log_decay", log_decay(cfg.decay, cfg.n_heads))
 
     def _project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,89 @@
+"""Fitted curves with their bands, extrapolation dashed; and curves drawn as bands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from retnet_bench.analysis.scaling import Crossing, Fit
+from retnet_bench.figures import panels, style
+from retnet_bench.figures.sheet import Sheet
+
+EXTRAPOLATED = 4.0
+"""How far past the largest size a fit is drawn: four times."""
+PAIRED = "Arms score the same documents: differences are surer than the bars suggest (see show)."
+_DASHES: style.Dashes = (0, (4, 3))
+
+
+def draw_fit(sheet: Sheet, fit: Fit, shown: Callable[[np.ndarray], np.ndarray]) -> None:
+    """The fitted loss, as `shown` makes it the axis' quantity: a line in the band of its interval,
+    and dashed where it is extrapolated past the largest x."""
+    color = sheet.styles[fit.arm].color
+    inside = np.geomspace(fit.low, fit.high, 100)
+    past = np.geomspace(fit.high, EXTRAPOLATED * fit.high, 60)
+    for x, look, alpha, name in ((inside, "-", 0.18, "fit"), (past, _DASHES, 0.08, "extrapolated")):
+        line: dict[str, Any] = {"color": color, "linestyle": look, "linewidth": 1.0}
+        sheet.ours.plot(x, shown(fit.at_x(x)), label=f"{fit.arm} {name}", zorder=1.5, **line)
+        low, high = fit.band(x)
+        sheet.ours.fill_between(x, shown(low), shown(high), color=color, alpha=alpha, lw=0)
+    sheet.explain("fit", Line2D([], [], color=style.GREY, lw=1.0))
+    sheet.explain("extrapolated fit", Line2D([], [], color=style.GREY, lw=1.0, ls=_DASHES))
+
+
+def draw_crossing(sheet: Sheet, crossing: Crossing) -> str:
+    """A line at the size where two fits cross inside the range. Returns the caption's sentence."""
+    place = crossing.inside.interval
+    if place:
+        sheet.ours.axvline(place.estimate, color=style.GREY, lw=0.9, ls=":", zorder=1)
+        if np.isfinite(place.low):
+            sheet.ours.axvspan(place.low, place.high, fc=style.GREY, alpha=0.18, lw=0, zorder=0)
+        label = f"crossover {place.estimate / 1e6:.3g}M"
+        sheet.explain(label, Patch(color=style.GREY, alpha=0.35))
+    return f"Crossover of the fits: {crossing.text}."
+
+
+def draw_bands(sheet: Sheet, frame: pd.DataFrame, x: str) -> None:
+    """A thin line in a band for each arm and variant: for curves of many points."""
+    per = panels.varying(frame, x)
+    frame = frame.sort_values([*per, x]).assign(variant=lambda rows: panels.variants(rows, per))
+    steps = list(dict.fromkeys(frame["variant"]))
+    ends = []
+    for keys, line in frame.dropna(subset="estimate").groupby(["variant", "arm"], sort=False):
+        name, arm = map(str, keys)
+        look = sheet.styles[arm]
+        color = style.shade(look.color, steps.index(name), len(steps))
+        label = f"{arm} {name}".strip()
+        sheet.ours.plot(
+            line[x], line["estimate"], color=color, linestyle=look.linestyle, lw=1.0, label=label
+        )
+        sheet.ours.fill_between(line[x], line["low"], line["high"], color=color, alpha=0.2, lw=0)
+        sheet.explain(arm, Line2D([], [], color=look.color, linestyle=look.linestyle))
+        last = line.iloc[-1]
+        ends.append((float(last[x]), float(last["estimate"]), name, look.color))
+    if per:
+        sheet.ends.append((sheet.ours, ends))
+        sheet.ours.set_title(f"Measured here; line ends: {', '.join(per)}")
+
+
+def one_budget(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The rows of the token budget at which most sizes were measured (of equals the largest), and
+    a sentence for the caption if there are others."""
+    budgets = frame.dropna(subset="estimate").groupby("token_budget")["size"].nunique()
+    if len(budgets) < 2:
+        return frame, ""
+    budget = budgets.index[budgets == budgets.max()].max()
+    others = ", ".join(f"{other:,}" for other in budgets.index if other != budget)
+    said = f"Models trained on {budget:,} tokens; the records also have {others}."
+    return frame[(frame["token_budget"] == budget).fillna(False)], said
+
+
+def largest(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the largest size in `frame`: one picture shows one size."""
+    sizes = records.dropna(subset="n_params").groupby("size")["n_params"].max()
+    of = frame["size"].map(sizes.astype(float))
+    return frame[of == of.max()] if of.notna().any() else frame

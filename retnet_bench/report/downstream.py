@@ -1,0 +1,27 @@
+"""The table of scores on tasks."""
+
+from __future__ import annotations
+
+import pandas as pd
+from rich.table import Table
+
+from retnet_bench.analysis.downstream import scores
+from retnet_bench.report.numbers import interval, quantity
+
+
+def scores_table(records: pd.DataFrame) -> Table | None:
+    """Every score with its interval, standard error and number of documents."""
+    frame = scores(records)
+    if frame.empty:
+        return None
+    table = Table(title="Scores on tasks", title_justify="left", header_style="bold")
+    for name in ("task", "shots", "arm", "metric"):
+        table.add_column(name)
+    for name in ("parameters", "score [95 % interval]", "standard error", "documents"):
+        table.add_column(name, justify="right")
+    for _, row in frame.sort_values(["task", "phase", "metric"], kind="stable").iterrows():
+        error = "" if pd.isna(row["stderr"]) else quantity(row["stderr"])
+        names = [row[name] for name in ("task", "phase", "arm", "metric")]
+        counts = f"{row['n_params']:,}", f"{row['n']:.0f}"
+        table.add_row(*names, counts[0], interval(row), error, counts[1])
+    return table

@@ -1,0 +1,145 @@
+"""Tables of quality: scaling laws, ablations, context, and quality beside speed."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from rich.table import Table
+
+from retnet_bench import paper
+from retnet_bench.analysis import curves, quality, scaling
+from retnet_bench.analysis.statistics import Interval
+from retnet_bench.base import UserError
+from retnet_bench.report.numbers import interval, quantity
+
+
+def _table(title: str, columns: str, caption: str = "") -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.caption, table.caption_justify = caption or None, "left"
+    for name in columns.split("|"):
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+    return table
+
+
+def _ends(estimate: float, low: float, high: float, scale: float = 1.0) -> str:
+    row = {"estimate": estimate, "low": low, "high": high}
+    return interval(pd.Series(row), scale)
+
+
+def _of(found: Interval) -> str:
+    return _ends(*found[:3])
+
+
+def scaling_laws(records: pd.DataFrame) -> Table | None:
+    """Every law of the loss in bits per byte, its floor in nat per token, and the crossovers."""
+    if not (records["metric"] == "document_nll_nat").any():
+        return None
+    try:
+        found = {unit: scaling.fits(records, unit) for unit in scaling.UNITS}
+    except UserError as error:
+        return _no_laws(str(error))
+    if not found["bits per byte"].fits:
+        return None
+    columns = "against|at|arm|>E, bits per byte|>E, nat per token|>alpha|>beta|>points|>seeds"
+    table = _table("Scaling laws: loss = E + A x^-alpha", columns, _remarks(records, found))
+    bits, nats = (_by_place(found[unit].fits) for unit in scaling.UNITS)
+    for place, fit in bits.items():
+        known = {name: _of(value) for name, value in fit.coefficients().items()}
+        floor = _of(nats[place].coefficients()["E"]) if place in nats else ""
+        against = "parameters, tokens" if fit.along == "both" else fit.along
+        numbers = (known["E"], floor, known["alpha"], known.get("beta", ""))
+        table.add_row(against, fit.at, fit.arm, *numbers, str(len(fit.loss)), str(fit.seeds))
+    return table
+
+
+def _by_place(fits: list[scaling.Fit]) -> dict[tuple[str, str, str], scaling.Fit]:
+    return {(fit.along, fit.at, fit.arm): fit for fit in fits}
+
+
+def _no_laws(reason: str) -> Table:
+    table = _table("Scaling laws", "not fitted, because")
+    table.add_row(reason)
+    return table
+
+
+def _remarks(records: pd.DataFrame, found: dict[str, scaling.Scaling]) -> str:
+    first = next(iter(found.values()))
+    lines = [crossing.text for crossing in scaling.crossings(records, first)]
+    lines = [f"Crossover: {line}." for line in lines]
+    lines += [f"Not fitted: {reason}." for reason in first.missing]
+    alone = any(fit.seeds == 1 for fit in first.fits)
+    return "\n".join([*lines, *(["One seed: intervals of documents only."] if alone else [])])
+
+
+def ablations(records: pd.DataFrame) -> Table | None:
+    """Each arm's difference to the full RetNet, with the paper's for in-domain text."""
+    found = quality.ablations(records)
+    if found["arm"].nunique() < 2:
+        return None  # one arm beside retnet is a pair, and has its own table
+    theirs = _paper_ablations()
+    columns = "arm|size|>bits per byte|>perplexity per token, %|>paper, in domain, %|>seeds|remark"
+    title = f"Ablations: difference to {quality.REFERENCE}; above 0 is worse"
+    table = _table(title, columns)
+    for _, row in found.sort_values(["size", "relative"]).iterrows():
+        bits = interval(row)
+        relative = _ends(row["relative"], row["relative_low"], row["relative_high"], 100)
+        stated = quantity(100 * theirs[row["arm"]]) if row["arm"] in theirs else ""
+        failed = "" if row["status"] == "ok" else f"{row['status']}: "
+        remark = f"{failed}{row['reason'] if isinstance(row['reason'], str) else ''}"
+        table.add_row(row["arm"], row["size"], bits, relative, stated, str(row["seeds"]), remark)
+    return table
+
+
+def _paper_ablations() -> dict[str, float]:
+    frame = paper.load("table6").frame
+    values = frame[frame["metric"] == "in_domain"].set_index("arm")["value"]
+    relative = values / values[quality.REFERENCE] - 1
+    return {str(arm): float(value) for arm, value in relative.items()}
+
+
+def context(records: pd.DataFrame) -> Table | None:
+    """Perplexity per token against the length of context (Table 8), the paper's beside it."""
+    found = curves.by_context(records).dropna(subset="estimate")
+    theirs = paper.load("table8").frame.set_index(["arm", "length"])["value"]
+    keys = [name for name in curves.separators(found) if found[name].nunique() > 1]
+    words = [name.replace("_", " ") for name in keys]
+    columns = "|".join(
+        ["arm", *words, ">context (tokens)", ">perplexity per token", ">paper", ">seeds"]
+    )
+    table = _table("Perplexity against the length of context", columns)
+    for _, row in found.iterrows():
+        stated = theirs.get((row["arm"], row["position"]), math.nan)
+        shown = quantity(stated) if stated == stated else ""
+        names = (str(row[key]) for key in keys)
+        where = f"{row['position']:,.0f}"
+        table.add_row(row["arm"], *names, where, interval(row), shown, str(row["seeds"]))
+    return table
+
+
+def joined(records: pd.DataFrame) -> Table | None:
+    """One row per arm and size: training, decoding, memory, and bits per byte."""
+    found = quality.joined(records)
+    if found.frame.empty:
+        return None
+    columns = "arm|size|>training, tokens/s|>decode step, ms|>memory, MB|>bits per byte|>seeds"
+    names = {"tokens_per_s": "tokens/s", "decode_s": "decode step", "memory_bytes": "memory"}
+    notes = [f"{names.get(name, 'bits per byte')}: {note}" for name, note in found.notes.items()]
+    table = _table("Quality joined to speed", columns, "; ".join(notes))
+    families = found.frame["block_family"].nunique() > 1
+    for _, row in found.frame.iterrows():
+        arm = f"{row['arm']} ({row['block_family']})" if families else row["arm"]
+        scales = {"tokens_per_s": 1.0, "decode_s": 1e3, "memory_bytes": 1e-6}
+        speeds = [_speed(row, name, scale) for name, scale in scales.items()]
+        bits = _ends(row["bits_per_byte"], row["bits_low"], row["bits_high"])
+        table.add_row(arm, row["size"], *speeds, bits, str(row["seeds"]))
+    return table
+
+
+def _speed(row: pd.Series, name: str, scale: float) -> str:
+    if name not in row:
+        return "not measured"
+    return _ends(row[name], row[f"{name}_low"], row[f"{name}_high"], scale)
+
+
+TABLES = (context, scaling_laws, ablations, joined)

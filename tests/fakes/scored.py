@@ -1,0 +1,146 @@
+"""Synthetic records of trained models whose losses obey known laws.
+
+A document's loss is law * (1 + its own difficulty + the seed's luck + noise), so that the truth is
+known, documents are shared by all arms, and seeds vary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from golden.records import Row, record
+
+SIZES = {"a": 0.2e6, "b": 0.5e6, "c": 1e6, "d": 2e6, "e": 3.3e6}
+DOCUMENTS = 12
+TOKENS, BYTES = 1000.0, 3500.0
+Law = Callable[[float, float], float]
+
+
+def law(n_params: float, tokens: float) -> float:
+    """nat per token: 1.5 + 1.2 (N / 1M)^-0.3 + 0.4 (D / 1M)^-0.5."""
+    return 1.5 + 1.2 * (n_params / 1e6) ** -0.3 + 0.4 * (tokens / 1e6) ** -0.5
+
+
+def crossing_law(n_params: float, tokens: float) -> float:
+    """Equal to `law` at 1M parameters, above it below, below it above."""
+    return law(n_params, tokens) - 0.08 * np.log(n_params / 1e6)
+
+
+def model(arm: str, size: str, seed: int, budget: int = 1_000_000, **fields: object) -> Row:
+    """What all rows of one trained model share."""
+    name = f"{size}-{seed}-{budget}"
+    return {
+        "workload": "perplexity",
+        "size": size,
+        "seed": seed,
+        "token_budget": budget,
+        "n_params": int(SIZES.get(size, 1e6)),
+        "flops_per_token": 6 * SIZES.get(size, 1e6),
+        "cell_id": f"{arm}-{name}",
+        "pair_id": name,
+        "arm": arm,
+        "corpus": "sotu",
+        "tokenizer": "bpe:2048",
+    } | fields
+
+
+def scored(
+    loss: float, about: Row, seed_sd: float = 0.004, n: int = DOCUMENTS, kind: str = "document"
+) -> Iterator[Row]:
+    """Rows of `n` documents of one model; `about` from `model`."""
+    difficulty = 0.05 * np.random.default_rng(7).standard_normal(n)
+    random = np.random.default_rng(list(f"{about['cell_id']} {about.get('position')}".encode()))
+    luck = np.random.default_rng(list(str(about["cell_id"]).encode())).standard_normal()
+    counts = {"tokens": TOKENS, "words": 700.0, "bytes": BYTES}
+    for i in range(n):
+        noise = seed_sd * luck + 0.002 * random.standard_normal()
+        values = {"nll_nat": TOKENS * loss * (1 + difficulty[i] + noise), **counts}
+        for name, value in values.items():
+            if kind == "document" or name in ("nll_nat", "tokens"):
+                fields = about | {"document": f"year-{i}", "value": value}
+                yield record(f"{kind}_{name}", **fields)
+
+
+def scaling(
+    laws: dict[str, Law] | None = None,
+    seeds: int = 3,
+    budgets: tuple[int, ...] = (1_000_000,),
+    sizes: tuple[str, ...] = tuple(SIZES),
+) -> Iterator[Row]:
+    laws = laws or {"retnet": crossing_law, "transformer": law}
+    for arm, of in laws.items():
+        for size in sizes:
+            for budget in budgets:
+                for seed in range(seeds):
+                    about = model(arm, size, seed, budget)
+                    yield from scored(of(SIZES[size], budget), about)
+
+
+def contexts(arms: dict[str, float]) -> Iterator[Row]:
+    """Table 8's and the position's rows of the largest size, trained on 512 tokens."""
+    for arm, gain in arms.items():
+        for seed in range(3):
+            about = model(arm, "e", seed)
+            for context in (64, 128, 256, 512, 1024):
+                loss = 2.5 - gain * np.log2(context / 64)
+                yield from scored(loss, about | {"position": context}, kind="context")
+            for end in (64, 128, 256, 512, 1024, 2048, 4096):
+                loss = 2.5 - gain * np.log2(end / 64) + (0.1 if end > 512 else 0.0)
+                yield from scored(loss, about | {"position": end}, kind="position")
+
+
+def curves(arms: tuple[str, ...] = ("retnet", "transformer")) -> Iterator[Row]:
+    for arm in arms:
+        for size, n_params in SIZES.items():
+            for seed in range(3):
+                about = model(arm, size, seed)
+                for seen in range(10_000, 1_000_001, 30_000):
+                    loss = law(n_params, seen) + 0.02 * seed
+                    yield record("train_loss_nat", **about, position=seen, samples=[loss])
+
+
+ABLATIONS = {
+    "retnet": 0.0,
+    "no_swish_gate": 0.02,
+    "no_group_norm": 0.015,
+    "no_decay": 0.03,
+    "no_multi_scale": 0.01,
+    "reduced_head_dimension": 0.012,
+    "eq8_decay": -0.002,
+    "modern_family": -0.02,
+    "transformer": 0.0,
+}
+"""Arm -> how much larger its loss is than retnet's, relatively."""
+
+
+def ablations() -> Iterator[Row]:
+    for arm, more in ABLATIONS.items():
+        family = "modern" if arm == "modern_family" else "paper"
+        for seed in range(3):
+            about = model(arm, "c", seed, block_family=family)
+            yield from scored(law(1e6, 1e6) * (1 + more), about)
+
+
+def speeds(study: str = "speed") -> Iterator[Row]:
+    """Training, decoding and memory of the same arms and sizes, in another study."""
+    for arm, factor in (("retnet", 1.0), ("transformer", 2.0)):
+        for size, n_params in SIZES.items():
+            shared = {"size": size, "n_params": int(n_params), "study": study, "run_id": study}
+            for length in (512, 2048):
+                for block in range(4):
+                    seconds = factor * 1e-8 * n_params * length * (1 + 0.02 * block) / 512
+                    about = shared | {"length": length, "batch": 4, "block": block}
+                    about |= {
+                        "cell_id": f"{study}-{arm}-{size}-{length}",
+                        "pair_id": f"{size}-{length}",
+                    }
+                    yield record("train_step_s", arm, **about, samples=[seconds])
+            about = shared | {"length": 2048, "batch": 2, "workload": "decode", "phase": "decode"}
+            about |= {"cell_id": f"{study}-d-{arm}-{size}", "pair_id": f"d-{size}"}
+            for block in range(4):
+                for position in (1, 1024, 2048):
+                    seconds = factor * (1e-3 + 1e-10 * n_params) * (1 + 0.01 * block)
+                    at = about | {"block": block, "position": position, "samples": [seconds]}
+                    yield record("decode_step_s", arm, **at)
+            yield record("peak_tensor_bytes", arm, **about, value=factor * 5 * n_params)

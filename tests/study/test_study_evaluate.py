@@ -1,0 +1,158 @@
+"""The verb eval and the workload downstream: from a checkpoint to records and a table."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from retnet_bench.analysis.downstream import scores
+from retnet_bench.base import UserError
+from retnet_bench.models import LanguageModel, checkpoint, match
+from retnet_bench.report.downstream import scores_table
+from retnet_bench.results.store import read_records
+from retnet_bench.study import plan, study
+from retnet_bench.study.evaluate import Options, evaluate
+from retnet_bench.workloads import WORKLOADS
+
+YAML = """
+name: tasks
+question: who answers better?
+arms:
+  retnet: {{mixer: retention, kernel: chunkwise, checkpoint: {folder}/retention}}
+  transformer: {{mixer: attention, kernel: math, checkpoint: {folder}/attention}}
+fixed: {{size: 0.1M, length: 128, measure: [time], include: {folder}, limit: 6}}
+workloads:
+  - workload: downstream
+    fixed: {{shots: 0}}
+    axes: {{task: [pick]}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two checkpoints of a pair, a task file and its data."""
+    for mixer, kernel in (("retention", "chunkwise"), ("attention", "math")):
+        torch.manual_seed(0)
+        model = LanguageModel(match("0.1M", mixer, kernel=kernel, length=128).config)
+        checkpoint.save(model, tmp_path / mixer, {"tokenizer": "byte", "size": "0.1M"})
+    rows = [{"a": f"row {i}", "b": ["x", "yes"], "c": i % 2} for i in range(9)]
+    data = tmp_path / "pick.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "pick.yaml").write_text(
+        f"task: pick\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\n"
+        'test_split: test\noutput_type: multiple_choice\ndoc_to_text: "{{a}}"\n'
+        "doc_to_choice: b\ndoc_to_target: c\nmetric_list: [{metric: acc}, {metric: acc_norm}]\n"
+    )
+    return tmp_path
+
+
+needs_lm_eval = pytest.mark.skipif(
+    not __import__("importlib.util").util.find_spec("lm_eval"), reason="extra eval"
+)
+
+
+@needs_lm_eval
+def test_eval_keeps_every_document_and_what_lm_eval_says_of_them(folder):
+    options = Options(shots=0, limit=6, include=str(folder))
+    evaluate(folder / "retention", ["pick"], folder / "out", options)
+    evaluate(folder / "attention", ["pick"], folder / "out", options)
+    records = read_records(folder / "out")
+    assert set(records["arm"]) == {"retention", "attention"}
+    assert set(records["task"]) == {"pick"}
+    assert set(records["phase"]) == {"0-shot"}
+    assert records["mismatch"].isna().all()
+    ours = records[records["arm"] == "retention"].set_index("metric")
+    logs = np.reshape(ours.loc["request_loglikelihood_nat", "samples"], (6, 2))
+    right = (logs.argmax(1) == np.arange(6) % 2).astype(float)
+    assert list(ours.loc["acc", "samples"]) == list(right)
+    assert ours.loc["acc", "value"] == pytest.approx(right.mean())
+    assert list(ours.loc["document_requests", "samples"]) == [2.0] * 6
+    frame = scores(records).set_index(["arm", "metric"])
+    row = frame.loc[("retention", "acc")]
+    assert row["stderr"] == pytest.approx(right.std(ddof=1) / math.sqrt(6))
+    assert 0 <= row["low"] <= row["estimate"] <= row["high"] <= 1
+    table = scores_table(records)
+    assert table is not None
+    assert table.row_count == 4
+
+
+@needs_lm_eval
+def test_nothing_is_written_for_a_task_nobody_knows(folder, monkeypatch):
+    import lm_eval.tasks
+
+    real = lm_eval.tasks.TaskManager
+    local = lambda **kwargs: real(**{**kwargs, "include_defaults": False})  # noqa: E731
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", local)
+    options = Options(include=str(folder))
+    with pytest.raises(UserError, match='unknown task "pikc"; did you mean "pick"'):
+        evaluate(folder / "retention", ["pick", "pikc"], folder / "out", options)
+    assert not (folder / "out").exists()
+
+
+@needs_lm_eval
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokenizer": "bpe:300"}, "the model knows 257 tokens, tokenizer bpe:300 has 300"),
+        ({"dtype": "fp23"}, '--dtype "fp23" is unknown'),
+        ({"include": "/none"}, "--include /none: there is no such folder"),
+    ],
+)
+def test_bad_options_are_one_line(folder, options, message):
+    said = Options(**({"include": str(folder)} | options))
+    with pytest.raises(UserError, match=message):
+        evaluate(folder / "retention", ["pick"], folder / "out", said)
+
+
+def planned(folder, change=lambda text: text):
+    path = folder / "tasks.yaml"
+    path.write_text(change(YAML.format(folder=folder)))
+    return plan.make(study.load(str(path))[0])
+
+
+@needs_lm_eval
+def test_the_workload_scores_each_arm_of_a_matched_pair(folder):
+    [pair] = planned(folder)
+    assert len({p.cell.pair_id for p in pair}) == 1
+    for one in pair:
+        assert one.unsupported is None
+        workload = WORKLOADS["downstream"](one.cell)
+        workload.prepare()
+        found = {s.metric: s for s in workload.block(None, one.protocol, 0.0)}
+        workload.check()
+        assert len(found["acc"].values) == 6
+        assert found["acc"].task == "pick"
+
+
+def test_other_weights_make_another_cell(folder):
+    before = [p.cell.cell_id for p in planned(folder)[0]]
+    model, meta = checkpoint.load(folder / "retention")
+    model.embedding.weight.data[0, 0] += 1
+    checkpoint.save(model, folder / "retention", meta)
+    after = [p.cell.cell_id for p in planned(folder)[0]]
+    assert before[0] != after[0]
+    assert before[1] == after[1]
+
+
+def test_a_checkpoint_of_another_shape_is_refused(folder):
+    [pair] = planned(folder, lambda text: text.replace("size: 0.1M", "size: 0.4M"))
+    with pytest.raises(UserError, match=r"its d_\w+ is \d+, the cell's \d+|its n_\w+ is"):
+        WORKLOADS["downstream"](pair[0].cell).prepare()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("    axes: {task: [pick]}", "", "task is missing"),
+        (", checkpoint: {folder}/retention", "", r"arms\.retnet\.checkpoint is missing"),
+        ("{folder}/retention", "{folder}/none", r"arms\.retnet\.checkpoint: there is no folder"),
+    ],
+)
+def test_a_study_that_lacks_what_downstream_needs(folder, old, new, message):
+    old, new = (text.replace("{folder}", str(folder)) for text in (old, new))
+    with pytest.raises(UserError, match=message):
+        planned(folder, lambda text: text.replace(old, new))
