@@ -164,7 +164,8 @@ def check(
 
     report = gate.check(candidate, baseline, limit=limit, exact_only=exact)
     console = _console()
-    console.print(gate.table(report))
+    if gate.listed(report):
+        console.print(gate.table(report))
     for path in gate.write(report, out) if out else []:
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
     console.print(report.summary, highlight=False)
