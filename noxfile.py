@@ -50,6 +50,14 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def gate(session: nox.Session) -> None:
+    """The figures that must not change, against those in results/exact."""
+    install(session)
+    session.run("retnet-bench", "run", "exact", "--fresh", "--no-plot", silent=True)
+    session.run("retnet-bench", "check", "runs/exact", "--baseline", "results/exact", "--exact")
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Are our arms any good: training against the matmul rate, decode against bandwidth, peers."""
     install(session)

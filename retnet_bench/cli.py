@@ -59,6 +59,9 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Results folder; default runs/<study>.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
+    skip_oom: Annotated[
+        bool, typer.Option("--skip-oom", help="Leave out cells that are predicted not to fit.")
+    ] = False,
     plot: Annotated[bool, typer.Option(help="Draw the study's figures at the end.")] = True,
 ) -> None:
     """Run a study; what is already in the folder is kept, and only the rest is run."""
@@ -78,6 +81,7 @@ def run(
         console,
         fresh=fresh,
         retry=retry,
+        skip_oom=skip_oom,
     )
     _show(summary.folder, console)
     if plot:
@@ -88,15 +92,25 @@ def run(
     console.print(words or f"{summary.cells} cells", "in", f"{summary.folder}/records")
 
 
-@app.command(epilog="Example: retnet-bench plan decode")
-def plan(study: StudyName) -> None:
+@app.command(epilog="Example: retnet-bench plan decode --on h100-80gb --price 2.50USD")
+def plan(
+    study: StudyName,
+    on: Annotated[
+        str | None, typer.Option(help="Plan for this device instead; see list devices.")
+    ] = None,
+    price: Annotated[
+        str | None, typer.Option(help="Price of an hour, with its currency: 2.50USD.")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="Results to calibrate on; default runs/<study>, if any.")
+    ] = None,
+) -> None:
     """Show a study's cells and what each is predicted to cost; nothing is run."""
     from retnet_bench.catalogue import plan_table
 
-    table, total = plan_table(study)
     console = _console()
-    console.print(table)
-    console.print(total, highlight=False)
+    for part in plan_table(study, on, price, records):
+        console.print(part, highlight=False)
 
 
 @app.command(epilog="Example: retnet-bench show runs/quickstart")
@@ -106,14 +120,19 @@ def show(results: Results) -> None:
 
 
 def _show(results: Path, console: Console) -> None:
+    from retnet_bench.analysis import claims
     from retnet_bench.analysis.curves import contract_text
     from retnet_bench.analysis.floor import read_floors
+    from retnet_bench.report.claims import claims_table
     from retnet_bench.report.tables import tables
     from retnet_bench.results.store import read_records
 
     records = read_records(results)
     for table in tables(records, read_floors(results, set(records["fingerprint"]))):
         console.print(table)
+    stated = claims.beside(results)
+    if stated:
+        console.print(claims_table(claims.evaluate(records, stated)))
     console.print(contract_text(records), highlight=False)
 
 
@@ -132,14 +151,17 @@ def plot(
 
 
 def _plot(results: Path, names: list[str] | None, out: Path | None, console: Console) -> None:
+    from retnet_bench.analysis import claims
     from retnet_bench.figures import FIGURES, plot
+    from retnet_bench.report.claims import notes
     from retnet_bench.results.store import read_records
 
     records = read_records(results)
+    told = notes(claims.evaluate(records, claims.beside(results)))
     folder = out or (results if results.is_dir() else results.parent) / "figures"
     for name in names or FIGURES:
         try:
-            for path in plot(records, [name], folder):
+            for path in plot(records, [name], folder, notes=told):
                 console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
         except UserError as error:
             if names:
@@ -147,23 +169,68 @@ def _plot(results: Path, names: list[str] | None, out: Path | None, console: Con
             console.print(f"not drawn: {error}", highlight=False, soft_wrap=True)
 
 
-@app.command(epilog="Example: retnet-bench check runs/mine --baseline results/decode --out gate")
+@app.command(epilog="Example: retnet-bench selftest gate")
+def selftest(
+    study: StudyName,
+    out: Annotated[Path | None, typer.Option(help="Results folder; default runs/<study>.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")] = False,
+) -> None:
+    """Run a study's plan against itself: the noise floor of this machine, per workload."""
+    from retnet_bench.report.tables import floors_table
+    from retnet_bench.study import run as running
+    from retnet_bench.study import study as studies
+
+    loaded, source = studies.load(study)
+    folder = out or running.default_folder(loaded)
+    console = _console()
+    summary = running.selftest(loaded, source, folder, console, fresh=fresh)
+    console.print(floors_table(folder))
+    console.print(f"{summary.cells} cells, {summary.failed} failed, in {summary.folder}/records")
+
+
+@app.command(
+    epilog="Examples: retnet-bench check runs/mine --baseline results/decode; "
+    "retnet-bench check gate --against main"
+)
 def check(
-    candidate: Results,
-    baseline: Annotated[Path, typer.Option(help="A results folder or parquet to hold it against.")],
+    candidate: Annotated[
+        str, typer.Argument(help="A results folder or parquet; with --against, a study.")
+    ],
+    baseline: Annotated[
+        Path | None, typer.Option(help="A results folder or parquet to hold it against.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="A git revision: both are measured now, their blocks interleaved."),
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare exact figures only.")] = False,
     limit: Annotated[
         float, typer.Option(help="The slow-down that must not be missed; 0.05 is 5 %.")
     ] = 0.05,
+    budget: Annotated[float, typer.Option(help="With --against: seconds for all cells.")] = 120.0,
+    dirty: Annotated[
+        bool, typer.Option("--dirty", help="With --against: measure uncommitted changes.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for gate.md, gate.xml, gate.json and the figure.")
     ] = None,
 ) -> None:
-    """Hold results against a baseline: 0 pass, 1 regression, 3 inconclusive, 4 nothing measured."""
+    """Hold results, or this code, against a baseline: exit code 0 pass, 1 regression, 2 usage,
+    3 inconclusive, 4 nothing measured."""
+    from retnet_bench.analysis.decision import Policy
     from retnet_bench.report import gate
 
-    report = gate.check(candidate, baseline, limit=limit, exact_only=exact)
-    console = _console()
+    if (baseline is None) == (against is None):
+        raise UserError("check wants one of --baseline RESULTS and --against REVISION")
+    policy, console = Policy(limit=limit, exact_only=exact), _console()
+    if against is not None:
+        from retnet_bench.study.against import measure
+
+        duel = measure(candidate, against, policy, budget, dirty, console)
+        report = gate.check(duel.candidate, duel.baseline, policy, duel.selftest_of)
+    else:
+        assert baseline is not None
+        report = gate.check(Path(candidate), baseline, policy)
     if gate.listed(report):
         console.print(gate.table(report))
     for path in gate.write(report, out) if out else []:
@@ -172,12 +239,35 @@ def check(
     raise typer.Exit(report.exit_code)
 
 
+@app.command(epilog="Example: retnet-bench history runs --out runs/figures")
+def history(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Results folders of several runs, or folders of such.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Also draw the history into a folder.")] = None,
+) -> None:
+    """Show how results changed from run to run, and at which revision their level stepped."""
+    from retnet_bench.analysis import history as histories
+    from retnet_bench.report.history import history_table, summary
+
+    runs = histories.read(folders)
+    lines = histories.lines(runs)
+    console = _console()
+    console.print(history_table(lines))
+    console.print(summary(runs, lines), highlight=False)
+    if out is not None:
+        from retnet_bench.figures.history import draw_history
+
+        for path in draw_history(runs, lines, out):
+            console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
+
+
 @app.command("list", epilog="Example: retnet-bench list kernels")
 def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="studies, models, sizes, kernels, workloads, figures or corpora; default: all."
+            help="studies, models, sizes, kernels, workloads, figures, corpora or devices."
         ),
     ] = None,
 ) -> None:
@@ -188,13 +278,63 @@ def list_(
         _console().print(part)
 
 
-@app.command(epilog="Example: retnet-bench env")
-def env() -> None:
-    """Show what this machine can and can't measure, and why."""
-    from retnet_bench.catalogue import machine
+data = typer.Typer(
+    help="Corpora: what there is, getting the texts of one, and what is in one.",
+    no_args_is_help=True,
+    epilog="Example: retnet-bench data get bundle",
+)
+app.add_typer(data, name="data")
 
-    for part in machine():
-        _console().print(part)
+
+@data.command("list", epilog="Example: retnet-bench data list")
+def data_list() -> None:
+    """List the corpora, and which are on this machine."""
+    list_("corpora")
+
+
+@data.command("get", epilog="Example: retnet-bench data get bundle")
+def data_get(
+    name: Annotated[str, typer.Argument(help="A corpus that `data list` says can be got.")],
+) -> None:
+    """Download a corpus's texts to the cache folder; nothing is installed."""
+    from retnet_bench.catalogue import getting
+
+    console = _console()
+    for line in getting(name):
+        console.print(line, highlight=False, soft_wrap=True)
+    data_show(name)
+
+
+@data.command("show", epilog="Example: retnet-bench data show sotu")
+def data_show(
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="A corpus's name, a path (path#column), or hf:owner/name:config:column."
+        ),
+    ],
+) -> None:
+    """Show a corpus's documents, bytes and words by split, its licence and checksum."""
+    from retnet_bench.catalogue import corpus_table
+
+    table, lines = corpus_table(corpus)
+    console = _console()
+    console.print(table)
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+@app.command(epilog="Example: retnet-bench env")
+def env(
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure its rates and keep them for plans.")
+    ] = False,
+) -> None:
+    """Show what this machine can and can't measure, and why."""
+    from retnet_bench.catalogue import machine, measured_rates
+
+    for part in [*machine(), *(measured_rates() if measure else ())]:
+        _console().print(part, highlight=False)
 
 
 def main() -> None:

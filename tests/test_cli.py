@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("run", "plan", "show", "plot", "check", "list", "env")
+VERBS = ("run", "plan", "show", "plot", "selftest", "check", "history", "list", "env", "data")
 GOLDEN = Path(__file__).parent / "golden" / "v1_small.parquet"
 
 
@@ -48,6 +48,11 @@ MISTAKES = [
     (("show", "nowhere"), "nowhere"),
     (("plot", str(GOLDEN), "--figure", "fig6d"), 'unknown figure "fig6d"'),
     (("show", __file__), Path(__file__).name),
+    (("data", "get", "bundel"), 'no corpus "bundel" to get; did you mean "bundle"?'),
+    (
+        ("data", "show", "sotuu"),
+        'neither a known corpus nor an existing path; did you mean "sotu"?',
+    ),
 ]
 
 
@@ -84,6 +89,19 @@ def test_each_list_names_its_things(what, name):
     assert done.returncode == 0
     assert name in done.stdout
     assert "\x1b" not in done.stdout  # no colours where the output is not a terminal
+
+
+def test_data_show_counts_a_corpus():
+    done = call("data", "show", "sotu")
+    assert done.returncode == 0, done.stderr
+    for said in (
+        "249",
+        "12,185,751",
+        "219,354 B: 1981-Carter-1",
+        "public domain",
+        "4c951926667f8c",
+    ):
+        assert said in done.stdout
 
 
 def test_plot_and_show_read_one_part(tmp_path):

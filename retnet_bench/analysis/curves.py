@@ -24,6 +24,7 @@ __all__ = [
     "crossovers",
     "curve",
     "decode_throughput",
+    "energy_per_token",
     "final_latency",
     "latency_by_position",
     "memory_by_length",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 SUMMARY = ["estimate", "low", "high", "n", "status", "reason"]
+MIN_TIMED_SHARE = 0.9
+"""Least part of an energy window that must be timed steps: the rest is not work of tokens."""
 UNITS = ("byte", "word", "token")
 """What perplexity is per: column `document_<unit>s` counts them."""
 
@@ -70,6 +73,23 @@ def throughput(records: pd.DataFrame) -> pd.DataFrame:
     failed = rows.failed(records, "train_step_s", "train")
     tokens = steps["batch"].astype(float) * steps["length"].astype(float)
     return _points(_per_second(steps, tokens), failed, "length", [])
+
+
+def energy_per_token(records: pd.DataFrame) -> pd.DataFrame:
+    """Training joules per token against length: energy of a block / tokens of its steps.
+
+    A GPU cell's energy is the GPU's (counter, else integrated power), a CPU cell's that of all
+    processor packages; `source` names the metric. Blocks whose steps fill less than
+    `MIN_TIMED_SHARE` of the window the energy was counted over are left out.
+    """
+    joules = rows.energies(records)
+    steps = rows.measured(records, "train_step_s", "train")
+    both = steps.merge(joules, on=["cell_id", *rows.BLOCK], how="inner")
+    timed_s = both["samples"].map(np.sum).astype(float)
+    both = both[timed_s >= MIN_TIMED_SHARE * both["window_s"]]
+    tokens = both["batch"].astype(float) * both["length"].astype(float) * both["samples"].map(len)
+    per_token = [np.array([value]) for value in both["joules"] / tokens]
+    return _points(rows.with_samples(both, per_token), steps.iloc[:0], "length", ["source"])
 
 
 def decode_throughput(records: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import numpy as np
 from retnet_bench.analysis import statistics
 from retnet_bench.analysis.floor import Floor
 from retnet_bench.analysis.statistics import Interval
+from retnet_bench.base import UserError
 
 PASS, REGRESSION, IMPROVEMENT = "pass", "regression", "improvement"
 INCONCLUSIVE, NOT_COMPARABLE = "inconclusive", "not comparable"
@@ -33,6 +34,10 @@ class Policy:
     power: float = 0.95
     """Probability with which `blocks` would find the limit."""
     exact_only: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.limit < 1:
+            raise UserError(f"--limit is {self.limit:g}, must be between 0 and 1: 0.05 is 5 %")
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,20 @@ def _verdict(ratio: Interval, within: Bounds, adjusted: float, policy: Policy) -
     return REGRESSION if adjusted < policy.q else INCONCLUSIVE
 
 
-def blocks_to_settle(ratio: Interval, within: Bounds, level: float, policy: Policy) -> int | None:
-    """Blocks at which a slow-down of the limit would be found with the policy's power.
+def half_width_wanted(floor: Floor | None, n_cells: int, policy: Policy) -> float:
+    """Half-width of the 95 % interval of the log-ratio at which a comparison of `n_cells`
+    interleaved cells is conclusive: a slow-down of the limit is then found with the power."""
+    return _half_width(bounds(floor, True, policy), policy.q / max(n_cells, 1), policy)
 
-    Between tau and the limit must lie the test's quantile and the power's (of the normal, as there
-    are then many blocks): with one cell about twice the half-width, with many cells more.
-    """
+
+def _half_width(within: Bounds, level: float, policy: Policy) -> float:
+    """Between tau and the limit must lie the test's quantile and the power's (of the normal, as
+    there are then many blocks): with one cell about twice the half-width, with many more."""
     steps = -statistics.z_quantile(level) + statistics.z_quantile(policy.power)
-    room = np.log1p(within.limit) - np.log1p(within.tau)
-    return statistics.blocks_needed(ratio, statistics.z_quantile(statistics.LEVEL) * room / steps)
+    room = float(np.log1p(within.limit) - np.log1p(within.tau))
+    return statistics.z_quantile(statistics.LEVEL) * room / steps
+
+
+def blocks_to_settle(ratio: Interval, within: Bounds, level: float, policy: Policy) -> int | None:
+    """Blocks at which a slow-down of the limit would be found with the policy's power."""
+    return statistics.blocks_needed(ratio, _half_width(within, level, policy))

@@ -68,7 +68,7 @@ def _crossovers(
     for a, b in sides(steps) if len(steps) else []:
         mine = steps[steps["arm"] == a]
         per = rows.separators(mine, mine.iloc[:0], x, given)
-        paired = _pair(steps, a, b)
+        paired = pair_up(steps, a, b)
         lines = paired.groupby(per, dropna=False) if per else [((), paired)]
         for key, line in lines:
             crossover = _crossover(line, x, (a, b))
@@ -85,14 +85,10 @@ def _crossovers(
 
 
 def _crossover(line: pd.DataFrame, x: str, names: tuple[str, str]) -> Crossover:
-    """Lengths are different cells, so the i-th blocks of each make row i; spare ones are left."""
-    line = line.sort_values([x, *rows.BLOCK])
-    line = line.assign(row=line.groupby(x).cumcount())
-    a, b = (line.pivot(index="row", columns=x, values=side).dropna() for side in ("a", "b"))
+    (a, b), process = rows.along(line, x, ["a", "b"])
     if a.shape[1] < 2:
         return Crossover(None, np.nan, f"fewer than two values of {x} with both arms")
-    process = line.groupby(rows.RUN, dropna=False).ngroup()[line[x] == a.columns[0]][: len(a)]
-    return statistics.crossover(a.columns, a, b, process.to_numpy(), names)
+    return statistics.crossover(a.columns, a, b, process, names)
 
 
 def pair_ratios(records: pd.DataFrame, floors: Floors | None = None) -> pd.DataFrame:
@@ -108,7 +104,7 @@ def pair_ratios(records: pd.DataFrame, floors: Floors | None = None) -> pd.DataF
         for a, b in sides(records)
         for row in (
             *_timed(records, a, b, floors or {}),
-            *_perplexity(records, a, b),
+            *perplexity_ratios(records, a, b),
             *_lost(records, a, b),
         )
     ]
@@ -122,7 +118,7 @@ def _timed(records: pd.DataFrame, a: str, b: str, floors: Floors) -> Iterator[di
         if metric == "decode_step_s":
             values = rows.over_positions(values)
         values = rows.at_last_position(values[values["value"] > 0])
-        paired = _pair(values, a, b)
+        paired = pair_up(values, a, b)
         for _, pair in paired.groupby(["pair_id", "phase"], dropna=False):
             process = pair.groupby(rows.RUN, dropna=False).ngroup()
             mine = list(zip(process, pair[["a"]].to_numpy(), strict=True))
@@ -143,7 +139,7 @@ def _apart(
         yield row | {"verdict": "no comparison: the arms were measured in different runs"}
 
 
-def _perplexity(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:
+def perplexity_ratios(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:
     documents = rows.documents(records)
     keys = ["pair_id", "document"]
     mine, theirs = (documents[documents["arm"] == arm] for arm in (a, b))
@@ -193,7 +189,7 @@ def verdict(metric: str, a: str, b: str, ratio: Interval, floor: Floor | None = 
     return words
 
 
-def _pair(values: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+def pair_up(values: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     """Rows of `a` with its block's median as column a, and that of the same block of b as b."""
     medians = [np.median(samples) for samples in values["samples"]]
     values = values.assign(median=np.array(medians, dtype=float))

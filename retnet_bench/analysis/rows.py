@@ -14,6 +14,8 @@ RUN = ["run_id", "process"]
 """What tells worker processes apart: an index starts anew in every run."""
 
 BLOCK = [*RUN, "block"]
+ENERGIES = ("gpu_energy_j", "gpu_integrated_energy_j", "cpu_energy_j")
+"""Metrics of a block's energy; of two that a block has, the first is the better."""
 COUNTS = ["document_tokens", "document_words", "document_bytes"]
 
 _CONTRACT = [
@@ -79,6 +81,21 @@ def block_table(rows: pd.DataFrame, columns: str) -> pd.DataFrame:
     return table.dropna(axis="columns", how="all").dropna()
 
 
+def along(
+    rows: pd.DataFrame, x: str, columns: Sequence[str]
+) -> tuple[list[pd.DataFrame], np.ndarray]:
+    """Per name in `columns` a table (n_blocks, values of x), and the process of each row.
+
+    Values of x may be different cells, so the i-th blocks of each make row i; spare ones are left.
+    """
+    line = rows.sort_values([x, *BLOCK])
+    line = line.assign(row=line.groupby(x).cumcount())
+    tables = [line.pivot(index="row", columns=x, values=name).dropna() for name in columns]
+    first = line[x] == (tables[0].columns[0] if tables[0].shape[1] else np.nan)
+    process = line.groupby(RUN, dropna=False).ngroup()[first]
+    return tables, process.to_numpy()[: len(tables[0])]
+
+
 def separators(
     measured: pd.DataFrame, failed: pd.DataFrame, x: str, per: Sequence[str], along: str = ""
 ) -> list[str]:
@@ -107,6 +124,19 @@ def documents(records: pd.DataFrame) -> pd.DataFrame:
     counts = last.pivot(index=["cell_id", "document"], columns="metric", values="value")
     counts = counts.reindex(columns=COUNTS).reset_index()
     return last[last["metric"] == "document_nll_nat"].merge(counts, on=["cell_id", "document"])
+
+
+def energies(records: pd.DataFrame) -> pd.DataFrame:
+    """Joules of each block that has any: columns [cell_id, *BLOCK, joules, source, window_s]."""
+    keys = ["cell_id", *BLOCK]
+    on_gpu = records["device"].astype(str).str.startswith("cuda")
+    frames = [
+        measured(records[on_gpu == (metric != "cpu_energy_j")], metric).assign(source=metric)
+        for metric in ENERGIES
+    ]
+    best = pd.concat(frames).drop_duplicates(keys).rename(columns={"value": "joules"})
+    window = measured(records, "energy_window_s").rename(columns={"value": "window_s"})
+    return best[[*keys, "joules", "source"]].merge(window[[*keys, "window_s"]], on=keys)
 
 
 def at_last_position(rows: pd.DataFrame) -> pd.DataFrame:

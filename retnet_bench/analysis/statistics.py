@@ -115,6 +115,20 @@ def slope(
     return _interval(_ids(processes, len(y)), np.median(slopes, axis=1), n_resamples, seed)
 
 
+def exponent(
+    x: ArrayLike,
+    blocks_y: ArrayLike,
+    processes: ArrayLike | None = None,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = SEED,
+) -> Interval:
+    """The p of y = c x^p: `slope` of log y (n_blocks, P) over log x (P,); both positive."""
+    costs = np.atleast_2d(np.asarray(blocks_y, dtype=float))
+    assert (costs > 0).all(), "costs must be positive numbers"
+    places = np.log(np.asarray(x, dtype=float))
+    return slope(places, np.log(costs), processes, n_resamples, seed)
+
+
 def crossover(
     x: ArrayLike,
     a: ArrayLike,
@@ -151,6 +165,65 @@ def crossover(
         low=np.clip(interval.low, *places[[0, -1]]), high=np.clip(interval.high, *places[[0, -1]])
     )
     return Crossover(_exp(clipped), fraction, _open_ends(interval, places, fraction))
+
+
+def overtaking(
+    x: ArrayLike,
+    a: ArrayLike,
+    b: ArrayLike,
+    processes: ArrayLike | None = None,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = SEED,
+) -> Interval:
+    """The x from which on a costs less than b for good; a and b as in `crossover`.
+
+    What lies outside the measured range is not known, only on which side: an end is 0 where a may
+    be ahead from below the first x on, and infinite where b may still be ahead at the last.
+    """
+    ratios = np.log(np.atleast_2d(a)) - np.log(np.atleast_2d(b))  # (n_blocks, P)
+    rows = _resample(_ids(processes, len(ratios)), n_resamples, seed)
+    middle = np.median(ratios, axis=0, keepdims=True)
+    return _overtaking(x, middle, np.median(ratios[rows], axis=1), len(ratios))
+
+
+def perplexity_overtaking(
+    x: ArrayLike,
+    nll_a: ArrayLike,
+    nll_b: ArrayLike,
+    units: ArrayLike,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = SEED,
+) -> Interval:
+    """`overtaking` of perplexities over the same documents: all three are (n_documents, P)."""
+    difference = np.asarray(nll_a, dtype=float) - np.asarray(nll_b, dtype=float)
+    counts = np.asarray(units, dtype=float)
+    rows = _resample(_ids(None, len(counts)), n_resamples, seed)
+    drawn = difference[rows].sum(axis=1) / counts[rows].sum(axis=1)
+    middle = (difference.sum(axis=0) / counts.sum(axis=0))[None]
+    return _overtaking(x, middle, drawn, len(counts))
+
+
+def _overtaking(x: ArrayLike, middle: np.ndarray, drawn: np.ndarray, n: int) -> Interval:
+    """From log-ratios a / b: their middle (1, P) and resamples (R, P)."""
+    values = np.asarray(x, dtype=float)
+    places, first, last = np.log(values), float(values[0]), float(values[-1])
+    estimate = float(_overtaken(places, middle)[0])
+    if n < 2:
+        return Interval(float(np.exp(estimate)), np.nan, np.nan, n)
+    ends = _overtaken(places, drawn)
+    low = np.percentile(ends, 2.5, method="lower")
+    high = np.percentile(ends, 97.5, method="higher")
+    if np.isfinite(estimate):
+        low, high = (estimate + widening(n) * (end - estimate) for end in (low, high))
+    low = 0.0 if low <= places[0] else min(float(np.exp(low)), last)
+    high = np.inf if high >= places[-1] else max(float(np.exp(high)), first)
+    return Interval(float(np.exp(estimate)), low, high, n)
+
+
+def _overtaken(places: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    """Per row of (R, P) log-ratios a / b the place from which a is ahead: -inf before the first."""
+    place, changes = _last_change(places, ratios)
+    return np.where(ratios[:, -1] >= 0, np.inf, np.where(changes, place, -np.inf))
 
 
 def _last_change(places: np.ndarray, ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

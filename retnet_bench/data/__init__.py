@@ -2,26 +2,31 @@
 
 from retnet_bench.data.batches import (
     ScoredDocument,
+    count_windows,
     documents,
     encode_split,
     sample_batch,
     train_batches,
 )
-from retnet_bench.data.corpora import CORPORA, Corpus, Document, load_corpus
+from retnet_bench.data.corpora import CORPORA, SPLITS, Corpus, Document, load_corpus
+from retnet_bench.data.duplicates import refuse_overlap
 from retnet_bench.data.tokenizers import TOKENIZERS, Tokenizer, count_words, load_tokenizer
 
 __all__ = [
     "CORPORA",
+    "SPLITS",
     "TOKENIZERS",
     "Corpus",
     "Document",
     "ScoredDocument",
     "Tokenizer",
+    "count_windows",
     "count_words",
     "documents",
     "encode_split",
     "load_corpus",
     "load_tokenizer",
+    "refuse_overlap",
     "sample_batch",
     "train_batches",
 ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retnet_bench.base import UserError
-from retnet_bench.data.corpora import Corpus, Document, Split
+from retnet_bench.data.corpus import Corpus, Document, Split
 from retnet_bench.data.tokenizers import Tokenizer, count_words, pieces
 
 if TYPE_CHECKING:
@@ -61,36 +61,57 @@ def encode_split(corpus: Corpus, split: Split, tokenizer: Tokenizer) -> np.ndarr
 
 
 def train_batches(
-    tokens: np.ndarray, batch: int, length: int, seed: int
+    tokens: np.ndarray,
+    batch: int,
+    length: int,
+    seed: int,
+    start: int = 0,
+    bos: int | None = None,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless (inputs, targets), both (batch, length) int64; targets are inputs one token on.
 
     The stream is cut into windows of `length` inputs that do not overlap; each epoch reads every
     window once in a new order, and a batch may end one epoch and begin the next. At the end of
-    the stream fewer than `length + 1` tokens stay unread. UserError if there is not one window.
+    the stream fewer than `length + 1` tokens stay unread. `start`: batches to leave out, so that
+    training goes on where it stopped. `bos`: put in place of each window's first input. UserError
+    if there is not one window.
+
+    A window may hold the end of one document and the start of the next: <bos> stands between them,
+    and the model's attention and state do cross it. No window crosses from one split to another,
+    for the stream is one split's.
     """
-    windows = (len(tokens) - 1) // length
-    if windows < 1:
+    if (windows := count_windows(tokens, length)) < 1:
         raise UserError(
             f"the split has {len(tokens)} tokens, length {length} needs {length + 1}; "
             f"take a length of at most {len(tokens) - 1} or a larger corpus"
         )
-    return _batches(tokens, _shuffled(windows, seed), batch, length)
+    return _batches(tokens, _shuffled(windows, seed, batch * start), batch, length, bos)
+
+
+def count_windows(tokens: np.ndarray, length: int) -> int:
+    """Windows of `length` inputs, and one more token for the last target, in the stream."""
+    return (len(tokens) - 1) // length
 
 
 def _batches(
-    tokens: np.ndarray, order: Iterator[int], batch: int, length: int
+    tokens: np.ndarray, order: Iterator[int], batch: int, length: int, bos: int | None
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     span = np.arange(length + 1)
     while True:
         starts = length * np.fromiter(islice(order, batch), dtype=np.int64, count=batch)
         rows = _tensor(tokens[starts[:, None] + span])  # (B, T + 1)
-        yield rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        inputs, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+        if bos is not None:
+            inputs[:, 0] = bos
+        yield inputs, targets
 
 
-def _shuffled(windows: int, seed: int) -> Iterator[int]:
-    for epoch in count():
-        yield from np.random.default_rng([seed, epoch]).permutation(windows).tolist()
+def _shuffled(windows: int, seed: int, start: int) -> Iterator[int]:
+    first, skipped = divmod(start, windows)
+    for epoch in count(first):
+        order = np.random.default_rng([seed, epoch]).permutation(windows).tolist()
+        yield from order[skipped:]
+        skipped = 0
 
 
 def sample_batch(

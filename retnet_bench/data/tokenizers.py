@@ -7,7 +7,6 @@ included; <bos> is always the last id and never comes out of text.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,9 +17,9 @@ import numpy as np
 import tokenizers as hf
 
 from retnet_bench.base import Registry, UserError
-from retnet_bench.data.corpora import Corpus
+from retnet_bench.data.cache import CACHE_VARIABLE, cache_folder, replace
+from retnet_bench.data.corpus import Corpus
 
-CACHE_VARIABLE = "RETNET_BENCH_CACHE"
 # Part of the cache key: raise it when `_train` changes what it learns.
 RECIPE = 1
 
@@ -173,22 +172,14 @@ def _train(texts: Iterable[str], vocab_size: int, corpus_name: str) -> str:
 # --- the cache ---------------------------------------------------------------------------------
 
 
-def cache_folder() -> Path:
-    """$RETNET_BENCH_CACHE, else `retnet-bench` in the user's cache folder."""
-    if folder := os.environ.get(CACHE_VARIABLE):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "retnet-bench")
-
-
 def _cached(path: Path, make: Callable[[], str]) -> str:
     """The text kept at `path`, made and kept if it is missing or not what its sidecar says."""
     try:
         text = _read_checked(path)
         if text is None:
             text = make()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, text)
-            _replace(_sidecar(path), _sha256(text))
+            replace(path, text.encode())
+            replace(_sidecar(path), _sha256(text).encode())
     except OSError as error:
         raise UserError(
             f'cannot use the tokenizer cache "{path.parent}": {error.strerror}; '
@@ -207,13 +198,6 @@ def _read_checked(path: Path) -> str | None:
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write beside and rename, so that a reader sees the old file or the new, never a part."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    beside.write_bytes(text.encode())
-    beside.replace(path)
 
 
 TOKENIZERS.add("byte", TokenizerEntry("UTF-8 bytes and <bos>: 257 ids", _load_byte))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -38,9 +39,11 @@ def plot(
     names: Iterable[str],
     folder: Path,
     formats: Sequence[str] = ("svg", "png"),
+    notes: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[Path]:
     """Draw the figures called `names` into `folder` and return the files written.
 
+    `notes` are lines for the end of a figure's caption, by the figure's name.
     Each file is written whole or not at all, and the same records give the same SVG bytes.
     UserError for an unknown name or format, or when the records lack what a figure needs.
     """
@@ -51,6 +54,6 @@ def plot(
     draws = {name: FIGURES[name] for name in names}
     written = []
     for name, draw in draws.items():
-        picture = draw(records)
+        picture = draw(records, notes.get(name, ()))
         written += [style.save(picture, folder / f"{name}.{form}") for form in formats]
     return written

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from retnet_bench.base import Registry
-from retnet_bench.figures import style
+from retnet_bench.figures import sheet, style
 
 Draw = Callable[[pd.DataFrame], Figure]
 
-FIGURES: Registry[Draw] = Registry("figure")
+
+class Styled(Protocol):
+    """A figure in the list: `notes` are lines at the end of its caption."""
+
+    def __call__(self, records: pd.DataFrame, notes: Sequence[str] = ()) -> Figure: ...
 
 
-def figure(name: str) -> Callable[[Draw], Draw]:
+FIGURES: Registry[Styled] = Registry("figure")
+
+
+def figure(name: str) -> Callable[[Draw], Styled]:
     """Register a function `records -> Figure`; it always draws in the shared style."""
 
-    def add(draw: Draw) -> Draw:
+    def add(draw: Draw) -> Styled:
         @functools.wraps(draw)
-        def styled(records: pd.DataFrame) -> Figure:
-            with style.context():
+        def styled(records: pd.DataFrame, notes: Sequence[str] = ()) -> Figure:
+            with style.context(), sheet.telling(notes):
                 return draw(records)
 
         return FIGURES.add(name, styled)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,23 @@ _PAPER_IN = (4.8, 1.8)
 
 End = tuple[float, float, str, str]  # x, y, text and colour of the label at the end of a line
 
+_TOLD: ContextVar[tuple[str, ...]] = ContextVar("told", default=())
+
 OPEN: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": "white"}
 """The look of a point that has no value."""
+
+
+@contextmanager
+def telling(notes: Sequence[str]) -> Iterator[None]:
+    """Sheets finished meanwhile end their captions with `notes`, one a line.
+
+    What is told does not come from the figure's own records, so no figure's code names it.
+    """
+    before = _TOLD.set(tuple(notes))
+    try:
+        yield
+    finally:
+        _TOLD.reset(before)
 
 
 class Sheet:
@@ -66,7 +83,7 @@ class Sheet:
         for ax, ends in self.ends:
             label_ends(ax, ends)
         told = [*notes, f"Bars are 95 % intervals. Right: {self.source}"]
-        paragraphs = (f"Left: {contract}.", " ".join(filter(None, told)))
+        paragraphs = (f"Left: {contract}.", " ".join(filter(None, told)), *_TOLD.get())
         caption = "\n".join(textwrap.fill(part, _CAPTION_CHARACTERS) for part in paragraphs)
         columns = _legend_columns(list(self.entries))
         below_in = 0.52 + _LINE_IN * (caption.count("\n") + 1)

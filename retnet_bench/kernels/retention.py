@@ -163,6 +163,19 @@ def chunkwise_flops(length: int, chunk: int, d_k: int, d_v: int, masked: bool) -
     return whole * one(min(chunk, length)) + (one(rest) if rest else 0.0)
 
 
+def unused_backward_flops(length: int, chunk: int, d_k: int, d_v: int) -> float:
+    """What the backward pass of one head's `chunkwise` spares of twice the forward's FLOPs.
+
+    The state after the last token reaches no loss: where the last chunk stands alone (a shorter
+    rest, or the only one), both gradients of its K^T V are spared. An only first chunk's Q R needs
+    no gradient of the empty state R.
+    """
+    whole, rest = divmod(length, min(chunk, length))
+    first = min(chunk, length) if whole == 1 else 0
+    last = rest or first
+    return 2.0 * d_k * d_v * (first + 2 * last)
+
+
 def recurrent_flops(length: int, d_k: int, d_v: int) -> float:
     """Matmul FLOPs of one head's `recurrent`: q state, 2 d_k d_v a token (the update is
     elementwise)."""

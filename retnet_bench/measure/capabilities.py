@@ -6,12 +6,15 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 
-from retnet_bench.measure import environment, nvml
+from retnet_bench.measure import cores, energy, environment, nvml, purity
 from retnet_bench.measure.environment import ROOT, Unknown
 from retnet_bench.measure.memory import reset_peak_rss
 from retnet_bench.measure.reading import Reading
@@ -45,35 +48,58 @@ def _cuda() -> Capability:
     return Capability("cuda", True, f"{torch.cuda.device_count()} GPU(s), CUDA {build}")
 
 
-def _nvml() -> list[Capability]:
-    def joules(pynvml):
-        return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(0))
+def _first_gpu(question: Callable[[ModuleType, Any], Any]) -> Reading:
+    return nvml.ask(lambda pynvml: question(pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)))
 
+
+def _nvml() -> list[Capability]:
     version = nvml.ask(lambda pynvml: pynvml.nvmlSystemGetDriverVersion())
+    counted = _first_gpu(nvml.energy_j)
+    power = _first_gpu(nvml.power_w)
+    energy_how = "energy counter of the driver, blocks of 2 s or more"
+    if counted.value is None and power.value is not None:
+        counted, energy_how = power, f"power integrated ({counted.reason})"
     return [
         _from_reading("nvml", version, f"driver {version.value}"),
-        _from_reading("gpu energy", nvml.ask(joules), "energy counter of the driver"),
+        _from_reading("gpu energy", counted, energy_how),
+        _from_reading("gpu power", power, f"now {power.value} W"),
+        _from_reading("gpu clocks", _first_gpu(nvml.sm_clock_mhz), "sampled in each block"),
+        _from_reading("gpu temperature", _first_gpu(nvml.temperature_c), "sampled in each block"),
+        _from_reading("gpu throttling", _first_gpu(nvml.throttle_bits), "sampled in each block"),
+        _from_reading("gpu in use by others", _first_gpu(nvml.processes), "memory of processes"),
     ]
 
 
 def _cpu_energy(root: Path) -> Capability:
-    counters = sorted((root / "sys/class/powercap").glob("*rapl:*/energy_uj"))
-    if not counters:
-        return Capability("cpu energy", False, "no RAPL counter under /sys/class/powercap")
-    text = environment.read_text(counters[0])
-    known = not isinstance(text, Unknown)
-    return Capability("cpu energy", known, "RAPL counter" if known else str(text))
+    counters = energy.rapl(root)
+    how = f"RAPL of {len(counters.value or ())} package(s), blocks of 2 s or more"
+    return _from_reading("cpu energy", counters, how)
+
+
+def _purity(root: Path) -> list[Capability]:
+    """What a block's purity is judged by, besides what torch itself counts."""
+    counters = purity.snapshot("cpu", root)
+    why = dict(counters.unknown)
+    return [
+        Capability(what, field not in why, why.get(field, how))
+        for what, field, how in (
+            ("load by others", "busy_s", f"/proc/stat of {counters.n_cores} allowed core(s)"),
+            ("waiting for a core", "waited_s", "/proc/self/task/*/schedstat"),
+            ("page faults", "major_faults", "getrusage"),
+            ("cpu frequency", "frequency_mhz", "scaling_cur_freq of the allowed cores"),
+        )
+    ]
+
+
+def _pinning() -> Capability:
+    found = cores.allowed()
+    names = ", ".join(map(str, found.value or []))
+    return _from_reading("pinning to cores", found, f"cores {names} may be used")
 
 
 def _peak_rss() -> Capability:
     reason = reset_peak_rss()
     return Capability("peak rss per phase", reason is None, reason or "VmHWM, reset per phase")
-
-
-def _cpu_frequency() -> Capability:
-    mhz = environment.frequency_mhz()
-    known = not isinstance(mhz, Unknown)
-    return Capability("cpu frequency", known, f"now {mhz:.0f} MHz" if known else str(mhz))
 
 
 def _compile(device: torch.device) -> Capability:
@@ -110,7 +136,8 @@ def capabilities(device: str | None = None, root: Path = ROOT) -> list[Capabilit
         *_nvml(),
         _cpu_energy(root),
         _peak_rss(),
-        _cpu_frequency(),
+        *_purity(root),
+        _pinning(),
         _compile(target),
         _package("flash attention", "flash_attn", "flash-attn"),
         _package("fla kernels", "fla", "fla-core"),

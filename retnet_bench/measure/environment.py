@@ -16,10 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy
 import psutil
 import torch
 
-from retnet_bench.measure import cgroup, nvml
+from retnet_bench.measure import cgroup, cores, nvml
 from retnet_bench.measure.reading import Reading
 
 ROOT = Path("/")
@@ -31,6 +32,8 @@ PACKAGES = (
     "pandas",
     "pyarrow",
     "tokenizers",
+    "nvidia-ml-py",
+    "psutil",
     "triton",
     "flash-attn",
     "fla-core",
@@ -50,7 +53,16 @@ STABLE_FIELDS = (
     "threads.intra_op",
 )
 """What must be equal for two records to be comparable; memory is rounded to whole GiB."""
+STABLE_WHERE_KNOWN = ("cgroup.cpus", "device.power_limit_w")
+"""The same for limits that few machines have: left out where unknown."""
 GIT_TIMEOUT_S = 2.0
+GPU_STATE = {
+    "sm_clock_mhz": nvml.sm_clock_mhz,
+    "max_sm_clock_mhz": nvml.max_sm_clock_mhz,
+    "memory_clock_mhz": nvml.memory_clock_mhz,
+    "power_limit_w": nvml.power_limit_w,
+    "throttle_bits": nvml.throttle_bits,
+}
 
 
 class Unknown(str):
@@ -94,6 +106,11 @@ def frequency_mhz() -> float | Unknown:
     return frequency.current if frequency else Unknown("the system reports no cpu frequency")
 
 
+def _value(reading: Reading) -> Any:
+    """A reading as a field: its value, or Unknown with the reason."""
+    return or_unknown(reading.value, reading.reason or "")
+
+
 def _cpu(root: Path) -> dict[str, Any]:
     governor = root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
     return {
@@ -102,6 +119,17 @@ def _cpu(root: Path) -> dict[str, Any]:
         "logical_cores": or_unknown(psutil.cpu_count(), "not reported"),
         "governor": read_text(governor),
         "frequency_mhz": frequency_mhz(),
+        "affinity": _value(cores.allowed()),
+    }
+
+
+def _memory() -> dict[str, Any]:
+    memory, swap = psutil.virtual_memory(), psutil.swap_memory()
+    return {
+        "total_bytes": memory.total,
+        "available_bytes": memory.available,
+        "swap_bytes": swap.total,
+        "swap_used_bytes": swap.used,
     }
 
 
@@ -109,6 +137,21 @@ def _cgroup(root: Path) -> dict[str, Any]:
     return {
         "cpus": or_unknown(cgroup.cpu_limit(root), "no limit found"),
         "memory_bytes": or_unknown(cgroup.memory_limit_bytes(root), "no limit found"),
+    }
+
+
+def _blas() -> dict[str, Any]:
+    """The libraries that torch and numpy multiply with, and torch's threads in them."""
+    torch_info = torch.__config__.parallel_info()
+    mkl = re.search(r"Math Kernel Library Version (\S+)", torch_info)
+    onednn = re.search(r"MKL-DNN v(\S+)", torch_info)
+    threads = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch_info)
+    numpy_blas = numpy.__config__.show(mode="dicts")["Build Dependencies"]["blas"]
+    return {
+        "mkl": mkl[1] if mkl else Unknown("torch is built without MKL"),
+        "mkl_threads": int(threads[1]) if threads else Unknown("torch is built without MKL"),
+        "onednn": onednn[1] if onednn else Unknown("torch is built without oneDNN"),
+        "numpy": f"{numpy_blas['name']} {numpy_blas['version']}",
     }
 
 
@@ -215,11 +258,19 @@ def _gpu(device: torch.device) -> dict[str, Any]:
     }
 
 
+def _gpu_state(uuid: str | Unknown) -> dict[str, Any]:
+    """What may change on one GPU: each field that NVML does not tell has its own reason."""
+    if isinstance(uuid, Unknown):
+        return dict.fromkeys(GPU_STATE, uuid)
+    return {name: _value(nvml.ask_gpu(uuid, ask)) for name, ask in GPU_STATE.items()}
+
+
 def _device(device: torch.device, root: Path) -> dict[str, Any]:
     if device.type == "cpu":
         return {"type": "cpu", "name": cpuinfo("model name", root)}
     if device.type == "cuda":
-        return {"type": "cuda", **_gpu(device)}
+        facts = _gpu(device)
+        return {"type": "cuda", **facts, **_gpu_state(facts["uuid"])}
     return {"type": device.type, "name": Unknown(f"no source of names for {device.type}")}
 
 
@@ -249,7 +300,7 @@ def capture(device: str, root: Path = ROOT) -> dict[str, Any]:
     return _settle(
         {
             "cpu": _cpu(root),
-            "memory": {"total_bytes": psutil.virtual_memory().total},
+            "memory": _memory(),
             "cgroup": _cgroup(root),
             "os": {"platform": platform.platform(), "kernel": platform.release()},
             "python": {
@@ -258,6 +309,7 @@ def capture(device: str, root: Path = ROOT) -> dict[str, Any]:
             },
             "torch": _torch(),
             "threads": _threads(),
+            "blas": _blas(),
             "device": _device(torch.device(device), root),
             "packages": {name: _version(name) for name in PACKAGES},
             "git": git_state(PACKAGE_FOLDER),
@@ -266,12 +318,17 @@ def capture(device: str, root: Path = ROOT) -> dict[str, Any]:
     )
 
 
+def _field(environment: dict[str, Any], field: str) -> Any:
+    """A `section.field`; None where an older capture has none."""
+    section, key = field.split(".")
+    return environment.get(section, {}).get(key)
+
+
 def fingerprint(environment: dict[str, Any]) -> str:
-    """12 hex digits of the STABLE_FIELDS of `capture`'s answer."""
-    stable = {}
-    for field in STABLE_FIELDS:
-        section, key = field.split(".")
-        stable[field] = environment[section][key]
+    """12 hex digits of the STABLE_FIELDS and STABLE_WHERE_KNOWN of `capture`'s answer."""
+    stable = {field: _field(environment, field) for field in STABLE_FIELDS}
+    limits = {field: _field(environment, field) for field in STABLE_WHERE_KNOWN}
+    stable |= {field: value for field, value in limits.items() if value is not None}
     stable["memory.total_bytes"] = round(stable["memory.total_bytes"] / 2**30)
     return hashlib.sha256(json.dumps(stable, sort_keys=True).encode()).hexdigest()[:12]
 

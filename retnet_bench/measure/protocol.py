@@ -37,7 +37,15 @@ class Protocol:
     processes: int = 1
     """Worker processes per cell, one after another: the outer unit of replication."""
     blocks: int = 6
-    """Blocks of samples in each process: the inner unit of replication."""
+    """Blocks of samples in each process: the inner unit of replication. With `precision` set, the
+    fewest."""
+    max_blocks: int | None = None
+    """Most blocks in each process, should `precision` need more than `blocks`; None: 8 times."""
+    precision: float | None = None
+    """Half-width of the 95 % interval that is narrow enough (0.02: plus or minus 2 %): blocks are
+    added until it is reached, `max_blocks` are done or `budget_s` is spent. None: `blocks`."""
+    budget_s: float = 600.0
+    """Seconds that the blocks of a pair may take in each process; then they end."""
     block_s: float = 0.5
     """Seconds a block should last; sets the number of samples in it."""
     min_samples: int = 3
@@ -57,12 +65,23 @@ class Protocol:
     def __post_init__(self) -> None:
         for name in ("processes", "blocks", "min_samples", "max_samples", "warmup_min_steps"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("block_s", "warmup_max_s", "timeout_s"):
+        for name in ("block_s", "warmup_max_s", "timeout_s", "budget_s"):
             value = getattr(self, name)
             self._require(name, 0 < value < math.inf, "a positive number of seconds")
+        narrow = self.precision is None or 0 < self.precision < 1
+        self._require("precision", narrow, "between 0 and 1 (0.02: plus or minus 2 %)")
+        enough = self.max_blocks is None or self.max_blocks >= self.blocks
+        self._require("max_blocks", enough, f"at least blocks ({self.blocks})")
         at_least = f"at least min_samples ({self.min_samples})"
         self._require("max_samples", self.max_samples >= self.min_samples, at_least)
         self._require("interleave", self.interleave in INTERLEAVES, " or ".join(INTERLEAVES))
+
+    @property
+    def most_blocks(self) -> int:
+        """Blocks after which a process's turn ends, come what may."""
+        if self.precision is None:
+            return self.blocks
+        return self.max_blocks or 8 * self.blocks
 
     def _require(self, name: str, holds: bool, wanted: str) -> None:
         if not holds:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
 
@@ -22,3 +23,32 @@ class Reading(Generic[T]):
     def missing(cls, reason: str) -> Reading[T]:
         """No value, because of `reason`."""
         return cls(None, reason)
+
+
+class Series(NamedTuple):
+    """Values of one metric in the order they were taken; none, with the reason, when unknown."""
+
+    metric: str
+    unit: str
+    values: tuple[float, ...]
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, metric: str, unit: str, reading: Reading[float]) -> Series:
+        """One value, or why there is none."""
+        values = () if reading.value is None else (float(reading.value),)
+        return cls(metric, unit, values, reading.reason)
+
+
+def untold(series: Iterable[Series], told: set[tuple[str, str]]) -> list[Series]:
+    """`series` without those that lack a value for a reason in `told`, which grows by the others.
+
+    What a machine can't count it can't count in any block: one row says it.
+    """
+    kept = []
+    for one in series:
+        if one.reason is None or (one.metric, one.reason) not in told:
+            kept.append(one)
+        if one.reason is not None:
+            told.add((one.metric, one.reason))
+    return kept

@@ -40,6 +40,9 @@ class ModelConfig:
     """Per-head norm of Eq. 8: `group` subtracts the mean, `rms` does not, `none`. No affine."""
     norm_eps: float = 1e-5
     """eps of every norm; the paper does not state one."""
+    dropout: float = 0.0
+    """Share of the embedding's, the mixer's and the feed-forward's output that is dropped while
+    training (section 3.1: 0.1 on these three, none on scores)."""
 
     def __post_init__(self) -> None:
         _choose("family", self.family, FAMILIES)
@@ -58,6 +61,8 @@ class ModelConfig:
             )
         if self.chunk < 1:
             raise UserError(f"chunk is {self.chunk}; it must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
 
     @property
     def key_dim(self) -> int:

@@ -26,10 +26,35 @@ def forward_flops(cfg: ModelConfig, length: int, *, masked: bool = False) -> flo
     `masked=True` counts scores that causality discards and then equals FlopCounterMode;
     the default leaves them out, as a good kernel does.
     """
-    mixer = MIXERS[cfg.mixer]
-    per_layer = mixer.parameter_count(cfg) + ffn_matrices(cfg) * cfg.d_model * cfg.d_ffn
-    matrices = cfg.n_layers * per_layer + cfg.vocab_size * cfg.d_model
-    return 2.0 * matrices * length + cfg.n_layers * mixer.mixing_flops(cfg, length, masked)
+    mixing = MIXERS[cfg.mixer].mixing_flops(cfg, length, masked)
+    return _matrix_flops(cfg) * length + cfg.n_layers * mixing
+
+
+def _matrix_flops(cfg: ModelConfig) -> float:
+    """FLOPs of one token through every weight matrix, the head among them."""
+    mixer = MIXERS[cfg.mixer].parameter_count(cfg)
+    per_layer = mixer + ffn_matrices(cfg) * cfg.d_model * cfg.d_ffn
+    return 2.0 * (cfg.n_layers * per_layer + cfg.vocab_size * cfg.d_model)
+
+
+def prefill_flops(cfg: ModelConfig, length: int, *, masked: bool = False) -> float:
+    """Matmul FLOPs of reading a prompt: a forward pass with logits of the last token only."""
+    spared = 2.0 * (length - 1) * cfg.vocab_size * cfg.d_model
+    return forward_flops(cfg, length, masked=masked) - spared
+
+
+def step_flops(cfg: ModelConfig, position: int) -> float:
+    """Matmul FLOPs of one sequence's decode step for the token at `position` (from 0)."""
+    return _matrix_flops(cfg) + cfg.n_layers * MIXERS[cfg.mixer].step_flops(cfg, position)
+
+
+def executed_train_flops(cfg: ModelConfig, length: int) -> float:
+    """Matmul FLOPs a training step of one sequence executes, equal to FlopCounterMode with
+    `kernels.flops.ADDED`: masked scores count, and what a fused backward pass computes again.
+    `train_flops_per_token` is the figure for utilisation."""
+    forward = forward_flops(cfg, length, masked=True)
+    mixing = cfg.n_layers * MIXERS[cfg.mixer].backward_flops(cfg, length)
+    return forward + 2 * _matrix_flops(cfg) * length + mixing
 
 
 def train_flops_per_token(cfg: ModelConfig, length: int) -> float:
@@ -49,3 +74,17 @@ def step_bytes(cfg: ModelConfig, batch: int, length: int, element_bytes: int) ->
     state = state_bytes(cfg, batch, length, element_bytes)
     passes = 1 if MIXERS[cfg.mixer].kernels == "attention" else 2
     return parameters(cfg) * element_bytes + passes * state
+
+
+def train_bytes(cfg: ModelConfig, batch: int, length: int, element_bytes: int) -> int:
+    """Least bytes a training step must move. Each fp32 weight (fp64 in an fp64 model): read in
+    forward, backward and update, its gradient written and read, the weight and AdamW's two moments
+    written, the moments read: 10 passes. Each block's input: written once, read once."""
+    blocks = 2 * cfg.n_layers * batch * length * cfg.d_model * element_bytes
+    return 10 * parameters(cfg) * max(4, element_bytes) + blocks
+
+
+def prefill_bytes(cfg: ModelConfig, batch: int, length: int, element_bytes: int) -> int:
+    """Least bytes of reading a prompt: each weight once, the state written once."""
+    state = state_bytes(cfg, batch, length, element_bytes)
+    return parameters(cfg) * element_bytes + state

@@ -8,9 +8,10 @@ from typing import cast
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from retnet_bench.models.config import ModelConfig
-from retnet_bench.models.layers import FeedForward, Rotary, initialise, make_norm
+from retnet_bench.models.layers import FeedForward, Rotary, drop, initialise, make_norm
 from retnet_bench.models.mixers import MIXERS
 from retnet_bench.models.mixers.base import Angles, Mixer, State
 
@@ -24,10 +25,11 @@ class Block(nn.Module):
         self.mixer: Mixer = MIXERS[cfg.mixer](cfg)
         self.ffn_norm = make_norm(cfg, cfg.d_model)
         self.ffn = FeedForward(cfg)
+        self.cfg = cfg
 
     def forward(self, x: Tensor, angles: Angles) -> Tensor:
-        x = x + self.mixer(self.mixer_norm(x), angles)
-        return x + self.ffn(self.ffn_norm(x))
+        x = x + drop(self.mixer(self.mixer_norm(x), angles), self, self.cfg)
+        return x + drop(self.ffn(self.ffn_norm(x)), self, self.cfg)
 
     def prefill(self, x: Tensor, angles: Angles, state: State, start: int) -> Tensor:
         x = x + self.mixer.prefill(self.mixer_norm(x), angles, state, start)
@@ -47,7 +49,14 @@ class DecodeState:
 
 
 class LanguageModel(nn.Module):
-    """Tokens (B, T) to logits (B, T, vocab). The head is tied to the embedding."""
+    """Tokens (B, T) to logits (B, T, vocab). The head is tied to the embedding.
+
+    Dropout acts in `forward` alone, and only in training mode: prefill and step are inference.
+    """
+
+    recompute = False
+    """Activation checkpointing: keep only each block's input for the backward pass, and run the
+    block again there. Numbers stay the same, dropout included."""
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -67,10 +76,11 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Whole sequences from an empty state: (B, T) -> (B, T, vocab)."""
-        x = self.embedding(tokens)  # (B, T, d)
+        x = drop(self.embedding(tokens), self, self.cfg)  # (B, T, d)
         angles = self.rotary.at(0, tokens.shape[1])
+        recompute = self.recompute and self.training
         for block in self.blocks:
-            x = block(x, angles)
+            x = checkpoint(block, x, angles, use_reentrant=False) if recompute else block(x, angles)
         return self._logits(x)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:

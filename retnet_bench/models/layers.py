@@ -71,6 +71,11 @@ def make_norm(cfg: ModelConfig, width: int) -> nn.Module:
     return nn.RMSNorm(width, eps=cfg.norm_eps)
 
 
+def drop(x: Tensor, module: nn.Module, cfg: ModelConfig) -> Tensor:
+    """Dropout while `module` is training; no work at all where none is asked for."""
+    return F.dropout(x, cfg.dropout) if cfg.dropout and module.training else x
+
+
 def norm_parameters(cfg: ModelConfig) -> int:
     return cfg.d_model * (2 if cfg.family == "paper" else 1)
 

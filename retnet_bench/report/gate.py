@@ -20,22 +20,21 @@ from retnet_bench.results.store import read_records
 HEADER = ("verdict", "cell", "figure", "baseline", "candidate", "ratio [95 % interval]", "remark")
 
 
-def check(candidate: Path, baseline: Path, *, limit: float, exact_only: bool) -> Report:
-    """Two sets of stored records compared, with the noise floors stored beside either.
+def check(
+    candidate: Path, baseline: Path, policy: Policy, selftest_of: Path | None = None
+) -> Report:
+    """Two sets of stored records compared, with the noise floors stored beside either, or in the
+    results folder `selftest_of`.
 
-    UserError for a limit that makes no sense, records that cannot be read or none at all, and a
-    set that is compared with itself.
+    UserError for records that cannot be read or none at all, and a set compared with itself.
     """
-    if not 0 < limit < 1:
-        raise UserError(f"--limit is {limit:g}, must be between 0 and 1: 0.05 is 5 %")
     if candidate.exists() and candidate.resolve() == baseline.resolve():
         raise UserError(f"candidate and baseline are both {candidate}: nothing would be compared")
     mine, theirs = read_records(candidate), read_records(baseline)
-    floors = read_floors(candidate, set(mine["fingerprint"]))
-    if all(floor.value is None for floor in floors.values()):
-        other = read_floors(baseline, set(mine["fingerprint"]))
-        floors = other if any(floor.value for floor in other.values()) else floors
-    return compare(mine, theirs, floors, Policy(limit=limit, exact_only=exact_only))
+    machine = set(mine["fingerprint"])
+    found = [read_floors(p, machine) for p in (selftest_of or candidate, baseline)]
+    known = [floors for floors in found if any(floor.value for floor in floors.values())]
+    return compare(mine, theirs, known[0] if known else found[0], policy)
 
 
 def table(report: Report) -> Table:

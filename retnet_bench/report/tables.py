@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 from rich.table import Table
 
 from retnet_bench.analysis import curves
-from retnet_bench.analysis.floor import Floors
+from retnet_bench.analysis.floor import Floors, read_floors
 from retnet_bench.report.numbers import interval, quantity
 
 Cells = list[str]
@@ -17,12 +18,32 @@ Cells = list[str]
 
 def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Table]:
     """Every table the records have rows for; `floors` are the machine's noise floors."""
-    ratios = partial(_ratios, floors=floors)
-    makers = (_throughput, _prefill, _decode, _memory, _perplexity, ratios, _crossovers, _failures)
+    makers = (
+        _throughput,
+        _energy,
+        _prefill,
+        _decode,
+        _memory,
+        _perplexity,
+        partial(_ratios, floors=floors),
+        _crossovers,
+        _failures,
+    )
     for make in makers:
         table = make(records)
         if table is not None and table.row_count:
             yield table
+
+
+def floors_table(results: Path) -> Table:
+    """Noise floors of the self-test in a results folder."""
+    table = Table(title="Noise floor (A/A)", title_justify="left", header_style="bold")
+    for name in ("metric", "floor", "A/A ratios", "remark"):
+        table.add_column(name, justify="left" if name in ("metric", "remark") else "right")
+    for metric, found in read_floors(results).items():
+        value = "unknown" if found.value is None else f"{100 * found.value:.2g} %"
+        table.add_row(metric, value, str(found.n), found.reason or "")
+    return table
 
 
 def _table(
@@ -67,6 +88,11 @@ def _curve_table(
 
 def _throughput(records: pd.DataFrame) -> Table | None:
     return _curve_table("Training throughput", curves.throughput(records), "length", "tokens/s")
+
+
+def _energy(records: pd.DataFrame) -> Table | None:
+    frame = curves.energy_per_token(records)
+    return _curve_table("Training energy", frame, "length", "mJ/token", 1e3)
 
 
 def _prefill(records: pd.DataFrame) -> Table | None:

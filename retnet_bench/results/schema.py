@@ -66,7 +66,7 @@ COLUMNS: list[Column] = [
         (
             "position",
             "int",
-            "position in the sequence (decode), or tokens seen (training)",
+            "position in the sequence (decode), tokens seen (training), or as the metric says",
             "tokens",
         ),
         ("document", "string", "name of the scored document (perplexity)"),
@@ -78,11 +78,16 @@ COLUMNS: list[Column] = [
         (
             "status",
             "string",
-            "ok, impure, unavailable, unsupported, incorrect, oom, timeout, nan, crash or error",
+            "ok, impure, unavailable, unsupported, incorrect, oom, timeout, nan, diverged, crash "
+            "or error",
             "",
             True,
         ),
-        ("reason", "string", "why the status is not ok, or why the value is null"),
+        (
+            "reason",
+            "string",
+            "why the status is not ok, why the value is null, or why the blocks ended",
+        ),
         ("stderr_tail", "string", "last lines the worker wrote to stderr, when it failed"),
     ),
     *_group(
@@ -162,6 +167,8 @@ class Metric:
 
 
 _ONCE = "one row per process, phase `warmup`"
+_GPU = "of the GPU, sampled every 0.1 s of the block"
+_ENERGY = "of the block, at least 2 s long"
 _PEAK = "highest during `phase` (train, prefill or decode)"
 METRICS: dict[str, Metric] = {
     row[0]: Metric(*row)
@@ -181,12 +188,48 @@ METRICS: dict[str, Metric] = {
         ("weight_bytes", "bytes", "", "parameters of the model"),
         ("state_bytes", "bytes", "", "KV cache or retention state, whole batch"),
         ("forms_relative_error", "relative", "", "disagreement of the three forms; phase = dtype"),
+        ("timed_s", "s", "", "time the blocks of the pair took; `reason` says what ended them"),
+        (
+            *("half_width_relative", "relative", ""),
+            "half of the 95 % interval of the pair's log-ratio when the blocks ended",
+        ),
+        (
+            *("loss_after_steps_nat", "nat", "train"),
+            "loss of training step `position`, counted from the first: equal wherever the code is",
+        ),
         ("train_loss_nat", "nat", "perplexity", "training loss after `position` tokens"),
         ("loss_after_steps_nat", "nat", "train", "training loss after `position` fixed steps"),
         ("document_nll_nat", "nat", "perplexity", "negative log-likelihood of `document`"),
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),
         ("document_bytes", "bytes", "perplexity", "bytes of `document`"),
+        ("gpu_sm_clock_mhz", "mhz", "", f"clock of the multiprocessors {_GPU}"),
+        ("gpu_memory_clock_mhz", "mhz", "", f"clock of the memory {_GPU}"),
+        ("gpu_power_w", "w", "", f"power {_GPU}"),
+        ("gpu_temperature_c", "c", "", f"temperature {_GPU}"),
+        ("gpu_throttle_bits", "bits", "", f"mask of NVML's clocks event reasons {_GPU}"),
+        ("gpu_foreign_bytes", "bytes", "", f"memory of other processes {_GPU}"),
+        ("gpu_energy_j", "j", "", f"by the driver's energy counter, {_ENERGY}"),
+        ("gpu_integrated_energy_j", "j", "", f"power over time, without such a counter, {_ENERGY}"),
+        ("cpu_energy_j", "j", "", f"all processor packages and all their users (RAPL), {_ENERGY}"),
+        ("energy_window_s", "s", "", "how long the energy of the block was counted"),
+        ("cpu_frequency_mhz", "mhz", "", "mean clock of the allowed cores at the block's end"),
+        ("cpu_wait_share", "relative", "", "time of the block that threads waited for a core"),
+        ("foreign_cpu_share", "relative", "", "what others used of the allowed cores' time"),
+        (
+            "context_nll_nat",
+            "nat",
+            "perplexity",
+            "the same tokens of `document` from the `position` tokens before the window's end",
+        ),
+        ("context_tokens", "tokens", "perplexity", "tokens in `context_nll_nat`"),
+        (
+            "position_nll_nat",
+            "nat",
+            "perplexity",
+            "tokens of `document` up to `position` and beyond the previous one",
+        ),
+        ("position_tokens", "tokens", "perplexity", "tokens in `position_nll_nat`"),
         ("outcome", "", "", "the only row of a cell that failed; see `status` and `reason`"),
     )
 }
@@ -201,6 +244,7 @@ STATUSES = (
     "oom",
     "timeout",
     "nan",
+    "diverged",
     "crash",
     "error",
 )

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import psutil
 import torch
 
+from retnet_bench.analysis.floor import AGAIN
 from retnet_bench.base import UserError
 from retnet_bench.data import load_corpus, load_tokenizer
 from retnet_bench.kernels import KERNELS, Setting, best
-from retnet_bench.measure.clock import WallClock, time_call
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.models import MIXERS, cost
+from retnet_bench.models import MIXERS
 from retnet_bench.models.config import size as size_of
-from retnet_bench.models.forms import DTYPES
 from retnet_bench.models.pairs import Matched
 from retnet_bench.study.study import Arm, Group, Settings, Study
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import RUN
 from retnet_bench.workloads.modes import why_not as mode_why_not
+from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES
+from retnet_bench.workloads.scoring import CONTEXT_TOKENS
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class Planned:
         return self.cell.matched()
 
 
+TRAINING = ("dropout", "micro_batch", "recompute")
+"""Settings of workloads that train."""
+QUALITY = (
+    *("token_budget", "learning_rate", "documents", "recipe", "checkpoint_every"),
+    *("context", "stride", "contexts", "by_position", "score_corpus"),
+)
+"""Settings of perplexity alone."""
+
 Pair = list[Planned]
 """Cells equal in everything but the arm."""
 
@@ -52,6 +61,22 @@ def make(study: Study) -> list[Pair]:
             raise UserError(f"the study lists one cell twice: {planned.cell.name}")
         seen.add(planned.cell.cell_id)
     return pairs
+
+
+def against_itself(pairs: list[Pair]) -> list[Pair]:
+    """The plan of a self-test: each timed cell in a pair with its twin, equal but for the name."""
+    return [
+        [timed, replace(timed, cell=replace(timed.cell, arm=f"{timed.cell.arm}{AGAIN}"))]
+        for timed in map(_time_only, itertools.chain.from_iterable(pairs))
+        if timed is not None
+    ]
+
+
+def _time_only(planned: Planned) -> Planned | None:
+    interleaved = WORKLOADS[planned.cell.workload].interleaved
+    if planned.unsupported or not interleaved or "time" not in planned.cell.measure:
+        return None
+    return replace(planned, cell=replace(planned.cell, measure=("time",)))
 
 
 def _pair(arms: dict[str, Arm], group: Group, said: Settings, protocol: Protocol) -> Pair:
@@ -76,14 +101,38 @@ def _cell(name: str, arm: Arm, workload: str, said: Settings) -> Cell:
     values["vocab_size"] = _vocab_size(values["corpus"], values["tokenizer"])
     if workload != "decode":
         values.pop("positions", None)
+    for key in () if workload in ("train", "perplexity") else TRAINING:
+        values.pop(key, None)
     if workload != "perplexity":
-        for key in ("token_budget", "learning_rate", "documents"):
+        for key in QUALITY:
             values.pop(key, None)
     elif said.token_budget is None:
         raise UserError("workload perplexity: token_budget is missing; set it fixed or as axis")
     values |= arm.model_dump(exclude={"kernel"}, exclude_none=True)
     values["kernel"] = _kernel(arm, values)
-    return Cell(workload=workload, arm=name, **values)
+    cell = Cell(workload=workload, arm=name, **values)
+    _check_quality(cell)
+    return cell
+
+
+def _check_quality(cell: Cell) -> None:
+    """UserError for settings of training and scoring that can't go together."""
+    RECIPES[cell.recipe or DEFAULT_RECIPE]  # unknown: UserError with a suggestion
+    if cell.micro_batch and cell.batch % cell.micro_batch:
+        raise UserError(f"micro_batch {cell.micro_batch} does not divide batch {cell.batch}")
+    if cell.stride and cell.context != "sliding":
+        raise UserError(f"stride goes with context: sliding, not {cell.context or 'chunked'}")
+    if cell.stride and cell.stride > cell.length:
+        raise UserError(
+            f"stride {cell.stride} skips tokens: it must be at most the length, {cell.length}"
+        )
+    if cell.contexts and min(cell.contexts) < CONTEXT_TOKENS:
+        raise UserError(
+            f"contexts: {min(cell.contexts)} is too short; the last {CONTEXT_TOKENS} tokens of "
+            f"each window are scored, so take {CONTEXT_TOKENS} or more"
+        )
+    if cell.score_corpus:
+        load_corpus(cell.score_corpus).documents("valid")  # unknown or without text: UserError
 
 
 def _kernel(arm: Arm, values: dict) -> str:
@@ -147,77 +196,12 @@ def _why_not(cell: Cell) -> str | None:
     return f"kernel {cell.kernel}: {kernel}" if kernel else mode_why_not(cell.mode, cell.device)
 
 
-# --- what it will cost -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What this machine does, measured in a moment: a floor for predictions, not a result."""
-
-    flops_per_s: float
-    bytes_per_s: float
-
-
-EFFICIENCY = 0.5
-"""Share of the matmul rate a training step is predicted to reach."""
-STEP_OVERHEAD_S = 1e-3
-"""Predicted least time of a step: Python and dispatch."""
 START_S = 2.0
 """Predicted time to start a worker, build the model and check its forms."""
 
 
-def measure_rates(pairs: list[Pair]) -> Rates:
-    """A matmul and a copy, best of four, on the device the cells run on."""
-    device = devices_of(pairs)[0]
-    n = 1024 if device == "cpu" else 4096
-    a, out = (torch.ones(n, n, device=device) for _ in range(2))
-    big = torch.ones(2**24, device=device)
-    sink = torch.empty_like(big)
-    return Rates(
-        2 * n**3 / _best_s(lambda: torch.mm(a, a, out=out), device),
-        2 * big.nbytes / _best_s(lambda: sink.copy_(big), device),
-    )
-
-
-def _best_s(fn: Callable[[], object], device: str) -> float:
-    clock = WallClock(device)
-    return min(time_call(clock, fn) for _ in range(4))
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one cell is predicted to take. Nothing here is measured but `rates`."""
-
-    step_s: float
-    cell_s: float
-    least_bytes: int
-    """Weights, gradients, optimizer and state: exact. Activations come on top."""
-    flops: float
-    """Matmul FLOPs of one step."""
-
-
-def predict(planned: Planned, rates: Rates) -> Cost:
-    """Predicted cost of a cell that can be run."""
-    cell, cfg = planned.cell, planned.matched.config
-    element = DTYPES[cell.dtype].itemsize
-    tokens = cell.batch * cell.length
-    weights = cost.parameters(cfg)
-    state = cost.state_bytes(cfg, cell.batch, cell.length, element)
-    if cell.workload in ("train", "perplexity"):
-        flops = cost.train_flops_per_token(cfg, cell.length) * tokens
-        least, step_s = 16 * weights, flops / (EFFICIENCY * rates.flops_per_s)
-    elif cell.workload == "prefill":
-        flops = cost.forward_flops(cfg, cell.length) * cell.batch
-        least, step_s = weights * element + state, flops / (EFFICIENCY * rates.flops_per_s)
-    else:
-        flops = 2.0 * weights * cell.batch
-        least = weights * element + state
-        step_s = cost.step_bytes(cfg, cell.batch, cell.length, element) / rates.bytes_per_s
-    step_s = max(step_s, STEP_OVERHEAD_S)
-    return Cost(step_s, _cell_seconds(planned, step_s), least, flops)
-
-
-def _cell_seconds(planned: Planned, step_s: float) -> float:
+def cell_seconds(planned: Planned, step_s: float) -> float:
+    """Predicted time of the whole cell, from that of one step."""
     cell, protocol = planned.cell, planned.protocol
     if cell.workload == "perplexity":
         steps = (cell.token_budget or 0) / (cell.batch * cell.length)
@@ -229,9 +213,3 @@ def _cell_seconds(planned: Planned, step_s: float) -> float:
     if "memory" in cell.measure:
         seconds += 4 * step_s
     return protocol.processes * seconds
-
-
-def costs(pairs: list[Pair], rates: Rates) -> Iterator[tuple[Planned, Cost | None]]:
-    """Each cell with its predicted cost; None for a cell that can't be run."""
-    for planned in (p for pair in pairs for p in pair):
-        yield planned, None if planned.unsupported else predict(planned, rates)

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.study.runner import Finished
 
 HEADLINES = {
@@ -63,15 +64,20 @@ class Reporter:
         colour = "green" if cell.status == "ok" else "yellow"
         self.console.print(
             Text(f"{cell.status:<11}", colour),
-            Text(f"{cell.planned.cell.name:<52} {headline(cell)}"),
+            Text(outcome_text(cell)),
             soft_wrap=True,
         )
 
 
+def outcome_text(cell: Finished) -> str:
+    """Cell and outcome in one line."""
+    return f"{cell.planned.cell.name:<52} {headline(cell)}"
+
+
 def headline(cell: Finished) -> str:
     """The cell's result in a few words, or why there is none."""
-    if cell.reason:
-        return cell.reason
+    if cell.status not in OK_STATUSES:
+        return cell.reason or cell.status
     workload = cell.planned.cell.workload
     metric, unit = HEADLINES.get(workload, ("", ""))
     values = [v for row in cell.rows if row["metric"] == metric for v in row["samples"]]

@@ -14,8 +14,10 @@ from retnet_bench.measure import environment
 from retnet_bench.models import MIXERS, cost
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.results.schema import SCHEMA_VERSION
+from retnet_bench.study import predict
 from retnet_bench.study.plan import Planned
-from retnet_bench.study.worker import Prepared
+from retnet_bench.study.stopping import Stop
+from retnet_bench.study.wire import Prepared
 from retnet_bench.workloads import Sample
 
 Row = dict[str, Any]
@@ -35,6 +37,8 @@ class Rows:
     planned: Planned
     env: dict[str, Any]
     kernel_dispatched: str | None = None
+    target: predict.Target | None = None
+    """Whose rates the utilisations are against."""
 
     def _base(self) -> Row:
         cell = self.planned.cell
@@ -68,6 +72,7 @@ class Rows:
         )
         return {name: getattr(cell, name) for name in named.split()} | {
             "block_family": cell.family,
+            "learning_rate": cell.peak_learning_rate(),
             "kernel_dispatched": self.kernel_dispatched,
         }
 
@@ -90,21 +95,34 @@ class Rows:
             ),
         }
 
-    def sample(self, sample: Sample, process: int, block: int | None, order: int | None) -> Row:
-        """One row of raw values; `unavailable` with a reason when there are none."""
-        return self._base() | {
-            "metric": sample.metric,
-            "unit": sample.unit,
-            "phase": sample.phase,
-            "process": process,
-            "block": block,
-            "order": order,
-            "position": sample.position,
-            "document": sample.document,
-            "samples": list(sample.values) or None,
-            "status": "unavailable" if sample.reason else "ok",
-            "reason": sample.reason,
-        }
+    def sample(
+        self,
+        sample: Sample,
+        process: int,
+        block: int | None = None,
+        order: int | None = None,
+        impure: str | None = None,
+    ) -> Row:
+        """One row of raw values; `unavailable` with a reason when there are none, `impure` with a
+        reason when something else happened in their window."""
+        cost_columns = predict.columns(self.planned, self.target, sample) if self.target else {}
+        return (
+            self._base()
+            | cost_columns
+            | {
+                "metric": sample.metric,
+                "unit": sample.unit,
+                "phase": sample.phase,
+                "process": process,
+                "block": block,
+                "order": order,
+                "position": sample.position,
+                "document": sample.document,
+                "samples": list(sample.values) or None,
+                "status": "unavailable" if sample.reason else "impure" if impure else "ok",
+                "reason": sample.reason or impure,
+            }
+        )
 
     def outcome(self, status: str, reason: str, stderr_tail: str | None) -> Row:
         """The one row of a cell that could not be measured."""
@@ -116,6 +134,17 @@ class Rows:
             "stderr_tail": stderr_tail,
         }
 
+    def stop(self, stop: Stop, process: int) -> Iterator[Row]:
+        """Rows that say why the blocks ended, at which width of the interval, after how long."""
+        yield self.sample(Sample("timed_s", "s", (stop.spent_s,), "stop"), process) | {
+            "reason": stop.reason
+        }
+        wide = stop.half_width
+        known = () if wide != wide else (wide,)
+        why = None if known else "no interval from these blocks"
+        sample = Sample("half_width_relative", "relative", known, "stop", reason=why)
+        yield self.sample(sample, process)
+
     def preparation(self, found: Prepared, process: int) -> Iterator[Row]:
         """Rows of what came before the first block: agreement of forms and mode, warm-up."""
         errors = [(a.dtype, a.error) for a in found.agreements]
@@ -123,18 +152,18 @@ class Rows:
             errors.append((self.planned.cell.mode, found.mode_error))
         for phase, error in errors:
             sample = Sample("forms_relative_error", "relative", (error,), phase)
-            yield self.sample(sample, process, None, None)
+            yield self.sample(sample, process)
         if found.warmup is None:
             return
         steady = None if found.warmup.steady else "not steady when warmup_max_s was spent"
         compiling = found.warmup.first_step_s - found.warmup.step_s
         if self.planned.cell.mode != "eager":
             sample = Sample("compile_s", "s", (compiling,), "warmup")
-            yield self.sample(sample, process, None, None)
+            yield self.sample(sample, process)
         for metric, unit, value in (
             ("first_step_s", "s", found.warmup.first_step_s),
             ("warmup_s", "s", found.warmup.total_s),
             ("warmup_steps", "steps", float(found.warmup.steps)),
         ):
-            row = self.sample(Sample(metric, unit, (value,), "warmup"), process, None, None)
+            row = self.sample(Sample(metric, unit, (value,), "warmup"), process)
             yield row | {"reason": steady}

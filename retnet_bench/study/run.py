@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +11,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from retnet_bench.analysis import floor
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
+from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store, read_records
-from retnet_bench.study import plan
+from retnet_bench.study import plan, predict
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.progress import Reporter
 from retnet_bench.study.records import new_run_id
-from retnet_bench.study.runner import Runner, environment_variables
+from retnet_bench.study.runner import CHECKPOINTS, Runner, environment_variables
 from retnet_bench.study.study import Source, Study
 from retnet_bench.workloads import WORKLOADS
 
@@ -49,16 +52,34 @@ def run(
     *,
     fresh: bool = False,
     retry: bool = False,
+    skip_oom: bool = False,
 ) -> Summary:
     """Run what is missing of `study` in `folder`; stored cells are kept and not run again.
 
-    `fresh` sets earlier records aside first; `retry` runs failed cells again, too.
+    `fresh` sets earlier records aside first; `retry` runs failed cells again, too; `skip_oom`
+    leaves out cells that are predicted not to fit, as records that say so.
     """
     environment_variables()
     with source.named():
         pairs = plan.make(study)
+    if skip_oom:
+        pairs = predict.skip_oom(pairs, _target(pairs))
     with _alone(folder):
         return _run(study, source, pairs, folder, console, fresh, retry)
+
+
+def selftest(
+    study: Study, source: Source, folder: Path, console: Console, *, fresh: bool = False
+) -> Summary:
+    """Run the plan of `study` against itself; the records go to `folder`'s own self-test folder."""
+    environment_variables()
+    with source.named():
+        pairs = plan.against_itself(plan.make(study))
+    if not pairs:
+        raise UserError(f"study {study.name} has no cell that can be timed on this machine")
+    target = folder / floor.FOLDER
+    with _alone(target):
+        return _run(study, source, pairs, target, console, fresh, retry=False)
 
 
 def _run(
@@ -73,6 +94,7 @@ def _run(
     store = Store(folder)
     if fresh:
         _say(console, store.clear())
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # a new start trains anew
     for part in store.quarantine():
         _say(console, f"unreadable part set aside: {part}; its cells run again")
     _refuse_other_machine(store, pairs)
@@ -83,7 +105,7 @@ def _run(
     if kept:
         rest = "running the others" if todo else "nothing left to run"
         _say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
-    failed = _run_pairs(study, store, todo, console)
+    failed = _run_pairs(study, source, store, todo, console)
     return Summary(folder, cells, kept, failed)
 
 
@@ -105,20 +127,34 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run_pairs(study: Study, store: Store, pairs: list[Pair], console: Console) -> int:
+def _run_pairs(
+    study: Study, source: Source, store: Store, pairs: list[Pair], console: Console
+) -> int:
     if not pairs:
         return 0
-    rates = plan.measure_rates(pairs)
-    seconds = {p.cell.cell_id: c.cell_s if c else 0.0 for p, c in plan.costs(pairs, rates)}
+    seconds = _predicted_seconds(pairs)
     failed = 0
     with Reporter(console, sum(seconds.values())) as reporter:
         home = plan.devices_of(pairs)[0]
-        runner = Runner(study.name, new_run_id(), store, home, on_turn=reporter.turn)
+        runner = Runner(study.name, new_run_id(), store, home, reporter.turn, source.text)
         for pair in pairs:
             for cell in runner.run(pair):
                 reporter.finished(cell, seconds[cell.planned.cell.cell_id])
-                failed += cell.status != "ok"
+                failed += cell.status not in OK_STATUSES
     return failed
+
+
+def _predicted_seconds(pairs: list[Pair]) -> dict[str, float]:
+    """Predicted seconds of each cell, for the bar; a guess where the prediction knows none."""
+    return {
+        planned.cell.cell_id: (found.cell_s or plan.START_S) if found else 0.0
+        for planned, found in predict.predictions(pairs, _target(pairs))
+    }
+
+
+def _target(pairs: list[Pair]) -> predict.Target:
+    dtypes = {planned.cell.dtype for pair in pairs for planned in pair}
+    return predict.here(plan.devices_of(pairs)[0], dtypes)
 
 
 def _missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[Pair]:

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from retnet_bench.analysis import claims
+from retnet_bench.analysis.claims import Claim
 from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.measure.protocol import Protocol
 
@@ -44,6 +46,16 @@ class Settings(_Strict):
     token_budget: Count | None = None
     learning_rate: float | None = Field(default=None, gt=0)
     documents: Count | None = None
+    recipe: str | None = None
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    micro_batch: Count | None = None
+    recompute: bool | None = None
+    checkpoint_every: Count | None = None
+    context: Literal["chunked", "sliding", "carried"] | None = None
+    stride: Count | None = None
+    contexts: tuple[Count, ...] | None = Field(default=None, min_length=1)
+    by_position: bool | None = None
+    score_corpus: str | None = None
 
 
 DEFAULTS = Settings(
@@ -77,6 +89,9 @@ class ProtocolSettings(_Strict):
 
     processes: int | None = None
     blocks: int | None = None
+    max_blocks: int | None = None
+    precision: float | None = None
+    budget_s: float | None = None
     block_s: float | None = None
     min_samples: int | None = None
     max_samples: int | None = None
@@ -107,6 +122,7 @@ class Study(_Strict):
     workloads: list[Group] = Field(min_length=1)
     protocol: ProtocolSettings = ProtocolSettings()
     figures: list[str] = []
+    claims: list[Claim] = []
 
     def points(self) -> Iterator[tuple[Group, Settings, Protocol]]:
         """Every group's axes multiplied out: (group, complete settings, protocol)."""
@@ -190,6 +206,7 @@ def load(name_or_path: str) -> tuple[Study, Source]:
         study = Study.model_validate(raw)
         _check_axes(study)
         list(study.points())  # each point's values are checked, too
+        _check_claims(study)
     except ValidationError as error:
         raise UserError(f"{path}: {_first_problem(error)}") from None
     except ValueError as error:
@@ -214,6 +231,18 @@ def _check_axes(study: Study) -> None:
                 )
             if len(set(map(repr, values))) < len(values):
                 raise UserError(f"workloads.{i}.axes.{axis} names a value twice: {values}")
+
+
+def _check_claims(study: Study) -> None:
+    points = [(group.workload, point) for group, point, _ in study.points()]
+
+    def values(workload: str, key: str) -> set[Any]:
+        found = {getattr(point, key) for name, point in points if name == workload}
+        return set() if None in found else found
+
+    claims.check(study.claims)
+    workloads = {name for name, _ in points}
+    claims.check_against(study.claims, study.arms, workloads, study.figures, values)
 
 
 def _merge(*layers: Settings | dict[str, Any]) -> Settings:
@@ -264,6 +293,7 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
         "fixed": Settings,
         "protocol": ProtocolSettings,
         "workloads": Group,
+        **claims.models(),
     }
     if words[:1] == ["arms"]:
         return list(Arm.model_fields)

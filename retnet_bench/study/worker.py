@@ -2,48 +2,35 @@
 
 Workers are forked from a server that has imported this module (and so torch) but has touched
 neither a device nor a thread pool: a fresh process costs milliseconds, and CUDA is safe.
+`python -m retnet_bench.study.worker ADDRESS` is such a server for a runner of another revision.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from retnet_bench.base import UserError
-from retnet_bench.measure import environment, memory
+from retnet_bench.measure import cores, environment, memory, purity
 from retnet_bench.measure.clock import WallClock
-from retnet_bench.measure.protocol import Protocol, WarmUp, warm_up
+from retnet_bench.measure.protocol import Protocol, warm_up
+from retnet_bench.measure.reading import untold
 from retnet_bench.models import forms
-from retnet_bench.workloads import WORKLOADS, Cell, NotFinite, Sample
+from retnet_bench.study import wire
+from retnet_bench.study.wire import Answer, Failure, Prepared, Samples
+from retnet_bench.workloads import WORKLOADS, Cell, Diverged, NotFinite, Sample
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a worker found out before the first block."""
-
-    environment: dict[str, Any]
-    agreements: list[forms.Agreement]
-    kernel_dispatched: str | None
-    warmup: WarmUp | None
-    mode_error: float | None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a worker could not do what was asked."""
-
-    status: str
-    reason: str
 
 
 class Incorrect(Exception):
@@ -57,30 +44,42 @@ class Session:
     cell: Cell
     protocol: Protocol
     step_s: float = field(default=0.0, init=False)
+    report: Callable[[str], None] = field(default=lambda words: None, init=False)
+    """Takes a few words from within a long block."""
+    _told: set[tuple[str, str]] = field(default_factory=set, init=False)
 
     def prepare(
-        self, agreements: list[forms.Agreement] | None, memory_bytes: int | None
+        self,
+        agreements: list[dict[str, Any]] | None = None,
+        memory_bytes: int | None = None,
+        checkpoints: str | None = None,
     ) -> Prepared:
-        """Gate, build, warm up. `agreements` are those found before for the same model."""
+        """Gate, build, warm up. `agreements` are those found before for the same model;
+        `checkpoints` is the folder for this cell's."""
         torch.set_num_threads(self.cell.threads)
+        cores.pin(self.cell.threads)
         if memory_bytes is not None:
             memory.limit_memory(memory_bytes)
         config = self.cell.matched().config
-        if agreements is None:
-            agreements = forms.check(config, self.cell.device, self.cell.dtype)
-        for agreement in agreements:
+        found = wire.agreements(agreements)
+        if found is None:
+            found = forms.check(config, self.cell.device, self.cell.dtype)
+        for agreement in found:
             if not agreement.ok:
                 raise Incorrect(f"forms disagree: {agreement.line()}")
         self.workload = WORKLOADS[self.cell.workload](self.cell)
+        self.workload.report = self.report
+        self.workload.checkpoints = None if checkpoints is None else Path(checkpoints)
         self.workload.prepare()
         self.clock = WallClock(self.cell.device)
+        self.clock_cost_s = purity.clock_cost_s(self.clock)
         env = environment.capture(self.cell.device)
         dispatched = self.workload.dispatched()
         warm = None
         if self.workload.interleaved and "time" in self.cell.measure:
             warm = warm_up(self.clock, self.workload.step, self.protocol)
             self.step_s = warm.step_s
-        return Prepared(env, agreements, dispatched, warm, self._mode_error())
+        return Prepared(env, found, dispatched, warm, self._mode_error())
 
     def _mode_error(self) -> float | None:
         """How far the compiled step is from the eager one on the same input; None for eager."""
@@ -94,13 +93,25 @@ class Session:
             )
         return error
 
-    def block(self) -> list[Sample]:
+    def block(self) -> Samples:
+        """One block, and what else happened in its window. Where nothing is timed (perplexity)
+        nothing can be impure."""
+        before = purity.snapshot(self.cell.device)
         samples = list(self.workload.block(self.clock, self.protocol, self.step_s))
+        after = purity.snapshot(self.cell.device)
         self.workload.check()
-        return samples
+        if not self.workload.interleaved:
+            return Samples(samples)
+        times = [value for sample in samples if sample.unit == "s" for value in sample.values]
+        impure = purity.judge(before, after, steps_s=times, clock_cost_s=self.clock_cost_s)
+        counted = untold(purity.readings(before, after), self._told)
+        return Samples([*samples, *(Sample.of(c, self.workload.phase) for c in counted)], impure)
 
-    def memory(self) -> list[Sample]:
-        return list(self.workload.memory())
+    def memory(self) -> Samples:
+        return Samples(list(self.workload.memory()))
+
+    def facts(self) -> Samples:
+        return Samples(list(self.workload.facts()))
 
 
 def serve(conn: Connection, life: Connection, output: str, cell: Cell, protocol: Protocol) -> None:
@@ -117,16 +128,17 @@ def serve(conn: Connection, life: Connection, output: str, cell: Cell, protocol:
     _die_first()
     threading.Thread(target=_follow, args=(life,), daemon=True).start()
     session = Session(cell, protocol)
+    session.report = lambda words: wire.send(conn, wire.Progress(words))
     while True:
-        name, arguments = conn.recv()
+        name, arguments = wire.requested(conn)
         if name == "stop":
             return
-        conn.send(_attempt(getattr(session, name), arguments))
+        wire.send(conn, _attempt(session, name, arguments))
 
 
-def _attempt(call: Callable, arguments: tuple) -> Any:
+def _attempt(session: Session, name: str, arguments: dict[str, Any]) -> Answer:
     try:
-        return call(*arguments)
+        return getattr(session, name)(**arguments)
     except Exception as error:
         traceback.print_exc()
         return _failure(error)
@@ -138,6 +150,8 @@ def _failure(error: Exception) -> Failure:
         words in str(error).lower() for words in OUT_OF_MEMORY
     ):
         return Failure("oom", text or "out of memory")
+    if isinstance(error, Diverged):
+        return Failure("diverged", text)
     if isinstance(error, NotFinite):
         return Failure("nan", text)
     if isinstance(error, Incorrect):
@@ -168,3 +182,45 @@ def _follow(life: Connection) -> None:
         life.recv()
     except EOFError:
         os._exit(3)
+
+
+def listen(address: str) -> None:
+    """Be the server: fork a worker for each assignment of the runner at `address`, one at a time,
+    and tell it the worker's pid and, later, its exit code. Ends when the runner does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Client(address, "AF_UNIX") as control:
+        while True:
+            try:
+                said = control.recv_bytes()
+            except EOFError:
+                return
+            pid = os.fork()
+            if pid == 0:
+                control.close()
+                _forked(address, said)
+            control.send_bytes(str(pid).encode())
+            _, status = os.waitpid(pid, 0)
+            control.send_bytes(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _forked(address: str, said: bytes) -> None:
+    """The rest of a forked worker's life; never returns."""
+    code = 1
+    try:
+        conn, life = Client(address, "AF_UNIX"), Client(address, "AF_UNIX")
+        try:
+            cell, protocol, output = wire.assigned(said)
+        except UserError as error:
+            wire.requested(conn)
+            wire.send(conn, Failure("unsupported", str(error)))
+        else:
+            serve(conn, life, output, cell, protocol)
+        code = 0
+    except EOFError:
+        code = 0
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    listen(sys.argv[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from retnet_bench.kernels import KERNELS
 from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.memory import measure_phase
 from retnet_bench.measure.protocol import Protocol, run_block, samples_per_block
+from retnet_bench.measure.reading import Series
 from retnet_bench.models import LanguageModel
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.workloads.cell import Cell
@@ -34,9 +36,23 @@ class Sample:
     document: str | None = None
     reason: str | None = None
 
+    @classmethod
+    def of(cls, series: Series, phase: str) -> Sample:
+        """A reading that was taken during a phase."""
+        return cls(series.metric, series.unit, series.values, phase, reason=series.reason)
+
 
 class NotFinite(Exception):
     """A loss or logit became NaN or infinite: the speed of wrong numbers is not a result."""
+
+    status: ClassVar[str] = "nan"
+    """What the cell's record says."""
+
+
+class Diverged(NotFinite):
+    """A training that no longer learns; its message says at which step, and the last good loss."""
+
+    status = "diverged"
 
 
 class Workload(ABC):
@@ -46,10 +62,15 @@ class Workload(ABC):
     """Whether its blocks alternate with the other arms'; False for one long block each."""
     phase: ClassVar[str]
 
+    checkpoints: Path | None = None
+    """Where this cell's checkpoints live, should it keep any; None keeps none."""
+
     def __init__(self, cell: Cell) -> None:
         self.cell = cell
         self.device = torch.device(cell.device)
         self.model: LanguageModel
+        self.report: Callable[[str], None] = lambda line: None
+        """Called every few seconds of long work with a short line; does nothing unless set."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -66,6 +87,10 @@ class Workload(ABC):
     @abstractmethod
     def memory(self) -> Iterable[Sample]:
         """Peak memory, one window a phase."""
+
+    def facts(self) -> Iterable[Sample]:
+        """What must be equal to the last bit in every run of the same code on a machine."""
+        return ()
 
     @abstractmethod
     def check(self) -> None:

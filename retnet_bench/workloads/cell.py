@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
+from retnet_bench.models.config import size
 from retnet_bench.models.pairs import Matched, match
+from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,26 @@ class Cell:
     """Perplexity: peak learning rate of AdamW."""
     documents: int | None = None
     """Perplexity: held-out documents to score; all when None."""
+    recipe: str | None = None
+    """Perplexity: row of RECIPES; DEFAULT_RECIPE when None."""
+    dropout: float | None = None
+    """Training: instead of the recipe's; none in timed training when None."""
+    micro_batch: int | None = None
+    """Training: sequences that go through the model at once; gradients add up to `batch`."""
+    recompute: bool | None = None
+    """Training: activation checkpointing."""
+    checkpoint_every: int | None = None
+    """Perplexity: steps between checkpoints; a tenth of the training when None."""
+    context: str | None = None
+    """Perplexity: what documents are scored from: chunked (when None), sliding or carried."""
+    stride: int | None = None
+    """Perplexity: tokens a sliding window of `length` moves on; half of it when None."""
+    contexts: tuple[int, ...] | None = None
+    """Perplexity: context lengths to compare on the same tokens (Table 8)."""
+    by_position: bool | None = None
+    """Perplexity: also loss against position in the document, by carried context."""
+    score_corpus: str | None = None
+    """Perplexity: corpus whose held-out documents are scored; `corpus` when None."""
 
     ARM_FIELDS: ClassVar[tuple[str, ...]] = (
         "arm",
@@ -96,7 +118,20 @@ class Cell:
             gate=self.gate,
             head_norm=self.head_norm,
             head_dim=self.head_dim,
+            dropout=self.settings.dropout,
         )
+
+    @property
+    def settings(self) -> Recipe:
+        """The recipe with the cell's own dropout. Timed training has none unless told."""
+        recipe = RECIPES[self.recipe or DEFAULT_RECIPE]
+        return recipe if self.dropout is None else replace(recipe, dropout=self.dropout)
+
+    def peak_learning_rate(self) -> float | None:
+        """Peak of the schedule in a perplexity cell: its own, or the recipe's for its width."""
+        if self.workload != "perplexity":
+            return None
+        return self.learning_rate or self.settings.learning_rate(size(self.size).d_model)
 
 
 def _hash(text: str) -> str:

@@ -19,22 +19,36 @@ from retnet_bench.workloads.base import (
     weight_bytes,
 )
 from retnet_bench.workloads.modes import execute
+from retnet_bench.workloads.recipe import Recipe
+
+FIXED_STEPS = 5
+"""The training step whose loss is kept as a figure that must not change."""
 
 
 class Optimiser:
-    """AdamW as the paper sets it (section 3.1), with fp32 weights under autocast below fp32."""
+    """AdamW as the recipe sets it, with fp32 weights under autocast below fp32."""
 
-    def __init__(self, model: torch.nn.Module, device: torch.device, dtype: str, lr: float) -> None:
+    def __init__(
+        self, model: torch.nn.Module, device: torch.device, dtype: str, lr: float, recipe: Recipe
+    ) -> None:
         self.adamw = torch.optim.AdamW(
-            model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.05, fused=True
+            model.parameters(),
+            lr=lr,
+            betas=recipe.betas,
+            eps=recipe.eps,
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
         low = dtype in ("bf16", "fp16")
         self.autocast = torch.autocast(device.type, DTYPES[dtype] if low else None, enabled=low)
         self.scaler = torch.amp.GradScaler(device.type, enabled=dtype == "fp16")
 
-    def update(self, loss: torch.Tensor, clip: float | None = None) -> None:
-        """Backward and step; gradients are freed afterwards."""
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the loss's gradients to those that are there."""
         self.scaler.scale(loss).backward()
+
+    def update(self, clip: float | None = None) -> None:
+        """Step by the gradients, which are freed afterwards."""
         if clip is not None:
             self.scaler.unscale_(self.adamw)
             parameters = [p for group in self.adamw.param_groups for p in group["params"]]
@@ -57,7 +71,12 @@ class Train(Workload):
     def prepare(self) -> None:
         cell = self.cell
         self.model = self.build_model("fp64" if cell.dtype == "fp64" else "fp32").train()
-        self.optimiser = Optimiser(self.model, self.device, cell.dtype, self.peak_learning_rate())
+        self.model.recompute = bool(cell.recompute)
+        self.micro_batch = cell.micro_batch or cell.batch
+        assert cell.batch % self.micro_batch == 0, "micro_batch must divide batch"
+        self.optimiser = Optimiser(
+            self.model, self.device, cell.dtype, self.peak_learning_rate(), cell.settings
+        )
         self.clip: float | None = None
         rows = self.sample_tokens(4 * cell.batch, cell.length).split(cell.batch)
         batches = [(r[:, :-1].contiguous(), r[:, 1:].contiguous()) for r in rows]
@@ -65,6 +84,8 @@ class Train(Workload):
         self.batches: Iterator[tuple[torch.Tensor, torch.Tensor]] = cycle(batches)
         self.loss = execute(self.model.loss, cell.mode)
         self.last_loss = torch.zeros(())
+        self.taken = 0
+        self.fixed_loss: torch.Tensor | None = None
 
     def peak_learning_rate(self) -> float:
         """Of AdamW; for timing any small one does."""
@@ -72,10 +93,27 @@ class Train(Workload):
 
     def step(self) -> None:
         inputs, targets = (t.to(self.device) for t in next(self.batches))
+        if self.micro_batch == self.cell.batch:
+            self.last_loss = self._backward(inputs, targets, 1.0)
+        else:
+            self.last_loss = self._accumulate(inputs, targets)
+        self.optimiser.update(self.clip)
+        self.taken += 1
+        if self.taken == FIXED_STEPS:
+            self.fixed_loss = self.last_loss
+
+    def _backward(self, inputs: torch.Tensor, targets: torch.Tensor, share: float) -> torch.Tensor:
+        """The loss of some sequences, whose gradients count by `share`."""
         with self.optimiser.autocast:
             loss = self.loss(inputs, targets)
-        self.optimiser.update(loss, self.clip)
-        self.last_loss = loss.detach()
+        self.optimiser.backward(loss if share == 1.0 else loss * share)
+        return loss.detach()
+
+    def _accumulate(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The whole batch's mean loss and gradients, `micro_batch` sequences at a time."""
+        parts = zip(inputs.split(self.micro_batch), targets.split(self.micro_batch), strict=True)
+        share = self.micro_batch / len(inputs)
+        return torch.stack([self._backward(x, y, share) for x, y in parts]).mean()
 
     def eager_step(self) -> torch.Tensor:
         return self._loss_of(self.model.loss)
@@ -84,8 +122,18 @@ class Train(Workload):
         return self._loss_of(self.loss)
 
     def _loss_of(self, loss: Callable) -> torch.Tensor:
+        """Without dropout, which no two modes draw alike."""
+        self.model.train(not self.model.cfg.dropout)
         with self.optimiser.autocast:
-            return loss(*self.first).detach()
+            found = loss(*self.first).detach()
+        self.model.train()
+        return found
+
+    def facts(self) -> Iterable[Sample]:
+        while self.fixed_loss is None:
+            self.step()
+        value = (self.fixed_loss.item(),)
+        yield Sample("loss_after_steps_nat", "nat", value, self.phase, position=FIXED_STEPS)
 
     def check(self) -> None:
         if not torch.isfinite(self.last_loss):
@@ -95,6 +143,7 @@ class Train(Workload):
         return self.timed_block("train_step_s", clock, protocol, step_s)
 
     def memory(self) -> Iterable[Sample]:
+        self.model.train()  # perplexity has scored just before
         if not self.optimiser.adamw.state:
             self.step()  # AdamW's moments exist from the first step on, and belong to the peak
         weights = weight_bytes(self.model)

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retnet_bench.models import ModelConfig
+from retnet_bench.workloads.recipe import Recipe
 from retnet_bench.workloads.train import Optimiser
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -34,6 +35,9 @@ def torchscale(checkout: Path, cfg: ModelConfig) -> tuple[nn.Module, Loss]:
     Its blocks are RMSNorm and SwiGLU, whatever our family; so where ours has two feed-forward
     matrices, its three get 2/3 of the width.
     """
+    # torchscale takes one function of timm, for a drop path that is off here; timm itself wants a
+    # torchvision that fits this torch.
+    sys.modules.setdefault("timm.models.layers", SimpleNamespace(drop_path=None))  # type: ignore[arg-type]
     config = _import("torchscale.architecture.config", checkout)
     retnet = _import("torchscale.architecture.retnet", checkout)
     args = config.RetNetConfig(
@@ -80,5 +84,10 @@ def train_step(
     model: nn.Module, loss: Loss, batch: tuple[Tensor, Tensor], lr: float
 ) -> Callable[[], None]:
     """One step with the optimiser that our arms have."""
-    optimiser = Optimiser(model.train(), torch.device("cpu"), "fp32", lr)
-    return lambda: optimiser.update(loss(*batch))
+    optimiser = Optimiser(model.train(), torch.device("cpu"), "fp32", lr, Recipe())
+
+    def step() -> None:
+        optimiser.backward(loss(*batch))
+        optimiser.update()
+
+    return step

@@ -128,6 +128,31 @@ def test_batches_follow_the_seed_and_epochs_differ() -> None:
     assert rows[:100] != rows[100:]
 
 
+@given(
+    windows=st.integers(1, 9),
+    batch=st.integers(1, 5),
+    start=st.integers(0, 30),
+    seed=st.integers(0),
+)
+def test_batches_can_start_anywhere(windows: int, batch: int, start: int, seed: int) -> None:
+    tokens = np.arange(4 * windows + 1, dtype=np.int32)
+    whole = islice(train_batches(tokens, batch, 4, seed), start, start + 5)
+    later = islice(train_batches(tokens, batch, 4, seed, start), 5)
+    for (x, y), (x_later, y_later) in zip(whole, later, strict=True):
+        assert torch.equal(x, x_later)
+        assert torch.equal(y, y_later)
+
+
+def test_bos_takes_the_place_of_each_first_input_and_of_no_target() -> None:
+    tokens = np.arange(41, dtype=np.int32)
+    plain = islice(train_batches(tokens, 3, 4, 0), 9)
+    marked = islice(train_batches(tokens, 3, 4, 0, bos=99), 9)
+    for (x, y), (x_marked, y_marked) in zip(plain, marked, strict=True):
+        assert x_marked[:, 0].tolist() == [99] * 3
+        assert torch.equal(x[:, 1:], x_marked[:, 1:])
+        assert torch.equal(y, y_marked)
+
+
 def test_training_never_reads_held_out_text() -> None:
     tokens = encode_split(corpus("a" * 50, "b" * 50), "train", BYTE)
     ids = {

@@ -47,12 +47,14 @@ def test_rapl_readable_missing_and_forbidden(tmp_path, monkeypatch):
     counter = tmp_path / "sys/class/powercap/intel-rapl:0/energy_uj"
     counter.parent.mkdir(parents=True)
     counter.write_text("12345")
+    (counter.parent / "name").write_text("package-0\n")
+    (counter.parent / "max_energy_range_uj").write_text("262143328850\n")
     assert by_name(root=tmp_path)["cpu energy"].available
     real = Path.read_text
 
     def refuse(path: Path, *arguments, **options) -> str:
         if path == counter:
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", str(path))
         return real(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "read_text", refuse)
@@ -81,7 +83,8 @@ def test_a_gpu_with_a_driver_but_an_old_card(monkeypatch):
     found = by_name()
     assert found["cuda"] == Capability("cuda", True, "1 GPU(s), CUDA 13.0")
     assert found["nvml"].how_or_why == "driver 570.86.15"
-    assert found["gpu energy"] == Capability("gpu energy", False, "NVML: Not Supported")
+    assert found["gpu energy"].how_or_why == "power integrated (NVML: Not Supported)"
+    assert found["gpu power"] == Capability("gpu power", True, "now 350.0 W")
     assert "compile on cuda" in found
 
 

@@ -121,7 +121,29 @@ def test_one_gpu_is_described_without_starting_cuda(monkeypatch):
         "uuid": H100["uuid"],
         "driver": "570.86.15",
         "memory_bytes": H100["total"],
+        "sm_clock_mhz": 1980,
+        "max_sm_clock_mhz": 1980,
+        "memory_clock_mhz": 2619,
+        "power_limit_w": 700.0,
+        "throttle_bits": 0x4,
     }
+
+
+def test_one_missing_counter_costs_one_field(monkeypatch):
+    fault = {"nvmlDeviceGetEnforcedPowerLimit": "NoPermission"}
+    captured = cuda_capture(monkeypatch, [H100], False, **fault)
+    assert captured["unknown"]["device.power_limit_w"] == "NVML: Insufficient Permissions"
+    assert (captured["device"]["power_limit_w"], captured["device"]["throttle_bits"]) == (None, 4)
+
+
+@pytest.mark.parametrize("change", [("device", "power_limit_w", 350.0), ("cgroup", "cpus", 1.5)])
+def test_fingerprint_knows_limits_where_there_are_any(change):
+    section, key, value = change
+    limited = {**example(), section: {**example().get(section, {}), key: value}}
+    assert fingerprint(limited) != fingerprint(example())
+    assert fingerprint({**limited, section: {**limited[section], key: None}}) == fingerprint(
+        example()
+    )
 
 
 def test_two_different_gpus_before_cuda_are_not_guessed(monkeypatch):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tiny_models import ARMS, build, on_meta, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
+from retnet_bench.kernels.flops import ADDED
 from retnet_bench.models import SIZES, ModelConfig, cost, match
 
 KERNELS = [
@@ -111,11 +112,53 @@ def test_forward_and_backward_are_three_forwards(mixer, family):
     assert counted(cfg, 32, backward=True) == 3 * cost.forward_flops(cfg, 32, masked=True)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=40)
 @given(shapes())
-def test_three_forwards_never_undercount(shape):
+@example((tiny("retention"), 8))  # one whole chunk
+@example((tiny("retention"), 5))  # less than one
+@example((tiny("retention"), 21))  # a rest
+@example((tiny("retention", kernel="parallel"), 21))
+def test_training_flops_equal_flop_counter_mode(shape):
     cfg, length = shape
-    assert counted(cfg, length, backward=True) <= 3 * cost.forward_flops(cfg, length, masked=True)
+    assert counted(cfg, length, backward=True) == cost.executed_train_flops(cfg, length)
+
+
+def test_fused_attention_on_cpu_is_counted_and_computes_its_scores_twice():
+    cfg = tiny("attention", kernel="sdpa")
+    model, ids = build(cfg), torch.zeros(1, 24, dtype=torch.long)
+    with FlopCounterMode(display=False) as blind:
+        model(ids)
+    with FlopCounterMode(display=False, custom_mapping=ADDED) as forward:
+        model(ids)
+    with FlopCounterMode(display=False, custom_mapping=ADDED) as both:
+        model(ids).sum().backward()
+    scores = cfg.n_layers * 4 * 24**2 * cfg.d_key
+    assert forward.get_total_flops() - blind.get_total_flops() == scores
+    assert forward.get_total_flops() == cost.forward_flops(cfg, 24, masked=True)
+    assert both.get_total_flops() == cost.executed_train_flops(cfg, 24)
+    assert both.get_total_flops() == 3 * forward.get_total_flops() + scores / 2
+
+
+@pytest.mark.parametrize(("mixer", "kernel"), KERNELS)
+def test_prefill_and_step_flops_equal_flop_counter_mode(mixer, kernel):
+    model = build(tiny(mixer, kernel=kernel))
+    state = model.new_state(1, 30)
+    with torch.no_grad(), FlopCounterMode(display=False) as prompt:
+        model.prefill(torch.zeros(1, 21, dtype=torch.long), state)
+    with torch.no_grad(), FlopCounterMode(display=False) as step:
+        model.step(torch.zeros(1, 1, dtype=torch.long), state)
+    extra = 0.0
+    if kernel == "parallel":  # it meets a state, which from the start is empty: Q R for each token
+        extra = model.cfg.n_layers * 2 * 21 * model.cfg.d_key * model.cfg.value_dim
+    assert prompt.get_total_flops() == cost.prefill_flops(model.cfg, 21, masked=True) + extra
+    assert step.get_total_flops() == cost.step_flops(model.cfg, 21)
+
+
+def test_training_moves_ten_copies_of_the_weights_and_each_blocks_input_twice():
+    cfg = tiny("attention")
+    inputs = cfg.n_layers * 2 * 3 * 10 * cfg.d_model
+    assert cost.train_bytes(cfg, 3, 10, 2) == 40 * cost.parameters(cfg) + inputs * 2
+    assert cost.train_bytes(cfg, 3, 10, 8) == 80 * cost.parameters(cfg) + inputs * 8
 
 
 @pytest.mark.parametrize("family", ["paper", "modern"])

@@ -14,9 +14,9 @@ from fakes import faults
 from fakes.cells import QUICK, cell, texts
 
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.results.schema import METRICS
+from retnet_bench.results.schema import METRICS, OK_STATUSES
 from retnet_bench.results.store import Store, read_records
-from retnet_bench.study import runner as runners
+from retnet_bench.study import launch, wire
 from retnet_bench.study.plan import Planned
 from retnet_bench.study.runner import Finished, Runner
 from retnet_bench.workloads import Cell
@@ -25,12 +25,16 @@ from retnet_bench.workloads import Cell
 @pytest.fixture
 def faulty(monkeypatch):
     """Let arms named in faults.FAULTS have their fault."""
-    monkeypatch.setattr(runners, "serve", faults.serve)
+    monkeypatch.setattr(launch, "serve", faults.serve)
 
 
 def measure(folder: Path, cells: list[Cell], protocol: Protocol = QUICK) -> list[Finished]:
     pair = [Planned(c, protocol, None) for c in cells]
     return list(Runner("tiny", "run-1", Store(folder)).run(pair))
+
+
+def alive(process: launch.Process) -> bool:
+    return process.wait(0) is None
 
 
 def pair_of(*arms: str, **changes: Any) -> list[Cell]:
@@ -45,7 +49,7 @@ def records(tmp_path_factory) -> pd.DataFrame:
     """One train pair, measured."""
     folder = tmp_path_factory.mktemp("pair")
     finished = measure(folder, BOTH)
-    assert [(f.status, f.reason) for f in finished] == [("ok", None)] * 2
+    assert {f.status for f in finished} <= set(OK_STATUSES)  # impure on busy cores
     assert [p.name for p in (folder / "records").iterdir()] == [f"{BOTH[0].pair_id}.parquet"]
     return read_records(folder)
 
@@ -70,7 +74,7 @@ def test_samples_are_kept_raw_with_their_median(records):
 
 
 def test_every_row_says_what_was_run_on_what(records):
-    assert set(records["status"]) == {"ok", "unavailable"}
+    assert set(records["status"]) <= {*OK_STATUSES, "unavailable"}
     assert records.loc[records["status"] == "unavailable", "reason"].notna().all()
     assert records.loc[records["status"] == "unavailable", "value"].isna().all()
     for (arm,), rows in records.groupby(["arm"]):
@@ -127,19 +131,19 @@ def test_two_processes_side_by_side(tmp_path):
 
 def test_processes_interleave_one_at_a_time(tmp_path, monkeypatch):
     """A B B A over processes, and never two alive: for cells that need the whole machine."""
-    alive, order = [], []
+    started, order = [], []
+    start = launch.Worker.__init__
 
-    class Watched(runners.Worker):
-        def __init__(self, planned, folder, index):
-            super().__init__(planned, folder, index)
-            order.append((planned.cell.arm, index))
-            alive.append(self.process)
-            assert sum(p.is_alive() for p in alive) == 1
+    def watched(self, planned, launcher, output):
+        start(self, planned, launcher, output)
+        order.append(planned.cell.arm)
+        started.append(self.started.process)
+        assert sum(alive(process) for process in started) == 1
 
-    monkeypatch.setattr(runners, "Worker", Watched)
+    monkeypatch.setattr(launch.Worker, "__init__", watched)
     time_only = [replace(c, measure=("time",)) for c in BOTH]
     measure(tmp_path, time_only, replace(QUICK, processes=2, interleave="processes"))
-    assert order == [("retnet", 0), ("transformer", 0), ("transformer", 1), ("retnet", 1)]
+    assert order == ["retnet", "transformer", "transformer", "retnet"]
     steps = read_records(tmp_path).query("metric == 'train_step_s'")
     assert steps.groupby(["arm", "process"]).size().tolist() == [2, 2, 2, 2]
 
@@ -187,7 +191,7 @@ def failed(tmp_path_factory) -> tuple[dict[str, Finished], pd.DataFrame]:
     """All the failures at once, in one pair with a sound arm at either end."""
     folder = tmp_path_factory.mktemp("failures")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runners, "serve", faults.serve)
+        patch.setattr(launch, "serve", faults.serve)
         arms = pair_of("first", *FAILURES, "last", measure=("time",))
         own = {
             "miscompiled": {"mode": "compile"},  # nothing is: the fault stands in for the compiler
@@ -224,10 +228,10 @@ def test_the_tail_of_stderr_is_kept(failed):
 @pytest.mark.parametrize("arm", ["first", "last"])
 def test_the_sound_arms_beside_failing_ones_are_measured_whole(failed, arm):
     finished, table = failed
-    assert finished[arm].status == "ok"
+    assert finished[arm].status in OK_STATUSES
     steps = table[(table["arm"] == arm) & (table["metric"] == "train_step_s")]
     assert len(steps) == QUICK.blocks
-    assert "ok" in set(steps["status"])
+    assert set(steps["status"]) & set(OK_STATUSES)
 
 
 def test_a_sleeping_worker_is_stopped_when_its_time_is_spent(tmp_path, faulty):
@@ -238,29 +242,29 @@ def test_a_sleeping_worker_is_stopped_when_its_time_is_spent(tmp_path, faulty):
     assert (slow.status, slow.reason) == ("timeout", "not finished after timeout_s = 4 s")
     assert limit <= slow.seconds < limit + 1
     assert time.monotonic() - start < 3 * limit
-    assert sound.status == "ok"
+    assert sound.status in OK_STATUSES
 
 
 def test_a_cell_that_fails_half_way_keeps_no_speed(tmp_path, monkeypatch, faulty):
     """A worker killed from outside between its blocks: what it measured is not the cell's."""
-    ask = runners.Worker.ask
+    ask = launch.Worker.ask
 
-    def ask_and_kill(self, request, *arguments):
-        answer = ask(self, request, *arguments)
+    def ask_and_kill(self, request, **arguments):
+        answer = ask(self, request, **arguments)
         if request == "block" and self.planned.cell.arm == "victim":
-            self.process.kill()
+            self.kill()
         return answer
 
-    monkeypatch.setattr(runners.Worker, "ask", ask_and_kill)
+    monkeypatch.setattr(launch.Worker, "ask", ask_and_kill)
     cells = pair_of("victim", "sound", measure=("time",))
     victim, sound = measure(tmp_path, cells)
     assert victim.status == "oom"
     assert [row["metric"] for row in victim.rows] == ["outcome"]
-    assert sound.status == "ok"
+    assert sound.status in OK_STATUSES
 
 
 def test_unsupported_cells_start_no_worker(tmp_path, monkeypatch):
-    monkeypatch.setattr(runners, "Worker", None)
+    monkeypatch.setattr(launch.Worker, "__init__", None)
     pair = [Planned(cell(kernel="fla"), QUICK, "kernel fla: needs cuda")]
     (finished,) = Runner("tiny", "run-1", Store(tmp_path)).run(pair)
     assert (finished.status, finished.reason) == ("unsupported", "kernel fla: needs cuda")
@@ -270,37 +274,36 @@ def test_unsupported_cells_start_no_worker(tmp_path, monkeypatch):
 
 def test_no_worker_outlives_the_pair(tmp_path, monkeypatch):
     started = []
-    start = runners.Worker.__init__
+    start = launch.Worker.__init__
 
     def noted(self, *args):
         start(self, *args)
-        started.append(self.process)
+        started.append(self.started.process)
 
-    monkeypatch.setattr(runners.Worker, "__init__", noted)
+    monkeypatch.setattr(launch.Worker, "__init__", noted)
     measure(tmp_path, [replace(c, measure=("time",)) for c in BOTH])
-    assert len(started) == 2
-    assert [p.exitcode for p in started] == [0, 0]
+    assert [process.wait(0) for process in started] == [0, 0]
 
 
 def test_an_interrupt_stops_the_workers_at_once(tmp_path, monkeypatch, faulty):
     """Ctrl-C must not wait for whatever a worker is doing."""
     started = []
-    ask = runners.Worker.ask
+    ask = launch.Worker.ask
 
-    def interrupted(self, request, *arguments):
-        started.append(self.process)
+    def interrupted(self, request, **arguments):
+        started.append(self.started.process)
         if self.planned.cell.arm == "sleeps":
-            self.conn.send((request, arguments))
+            wire.request(self.started.conn, request)
             time.sleep(0.2)
             raise KeyboardInterrupt
-        return ask(self, request, *arguments)
+        return ask(self, request, **arguments)
 
-    monkeypatch.setattr(runners.Worker, "ask", interrupted)
+    monkeypatch.setattr(launch.Worker, "ask", interrupted)
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         measure(tmp_path, pair_of("sound", "sleeps"))
     assert time.monotonic() - start < 4
-    assert not any(p.is_alive() for p in started)
+    assert not any(alive(process) for process in started)
     assert list((tmp_path / "records").iterdir()) == []
 
 
@@ -309,8 +312,8 @@ def test_a_second_worker_starts_in_well_under_a_second(tmp_path, record_property
     spent = []
     for i in range(3):
         start = time.monotonic()
-        worker = runners.Worker(Planned(cell(), QUICK, None), tmp_path, i)
-        assert worker.ask("_mode_error") is None
+        worker = launch.Worker(Planned(cell(), QUICK, None), launch.Here(), tmp_path / f"{i}.log")
+        assert isinstance(worker.ask("unheard_of"), wire.Failure)
         spent.append(time.monotonic() - start)
         worker.stop()
     print(f"a warm worker answers {min(spent[1:]):.3f} s after it was asked for")

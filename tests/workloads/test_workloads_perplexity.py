@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from fakes.cells import cell, texts
 from fakes.clock import FakeClock
-from hypothesis import given
-from hypothesis import strategies as st
 
 from retnet_bench.base import UserError
-from retnet_bench.data import ScoredDocument
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.models import LanguageModel
-from retnet_bench.workloads import NotFinite, Sample
-from retnet_bench.workloads.perplexity import (
-    Perplexity,
-    default_learning_rate,
-    document_nll,
-    schedule,
-)
-
-CPU = torch.device("cpu")
+from retnet_bench.workloads import Diverged, Sample
+from retnet_bench.workloads.perplexity import Perplexity
 
 
 @pytest.fixture
@@ -40,42 +31,6 @@ def run(mixer: str = "retention", **changes: Any) -> list[Sample]:
 
 
 # --- scoring -----------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def naive_nll(model: LanguageModel, ids: torch.Tensor, window: int) -> float:
-    """-ln p of each token given those before it in its window, one token at a time."""
-    total = 0.0
-    for i in range(1, len(ids)):
-        start = (i - 1) // window * window
-        logits = model(ids[None, start:i])[0, -1]
-        total -= logits.log_softmax(-1)[ids[i]].item()
-    return total
-
-
-@pytest.mark.parametrize("mixer", ["retention", "attention"])
-@pytest.mark.parametrize("n_tokens", [1, 15, 16, 17, 150])
-def test_document_nll_is_the_naive_sum(mixer, n_tokens):
-    torch.manual_seed(1)
-    config = cell(mixer=mixer, chunk=8).matched().config
-    model = LanguageModel(config).eval()
-    ids = torch.randint(64, (n_tokens + 1,))
-    document = ScoredDocument("d", ids, n_bytes=1, n_words=1)
-    found = document_nll(model, document, 16, CPU)
-    assert found == pytest.approx(naive_nll(model, ids, 16), rel=1e-5)
-    assert found > n_tokens  # an untrained model is no oracle
-
-
-def test_scores_of_a_document_do_not_depend_on_the_window_s_batch():
-    """A window sees its own tokens only: changing another leaves its part of the sum."""
-    torch.manual_seed(2)
-    model = LanguageModel(cell(chunk=8).matched().config).eval()
-    head, tails = torch.randint(64, (1 + 16 * 9,)), torch.randint(64, (2, 16))
-    docs = [ScoredDocument("d", torch.cat([head, t]), 1, 1) for t in tails]
-    parts = [ScoredDocument("d", torch.cat([head[-1:], t]), 1, 1) for t in tails]
-    whole = [document_nll(model, d, 16, CPU) for d in docs]
-    tail = [document_nll(model, d, 16, CPU) for d in parts]
-    assert whole[0] - whole[1] == pytest.approx(tail[0] - tail[1], abs=1e-3)
 
 
 def test_each_held_out_document_has_nll_tokens_words_and_bytes(own_text):
@@ -97,7 +52,7 @@ def test_each_held_out_document_has_nll_tokens_words_and_bytes(own_text):
         assert rows["document_words"].values == (len(text.split()) + 1,)  # lm-eval's count
         nll_per_byte = rows["document_nll_nat"].values[0] / len(text.encode())
         assert 1.0 < nll_per_byte < 2 * math.log(257)
-        assert {s.phase for s in rows.values()} == {"perplexity"}
+        assert {s.phase for s in rows.values()} == {"chunked"}
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -133,7 +88,7 @@ def test_a_loss_that_is_not_finite_ends_it(own_text):
     found.prepare()
     with torch.no_grad():
         found.model.embedding.weight.fill_(math.nan)
-    with pytest.raises(NotFinite, match="training loss became nan"):
+    with pytest.raises(Diverged, match="training loss became nan at step 1; no step"):
         list(found.block(FakeClock(), Protocol(), 0.0))
 
 
@@ -143,34 +98,179 @@ def test_random_ids_are_refused():
     assert "\n" not in str(caught.value)
 
 
-def test_schedule_rises_over_a_twentieth_and_falls_to_zero():
-    values = [schedule(i, 100) for i in range(101)]
-    assert values[:5] == [0.2, 0.4, 0.6, 0.8, 1.0]
-    assert values[5] == 1.0
-    assert values[52] == pytest.approx(48 / 95)
-    assert values[99] == pytest.approx(1 / 95)
-    assert values[100] == 0.0
-    assert schedule(0, 1) == 1.0  # one step is all warm-up, at the full rate
-    assert schedule(101, 100) == 0.0
-
-
-@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n - 1), st.just(n))))
-def test_schedule_is_positive_while_there_are_steps(at):
-    assert 0 < schedule(*at) <= 1
-
-
-def test_default_learning_rate():
-    assert default_learning_rate(2048) == 6e-4
-    assert default_learning_rate(512) == pytest.approx(1.2e-3)
-    assert default_learning_rate(16) == 3e-3
-
-
 def test_learning_rate_clip_and_schedule_reach_the_optimiser(own_text):
     found = Perplexity(cell("perplexity", token_budget=6400, learning_rate=0.01, **own_text))
     found.prepare()
     assert found.clip == 2.0
     rates = []
     for _ in range(6):
-        rates.append(found.optimiser.adamw.param_groups[0]["lr"])
         found.step()
+        rates.append(found.optimiser.adamw.param_groups[0]["lr"])
     assert rates == pytest.approx([0.01 * i / 5 for i in (1, 2, 3, 4, 5, 5)])
+
+
+# --- options -----------------------------------------------------------------------------------
+
+
+def losses_of(**changes: Any) -> list[float]:
+    return [s.values[0] for s in run(**changes) if s.metric == "train_loss_nat"]
+
+
+@pytest.mark.parametrize("mixer", ["retention", "attention"])
+def test_micro_batches_add_up_to_the_batch(own_text, mixer):
+    common = {"mixer": mixer, "length": 16, "batch": 4, "documents": 1, **own_text}
+    whole, parts = losses_of(**common), losses_of(micro_batch=1, **common)
+    assert len(whole) == 10
+    assert parts == pytest.approx(whole, rel=2e-5)
+
+
+@pytest.mark.parametrize("mixer", ["retention", "attention"])
+def test_recomputation_changes_no_bit_with_dropout_or_without(own_text, mixer):
+    for dropout in (None, 0.3):
+        common = {"mixer": mixer, "documents": 1, "dropout": dropout, **own_text}
+        assert losses_of(recompute=True, **common) == losses_of(**common)
+
+
+def test_dropout_repeats_by_seed_and_never_touches_the_scores(own_text):
+    runs = [run(dropout=0.3, documents=1, **own_text) for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert runs[0] != run(documents=1, **own_text)
+    found = Perplexity(cell("perplexity", token_budget=64, dropout=0.3, **own_text))
+    found.prepare()
+    list(found.block(FakeClock(), Protocol(), 0.0))
+    again = [list(found._score(found.held_out[0])) for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_what_ran_before_the_training_leaves_it_alone(own_text):
+    """The worker asks for the dispatched kernel first, which runs the model."""
+    expected = losses_of(dropout=0.3, documents=1, **own_text)
+    found = Perplexity(cell("perplexity", token_budget=640, dropout=0.3, documents=1, **own_text))
+    found.prepare()
+    found.dispatched()
+    torch.rand(7)
+    samples = found.block(FakeClock(), Protocol(), 0.0)
+    assert [s.values[0] for s in samples if s.metric == "train_loss_nat"] == expected
+
+
+def test_the_paper_s_recipe_begins_every_window_with_bos_and_drops_a_tenth(own_text):
+    found = Perplexity(
+        cell("perplexity", recipe="paper", length=4, token_budget=8 * 400, **own_text)
+    )
+    found.prepare()
+    inputs, targets = next(found.batches)
+    assert inputs[:, 0].tolist() == [256, 256]
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+    assert found.model.cfg.dropout == 0.1
+    assert found.bos == 256
+    for _ in range(376):
+        found.done += 1
+    assert found.recipe.rate_factor(found.done, found.steps) == pytest.approx(24 / 25)
+
+
+def test_curves_beside_the_documents(own_text):
+    common = {"length": 64, "documents": 3, "contexts": (128, 512), "by_position": True}
+    samples = run(**common, **own_text)
+    tokens = {s.document: s.values[0] for s in samples if s.metric == "document_tokens"}
+    for document, n in tokens.items():
+        here = [s for s in samples if s.document == document]
+        parts = [s for s in here if s.metric == "position_tokens"]
+        assert sum(s.values[0] for s in parts) == n
+        assert 64 in [s.position for s in parts]  # the trained length is an edge
+        assert {s.phase for s in parts} == {"carried"}
+        counted = {s.position: s.values[0] for s in here if s.metric == "context_tokens"}
+        assert counted == (dict.fromkeys((128, 512), n // 512 * 128) if n >= 512 else {})
+    assert max(tokens.values()) > 512
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"contexts": (128, 10**6)}, "contexts asks for 1000000 tokens, but the longest held-out"),
+        ({"batch": 2000}, "windows of 32 tokens to train on, fewer than one batch of 2000"),
+        ({"length": 10**6}, "take a length of at most"),
+        ({"recipe": "paper"}, "the recipe warms up over 375 steps, and token_budget makes only 10"),
+    ],
+)
+def test_a_corpus_too_small_for_what_is_asked(own_text, changes, words):
+    found = Perplexity(cell("perplexity", **({"token_budget": 640} | own_text | changes)))
+    with pytest.raises(UserError, match=words) as caught:
+        found.prepare()
+    assert "\n" not in str(caught.value)
+
+
+def test_another_corpus_can_be_scored(own_text, tmp_path):
+    other = texts(tmp_path / "other")
+    (other / "00.txt").write_text("One more document of the other corpus.\n" * 40)
+    scored = {s.document for s in run(score_corpus=str(other), **own_text) if s.document}
+    assert scored
+    assert scored <= {path.name for path in other.iterdir()}
+
+
+def test_attention_and_state_cross_from_document_to_document_in_a_window():
+    """As stated in train_batches: <bos> is a token like others, it hides nothing."""
+    for mixer in ("retention", "attention"):
+        torch.manual_seed(0)
+        found = Perplexity(cell("perplexity", mixer))
+        model = found.build_model("fp32").eval()
+        first, second = torch.tensor([[1, 2, 3, 63, 9]]), torch.tensor([[4, 5, 6, 63, 9]])
+        assert not torch.allclose(model(first)[:, -1], model(second)[:, -1])
+
+
+# --- what is said meanwhile --------------------------------------------------------------------
+
+
+def test_it_says_where_it_stands_every_few_seconds(own_text):
+    clock, lines = FakeClock(), []
+    found = Perplexity(cell("perplexity", token_budget=64 * 40, documents=2, **own_text))
+    found.report = lines.append
+    found.prepare()
+    step = found.step
+
+    def slow() -> None:
+        step()
+        clock.idle(1.0)
+
+    found.step = slow  # type: ignore[method-assign]
+    list(found.block(clock, Protocol(), 0.0))
+    assert len(lines) == 8  # one in five seconds, of forty
+    assert lines[0].startswith("step 5/40, loss ")
+    assert lines[0].endswith(", 64 tokens/s, eta 0:35")
+
+
+def test_tensorboard_that_is_not_there_is_named(own_text, monkeypatch, tmp_path):
+    monkeypatch.setattr("retnet_bench.workloads.live.find_spec", lambda name: None)
+    found = Perplexity(cell("perplexity", token_budget=64, **own_text))
+    found.tensorboard = tmp_path
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        found.prepare()
+    assert list(run(documents=1, **own_text))  # nobody asked: nothing is missed
+
+
+def test_tensorboard_gets_the_curve_and_drops_what_is_trained_again(
+    own_text, monkeypatch, tmp_path
+):
+    """purge_step hides an earlier process's points from there on: those beyond the checkpoint."""
+    written: list[tuple[str, float, int]] = []
+    opened: list[int] = []
+
+    class Writer:
+        def __init__(self, folder: str, purge_step: int) -> None:
+            opened.append(purge_step)
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def close(self) -> None:
+            opened.append(-1)
+
+    fake = SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    monkeypatch.setattr("retnet_bench.workloads.live.find_spec", lambda name: True)
+    found = Perplexity(cell("perplexity", token_budget=640, documents=1, **own_text))
+    found.tensorboard = tmp_path
+    found.prepare()
+    list(found.block(FakeClock(), Protocol(), 0.0))
+    assert opened == [1, -1]
+    assert [(t, v) for n, v, t in written if n == "train_loss_nat"] == found.curve
+    assert [t for n, _, t in written if n == "learning_rate"] == [t for t, _ in found.curve]

@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from retnet_bench.kernels import KERNELS
 from retnet_bench.kernels import attention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.layers import rotate
@@ -59,7 +60,8 @@ class Attention(Mixer):
         state.keys[:, :, start:end] = k.transpose(1, 2)
         state.values[:, :, start:end] = v.transpose(1, 2)
         if start:
-            k, v = (c[:, :, :end].transpose(1, 2) for c in (state.keys, state.values))
+            # Under autocast the queries are narrower than a cache of the weights' dtype.
+            k, v = (c[:, :, :end].transpose(1, 2).to(q.dtype) for c in (state.keys, state.values))
         return self.out(self.kernel.run(q, k, v).flatten(-2))
 
     def step(self, x: Tensor, angles: Angles, state: KVCache, position: int | Tensor) -> Tensor:
@@ -96,6 +98,17 @@ class Attention(Mixer):
     @staticmethod
     def mixing_flops(cfg: ModelConfig, length: int, masked: bool) -> float:
         return cfg.n_heads * kernel_costs.forward_flops(length, cfg.key_dim, masked)
+
+    @staticmethod
+    def backward_flops(cfg: ModelConfig, length: int) -> float:
+        """Two products for each of the forward's; fused kernels compute the scores once more."""
+        factor = 2.0 if KERNELS[cfg.kernel].form == "quadratic" else 2.5
+        return factor * Attention.mixing_flops(cfg, length, masked=True)
+
+    @staticmethod
+    def step_flops(cfg: ModelConfig, position: int) -> float:
+        """q K^T and scores V over the position + 1 tokens in the cache."""
+        return 2.0 * (position + 1) * (cfg.d_key + cfg.d_value)
 
     @staticmethod
     def state_bytes(cfg: ModelConfig, batch: int, length: int, element_bytes: int) -> int:

@@ -71,6 +71,17 @@ class Mixer(Exact):
 
     @staticmethod
     @abstractmethod
+    def backward_flops(cfg: ModelConfig, length: int) -> float:
+        """Matmul FLOPs that one layer's token mixing executes in the backward pass of training,
+        masked scores and recomputation included."""
+
+    @staticmethod
+    @abstractmethod
+    def step_flops(cfg: ModelConfig, position: int) -> float:
+        """Matmul FLOPs of one layer's token mixing for the one token at `position` (from 0)."""
+
+    @staticmethod
+    @abstractmethod
     def state_bytes(cfg: ModelConfig, batch: int, length: int, element_bytes: int) -> int:
         """Bytes one layer must carry after `length` tokens of `batch` sequences."""
 

@@ -123,6 +123,22 @@ class Retention(Mixer):
         return cfg.n_heads * kernel_costs.chunkwise_flops(length, cfg.chunk, *dims)
 
     @staticmethod
+    def backward_flops(cfg: ModelConfig, length: int) -> float:
+        """Two products for each of the forward's, but for those that no loss depends on."""
+        twice = 2 * Retention.mixing_flops(cfg, length, masked=True)
+        if cfg.kernel == "recurrent":
+            return twice
+        dims = (cfg.key_dim, cfg.value_dim)
+        if cfg.kernel == "parallel":  # the state after the last token reaches no loss
+            return twice - cfg.n_heads * 4.0 * length * math.prod(dims)
+        return twice - cfg.n_heads * kernel_costs.unused_backward_flops(length, cfg.chunk, *dims)
+
+    @staticmethod
+    def step_flops(cfg: ModelConfig, position: int) -> float:
+        """q S, 2 d_k d_v a head; the update of S is elementwise."""
+        return cfg.n_heads * kernel_costs.recurrent_flops(1, cfg.key_dim, cfg.value_dim)
+
+    @staticmethod
     def state_bytes(cfg: ModelConfig, batch: int, length: int, element_bytes: int) -> int:
         """h d_k d_v numbers a sequence in fp32 (fp64 models: fp64), whatever the length."""
         return batch * cfg.n_heads * cfg.key_dim * cfg.value_dim * max(4, element_bytes)

@@ -1,0 +1,98 @@
+"""What this machine does in a second: measured once, kept with the machine's fingerprint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from retnet_bench.data.cache import cache_folder
+from retnet_bench.measure import environment
+from retnet_bench.measure.clock import Clock, WallClock, time_call
+from retnet_bench.measure.devices import Rates
+from retnet_bench.models.forms import DTYPES
+
+REPEATS = 5
+CALLS = 200
+"""Small operator calls whose mean is the overhead of one."""
+COPY_ELEMENTS = 2**24
+SIZES = {"cpu": 512, "cuda": 4096}
+"""Width of the square matrices multiplied."""
+
+
+def measure(device: str, dtypes: Iterable[str] = DTYPES, clock: Clock | None = None) -> Rates:
+    """Best of five: a matmul in each dtype, a copy and a triad, and the mean of small calls.
+
+    Seconds: one or two on a CPU; a dtype that the processor emulates takes longer.
+    """
+    clock = clock or WallClock(device)
+    kind = torch.device(device).type
+    name = environment.machine_name(environment.capture(device))
+    return Rates(
+        name=name,
+        flops_per_s={
+            dtype: _matmul(clock, device, SIZES.get(kind, 4096), dtype) for dtype in dtypes
+        },
+        bytes_per_s=max(_copy(clock, device), _triad(clock, device)),
+        launch_s=_launch(clock, device),
+        memory_bytes=None,
+        source="measured on this machine by retnet-bench env --measure",
+    )
+
+
+def _best_s(clock: Clock, fn: Callable[[], object]) -> float:
+    fn()
+    return min(time_call(clock, fn) for _ in range(REPEATS))
+
+
+def _matmul(clock: Clock, device: str, n: int, dtype: str) -> float:
+    a, out = (torch.ones(n, n, device=device, dtype=DTYPES[dtype]) for _ in range(2))
+    return 2 * n**3 / _best_s(clock, lambda: torch.mm(a, a, out=out))
+
+
+def _copy(clock: Clock, device: str) -> float:
+    a, b = (torch.ones(COPY_ELEMENTS, device=device) for _ in range(2))
+    return 2 * a.nbytes / _best_s(clock, lambda: b.copy_(a))
+
+
+def _triad(clock: Clock, device: str) -> float:
+    a, b, c = (torch.ones(COPY_ELEMENTS, device=device) for _ in range(3))
+    return 3 * a.nbytes / _best_s(clock, lambda: torch.add(b, c, alpha=2.0, out=a))
+
+
+def _launch(clock: Clock, device: str) -> float:
+    x = torch.zeros(1, device=device)
+
+    def calls() -> None:
+        for _ in range(CALLS):
+            x.add_(1.0)
+
+    return _best_s(clock, calls) / CALLS
+
+
+def path(device: str) -> Path:
+    """Where this machine's rates are kept."""
+    fingerprint = environment.fingerprint(environment.capture(device))
+    return cache_folder() / f"rates-{fingerprint}.json"
+
+
+def keep(device: str, rates: Rates) -> Path:
+    """Write them whole or not at all; returns the file."""
+    target = path(device)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(asdict(rates), indent=1), "utf-8")
+    temporary.replace(target)
+    return target
+
+
+def kept(device: str) -> Rates | None:
+    """What `keep` wrote on this machine with these threads and this torch, or None."""
+    try:
+        return Rates(**json.loads(path(device).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,101 @@
+"""Findings in words: a table for the terminal, a line for the caption of a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from rich.table import Table
+
+from retnet_bench.analysis.claims import Claim, Finding
+from retnet_bench.report.numbers import quantity
+
+SHOWN_IN = {"bytes": (1e-6, "MB"), "s": (1e3, "ms")}
+"""Units of the records that people read better in another: factor and name."""
+
+_SAID = {"at_least": "at least", "at_most": "at most", "includes": "interval includes"}
+
+
+def claims_table(findings: Iterable[Finding]) -> Table:
+    """A row per claim: what it says and whence, what it asks, our number and the verdict."""
+    table = Table(title="Claims", title_justify="left", header_style="bold", show_lines=True)
+    table.expand = True
+    columns = {"claim": 5, "stated": 4, "ours [95 % interval]": 3, "verdict": 2}
+    for name, share in columns.items():
+        table.add_column(name, ratio=share)
+    for finding in findings:
+        claim = finding.claim
+        why = f"\n{finding.reason}" if finding.reason else ""
+        at = f"\n{finding.at}" if finding.at else ""
+        told = f"{claim.name}: {claim.says}\n({claim.source})"
+        table.add_row(told, _stated(finding), ours(finding) + at, finding.verdict + why)
+    return table
+
+
+def notes(findings: Iterable[Finding]) -> dict[str, list[str]]:
+    """One line per claim that names a figure, by the figure's name."""
+    lines: dict[str, list[str]] = {}
+    for finding in findings:
+        claim = finding.claim
+        if claim.figure is not None:
+            why = f" ({finding.reason})" if finding.verdict == "not measured" else ""
+            number = "" if why else f", ours {ours(finding)}"
+            line = f"Claim {claim.name}: {asked(finding)}{number}: {finding.verdict}{why}."
+            lines.setdefault(claim.figure, []).append(line)
+    return lines
+
+
+def ours(finding: Finding) -> str:
+    """`5.28 x [4.97, 6.26]`; `below` and `above` where the range that was measured ends."""
+    if finding.verdict == "not measured":
+        return "not measured"
+    scale, unit = SHOWN_IN.get(finding.unit, (1.0, finding.unit))
+    estimate, low, high = (scale * part for part in finding.interval[:3])
+    where = {0.0: f"below {_number(high)}", np.inf: f"above {_number(low)}"}
+    if finding.claim.measure.kind == "crossover" and estimate in where:
+        return _with(where[estimate], unit)
+    interval = "no interval" if np.isnan(low) else f"{_number(low)}, {_number(high)}"
+    exact = low == high == estimate
+    return _with(_number(estimate), unit) + ("" if exact else f" [{interval}]")
+
+
+def asked(finding: Finding) -> str:
+    """The comparison in words, in the unit that `ours` is shown in."""
+    claim = finding.claim
+    scale, unit = SHOWN_IN.get(finding.unit, (1.0, finding.unit))
+    if claim.between is not None:
+        low, high = (_bound(scale * end) for end in claim.between)
+        return _with(f"between {low} and {high}", unit)
+    name = next(name for name in _SAID if getattr(claim, name) is not None)
+    return _with(f"{_SAID[name]} {_bound(scale * getattr(claim, name))}", unit)
+
+
+def _stated(finding: Finding) -> str:
+    paper = finding.claim.paper
+    words = f"{_of(finding.claim)}: {asked(finding)}"
+    if paper is None:
+        return words
+    return f"{words}\npaper: {_with(_bound(paper.value), paper.unit)}; {paper.at}"
+
+
+def _of(claim: Claim) -> str:
+    """What number the claim is about: `decode_tokens_per_s retnet / transformer`."""
+    measure = claim.measure
+    if measure.kind == "crossover":
+        return f"{claim.where.workload}: {measure.of} overtakes {measure.over}"
+    if measure.kind == "ratio":
+        return f"{measure.metric} {measure.of} / {measure.over}"
+    subject = {"slope": "slope over position", "exponent": f"exponent of {measure.metric}"}
+    return f"{subject.get(measure.kind, measure.metric)}, {measure.of}"
+
+
+def _number(value: float) -> str:
+    return "\N{INFINITY}" if np.isinf(value) else quantity(value)
+
+
+def _bound(value: float) -> str:
+    return f"{value:,.12g}"
+
+
+def _with(number: str, unit: str) -> str:
+    return f"{number} {unit}".strip()

@@ -1,0 +1,70 @@
+"""The history of runs in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from rich.table import Table
+
+from retnet_bench.analysis.history import EXACT, FEWEST, Line, Run, Step
+from retnet_bench.report.claims import SHOWN_IN
+from retnet_bench.report.numbers import quantity
+
+_KEYS = ("workload", "metric", "arm", "size", "length", "batch")
+
+
+def history_table(lines: Sequence[Line]) -> Table:
+    """A row per line: first and last value, noise from run to run, and its steps."""
+    table = Table(title="History", title_justify="left", header_style="bold")
+    machines = len({line.about["fingerprint"] for line in lines}) > 1
+    for name in [*_KEYS, *(["machine"] if machines else [])]:
+        table.add_column(name, no_wrap=True)
+    for name in ("runs", "first", "last", "noise"):
+        table.add_column(name, justify="right")
+    table.add_column("steps")
+    for line in sorted(lines, key=_order):
+        machine = [_word(line.about["fingerprint"])] if machines else []
+        keys = [_word(line.about[key]) for key in _KEYS] + machine
+        ends = [_value(line, i) for i in (0, -1)]
+        exact = line.about["metric"] in EXACT
+        noise = "exact" if exact else f"{100 * line.noise:.2g} %"
+        table.add_row(*keys, str(len(line.points)), *ends, noise, steps_text(line))
+    return table
+
+
+def summary(runs: Sequence[Run], lines: Sequence[Line]) -> str:
+    """Which runs in which order, and how the lines were told apart."""
+    words = f"{len(runs)} runs in order of their first record: {', '.join(r.label for r in runs)}"
+    known = {line.about["fingerprint"]: line.about["machine"] for line in lines}
+    if len(known) > 1:
+        named = ", ".join(f"{fingerprint} ({machine})" for fingerprint, machine in known.items())
+        words += f"; {len(known)} machines, never compared with each other: {named}"
+    return words
+
+
+def steps_text(line: Line) -> str:
+    """`abc1234 +10.2 %`; why nothing was looked for in too few runs."""
+    if not line.steps:
+        few = line.about["metric"] not in EXACT and len(line.points) < FEWEST
+        return f"needs {FEWEST} runs" if few else "none"
+    return ", ".join(f"{step.label} {percent(step)}" for step in line.steps)
+
+
+def percent(step: Step) -> str:
+    return f"{100 * (step.ratio - 1):+.3g} %"
+
+
+def _order(line: Line) -> tuple:
+    keys = ("fingerprint", "workload", "metric", "arm", "size", "length", "batch")
+    values = [line.about[key] for key in keys]
+    return tuple((pd.isna(value), 0 if pd.isna(value) else value) for value in values)  # type: ignore
+
+
+def _value(line: Line, at: int) -> str:
+    scale, unit = SHOWN_IN.get(str(line.about["metric"]).rsplit("_", 1)[-1], (1.0, ""))
+    return f"{quantity(scale * float(line.points['estimate'].iloc[at]))} {unit}".strip()
+
+
+def _word(value: object) -> str:
+    return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]

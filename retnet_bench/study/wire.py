@@ -1,0 +1,102 @@
+"""What the runner and a worker say to each other: JSON, so that another revision of this code can
+be at the other end. Fields that the reader does not know are left; those it misses keep defaults.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from retnet_bench.base import UserError
+from retnet_bench.measure.protocol import Protocol, WarmUp
+from retnet_bench.models.forms import Agreement
+from retnet_bench.workloads import Cell, Sample
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a worker found out before the first block."""
+
+    environment: dict[str, Any]
+    agreements: list[Agreement]
+    kernel_dispatched: str | None
+    warmup: WarmUp | None
+    mode_error: float | None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw values of one block or phase, and what else happened in its timed window, if anything."""
+
+    samples: list[Sample]
+    impure: str | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A few words from within a long request; the answer is still to come."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a worker could not do what was asked."""
+
+    status: str
+    reason: str
+
+
+Answer = Prepared | Samples | Progress | Failure
+_ANSWERS: dict[str, TypeAdapter[Any]] = {
+    kind.__name__: TypeAdapter(kind) for kind in (Prepared, Samples, Progress, Failure)
+}
+
+
+def send(conn: Connection, answer: Answer) -> None:
+    """The worker's side: one answer."""
+    conn.send_bytes(json.dumps({"kind": type(answer).__name__, **asdict(answer)}).encode())
+
+
+def receive(conn: Connection) -> Answer:
+    """The runner's side. EOFError when the worker is gone."""
+    said = json.loads(conn.recv_bytes())
+    return _ANSWERS[said.pop("kind")].validate_python(said)
+
+
+def request(conn: Connection, name: str, **arguments: Any) -> None:
+    """The runner's side: ask for `prepare`, `block`, `memory`, `facts` or `stop`."""
+    conn.send_bytes(json.dumps({"request": name, "arguments": arguments}).encode())
+
+
+def requested(conn: Connection) -> tuple[str, dict[str, Any]]:
+    """The worker's side: what is asked for."""
+    asked = json.loads(conn.recv_bytes())
+    return asked["request"], asked["arguments"]
+
+
+def agreements(said: list[dict[str, Any]] | None) -> list[Agreement] | None:
+    """Agreements as they arrive among a request's arguments."""
+    return None if said is None else [Agreement(**fields) for fields in said]
+
+
+def assignment(cell: Cell, protocol: Protocol, output: str) -> bytes:
+    """What a worker of another revision is to measure: only fields that are set are named."""
+    said = {"cell": json.loads(cell.canonical()), "protocol": asdict(protocol), "output": output}
+    return json.dumps(said).encode()
+
+
+def assigned(data: bytes) -> tuple[Cell, Protocol, str]:
+    """Cell, protocol and output file. UserError for a cell with a field this revision lacks: left
+    out, it would make another cell. Protocol fields it lacks are the runner's care."""
+    said = json.loads(data)
+    unknown = said["cell"].keys() - Cell.__dataclass_fields__.keys()
+    if unknown:
+        raise UserError(f"this revision does not know the setting {', '.join(sorted(unknown))}")
+    known = said["protocol"].keys() & Protocol.__dataclass_fields__.keys()
+    protocol = Protocol(**{name: said["protocol"][name] for name in known})
+    return TypeAdapter(Cell).validate_python(said["cell"]), protocol, said["output"]

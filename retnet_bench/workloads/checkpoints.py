@@ -1,0 +1,119 @@
+"""Checkpoints of a training: a folder a step, whole or absent, from which it goes on bit by bit.
+
+`step-000000120/` holds what `models.checkpoint` writes (model.safetensors, config.json) and
+`training.safetensors`: AdamW's moments and the random generators' states, with step, loss curve,
+scaler and whose training it is in the header. The data position is the step: batches are a pure
+function of seed and step. A folder is written beside and renamed once it is on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retnet_bench.base import UserError
+from retnet_bench.models import LanguageModel, checkpoint
+
+TRAINING = "training.safetensors"
+KEEP = 2
+"""Checkpoints kept: the last, and the one before it in case the last gets damaged."""
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one cell's training, under `folder`."""
+
+    folder: Path
+
+    def steps(self) -> list[int]:
+        """Steps with a checkpoint, ascending."""
+        return sorted(int(path.name.split("-")[1]) for path in self.folder.glob("step-?????????"))
+
+    def path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}"
+
+    def save(
+        self,
+        step: int,
+        model: LanguageModel,
+        meta: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        header: Mapping[str, Any],
+    ) -> Path:
+        """Keep model and training state of `step`, then drop all but the last KEEP. Raises
+        UserError when the folder can't be written; what was there stays."""
+        aside = self.folder / f".step-{step:09d}.tmp"  # one writer; a killed one's is written over
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            checkpoint.save(model, aside, meta)
+            checkpoint.save_tensors(tensors, aside / TRAINING, header)
+            aside.replace(self.path(step))
+            _flush(self.folder)
+            self._prune()
+        except OSError as error:
+            raise UserError(f"cannot write {self.path(step)}: {error.strerror}") from None
+        return self.path(step)
+
+    def _prune(self) -> None:
+        for step in self.steps()[:-KEEP]:  # renamed first: a kill must not leave half of one
+            self.path(step).replace(self.folder / f".step-{step:09d}.old")
+        for gone in self.folder.glob(".step-*.old"):
+            shutil.rmtree(gone)
+
+    def read(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
+        """(weights, training tensors, training header). UserError if anything is damaged."""
+        weights, _ = checkpoint.load_tensors(self.path(step) / checkpoint.WEIGHTS)
+        tensors, header = checkpoint.load_tensors(self.path(step) / TRAINING)
+        return weights, tensors, header
+
+    def set_aside(self, step: int) -> Path:
+        """Move a damaged checkpoint out of the way; where it went."""
+        target = self.folder / f"damaged-{step:09d}"
+        shutil.rmtree(target, ignore_errors=True)
+        self.path(step).replace(target)
+        return target
+
+
+def optimiser_tensors(adamw: torch.optim.AdamW) -> dict[str, Tensor]:
+    """AdamW's moments and step counts by parameter index, e.g. `adamw.3.exp_avg`."""
+    states = adamw.state_dict()["state"]
+    return {f"adamw.{i}.{name}": t for i, state in states.items() for name, t in state.items()}
+
+
+def restore_optimiser(adamw: torch.optim.AdamW, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `optimiser_tensors`; names of other things are left alone."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adamw."):
+            _, index, key = name.split(".")
+            states.setdefault(int(index), {})[key] = tensor
+    adamw.load_state_dict({**adamw.state_dict(), "state": states})
+
+
+def generator_tensors(device: torch.device) -> dict[str, Tensor]:
+    """States of the random generators that dropout draws from."""
+    found = {"rng.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        found["rng.cuda"] = torch.cuda.get_rng_state(device)
+    return found
+
+
+def restore_generators(device: torch.device, tensors: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(tensors["rng.cpu"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
+
+
+def _flush(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,103 @@
+"""Does the gate cry wolf, and does it bark? Many runs of `check gate --against` on this machine.
+
+    python tests/gate_trials.py --runs 20 --budget 60
+
+A/A runs hold this revision against itself; the others hold a copy with extra matrix products in
+the retention kernel against it. The copy is a clone in a temporary folder with one commit on top;
+how much slower it really is, the gate's own ratios tell. Only committed code is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+BASE = "trial-base"
+"""Tag of the revision that is held against."""
+ROOT = Path(__file__).parents[1]
+KERNEL = Path("retnet_bench/kernels/retention.py")
+PLACE = "    q, k, v = (x.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).contiguous()"
+EXTRA = """\
+    global WASTE
+    if WASTE is None:
+        WASTE = torch.ones({n}, {n}), torch.empty({n}, {n})
+    for _ in range(3 if torch.is_grad_enabled() else 1):
+        torch.mm(WASTE[0], WASTE[0], out=WASTE[1])
+"""
+"""Work that takes time and no memory: a training step costs three times a forward pass."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds a run")
+    parser.add_argument("--waste", type=int, default=310, help="width of the wasted products")
+    parser.add_argument("--kinds", nargs="+", choices=("same", "slow"), default=["same", "slow"])
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in args.kinds:
+            tree = clone(Path(folder) / kind, args.waste if kind == "slow" else None)
+            trials(kind, tree, args.runs, args.budget)
+
+
+def clone(folder: Path, waste: int | None) -> Path:
+    """This revision, with a slower kernel on top where `waste` says so."""
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+    subprocess.run(["git", "-C", str(folder), "tag", BASE], check=True)
+    if waste is not None:
+        kernel = folder / KERNEL
+        text = kernel.read_text()
+        assert text.count(PLACE) == 1, "the kernel has changed: mend PLACE"
+        kernel.write_text(text.replace(PLACE, EXTRA.format(n=waste) + PLACE) + "\n\nWASTE = None\n")
+        identity = ["-c", "user.name=trial", "-c", "user.email=trial@example.org"]
+        command = ["git", "-C", str(folder), *identity, "commit", "-qam", "slower kernel"]
+        subprocess.run(command, check=True)
+    return folder
+
+
+def trials(kind: str, tree: Path, runs: int, budget_s: float) -> None:
+    outcomes: Counter[int] = Counter()
+    print(f"{kind}: {runs} runs, budget {budget_s:g} s", flush=True)
+    print("run  exit  took, s  figures that failed the gate; ratios of retnet train, prefill")
+    for run in range(runs):
+        start = time.monotonic()
+        code, report = check(tree, budget_s)
+        outcomes[code] += 1
+        bad = [f"{r['arm']} {r['figure']}" for r in report["rows"] if r["verdict"] == "regression"]
+        took = time.monotonic() - start
+        print(f"{run + 1:3d}  {code:4d}  {took:7.0f}  {', '.join(bad) or '-'}; {ratios(report)}")
+        sys.stdout.flush()
+    named = {0: "pass", 1: "regression", 3: "inconclusive", 4: "nothing measured"}
+    print(f"{kind}:", ", ".join(f"{n} {named.get(c, c)}" for c, n in outcomes.items()), flush=True)
+
+
+def check(tree: Path, budget_s: float) -> tuple[int, dict]:
+    command = [sys.executable, "-m", "retnet_bench", "check", "gate", "--against", BASE]
+    command += ["--budget", str(budget_s), "--out", "gate"]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        raise SystemExit(done.stderr)
+    return done.returncode, json.loads((tree / "gate" / "gate.json").read_text())
+
+
+def ratios(report: dict) -> str:
+    found = [
+        row["ratio"]
+        for row in report["rows"]
+        if row["arm"] == "retnet" and row["figure"] in ("train_step_s", "prefill_s")
+    ]
+    known = [ratio for ratio in found if ratio is not None]
+    return ", ".join(f"{ratio:.3f}" for ratio in known) + (
+        f" (median {statistics.median(known):.3f})" if known else ""
+    )
+
+
+if __name__ == "__main__":
+    main()

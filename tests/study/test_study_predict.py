@@ -1,0 +1,169 @@
+"""Predictions: rooflines by hand, what fits, money, calibration, and columns beside a record."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from fakes.cells import QUICK, cell
+
+from retnet_bench.base import UserError
+from retnet_bench.measure.devices import Rates
+from retnet_bench.models import cost
+from retnet_bench.study import predict
+from retnet_bench.study.plan import Planned
+from retnet_bench.study.predict import Roofline, Target
+from retnet_bench.workloads import Sample
+from retnet_bench.workloads.footprint import footprint
+
+RATES = Rates("fake, cpu", {"fp32": 1e9, "bf16": None}, 1e8, 1e-6, None, "a test")
+TARGET = Target(RATES, "cpu", 10**9)
+
+
+def planned(**changes) -> Planned:
+    return Planned(cell(**changes), QUICK, None)
+
+
+def test_the_roofline_names_what_binds():
+    assert Roofline(2.0, 1.0, None).bound == "compute"
+    assert Roofline(2.0, 3.0, 1.0).bound == "bandwidth"
+    assert Roofline(2.0, 3.0, 4.0).seconds == 4.0
+    assert Roofline(None, 3.0, 4.0).seconds is None  # it would not be the least
+    assert Roofline(None, 3.0, 4.0).bound is None
+
+
+def test_terms_of_a_decode_step_by_hand():
+    it = cell("decode", "attention", length=40)
+    cfg = it.matched().config
+    line = predict.roofline(it, cfg, RATES, 7)
+    assert line.compute_s == 2 * cost.step_flops(cfg, 39) / 1e9
+    assert line.bandwidth_s == cost.step_bytes(cfg, 2, 40, 4) / 1e8
+    assert line.launch_s == 7e-6
+    at = predict.roofline(it, cfg, RATES, 7, position=9)
+    assert at.bandwidth_s == cost.step_bytes(cfg, 2, 10, 4) / 1e8
+    assert predict.roofline(replace(it, mode="compile"), cfg, RATES, 7).launch_s is None
+    assert predict.roofline(replace(it, dtype="bf16"), cfg, RATES, 7).compute_s is None
+
+
+def test_operators_take_the_longest_of_their_terms():
+    found = footprint(predict.step_of(cell(), cell().matched().config, "cpu"))
+    slow_launch = replace(RATES, launch_s=1.0)
+    assert predict.operator_seconds(found, slow_launch, "eager") >= found.launches
+    assert predict.operator_seconds(found, slow_launch, "cudagraph") < 10
+    no_peak = replace(RATES, flops_per_s={})
+    assert predict.operator_seconds(found, no_peak, "eager") is None
+
+
+def test_what_does_not_fit_is_marked_with_the_largest_that_would():
+    big = planned(batch=64, length=256)
+    step = predict.step_of(big.cell, big.matched.config, "cpu")
+    limit = footprint(replace(step, batch=11)).peak_bytes
+    found = predict.predict(big, replace(TARGET, memory_bytes=limit))
+    assert found.fits is False
+    assert found.instead == "batch 11 would fit"
+    assert predict.predict(big, replace(TARGET, memory_bytes=limit - 1)).instead.startswith(
+        "batch 10 "
+    )
+    (skipped,), *_ = predict.skip_oom([[big]], replace(TARGET, memory_bytes=limit))
+    assert skipped.unsupported.startswith("predicted to run out of memory: needs ")
+    assert predict.skip_oom([[big]], TARGET) == [[big]]
+
+
+def test_where_no_batch_fits_a_length_may():
+    one = planned(mixer="attention", kernel="math", batch=1, length=1024)
+    step = predict.step_of(one.cell, one.matched.config, "cpu")
+    limit = footprint(replace(step, length=384)).peak_bytes
+    assert predict.largest(step, limit) == "length 384 at batch 1 would fit"
+    assert predict.largest(step, 1000).startswith("no batch or length would: at least ")
+
+
+def test_side_by_side_arms_share_the_memory():
+    pair = [planned(), planned(mixer="attention")]
+    most = max(predict.predict(p, TARGET).peak_bytes for p in pair)
+    target = replace(TARGET, memory_bytes=most)
+    assert [p.fits for _, p in predict.predictions([pair], target)] == [False, False]
+    alone = [replace(p, protocol=replace(QUICK, interleave="processes")) for p in pair]
+    assert [p.fits for _, p in predict.predictions([alone], target)] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("2.50", "no currency"), ("-1USD", "negative"), ("cheap", "no price"), ("2,5USD", "no price")],
+)
+def test_a_price_must_have_a_currency_and_a_sign(text, words):
+    with pytest.raises(UserError, match=words):
+        predict.price(text)
+
+
+def test_a_price_of_seconds():
+    assert predict.price("2.50usd").of(7200) == "5.00 USD"
+
+
+def test_a_plan_for_another_device_forgets_what_this_machine_lacks():
+    target = predict.on("h100-80gb")
+    here = Planned(cell(kernel="fla", dtype="bf16"), QUICK, "package fla-core is not installed")
+    there = predict.moved([[here]], target)[0][0]
+    assert there.unsupported is None
+    assert there.cell.device == "cuda"
+    wrong = Planned(cell(mixer="attention", dtype="fp64"), QUICK, None)
+    assert "not fp64" in predict.moved([[wrong]], target)[0][0].unsupported
+    unknown = predict.predict(there, target)
+    assert unknown.memory is None
+    assert "not modelled" in unknown.reason
+
+
+def timed(it, seconds: float, machine: str = "fake, cpu") -> dict:
+    return {
+        "metric": predict.TIMES[it.workload],
+        "machine": machine,
+        "cell_json": it.canonical(),
+        "position": pd.NA,
+        "value": seconds,
+        "samples": [seconds],
+    }
+
+
+def test_calibration_is_the_ratio_on_records_of_the_same_machine():
+    cells = [cell(length=n) for n in (16, 32, 48)]
+    floors = [
+        predict.operator_seconds(
+            footprint(predict.step_of(c, c.matched().config, "cpu")), RATES, "eager"
+        )
+        for c in cells
+    ]
+    rows = [timed(c, 2 * f) for c, f in zip(cells, floors, strict=True)]
+    rows.append(timed(cell(length=64), 1e6, "another machine"))
+    found = predict.calibrate(pd.DataFrame(rows), TARGET)
+    assert found.factor(cells[0]) == pytest.approx(2.0)
+    assert found.factor(cell("prefill")) == 1.0
+    key = ("train", "chunkwise", "fp32", "eager")
+    assert found.error(key) == pytest.approx(1.0)
+    assert predict.Calibration({key: (2.0,)}).error(key) is None
+    # each of 1, 2, 4 from the median of the other two: 3, 2.5, 1.5
+    off = predict.Calibration({key: (1.0, 2.0, 4.0)}).error(key)
+    assert off == pytest.approx(4 / 1.5)
+    calibrated = predict.predict(planned(length=32), TARGET, calibration=found)
+    assert calibrated.step_s == pytest.approx(2 * floors[1])
+
+
+def test_columns_beside_a_time_and_a_peak():
+    it = planned(workload="decode", mixer="attention", length=40)
+    cfg = it.matched.config
+    sample = Sample("decode_step_s", "s", (0.1, 0.2, 0.4), "decode", position=20)
+    found = predict.columns(it, TARGET, sample)
+    line = predict.roofline(it.cell, cfg, RATES, None, 20)
+    assert found["roofline_s"] >= line.bandwidth_s
+    assert found["bandwidth_utilisation"] == line.bandwidth_s / 0.2
+    assert found["flops_utilisation"] == line.compute_s / 0.2
+    assert found["predicted"] > 0
+    peak = Sample("peak_tensor_bytes", "bytes", (1.0,), "decode")
+    assert predict.columns(it, TARGET, peak)["predicted"] == predict.predict(it, TARGET).peak_bytes
+    assert predict.columns(it, TARGET, Sample("warmup_s", "s", (1.0,), "warmup")) == {}
+    nothing = Target(Rates("fake", {}, None, None, None, "not measured"), "cpu", None)
+    unknown = predict.columns(it, nothing, sample)
+    assert set(unknown) == {
+        *("predicted", "roofline_s", "bound"),
+        *("flops_utilisation", "bandwidth_utilisation"),
+    }
+    assert not any(unknown.values())
