@@ -250,7 +250,8 @@ def check(
     else:
         assert baseline is not None
         report = gate.check(Path(candidate), baseline, policy)
-    console.print(gate.table(report))
+    if gate.listed(report):
+        console.print(gate.table(report))
     for path in gate.write(report, out) if out else []:
         console.print(f"written: {path}", highlight=False, soft_wrap=True)
     console.print(report.summary, highlight=False)

@@ -46,7 +46,8 @@ def _coverage(fitted: dict, n: int) -> Table:
             told = f"{study}, processes differ by {between:.0%}" if between else study
             table.add_row(
                 told,
-                f"{processes} x {blocks}" + (" (default)" if blocks == default else ""),
+                f"{processes} x {blocks}"
+                + (" (default)" if (processes, blocks) == (1, default) else ""),
                 f"{trials.coverage(design, n):.3f}",
                 f"{trials.coverage(replace(design, paired=False), n):.3f}",
                 f"{trials.center_coverage(design, n):.3f}",
