@@ -140,6 +140,9 @@ class Source:
 def _why_none(folder: Path) -> str:
     if not folder.is_dir():
         return ": there is no such folder"
+    inside = sorted(path.parent for path in folder.glob("*/*.safetensors"))
+    if inside:  # a training's folder, with a checkpoint a step
+        return f"; did you mean {inside[-1]}?"
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern))
     return f"; {pickled[0]} may be a pickle, which is never opened here" if pickled else ""
 

@@ -7,7 +7,7 @@ import pytest
 from golden.records import blocks, frame
 
 from retnet_bench.analysis import curves
-from retnet_bench.analysis.floor import Floor, floors, log_ratios, read_floors
+from retnet_bench.analysis.floor import Floor, floors, log_ratios, read_all_floors, read_floors
 from retnet_bench.analysis.pairs import verdict
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError
@@ -71,3 +71,16 @@ def test_ratios_of_pairs_use_the_floor_of_their_metric():
     shown = curves.pair_ratios(frame(rows), {"train_step_s": Floor(0.05, 4)})["verdict"].tolist()
     assert shown == ["no difference shown (below the noise floor of 5 %)"]
     assert "faster" in curves.pair_ratios(frame(rows))["verdict"].iloc[0]
+
+
+def test_of_several_results_the_largest_known_floor_counts(tmp_path):
+    """One folder without a self-test does not hide another's floor."""
+    for name, apart in (("quiet", 1.01), ("loud", 1.03)):
+        Store(tmp_path / name / "selftest").append(twins(apart, 1 / apart), name)
+    folders = [tmp_path / name for name in ("none", "quiet", "loud")]
+    machines = {twins(1.0)[0]["fingerprint"]}
+    loud = read_floors(folders[-1])["train_step_s"]
+    found = read_all_floors(folders, machines)
+    assert found["train_step_s"] == loud
+    assert found["decode_step_s"].value is None
+    assert read_all_floors(folders, {"another"})["train_step_s"].value is None

@@ -54,7 +54,8 @@ def record(metric: str, arm: str = "retnet", **fields: Any) -> Row:
         "cell_json": "{}",
     }
     row |= fields
-    contract = "-".join(str(row[name]) for name in ("workload", "size", "batch", "length", "dtype"))
+    named = ("workload", "size", "batch", "length", "dtype", *(["seed"] if "seed" in row else []))
+    contract = "-".join(str(row[name]) for name in named)
     return {"pair_id": contract, "cell_id": f"{arm}-{contract}"} | row
 
 

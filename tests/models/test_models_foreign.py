@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retnet_bench.base import UserError
-from retnet_bench.models import checkpoint, cost, foreign
+from retnet_bench.models import LanguageModel, checkpoint, cost, foreign, match
 
 VOCAB, D, LAYERS, FFN, T = 37, 16, 2, 24, 21
 F64 = torch.float64
@@ -461,3 +461,11 @@ def test_a_model_from_elsewhere_can_be_saved_as_ours(tmp_path):
     ours, kept = foreign.load_any(checkpoint.save(model, tmp_path / "ours", meta))
     assert torch.equal(ours(TOKENS), model(TOKENS))
     assert kept == {"layout": "llama"}
+
+
+def test_a_training_s_folder_is_answered_with_its_last_checkpoint(tmp_path):
+    for step in (18, 20):
+        model = LanguageModel(match("0.1M", "retention", kernel="chunkwise").config)
+        checkpoint.save(model, tmp_path / f"step-{step:09d}", {})
+    with pytest.raises(UserError, match=r"holds no \*\.safetensors; did you mean .*step-000000020"):
+        foreign.load_any(tmp_path)

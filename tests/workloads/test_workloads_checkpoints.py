@@ -131,6 +131,7 @@ def test_the_last_two_are_kept_and_hold_a_model_anyone_can_load(make, tmp_path):
     assert sorted(p.name for p in last.iterdir()) == names
     model, meta = checkpoint.load(last)
     assert (meta["step"], meta["tokens"], meta["tokenizer"]) == (10, 640, "byte")
+    assert (meta["arm"], meta["size"]) == (of.arm, of.size)  # what `eval` calls it
     assert model.cfg == of.matched().config
     assert json.loads((last / "config.json").read_text())["meta"] == meta
 
