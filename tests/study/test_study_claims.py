@@ -145,3 +145,14 @@ def test_every_study_that_asks_something_has_claims_with_sources(name):
     claims = studies.load(name)[0].claims
     assert claims
     assert all(claim.source and claim.says for claim in claims)
+
+
+def test_the_stated_ablations_are_those_of_table_6():
+    whole = value("table6", arm="retnet", metric="in_domain")
+    for arm, ratio in stated("ablations").items():
+        without = value("table6", arm=arm, metric="in_domain")
+        assert ratio == pytest.approx(without / whole, abs=6e-4)
+    assert stated("scaling")["perplexity_lower"] == stated("perplexity")["perplexity_lower"]
+    at = {"length": 2048}
+    ratio = value("table8", arm="retnet", **at) / value("table8", arm="transformer", **at)
+    assert stated("context")["perplexity_lower"] == pytest.approx(ratio, abs=6e-4)
