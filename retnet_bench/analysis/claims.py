@@ -71,6 +71,7 @@ class Where(_Strict):
     mode: str | None = None
     device: str | None = None
     seed: int | None = None
+    token_budget: int | None = None
 
 
 class Paper(_Strict):
@@ -176,7 +177,7 @@ def check_against(
             _one_of("where.workload", claim.where.workload, workloads)
             if claim.figure is not None:
                 _one_of("figure", claim.figure, figures)
-            for key in ("size", "length", "batch", "dtype", "mode", "seed"):
+            for key in ("size", "length", "batch", "dtype", "mode", "seed", "token_budget"):
                 value, known = getattr(claim.where, key), points(claim.where.workload, key)
                 if value not in (None, "max") and known:
                     _one_of(f"where.{key}", value, known)
