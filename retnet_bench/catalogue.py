@@ -346,7 +346,7 @@ def _plan_row(planned: Planned, found: Prediction | None) -> tuple[str, ...]:
     return (
         *where,
         cell.mode,
-        f"{found.flops / 1e12:.3g}",
+        "" if found.flops is None else f"{found.flops / 1e12:.3g}",
         "unknown" if least is None else f"{1e3 * least:.3g} ms",
         found.roofline.bound or "",
         "unknown" if step_s is None else f"{1e3 * step_s:.3g} ms",

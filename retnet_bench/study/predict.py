@@ -196,7 +196,7 @@ class Prediction:
 
     memory: dict[str, int] | None
     """Bytes by category at the peak of a step, as in eager mode."""
-    flops: float
+    flops: float | None
     """Model FLOPs of one step."""
     roofline: Roofline
     step_s: float | None
@@ -216,6 +216,9 @@ def predict(
 ) -> Prediction:
     """The prediction of a cell that can be run; `share`: cells that live side by side."""
     cell, config = planned.cell, planned.matched.config
+    if cell.workload == "downstream":
+        why = "how much a task asks is not known before it is read"
+        return Prediction(None, None, Roofline(None, None, None), None, None, None, None, why)
     step = step_of(cell, config, target.device)
     try:
         found = footprint(step)

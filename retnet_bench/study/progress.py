@@ -83,7 +83,13 @@ def headline(cell: Finished) -> str:
     values = [v for row in cell.rows if row["metric"] == metric for v in row["samples"]]
     if values:
         return f"{1e3 * statistics.median(values):.4g} {unit}"
-    return bits_per_byte(cell) or "memory only"
+    return bits_per_byte(cell) or scores(cell) or "memory only"
+
+
+def scores(cell: Finished) -> str:
+    """Each score of a task, in the task's own order."""
+    shown = [row for row in cell.rows if row["task"] and row["value"] is not None]
+    return ", ".join(f"{row['metric']} {row['value']:.3g}" for row in shown)
 
 
 def bits_per_byte(cell: Finished) -> str:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from retnet_bench.analysis.downstream import scores
 from retnet_bench.base import UserError
+from retnet_bench.catalogue import _plan_row
+from retnet_bench.measure.rates import Rates
 from retnet_bench.models import LanguageModel, checkpoint, match
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.results.store import read_records
-from retnet_bench.study import plan, study
+from retnet_bench.study import plan, predict, study
+from retnet_bench.study import run as running
 from retnet_bench.study.evaluate import Options, evaluate
+from retnet_bench.study.predict import Target
 from retnet_bench.workloads import WORKLOADS
 
 YAML = """
@@ -126,6 +133,29 @@ def test_the_workload_scores_each_arm_of_a_matched_pair(folder):
         workload.check()
         assert len(found["acc"].values) == 6
         assert found["acc"].task == "pick"
+
+
+def test_nothing_is_predicted_of_a_task(folder):
+    [pair] = planned(folder)
+    found = predict.predict(
+        pair[0], Target(Rates("none", {}, None, None, None, "none"), "cpu", None)
+    )
+    assert (found.flops, found.cell_s, found.memory, found.roofline.seconds) == (None,) * 4
+    assert found.reason == "how much a task asks is not known before it is read"
+    assert "" in _plan_row(pair[0], found)
+
+
+@needs_lm_eval
+def test_a_study_of_tasks_runs_and_says_its_scores(folder):
+    planned(folder)
+    loaded, source = study.load(str(folder / "tasks.yaml"))
+    console = Console(file=io.StringIO(), width=200)
+    summary = running.run(loaded, source, folder / "run", console)
+    assert (summary.cells, summary.failed) == (2, 0)
+    for line in console.file.getvalue().splitlines():
+        assert re.search(r"ok .* acc [01]\.?\d*, acc_norm [01]", line)
+    scored = scores(read_records(folder / "run"))
+    assert list(scored["arm"]) == ["retnet", "retnet", "transformer", "transformer"]
 
 
 def test_other_weights_make_another_cell(folder):
