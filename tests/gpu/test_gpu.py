@@ -92,4 +92,5 @@ def test_the_allocator_s_counters_exist():
     more = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     late = snapshot("cuda")
     assert (late.allocator_retries, late.device_mallocs - before.device_mallocs) == (0, 1)
-    assert len(held) and len(more)
+    assert held.is_cuda
+    assert more.is_cuda
