@@ -25,13 +25,17 @@ _DASHES: tuple[style.Dashes, ...] = ("-", "--", "-.", ":")
 
 def draw_history(runs: Sequence[Run], lines: Sequence[Line], folder: Path) -> list[Path]:
     """Write history.svg and history.png into `folder`."""
-    with style.context():
-        picture = draw(runs, lines)
+    picture = draw(runs, lines)
     return [style.save(picture, folder / f"history.{form}") for form in ("svg", "png")]
 
 
 def draw(runs: Sequence[Run], lines: Sequence[Line]) -> Figure:
     """Values over their line's first one, in percent, against runs; steps are marked."""
+    with style.context():
+        return _draw(runs, lines)
+
+
+def _draw(runs: Sequence[Run], lines: Sequence[Line]) -> Figure:
     by_panel: dict[str, list[Line]] = defaultdict(list)
     for line in lines:
         by_panel[f"{line.about['workload']}: {line.about['metric']}"].append(line)

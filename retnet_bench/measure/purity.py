@@ -233,17 +233,17 @@ def judge(
 def _machinery(block: Block) -> list[str]:
     """What must not happen even once."""
     words = {
-        "frames_compiled": "{} frames compiled",
-        "inductor_benchmarks": "{} kernel benchmarks by inductor",
-        "inductor_autotunes": "{} autotunes by inductor",
-        "triton_autotunes": "{} configurations tried by Triton's autotuner",
-        "triton_kernels": "{} Triton kernels made",
-        "allocator_retries": "{} allocator retries",
-        "device_mallocs": "{} device mallocs",
-        "major_faults": "{} page faults from storage",
+        "frames_compiled": "frames compiled",
+        "inductor_benchmarks": "kernel benchmarks by inductor",
+        "inductor_autotunes": "autotunes by inductor",
+        "triton_autotunes": "configurations tried by Triton's autotuner",
+        "triton_kernels": "Triton kernels made",
+        "allocator_retries": "allocator retries",
+        "device_mallocs": "device mallocs",
+        "major_faults": "page faults from storage",
     }
     grown = ((text, block.grown(field)) for field, text in words.items())
-    return [text.format(int(count)) for text, count in grown if count and count > 0]
+    return [f"{text}: {int(count)}" for text, count in grown if count and count > 0]
 
 
 def _storms(block: Block) -> list[str]:
@@ -291,7 +291,7 @@ def clock_cost_s(clock: Clock) -> float:
 def readings(before: Counters, after: Counters) -> list[Series]:
     """What the block's counters say that is worth keeping, for pure blocks too."""
     block = Block(before, after)
-    why = dict(after.unknown)
+    why = dict((*before.unknown, *after.unknown))
     found: tuple[tuple[str, str, float | None, str], ...] = (
         ("foreign_cpu_share", "relative", block.foreign_share(), "busy_s"),
         ("cpu_wait_share", "relative", block.wait_share(), "waited_s"),

@@ -69,7 +69,8 @@ def ratio_text(row: Row) -> str:
 def _remark(row: Row) -> str:
     if row.detectable is None:
         return row.remark
-    return "; ".join(filter(None, [row.remark, f"detectable: {row.detectable:.1%}"]))
+    known = f"{row.detectable:.1%}" if row.detectable < 1 else "more than 100 %"
+    return "; ".join(filter(None, [row.remark, f"detectable: {known}"]))
 
 
 def write(report: Report, folder: Path) -> list[Path]:

@@ -423,7 +423,7 @@ def calibrate(records: pd.DataFrame, target: Target) -> Calibration:
     at its last position."""
     ratios: dict[Key, list[float]] = defaultdict(list)
     timed = records[records["metric"].isin(list(TIMES.values())) & records["value"].notna()]
-    timed = timed[timed["machine"].map(lambda name: _same_machine(name, target))]
+    timed = timed[timed["machine"].map(lambda name: _same_machine(name, target)).astype(bool)]
     for text, rows in timed.groupby("cell_json"):
         cell = _cell(str(text))
         if cell is None:

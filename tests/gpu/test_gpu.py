@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 import torch
 
 from retnet_bench.kernels import KERNELS, Setting
+from retnet_bench.measure import nvml
 from retnet_bench.measure.memory import measure_phase
+from retnet_bench.measure.purity import snapshot
+from retnet_bench.measure.telemetry import Telemetry
 from retnet_bench.models import forms, match
 from retnet_bench.workloads import WORKLOADS, Cell
 
@@ -67,3 +73,24 @@ def test_cuda_counters_count():
     assert found["cuda_peak_allocated_bytes"].value >= 4 * n
     assert found["cuda_peak_reserved_bytes"].value >= found["cuda_peak_allocated_bytes"].value
     assert (found["nvml_used_bytes"].value is None) != (found["nvml_used_bytes"].reason is None)
+
+
+def test_telemetry_of_a_busy_block():
+    x = torch.randn(4096, 4096, device="cuda")
+    with Telemetry("cuda", nvml.torch_uuid(torch.device("cuda", 0)), [os.getpid()]) as telemetry:
+        end_s = time.monotonic() + 3
+        while time.monotonic() < end_s:
+            (x @ x).sum().item()
+    found = {series.metric: series for series in telemetry.readings()}
+    assert max(found["gpu_power_w"].values) > 10
+    assert found["gpu_energy_j"].values or found["gpu_integrated_energy_j"].values
+
+
+def test_the_allocator_s_counters_exist():
+    held = torch.empty(1 << 20, device="cuda")
+    before = snapshot("cuda")
+    more = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    late = snapshot("cuda")
+    assert (late.allocator_retries, late.device_mallocs - before.device_mallocs) == (0, 1)
+    assert held.is_cuda
+    assert more.is_cuda

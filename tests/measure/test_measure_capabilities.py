@@ -100,3 +100,16 @@ def test_a_cuda_build_without_a_gpu_says_so(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert by_name()["cuda"].how_or_why == "torch is built for CUDA 13.0, but no GPU is usable"
+
+
+def test_env_shows_each_field_with_its_value_or_why_unknown():
+    from retnet_bench.catalogue import machine
+
+    facts, here, recorded = machine()
+    assert [table.row_count > 0 for table in (facts, here, recorded)] == [True] * 3
+    shown = dict(zip(*(list(column.cells) for column in recorded.columns)))
+    assert shown["torch.version"] == torch.__version__
+    assert all(text and text != "None" for text in shown.values())
+    assert any(text.startswith("unknown: ") for text in shown.values())
+    counted = list(here.columns[0].cells)
+    assert {"load by others", "waiting for a core", "gpu throttling", "cpu energy"} <= {*counted}

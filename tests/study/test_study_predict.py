@@ -147,6 +147,13 @@ def test_calibration_is_the_ratio_on_records_of_the_same_machine():
     assert calibrated.step_s == pytest.approx(2 * floors[1])
 
 
+def test_records_of_another_machine_or_without_times_calibrate_nothing():
+    elsewhere = timed(cell(), 1.0, "another machine")
+    assert predict.calibrate(pd.DataFrame([elsewhere]), TARGET).ratios == {}
+    untimed = pd.DataFrame([elsewhere | {"metric": "outcome"}])
+    assert predict.calibrate(untimed, TARGET).ratios == {}
+
+
 def test_columns_beside_a_time_and_a_peak():
     it = planned(workload="decode", mixer="attention", length=40)
     cfg = it.matched.config
