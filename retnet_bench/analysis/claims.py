@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from retnet_bench.analysis import curves, pairs, replication, rows, statistics
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError, did_you_mean
-from retnet_bench.results.schema import METRICS
+from retnet_bench.results.schema import METRICS, TIMES
 
 Verdict = Literal["holds", "does not hold", "inconclusive", "not measured"]
 Bound = int | float
@@ -39,7 +39,6 @@ _RATES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
 """Metrics that are so many tokens over a time of the records."""
 
 _CROSSES = {"train": "length", "prefill": "length", "decode": "position", "perplexity": "n_params"}
-_TIMES = {"train": "train_step_s", "prefill": "prefill_s", "decode": "decode_step_s"}
 _X_UNITS = {"length": "tokens", "position": "tokens", "n_params": "parameters"}
 
 
@@ -327,7 +326,7 @@ def _base(claim: Claim) -> str:
     if claim.where.workload == "perplexity" and metric in (None, PERPLEXITY):
         return "document_nll_nat"
     if metric is None:
-        return _TIMES[claim.where.workload]
+        return TIMES[claim.where.workload]
     return _RATES[metric][0] if metric in _RATES else metric
 
 

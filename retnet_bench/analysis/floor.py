@@ -16,12 +16,11 @@ import numpy as np
 import pandas as pd
 
 from retnet_bench.analysis import rows, statistics
+from retnet_bench.results.schema import TIMES
 from retnet_bench.results.store import read_records
 
 AGAIN = "~again"
 FOLDER = "selftest"
-TIMES = {"train": "train_step_s", "prefill": "prefill_s", "decode": "decode_step_s"}
-"""The time that each workload is judged by."""
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ from retnet_bench.analysis.decision import (
     bounds,
     decide,
 )
-from retnet_bench.analysis.floor import TIMES, Floors
+from retnet_bench.analysis.floor import Floors
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError
-from retnet_bench.results.schema import OK_STATUSES
+from retnet_bench.results.schema import OK_STATUSES, TIMES
 
 EXIT = {PASS: 0, REGRESSION: 1, INCONCLUSIVE: 3, "nothing measured": 4}
 COLUMNS = ("n_params", "n_body_params", "flops_per_token", "state_bytes", "kernel_dispatched")

@@ -31,9 +31,9 @@ import ruptures
 from retnet_bench.analysis import replication, rows, statistics
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError
+from retnet_bench.results.schema import TIMES
 from retnet_bench.results.store import read_records
 
-TIMES = ("train_step_s", "prefill_s", "decode_step_s")
 EXACT = ("peak_tensor_bytes", "weight_bytes", "state_bytes")
 SAMPLED = ("peak_rss_bytes", "cuda_peak_allocated_bytes")
 PERPLEXITY = "perplexity_per_byte"
@@ -143,7 +143,7 @@ def lines(runs: Sequence[Run]) -> list[Line]:
 
 
 def _points(run: int, records: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for metric in (*TIMES, *EXACT, *SAMPLED):
+    for metric in (*TIMES.values(), *EXACT, *SAMPLED):
         values = rows.measured(records, metric)
         if metric == "decode_step_s":
             values = rows.over_positions(values)

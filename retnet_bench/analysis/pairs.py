@@ -17,7 +17,7 @@ from retnet_bench.analysis.floor import Floor, Floors
 from retnet_bench.analysis.replication import perplexity_ratio
 from retnet_bench.analysis.statistics import Crossover, Interval
 from retnet_bench.base import UserError
-from retnet_bench.results.schema import OK_STATUSES
+from retnet_bench.results.schema import OK_STATUSES, TIMES
 
 _RESULT = ["estimate", "low", "high", "n"]
 _SERIES = (  # workload, metric, what it crosses over
@@ -25,7 +25,6 @@ _SERIES = (  # workload, metric, what it crosses over
     ("prefill", "prefill_s", "length"),
     ("decode", "decode_step_s", "position"),
 )
-_TIMES = ("train_step_s", "prefill_s", "decode_step_s")
 _BYTES = (
     *("peak_rss_bytes", "peak_tensor_bytes", "cuda_peak_allocated_bytes"),
     *("cuda_peak_reserved_bytes", "nvml_used_bytes", "weight_bytes", "state_bytes"),
@@ -115,7 +114,7 @@ def pair_ratios(records: pd.DataFrame, floors: Floors | None = None) -> pd.DataF
 
 
 def _timed(records: pd.DataFrame, a: str, b: str, floors: Floors) -> Iterator[dict[str, Any]]:
-    for metric in (*_TIMES, *_BYTES):
+    for metric in (*TIMES.values(), *_BYTES):
         values = rows.measured(records, metric)
         if values.empty:
             continue
@@ -183,7 +182,7 @@ def verdict(metric: str, a: str, b: str, ratio: Interval, floor: Floor | None = 
     """The ratio a / b in words: `retnet 1.5 x faster than transformer`, and how sure it is."""
     if np.isnan(ratio.estimate):
         return "no comparison"
-    more, less = ("slower", "faster") if metric in _TIMES else ("more", "less")
+    more, less = ("slower", "faster") if metric in TIMES.values() else ("more", "less")
     if metric == "perplexity_per_byte":
         more, less = "worse", "better"
     size = max(ratio.estimate, 1 / ratio.estimate)

@@ -259,6 +259,8 @@ METRICS: dict[str, Metric] = {
     )
 }
 
+TIMES = {"train": "train_step_s", "prefill": "prefill_s", "decode": "decode_step_s"}
+"""The metric of METRICS that a timed workload is judged by."""
 NAMES = [column.name for column in COLUMNS]
 STATUSES = (
     "ok",

@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from retnet_bench.analysis.decision import Policy, half_width_wanted
-from retnet_bench.analysis.floor import TIMES, Floors, read_floors
+from retnet_bench.analysis.floor import Floors, read_floors
 from retnet_bench.base import UserError
+from retnet_bench.results.schema import TIMES
 from retnet_bench.results.store import Store
 from retnet_bench.study import launch, plan, revisions, stopping
 from retnet_bench.study import study as studies

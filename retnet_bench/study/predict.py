@@ -26,6 +26,7 @@ from retnet_bench.measure.devices import Rates, find, recognise
 from retnet_bench.measure.memory import available_bytes
 from retnet_bench.models import MIXERS, ModelConfig, cost
 from retnet_bench.models.forms import DTYPES
+from retnet_bench.results.schema import TIMES
 from retnet_bench.study.plan import Pair, Planned, cell_seconds
 from retnet_bench.workloads import Cell, Sample
 from retnet_bench.workloads.footprint import Footprint, Step, footprint
@@ -33,7 +34,6 @@ from retnet_bench.workloads.footprint import Footprint, Step, footprint
 if TYPE_CHECKING:
     import pandas as pd
 
-TIMES = {"train": "train_step_s", "prefill": "prefill_s", "decode": "decode_step_s"}
 PEAKS = {"cpu": "peak_tensor_bytes", "cuda": "cuda_peak_allocated_bytes"}
 LENGTH_STEP = 128
 """Lengths that would fit are given in multiples of this."""
