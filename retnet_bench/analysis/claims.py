@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from retnet_bench import paper
 from retnet_bench.analysis import curves, pairs, replication, rows, statistics
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError, did_you_mean
@@ -99,6 +100,8 @@ class Claim(_Strict):
     """The interval contains the number: no difference shown, which a wide interval makes easy."""
     paper: Paper | None = None
     figure: str | None = None
+    objection: str | None = None
+    """What critics hold against the stated number, or why ours may differ."""
 
     @property
     def arms(self) -> list[str]:
@@ -130,13 +133,36 @@ def models() -> dict[str, type[BaseModel]]:
     return {"claims": Claim, "measure": Measure, "where": Where, "paper": Paper}
 
 
+def filled_in(said: object, figures: Sequence[str]) -> object:
+    """A study's claims as written, those that name one of the paper's (`claim: decode_faster`)
+    filled in: what is said beside the name stands instead of the paper's. The paper's figure
+    counts where the study draws it. Raises UserError for a claim the paper does not make."""
+    if not isinstance(said, list):
+        return said
+    return [_filled_in(c, figures) if isinstance(c, dict) and "claim" in c else c for c in said]
+
+
+def _filled_in(said: dict[str, Any], figures: Sequence[str]) -> dict[str, Any]:
+    known, own = paper.claims(), dict(said)
+    name = str(own.pop("claim"))
+    if name not in known:
+        raise UserError(f'claims: the paper makes no claim "{name}"{did_you_mean(name, known)}')
+    base = {"name": name, **known[name]}
+    if base.get("figure") not in figures:
+        base.pop("figure", None)
+    if own.keys() & _COMPARISONS.keys():
+        base = {key: value for key, value in base.items() if key not in _COMPARISONS}
+    return base | own
+
+
 def beside(results: Path) -> list[Claim]:
     """The claims of the study whose records are in `results`; none without its study.yaml."""
     path = results / "study.yaml"
     if not path.is_file():
         return []
     try:
-        said = (yaml.safe_load(path.read_text("utf-8")) or {}).get("claims", [])
+        study = yaml.safe_load(path.read_text("utf-8")) or {}
+        said: Any = filled_in(study.get("claims", []), study.get("figures", []))
         found = [Claim.model_validate(claim) for claim in said]
         check(found)
     except ValidationError as error:

@@ -19,6 +19,9 @@ from retnet_bench.measure.reading import Reading
 CLEAR_REFS = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 COUNTED_RUN = "retnet_bench.counted_run"
+# <malloc.h> of glibc, and its defaults
+_M_TRIM_THRESHOLD, _TRIM_DEFAULT, _NEVER = -1, 128 * 1024, -1
+_M_MMAP_MAX, _MAPS_DEFAULT = -4, 65536
 CUDA_KEYS = ("cuda_peak_allocated_bytes", "cuda_peak_reserved_bytes", "nvml_used_bytes")
 
 
@@ -37,6 +40,21 @@ def reset_peak_rss() -> str | None:
     except OSError as error:
         return f"{CLEAR_REFS}: {error.strerror}"
     return None
+
+
+def keep_freed_memory(keep: bool) -> bool:
+    """Let the C heap keep what is freed for the next allocation (True), or give large pieces back
+    to the kernel, as glibc does by default (False). Returns whether this heap can be told.
+
+    By default a freed tensor of 32 MiB or more goes back at once, smaller ones as the heap's end
+    falls free, and each step faults its pages in anew: up to a third of a training step, more for
+    the arm with the wider tensors. GPU allocators and other C libraries keep what is freed anyway.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
+    if mallopt is None:
+        return False
+    trim, most_maps = (_NEVER, 0) if keep else (_TRIM_DEFAULT, _MAPS_DEFAULT)
+    return bool(mallopt(_M_TRIM_THRESHOLD, trim) and mallopt(_M_MMAP_MAX, most_maps))
 
 
 def _release_freed_memory() -> None:

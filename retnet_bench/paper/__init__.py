@@ -3,7 +3,7 @@
 A file starts with `# source:`, `# method:` and any number of `# condition:` and `# caveat:`
 lines, then holds one tidy table. Conditions of the measurement begin with `stated:` where the
 paper says so and with `inferred:` where it does not; the others explain a column. Tables named
-`later_*` belong to a different, later paper.
+`later_*` belong to a different, later paper. `claims.yaml` holds what is claimed in words.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import pandas as pd
+import yaml
 
 from retnet_bench.base import UserError, did_you_mean
 
@@ -53,6 +55,11 @@ def load(name: str) -> PaperTable:
         caveats=_notes(text, "caveat"),
         frame=pd.read_csv(io.StringIO(text), comment="#"),
     )
+
+
+def claims() -> dict[str, dict[str, Any]]:
+    """What the paper and its critics claim, by name, as a study would write it (`claims.yaml`)."""
+    return yaml.safe_load((_FOLDER / "claims.yaml").read_text(encoding="utf-8"))
 
 
 def _notes(text: str, key: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from retnet_bench.analysis import claims
 from retnet_bench.analysis.claims import Claim
@@ -131,6 +131,13 @@ class Study(_Strict):
     protocol: ProtocolSettings = ProtocolSettings()
     figures: list[str] = []
     claims: list[Claim] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper_claims(cls, said: Any) -> Any:
+        if not isinstance(said, dict) or "claims" not in said:
+            return said
+        return said | {"claims": claims.filled_in(said["claims"], said.get("figures") or [])}
 
     def points(self) -> Iterator[tuple[Group, Settings, Protocol]]:
         """Every group's axes multiplied out: (group, complete settings, protocol)."""

@@ -60,6 +60,7 @@ class Session:
         cores.pin(self.cell.threads)
         if memory_bytes is not None:
             memory.limit_memory(memory_bytes)
+        memory.keep_freed_memory(True)
         config = self.cell.matched().config
         found = wire.agreements(agreements)
         if found is None:
@@ -108,6 +109,7 @@ class Session:
         return Samples([*samples, *(Sample.of(c, self.workload.phase) for c in counted)], impure)
 
     def memory(self) -> Samples:
+        memory.keep_freed_memory(False)  # what a step needs, not what the heap holds on to
         return Samples(list(self.workload.memory()))
 
     def facts(self) -> Samples:

@@ -25,6 +25,7 @@ from timing import Steps, Times, fastest, interleaved, milliseconds, speed_ratio
 
 from retnet_bench.analysis.statistics import Interval, center, crossover, log_ratio
 from retnet_bench.kernels import attention, retention
+from retnet_bench.measure import memory
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import ModelConfig, cost
 from retnet_bench.models.mixers.retention import log_decay
@@ -45,6 +46,7 @@ L3 = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
+    memory.keep_freed_memory(True)  # as in a study's workers, for every side of a comparison
     console = Console(width=150)
     protocol = Protocol(blocks=args.blocks, block_s=args.block_s, min_samples=1, warmup_max_s=3.0)
     console.print(f"torch {torch.__version__}, threads: {args.threads}, fp32")

@@ -227,3 +227,33 @@ print("exit", os.waitpid(child, 0)[1])
 @linux_only
 def test_measure_phase_works_in_a_forked_worker():
     assert "exit 0" in run_python(FORKED).stdout
+
+
+KEEPING = """
+import resource, sys, torch
+from retnet_bench.measure import memory
+
+def faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+assert memory.keep_freed_memory(sys.argv[1] == "keep")
+for _ in range(8):  # until the heap has found a place
+    torch.ones(32 << 20)  # 128 MiB, freed at once
+before = faults()
+for _ in range(4):
+    torch.ones(32 << 20)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "confstr") or "glibc" not in os.confstr("CS_GNU_LIBC_VERSION"),
+    reason="tells glibc's heap",
+)
+def test_a_heap_that_keeps_what_is_freed_faults_its_pages_in_once():
+    found = {}
+    for mode in ("keep", "give"):
+        command = [sys.executable, "-c", KEEPING, mode]
+        found[mode] = int(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert found["keep"] < 200
+    assert found["give"] >= 4 * 64  # each anew: 32768 small pages, or 64 huge ones
