@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from retnet_bench.base import UserError, did_you_mean
-from retnet_bench.report.numbers import seconds, size_bytes
+from retnet_bench.report.numbers import quantity, seconds, size_bytes
 
 if TYPE_CHECKING:
     from retnet_bench.data import Document
@@ -320,7 +320,12 @@ def _plan_lines(
         yield f"calibrated: {line}"
     if not lines:
         yield "not calibrated on any record: a step's time is a floor, operator by operator"
-    yield "energy: not predicted (no counter's records to go by)"
+    watts = calibration.watts if calibration else None
+    if watts is None:
+        yield "energy: not predicted (no counter's records to go by)"
+    else:
+        joules = watts * sum(known)
+        yield f"energy: predicted {quantity(joules)} J at {watts:.3g} W, the median of your records"
 
 
 def _rates_text(rates: Rates) -> str:

@@ -66,6 +66,9 @@ def run(
     skip_oom: Annotated[
         bool, typer.Option("--skip-oom", help="Leave out cells that are predicted not to fit.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Trainings write TensorBoard events, too.")
+    ] = False,
     plot: Annotated[bool, typer.Option(help="Draw the study's figures at the end.")] = True,
 ) -> None:
     """Run a study; what is already in the folder is kept, and only the rest is run."""
@@ -86,6 +89,7 @@ def run(
         fresh=fresh,
         retry=retry,
         skip_oom=skip_oom,
+        tensorboard=tensorboard,
     )
     _show([summary.folder], console)
     if plot:
@@ -94,6 +98,46 @@ def run(
         f"{summary.cells} cells, {summary.failed} without a measurement" if summary.failed else ""
     )
     console.print(words or f"{summary.cells} cells", "in", f"{summary.folder}/records")
+
+
+@app.command(epilog="Example: retnet-bench reproduce fig6b, or: retnet-bench reproduce all")
+def reproduce(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            help="table1, table3, table4, table6, table8, fig5, fig6a, fig6b, fig6c, headlines, all"
+        ),
+    ],
+    size: Annotated[
+        str | None, typer.Option(help="The largest model size; default: the largest that fits.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="What each may take by prediction, to choose the size.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="A results folder each goes in here.")] = Path(
+        "runs/reproduce"
+    ),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")] = False,
+) -> None:
+    """Redo the paper's tables and figures at this machine's sizes, and hold its claims to them."""
+    from retnet_bench.report import card
+    from retnet_bench.study import reproduce as paper
+
+    names, console, done = paper.names(what), _console(), []
+    for name in names:
+        console.print(f"{name}: {paper.WHAT[name]}", highlight=False)
+        try:
+            target = paper.Reproduction(name, out / name, size, minutes, fresh)
+            study = target.run(console)
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            console.print(f"{name}: not measured: {error}", highlight=False)
+            continue
+        done.append(target.folder)
+        _plot([target.folder], study.figures, None, console)
+    for part in card.parts(done, _findings(done), out):
+        console.print(part, highlight=False, soft_wrap=isinstance(part, str))
 
 
 @app.command(epilog="Example: retnet-bench plan decode --on h100-80gb --price 2.50USD")

@@ -70,12 +70,16 @@ def asked(finding: Finding) -> str:
     return _with(f"{_SAID[name]} {_bound(scale * getattr(claim, name))}", unit)
 
 
+def stated(claim: Claim) -> str:
+    """The paper's number and its conditions; nothing where it has none."""
+    paper = claim.paper
+    return "" if paper is None else f"{_with(_bound(paper.value), paper.unit)}; {paper.at}"
+
+
 def _stated(finding: Finding) -> str:
-    paper = finding.claim.paper
     words = f"{_of(finding.claim)}: {asked(finding)}"
-    if paper is None:
-        return words
-    return f"{words}\npaper: {_with(_bound(paper.value), paper.unit)}; {paper.at}"
+    paper = stated(finding.claim)
+    return f"{words}\npaper: {paper}" if paper else words
 
 
 def _of(claim: Claim) -> str:

@@ -62,10 +62,23 @@ class Here:
         life_theirs, life = context.Pipe(duplex=False)
         arguments = (theirs, life_theirs, output, planned.cell, planned.protocol)
         process = context.Process(target=serve, args=arguments, daemon=True)
-        process.start()
+        with _server_alive():
+            process.start()
         theirs.close()
         life_theirs.close()
         return Started(conn, life, _Child(process))
+
+
+@contextmanager
+def _server_alive() -> Iterator[None]:
+    """UserError where the server that forks workers turns out to be dead."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        raise UserError(
+            "the server that workers are forked from has died, most likely killed for memory; "
+            "finished cells are kept, and the same command goes on"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -115,8 +128,9 @@ class There:
     control: Connection
 
     def start(self, planned: Planned, output: str) -> Started:
-        self.control.send_bytes(wire.assignment(planned.cell, planned.protocol, output))
-        pid = int(self.control.recv_bytes())
+        with _server_alive():
+            self.control.send_bytes(wire.assignment(planned.cell, planned.protocol, output))
+            pid = int(self.control.recv_bytes())
         conn, life = self.listener.accept(), self.listener.accept()
         return Started(conn, life, _Served(pid, self.control))
 

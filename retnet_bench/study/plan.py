@@ -105,7 +105,7 @@ def _cell(name: str, arm: Arm, workload: str, said: Settings) -> Cell:
     assert said.length is not None
     if said.batch_tokens is not None:
         values["batch"] = max(1, said.batch_tokens // said.length)
-    values["device"] = _device(said.device or "auto")
+    values["device"] = device(said.device or "auto")
     values["threads"] = said.threads or _threads()
     values["vocab_size"] = _vocab_size(values["corpus"], values["tokenizer"])
     for keys, workloads in OWN.items():
@@ -168,7 +168,8 @@ def _kernel(arm: Arm, values: dict) -> str:
     return arm.kernel
 
 
-def _device(name: str) -> str:
+def device(name: str) -> str:
+    """A device as torch names it; `auto` is the GPU where there is one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

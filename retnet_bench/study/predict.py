@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from retnet_bench.analysis import rows
 from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS
 from retnet_bench.measure import environment, rates
@@ -384,6 +385,8 @@ class Calibration:
     """Measured over predicted step time on records, by workload, kernel, dtype and mode."""
 
     ratios: dict[Key, tuple[float, ...]]
+    watts: float | None = None
+    """Median power over the blocks whose energy a counter told; None without such."""
 
     def factor(self, cell: Cell) -> float:
         """Median ratio of records like this cell; 1 where there are none."""
@@ -422,15 +425,16 @@ def calibrate(records: pd.DataFrame, target: Target) -> Calibration:
     """The ratio on every cell of `records` that was timed on the target's machine. Decode counts
     at its last position."""
     ratios: dict[Key, list[float]] = defaultdict(list)
+    own = records["machine"].map(lambda name: _same_machine(name, target)).astype(bool)
+    records = records[own]
     timed = records[records["metric"].isin(list(TIMES.values())) & records["value"].notna()]
-    timed = timed[timed["machine"].map(lambda name: _same_machine(name, target)).astype(bool)]
-    for text, rows in timed.groupby("cell_json"):
+    for text, times in timed.groupby("cell_json"):
         cell = _cell(str(text))
         if cell is None:
             continue
-        at = rows["position"].dropna()
+        at = times["position"].dropna()
         position = int(at.max()) if len(at) else None
-        last = rows if position is None else rows[(rows["position"] == position).fillna(False)]
+        last = times if position is None else times[(times["position"] == position).fillna(False)]
         measured = statistics.median(v for samples in last["samples"] for v in samples)
         try:
             found = footprint(step_of(cell, cell.matched().config, target.device, position))
@@ -439,7 +443,13 @@ def calibrate(records: pd.DataFrame, target: Target) -> Calibration:
         predicted = operator_seconds(found, target.rates, cell.mode)
         if predicted:
             ratios[_key(cell)].append(measured / predicted)
-    return Calibration({key: tuple(values) for key, values in ratios.items()})
+    found = {key: tuple(values) for key, values in ratios.items()}
+    return Calibration(found, _watts(records))
+
+
+def _watts(records: pd.DataFrame) -> float | None:
+    blocks = rows.energies(records)
+    return float((blocks["joules"] / blocks["window_s"]).median()) if len(blocks) else None
 
 
 def _same_machine(name: str, target: Target) -> bool:

@@ -23,6 +23,7 @@ from retnet_bench.study.records import new_run_id
 from retnet_bench.study.runner import CHECKPOINTS, Runner, environment_variables
 from retnet_bench.study.study import Source, Study
 from retnet_bench.workloads import WORKLOADS
+from retnet_bench.workloads.live import require_tensorboard
 
 try:
     import fcntl
@@ -53,19 +54,23 @@ def run(
     fresh: bool = False,
     retry: bool = False,
     skip_oom: bool = False,
+    tensorboard: bool = False,
 ) -> Summary:
     """Run what is missing of `study` in `folder`; stored cells are kept and not run again.
 
     `fresh` sets earlier records aside first; `retry` runs failed cells again, too; `skip_oom`
-    leaves out cells that are predicted not to fit, as records that say so.
+    leaves out cells that are predicted not to fit, as records that say so; `tensorboard` has
+    trainings write its events to the folder, too.
     """
+    if tensorboard:
+        require_tensorboard()
     environment_variables()
     with source.named():
         pairs = plan.make(study)
     if skip_oom:
         pairs = predict.skip_oom(pairs, _target(pairs))
     with _alone(folder):
-        return _run(study, source, pairs, folder, console, fresh, retry)
+        return _run(study, source, pairs, folder, console, fresh, retry, tensorboard)
 
 
 def selftest(
@@ -90,6 +95,7 @@ def _run(
     console: Console,
     fresh: bool,
     retry: bool,
+    tensorboard: bool = False,
 ) -> Summary:
     store = Store(folder)
     if fresh:
@@ -105,7 +111,7 @@ def _run(
     if kept:
         rest = "running the others" if todo else "nothing left to run"
         _say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
-    failed = _run_pairs(study, source, store, todo, console)
+    failed = _run_pairs(study, source, store, todo, console, tensorboard)
     return Summary(folder, cells, kept, failed)
 
 
@@ -128,15 +134,25 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _run_pairs(
-    study: Study, source: Source, store: Store, pairs: list[Pair], console: Console
+    study: Study,
+    source: Source,
+    store: Store,
+    pairs: list[Pair],
+    console: Console,
+    tensorboard: bool,
 ) -> int:
     if not pairs:
         return 0
     seconds = _predicted_seconds(pairs)
+    # The shortest first: what can be known soon is known soon, and what may fail for its size comes
+    # last.
+    pairs = sorted(pairs, key=lambda pair: sum(seconds[p.cell.cell_id] for p in pair))
     failed = 0
     with Reporter(console, sum(seconds.values())) as reporter:
         home = plan.devices_of(pairs)[0]
-        runner = Runner(study.name, new_run_id(), store, home, reporter.turn, source.text)
+        runner = Runner(
+            study.name, new_run_id(), store, home, reporter.turn, source.text, tensorboard
+        )
         for pair in pairs:
             for cell in runner.run(pair):
                 reporter.finished(cell, seconds[cell.planned.cell.cell_id])

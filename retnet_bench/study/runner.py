@@ -83,6 +83,8 @@ class Runner:
     """Called with a few words before each piece of work, for a live progress line."""
     study_text: str = ""
     """The study's YAML, kept in the environment of every record."""
+    tensorboard: bool = False
+    """Whether trainings write TensorBoard's events, beside the records."""
     _targets: dict[str, predict.Target] = field(default_factory=dict)
     _agreements: dict[tuple[str, str], list[Agreement]] = field(default_factory=dict)
 
@@ -134,11 +136,15 @@ class Runner:
         self.on_turn(f"{cell.name}: checking forms, warming up")
         key = (track.label, f"{track.planned.matched.config} {cell.device} {cell.dtype}")
         known = self._agreements.get(key)
+        folder = self.store.folder.absolute()
+        events = folder / "tensorboard" / f"{cell.arm}-{cell.size}-{cell.cell_id}"
+        board = {"tensorboard": str(events)} if self.tensorboard else {}
         answer = track.worker.ask(
             "prepare",
             agreements=None if known is None else [asdict(agreement) for agreement in known],
             memory_bytes=share if cell.device == "cpu" else None,
-            checkpoints=str(self.store.folder.absolute() / CHECKPOINTS / cell.cell_id),
+            checkpoints=str(folder / CHECKPOINTS / cell.cell_id),
+            **board,
         )
         if isinstance(answer, Failure):
             track.fail(answer)
@@ -261,7 +267,8 @@ def environment_variables() -> None:
     """Set what workers inherit, before the server starts: quiet libraries, no surprises."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    # GNU OpenMP's threads wait for each other by spinning 300,000 turns. On a core that someone
-    # else wants, a step then costs ten times its time; with 10,000 it costs twice, and on quiet
-    # cores nothing. Equal for all arms, and recorded with the environment.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    # GNU OpenMP's threads wait for each other by spinning 300,000 turns. Where someone else wants
+    # the core, a step then takes many times as long; with 30,000 it mostly takes less, and on quiet
+    # cores nothing is lost (with 10,000 a decode step takes a fifth longer, for threads fall asleep
+    # between two operators). Equal for all arms, and recorded with the environment.
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")

@@ -206,10 +206,17 @@ def load(name_or_path: str) -> tuple[Study, Source]:
     """Read and check a study. Raises UserError: file, field, what is wrong, what would be right."""
     path = find(name_or_path)
     try:
-        text = path.read_text("utf-8")
-        raw = yaml.load(text, _Loader)
+        source = Source(path, path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read: {error}") from error
+    return parse(source), source
+
+
+def parse(source: Source) -> Study:
+    """The study that a file's text says, checked. Raises UserError as `load` does."""
+    path = source.path
+    try:
+        raw = yaml.load(source.text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
@@ -228,7 +235,7 @@ def load(name_or_path: str) -> tuple[Study, Source]:
         raise UserError(f"{path}: {error}") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return study, Source(path, text)
+    return study
 
 
 def _check_axes(study: Study) -> None:

@@ -53,9 +53,10 @@ class Session:
         agreements: list[dict[str, Any]] | None = None,
         memory_bytes: int | None = None,
         checkpoints: str | None = None,
+        tensorboard: str | None = None,
     ) -> Prepared:
         """Gate, build, warm up. `agreements` are those found before for the same model;
-        `checkpoints` is the folder for this cell's."""
+        `checkpoints` and `tensorboard` are folders for this cell's."""
         torch.set_num_threads(self.cell.threads)
         cores.pin(self.cell.threads)
         if memory_bytes is not None:
@@ -71,6 +72,7 @@ class Session:
         self.workload = WORKLOADS[self.cell.workload](self.cell)
         self.workload.report = self.report
         self.workload.checkpoints = None if checkpoints is None else Path(checkpoints)
+        self.workload.tensorboard = None if tensorboard is None else Path(tensorboard)
         self.workload.prepare()
         self.clock = WallClock(self.cell.device)
         self.clock_cost_s = purity.clock_cost_s(self.clock)

@@ -67,6 +67,8 @@ class Workload(ABC):
 
     checkpoints: Path | None = None
     """Where this cell's checkpoints live, should it keep any; None keeps none."""
+    tensorboard: Path | None = None
+    """Where a training's TensorBoard events go; None writes none."""
 
     def __init__(self, cell: Cell) -> None:
         self.cell = cell

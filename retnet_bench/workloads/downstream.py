@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -132,7 +133,7 @@ def evaluate(
     return [sample for task in results["samples"] for sample in _samples(task, results)]
 
 
-def _require_lm_eval() -> None:
+def require_lm_eval() -> None:
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError("tasks need lm-eval; pip install 'retnet-bench[eval]'")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -141,20 +142,26 @@ def _require_lm_eval() -> None:
 def find_tasks(names: Sequence[str], include: str | None) -> Any:
     """lm-eval's TaskManager that knows all of `names`: of the user's own tasks if they are enough
     (lm-eval's 14,000 take half a minute to index). UserError: unknown task, no lm-eval."""
-    _require_lm_eval()
-    from lm_eval.tasks import TaskManager
-
+    require_lm_eval()
     if include is not None and not Path(include).is_dir():
         raise UserError(f"--include {include}: there is no such folder of task files")
-    manager = TaskManager(include_path=include, include_defaults=False)
+    manager = _manager(include, False)
     if not set(names) <= set(manager.all_tasks):
-        manager = TaskManager(include_path=include)
+        manager = _manager(include, True)
     for name in names:
         if name not in manager.all_tasks:
             hint = did_you_mean(name, [*manager.all_tasks, *TASK_LISTS])
             near = hint if hint.startswith("; did") else "; `lm-eval ls tasks` lists them"
             raise UserError(f'unknown task "{name}"{near}')
     return manager
+
+
+@functools.cache
+def _manager(include: str | None, defaults: bool) -> Any:
+    """Indexed once a process and folder."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include, include_defaults=defaults)
 
 
 def _no_data(names: Sequence[str], error: OSError) -> str:

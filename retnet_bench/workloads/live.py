@@ -46,14 +46,18 @@ class Live:
             self.report(f"scored {done} of {documents} documents")
 
 
+def require_tensorboard() -> None:
+    """UserError where it is not installed."""
+    if find_spec("tensorboard") is None:
+        raise UserError("tensorboard was asked for but is not installed; pip install tensorboard")
+
+
 class Board:
     """TensorBoard's event files in `folder`; with None, nothing at all."""
 
     def __init__(self, folder: Path | None) -> None:
-        if folder is not None and find_spec("tensorboard") is None:
-            raise UserError(
-                "tensorboard was asked for but is not installed; pip install tensorboard"
-            )
+        if folder is not None:
+            require_tensorboard()
         self.folder = folder
         self.writer: Any = None
 

@@ -55,8 +55,6 @@ class Perplexity(Train):
 
     interleaved = False
     phase = "perplexity"
-    tensorboard: Path | None = None
-    """Where TensorBoard's events go; None writes none."""
 
     def prepare(self) -> None:
         _repeatable(self.device)

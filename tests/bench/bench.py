@@ -7,7 +7,7 @@ bandwidth, chunkwise retention against flash attention, and both arms against ot
 
 CPU, fp32, all threads by default. Everything that is compared is interleaved in one process, and
 every number has its 95 % interval over blocks. PATHs are checkouts of microsoft/torchscale (needs
-fairscale) and karpathy/nanoGPT; nothing of them is in this repository.
+fairscale and einops) and karpathy/nanoGPT; nothing of them is in this repository.
 """
 
 from __future__ import annotations

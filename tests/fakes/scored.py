@@ -144,3 +144,13 @@ def speeds(study: str = "speed") -> Iterator[Row]:
                     at = about | {"block": block, "position": position, "samples": [seconds]}
                     yield record("decode_step_s", arm, **at)
             yield record("peak_tensor_bytes", arm, **about, value=factor * 5 * n_params)
+
+
+def answers(arm: str, task: str, right: dict[int, int], n: int = 20) -> Iterator[Row]:
+    """`right` answers out of `n`, by the number of solved examples in front."""
+    for shots, count in right.items():
+        about = model(
+            arm, "a", 0, workload="downstream", task=task, cell_id=f"{arm}-{task}-{shots}"
+        )
+        samples = [1.0] * count + [0.0] * (n - count)
+        yield record("acc", phase=f"{shots}-shot", samples=samples, value=count / n, **about)

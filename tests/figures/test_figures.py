@@ -20,7 +20,14 @@ from retnet_bench.base import UserError
 from retnet_bench.figures import FIGURES, panels, style
 
 NAMES = ("throughput", "fig5", "fig6a", "fig6b", "fig6c", "decode_position", "train_memory")
-QUALITY = ("loss_curve", "pareto", "position", "table6", "table8")  # test_figures_quality.py
+QUALITY = (
+    "loss_curve",
+    "pareto",
+    "position",
+    "table3",
+    "table6",
+    "table8",
+)  # test_figures_quality.py
 WORKLOADS = {"throughput": "train", "train_memory": "train", "fig5": "perplexity"}
 
 

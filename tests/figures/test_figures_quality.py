@@ -196,3 +196,25 @@ def test_the_same_records_give_the_same_bytes(
         figures.plot(tables["fig5"], ["fig5"], tmp_path / name, ["svg"])[0] for name in "ab"
     )
     assert first.read_bytes() == again.read_bytes()
+
+
+def test_table3_has_a_point_per_arm_task_and_shots_beside_the_paper_s() -> None:
+    right = {"retnet": {0: 10, 4: 15}, "transformer": {0: 8, 4: 8}}
+    rows = [row for arm, of in right.items() for row in scored.answers(arm, "copa", of)]
+    figure = FIGURES["table3"](frame(rows))
+    ours, theirs = figure.axes
+    drawn = [container.lines[0] for container in ours.containers]
+    assert [text.get_text() for text in ours.get_yticklabels()][2] == "copa"
+    assert sorted(float(line.get_xdata()[0]) for line in drawn) == [40, 40, 50, 75]
+    assert all(abs(line.get_ydata()[0] - 2) < 0.2 for line in drawn)
+    faces = {to_hex(line.get_markerfacecolor()) for line in drawn}
+    assert "#ffffff" in faces  # with examples
+    assert len(faces) == 3
+    assert len(theirs.containers) == 2 * 2 * 7
+    assert {"no examples", "with examples", "retnet", "transformer"} == set(legend(figure))
+
+
+def test_table3_without_its_tasks_says_what_would_give_them() -> None:
+    rows = list(scored.answers("retnet", "other", {0: 3}))
+    with pytest.raises(UserError, match="hellaswag.*reproduce table3"):
+        FIGURES["table3"](frame(rows))

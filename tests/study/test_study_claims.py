@@ -9,6 +9,7 @@ import yaml
 from fakes import cells
 
 from retnet_bench import paper
+from retnet_bench.analysis.claims import Claim, filled_in
 from retnet_bench.base import UserError
 from retnet_bench.study import study as studies
 
@@ -160,3 +161,31 @@ def test_the_stated_ablations_are_those_of_table_6():
     at = {"length": 2048}
     ratio = value("table8", arm="retnet", **at) / value("table8", arm="transformer", **at)
     assert stated("context")["perplexity_lower"] == pytest.approx(ratio, abs=6e-4)
+
+
+# --- the paper's claims by name -----------------------------------------------------------------
+
+
+def test_a_claim_of_the_paper_is_filled_in_and_what_is_said_stands():
+    where = {"workload": "train", "length": "max"}
+    said = [{"claim": "train_vs_fused", "name": "mine", "where": where, "at_most": 3}]
+    (claim,) = filled_in(said, ["throughput"])
+    assert claim["name"] == "mine"
+    assert claim["at_most"] == 3
+    assert "at_least" not in claim
+    assert claim["paper"]["value"] == 1.147
+    assert claim["figure"] == "throughput"
+    assert "figure" not in filled_in(said, ["fig5"])[0]
+
+
+def test_a_claim_the_paper_does_not_make_has_a_near_miss(tmp_path):
+    with pytest.raises(UserError, match='claim "train_vs_fuse"; did you mean "train_vs_fused"'):
+        load(tmp_path, {"claim": "train_vs_fuse", "where": {"workload": "train"}})
+
+
+@pytest.mark.parametrize("name", paper.claims())
+def test_every_claim_of_the_paper_is_sound_and_answered_to(name):
+    said = {"claim": name, "where": {"workload": "decode"}}
+    claim = Claim.model_validate(filled_in([said], [])[0])
+    assert claim.source
+    assert claim.objection or name in ("cache_linear", "memory_linear")

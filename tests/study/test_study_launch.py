@@ -117,3 +117,13 @@ def test_a_tree_without_a_worker_says_so(tmp_path):
         launch.server(tmp_path, Path(sys.base_prefix) / "bin" / "python3"),
     ):
         pass
+
+
+def test_a_dead_server_is_one_line(tmp_path):
+    class Dead:
+        def send_bytes(self, data: bytes) -> None:
+            raise BrokenPipeError
+
+    there = launch.There(TREE, listener=None, control=Dead())
+    with pytest.raises(UserError, match="has died, .*the same command goes on"):
+        launch.Worker(Planned(cell(), QUICK, None), there, tmp_path / "log")

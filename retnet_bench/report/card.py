@@ -1,0 +1,73 @@
+"""The card of claims: what was stated, what was measured here, and why the two may differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from retnet_bench.analysis.claims import Finding
+from retnet_bench.analysis.curves import contract_text
+from retnet_bench.report.claims import asked, ours, stated
+from retnet_bench.results.store import read_records
+
+COLUMNS = {"claim": 4, "paper": 4, "ours [95 % interval]": 4, "verdict": 2, "why they differ": 6}
+"""Column and its share of the width."""
+NOTE = (
+    "A verdict is on the direction, at the sizes and on the machine named; the paper's number "
+    "stands beside ours and takes no part in it."
+)
+
+
+def parts(folders: Sequence[Path], findings: Sequence[Finding], out: Path) -> Iterator[Table | str]:
+    """What the claims of several results folders came to: the table, written to `out`/card.md as
+    well, and where to look further."""
+    if not folders:
+        return
+    if findings:
+        out.mkdir(parents=True, exist_ok=True)
+        conditions = [f"{folder.name}: {contract_text(read_records(folder))}" for folder in folders]
+        (out / "card.md").write_text(markdown(findings, conditions), "utf-8")
+        yield card(findings)
+        yield NOTE
+        yield f"written: {out / 'card.md'}"
+    yield f"the tables: retnet-bench show {' '.join(map(str, folders))}"
+
+
+def card(findings: Iterable[Finding]) -> Table:
+    """A row per claim, for the terminal."""
+    table = Table(title="Claims, the paper and here", title_justify="left", show_lines=True)
+    table.expand = True
+    for name, share in COLUMNS.items():
+        table.add_column(name, ratio=share)
+    for row in map(_row, findings):
+        table.add_row(*row)
+    return table
+
+
+def markdown(findings: Iterable[Finding], conditions: Sequence[str]) -> str:
+    """The same as a page; `conditions` say how the records behind it were taken, one a line."""
+    lines = [
+        "# Claims, the paper and here",
+        NOTE,
+        "\n".join(f"- {line}" for line in conditions),
+        "\n".join(
+            f"| {' | '.join(cell.replace(chr(10), '<br>') for cell in row)} |"
+            for row in [list(COLUMNS), ["---"] * len(COLUMNS), *map(_row, findings)]
+        ),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _row(finding: Finding) -> tuple[str, ...]:
+    claim = finding.claim
+    why = f"\n{finding.reason}" if finding.reason else ""
+    at = f"\n{finding.at}" if finding.at else ""
+    return (
+        f"{claim.says}\n({claim.source})",
+        stated(claim) if claim.paper else "no number",
+        f"{ours(finding)}{at}",
+        f"{asked(finding)}: {finding.verdict}{why}",
+        claim.objection or "",
+    )
