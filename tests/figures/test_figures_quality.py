@@ -216,5 +216,5 @@ def test_table3_has_a_point_per_arm_task_and_shots_beside_the_paper_s() -> None:
 
 def test_table3_without_its_tasks_says_what_would_give_them() -> None:
     rows = list(scored.answers("retnet", "other", {0: 3}))
-    with pytest.raises(UserError, match="hellaswag.*reproduce table3"):
+    with pytest.raises(UserError, match=r"hellaswag.*reproduce table3"):
         FIGURES["table3"](frame(rows))

@@ -125,5 +125,5 @@ def test_a_dead_server_is_one_line(tmp_path):
             raise BrokenPipeError
 
     there = launch.There(TREE, listener=None, control=Dead())
-    with pytest.raises(UserError, match="has died, .*the same command goes on"):
+    with pytest.raises(UserError, match=r"has died, .*the same command goes on"):
         launch.Worker(Planned(cell(), QUICK, None), there, tmp_path / "log")
