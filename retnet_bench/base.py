@@ -16,7 +16,8 @@ class UserError(Exception):
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
     """`; did you mean "x"?` for a near miss, else `; choose from a, b, c`."""
     known = sorted(choices)
-    close = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    same = [choice for choice in known if choice.lower() == str(word).lower()]
+    close = same or difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
     if close:
         return f'; did you mean "{close[0]}"?'
     return f"; choose from {', '.join(known)}" if known else ""

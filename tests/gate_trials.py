@@ -1,6 +1,6 @@
 """Does the gate cry wolf, and does it bark? Many runs of `check gate --against` on this machine.
 
-    python tests/gate_trials.py --runs 20 --budget 60
+    python tests/gate_trials.py --runs 20 --budget 45
 
 A/A runs hold this revision against itself; the others hold a copy with extra matrix products in
 the retention kernel against it. The copy is a clone in a temporary folder with one commit on top;
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds a run")
-    parser.add_argument("--waste", type=int, default=310, help="width of the wasted products")
+    parser.add_argument("--waste", type=int, default=363, help="width of the wasted products")
     parser.add_argument("--kinds", nargs="+", choices=("same", "slow"), default=["same", "slow"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

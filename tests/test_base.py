@@ -74,3 +74,7 @@ def test_register_returns_what_it_decorates():
         pass
 
     assert made["train"] is Train
+
+
+def test_the_other_case_is_a_near_miss_however_short():
+    assert did_you_mean("3m", ["3M", "13B"]) == '; did you mean "3M"?'

@@ -40,7 +40,7 @@ def measure(device: str, dtypes: Iterable[str] = DTYPES, clock: Clock | None = N
         bytes_per_s=max(_copy(clock, device), _triad(clock, device)),
         launch_s=_launch(clock, device),
         memory_bytes=None,
-        source="measured on this machine by retnet-bench env --measure",
+        source="measured on this machine",
     )
 
 

@@ -157,6 +157,12 @@ def _ratios(records: pd.DataFrame, floors: Floors | None) -> Table | None:
     shown = frame[~frame["metric"].isin(["weight_bytes", "outcome", "peak_rss_bytes"])]
     budgets = ["token_budget"] if shown["token_budget"].notna().any() else []
     keys = ["metric", "phase", "size", "batch", "length", *budgets]
+    by_metric = {metric: i for i, metric in enumerate(shown["metric"].unique())}
+    shown = shown.sort_values(
+        ["metric", "phase", "batch", "length"],
+        key=lambda column: column.map(by_metric) if column.name == "metric" else column,
+        kind="stable",
+    )
     return _table(
         "Inside each pair: first arm / second arm",
         shown,
@@ -170,13 +176,16 @@ def _crossovers(records: pd.DataFrame) -> Table | None:
     frame = curves.crossovers(records)
     if frame.empty:
         return None
+    columns = list(frame.columns)
+    per = columns[columns.index("x") + 1 : columns.index("estimate")]
     table = Table(title="Crossovers", title_justify="left", header_style="bold")
-    for name in ("workload", "arms", "along", "crossover [95 % interval]", "remark"):
-        table.add_column(name)
-    for _, row in frame.iterrows():
+    for name in ("workload", "arms", "along", *per, "crossover [95 % interval]", "remark"):
+        table.add_column(name.replace("_", " "), justify="right" if name in per else "left")
+    for _, row in frame.sort_values(["workload", *per], kind="stable").iterrows():
         where = interval(row) if row["estimate"] == row["estimate"] else "none in range"
-        arms = f"{row['a']} / {row['b']}"
-        table.add_row(row["workload"], arms, row["x"], where, _plain(row["reason"]))
+        remark = _plain(row["reason"]).removeprefix("none in range: ")
+        keys = (_plain(row[name]) for name in per)
+        table.add_row(row["workload"], f"{row['a']} / {row['b']}", row["x"], *keys, where, remark)
     return table
 
 
