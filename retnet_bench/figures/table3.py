@@ -61,8 +61,8 @@ def _ours(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _point(ax: Axes, row: pd.Series, arms: list[str], look: style.ArmStyle, alpha: float) -> None:
-    place = list(TASKS.values()).index(row["task"])
-    place += _BESIDE * (arms.index(row["arm"]) - (len(arms) - 1) / 2)
+    row_of_task = list(TASKS.values()).index(row["task"])
+    place = row_of_task + _BESIDE * (arms.index(row["arm"]) - (len(arms) - 1) / 2)
     ends = [[max(row["estimate"] - row["low"], 0)], [max(row["high"] - row["estimate"], 0)]]
     ax.errorbar(
         [row["estimate"]],

@@ -220,13 +220,14 @@ START_S = 2.0
 """Predicted time to start a worker, build the model and check its forms."""
 
 
-def cell_seconds(planned: Planned, step_s: float) -> float:
-    """Predicted time of the whole cell, from that of one step."""
+def cell_seconds(planned: Planned, step_s: float, setup_s: float = 0.0) -> float:
+    """Predicted time of the whole cell, from that of one step and of what comes before the first
+    (decode: taking the prompt in)."""
     cell, protocol = planned.cell, planned.protocol
     if cell.workload == "perplexity":
         steps = (cell.token_budget or 0) / (cell.batch * cell.length)
         return START_S + 1.3 * steps * step_s  # the scoring adds about a third
-    seconds = START_S
+    seconds = START_S + setup_s
     if "time" in cell.measure:
         block = max(protocol.block_s, protocol.min_samples * step_s * (cell.positions or 1))
         seconds += min(protocol.warmup_max_s, 8 * step_s) + protocol.blocks * block

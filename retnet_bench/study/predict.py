@@ -231,6 +231,7 @@ def predict(
     step_s = operator_seconds(found, target.rates, cell.mode)
     if step_s is not None and calibration is not None:
         step_s *= calibration.factor(cell)
+    peak = target.rates.flops_per_s.get(cell.dtype)
     limit = None if target.memory_bytes is None else target.memory_bytes // share
     fits = None if limit is None else found.peak_bytes <= limit
     return Prediction(
@@ -238,11 +239,20 @@ def predict(
         flops=model_flops(cell, config),
         roofline=line,
         step_s=step_s,
-        cell_s=None if step_s is None else cell_seconds(planned, step_s),
+        cell_s=None
+        if step_s is None
+        else cell_seconds(planned, step_s, _setup_s(cell, config, peak)),
         fits=fits,
         instead=largest(step, limit) if fits is False and limit is not None else None,
         reason=None if step_s is not None else f"{target.rates.name}: rates for it are unknown",
     )
+
+
+def _setup_s(cell: Cell, config: ModelConfig, peak: float | None) -> float:
+    """Least seconds until a decode cell's prompt is taken in; others have none to take in."""
+    if cell.workload != "decode" or not peak:
+        return 0.0
+    return cell.batch * cost.prefill_flops(config, cell.length) / peak
 
 
 def side_by_side(pair: Pair) -> int:
@@ -443,11 +453,13 @@ def calibrate(records: pd.DataFrame, target: Target) -> Calibration:
         predicted = operator_seconds(found, target.rates, cell.mode)
         if predicted:
             ratios[_key(cell)].append(measured / predicted)
-    found = {key: tuple(values) for key, values in ratios.items()}
-    return Calibration(found, _watts(records))
+    kept = {key: tuple(values) for key, values in ratios.items()}
+    return Calibration(kept, _watts(records))
 
 
 def _watts(records: pd.DataFrame) -> float | None:
+    if "energy_window_s" not in set(records["metric"]):
+        return None
     blocks = rows.energies(records)
     return float((blocks["joules"] / blocks["window_s"]).median()) if len(blocks) else None
 

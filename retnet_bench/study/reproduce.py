@@ -46,9 +46,9 @@ MINUTES = {
     "table6": 4.0,
     "table8": 3.0,
     "fig5": 5.0,
-    "fig6a": 0.5,
-    "fig6b": 2.0,
-    "fig6c": 2.0,
+    "fig6a": 2.5,
+    "fig6b": 2.5,
+    "fig6c": 2.5,
 }
 """How long each may take by prediction; under 30 together."""
 HEADLINES = ("table4", "fig6a", "fig6b", "fig6c", "fig5")

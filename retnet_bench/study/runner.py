@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -138,7 +139,8 @@ class Runner:
         known = self._agreements.get(key)
         folder = self.store.folder.absolute()
         events = folder / "tensorboard" / f"{cell.arm}-{cell.size}-{cell.cell_id}"
-        board = {"tensorboard": str(events)} if self.tensorboard else {}
+        # Said only where it is asked for: another revision's worker may not know it.
+        board: dict[str, Any] = {"tensorboard": str(events)} if self.tensorboard else {}
         answer = track.worker.ask(
             "prepare",
             agreements=None if known is None else [asdict(agreement) for agreement in known],

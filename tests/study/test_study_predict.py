@@ -174,3 +174,22 @@ def test_columns_beside_a_time_and_a_peak():
         *("flops_utilisation", "bandwidth_utilisation"),
     }
     assert not any(unknown.values())
+
+
+def test_a_decode_cell_takes_its_prompt_in_first():
+    fast = Target(replace(RATES, bytes_per_s=1e12, launch_s=0.0), "cpu", None)
+    made = [planned(workload="decode", length=length, positions=1) for length in (640, 64000)]
+    short, long = (predict.predict(one, fast).cell_s for one in made)
+    flops = made[1].cell.batch * cost.prefill_flops(made[1].matched.config, 64000)
+    assert long - short == pytest.approx(flops / 1e9, rel=0.02)
+
+
+def test_power_comes_from_records_with_a_counter_and_gives_energy():
+    keys = {"cell_id": "c", "run_id": "r", "process": 0, "device": "cpu", "status": "ok"}
+    common = keys | {"machine": RATES.name, "workload": "train", "phase": "train"}
+    told = [("cpu_energy_j", 30.0, 0), ("energy_window_s", 2.0, 0)]
+    told += [("cpu_energy_j", 60.0, 1), ("energy_window_s", 3.0, 1)]
+    rows = [common | {"metric": m, "value": v, "block": b, "cell_json": ""} for m, v, b in told]
+    assert predict.calibrate(pd.DataFrame(rows), TARGET).watts == 17.5  # of 15 and 20
+    without = pd.DataFrame(rows)[lambda frame: frame["metric"] == "cpu_energy_j"]
+    assert predict.calibrate(without, TARGET).watts is None
