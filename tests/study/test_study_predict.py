@@ -7,6 +7,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 from fakes.cells import QUICK, cell
+from golden.records import frame, record
 
 from retnet_bench.base import UserError
 from retnet_bench.measure.devices import Rates
@@ -185,11 +186,14 @@ def test_a_decode_cell_takes_its_prompt_in_first():
 
 
 def test_power_comes_from_records_with_a_counter_and_gives_energy():
-    keys = {"cell_id": "c", "run_id": "r", "process": 0, "device": "cpu", "status": "ok"}
-    common = keys | {"machine": RATES.name, "workload": "train", "phase": "train"}
     told = [("cpu_energy_j", 30.0, 0), ("energy_window_s", 2.0, 0)]
     told += [("cpu_energy_j", 60.0, 1), ("energy_window_s", 3.0, 1)]
-    rows = [common | {"metric": m, "value": v, "block": b, "cell_json": ""} for m, v, b in told]
-    assert predict.calibrate(pd.DataFrame(rows), TARGET).watts == 17.5  # of 15 and 20
-    without = pd.DataFrame(rows)[lambda frame: frame["metric"] == "cpu_energy_j"]
-    assert predict.calibrate(without, TARGET).watts is None
+    rows = [
+        record(metric, value=value, samples=[value], block=block, machine=RATES.name)
+        for metric, value, block in told
+    ]
+    assert predict.calibrate(frame(rows), TARGET).watts == 17.5  # of 15 and 20
+    without = [row for row in rows if row["metric"] == "cpu_energy_j"]
+    assert predict.calibrate(frame(without), TARGET).watts is None
+    elsewhere = [row | {"machine": "another"} for row in rows]
+    assert predict.calibrate(frame(elsewhere), TARGET).watts is None
