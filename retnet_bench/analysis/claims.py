@@ -22,13 +22,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from retnet_bench.analysis import curves, pairs, replication, rows, statistics
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError, did_you_mean
-from retnet_bench.results.schema import METRICS, TIMES
+from retnet_bench.results.schema import EXACT, METRICS, TIMES
 
 Verdict = Literal["holds", "does not hold", "inconclusive", "not measured"]
 Bound = int | float
-
-EXACT = ("peak_tensor_bytes", "weight_bytes", "state_bytes")
-"""Metrics that are counted, not sampled: one reading of them is the whole truth."""
 
 PERPLEXITY = "perplexity_per_byte"
 _RATES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
