@@ -439,11 +439,10 @@ def _slope(cells: pd.DataFrame, claim: Claim) -> Interval:
 def _exponent(cells: pd.DataFrame, claim: Claim) -> Interval:
     values = _values(cells, claim)
     _refuse_several(values, "length")
-    medians = values.assign(median=[np.median(samples) for samples in values["samples"]])
-    (table,), process = rows.along(medians, "length", ["median"])
-    if table.shape[1] < 2:
+    found = curves.exponent(values)
+    if np.isnan(found.estimate):
         raise _NotMeasured("fewer than two lengths")
-    return statistics.exponent(table.columns, table, process)
+    return found
 
 
 def _crossover(cells: pd.DataFrame, claim: Claim) -> Interval:
