@@ -3,7 +3,8 @@
 A file starts with `# source:`, `# method:` and any number of `# condition:` and `# caveat:`
 lines, then holds one tidy table. Conditions of the measurement begin with `stated:` where the
 paper says so and with `inferred:` where it does not; the others explain a column. Tables named
-`later_*` belong to a different, later paper.
+`later_*` belong to a different, later paper; `predicted` holds what our cost model says of the
+paper's points, for its figures.
 """
 
 from __future__ import annotations
@@ -53,6 +54,13 @@ def load(name: str) -> PaperTable:
         caveats=_notes(text, "caveat"),
         frame=pd.read_csv(io.StringIO(text), comment="#"),
     )
+
+
+def predicted(figure: str) -> pd.DataFrame:
+    """The cost model's points for the paper's setting of `figure`: rows of the table `predicted`,
+    with the columns that tell them apart."""
+    points = load("predicted").frame
+    return points[points["figure"] == figure].dropna(axis="columns", how="all")
 
 
 def _notes(text: str, key: str) -> tuple[str, ...]:
