@@ -22,6 +22,7 @@ from retnet_bench.figures import FIGURES, panels, style
 
 NAMES = ("throughput", "fig5", "fig6a", "fig6b", "fig6c", "decode_position", "train_memory")
 QUALITY = ("loss_curve", "pareto", "position", "table6", "table8")  # test_figures_quality.py
+TABLES = ("table1", "table4")  # test_figures_tables.py
 WORKLOADS = {"throughput": "train", "train_memory": "train", "fig5": "perplexity"}
 
 
@@ -53,7 +54,7 @@ def words(figure: Figure) -> str:
 
 
 def test_the_registered_figures() -> None:
-    assert set(FIGURES) == {*NAMES, *QUALITY}
+    assert set(FIGURES) == {*NAMES, *QUALITY, *TABLES}
 
 
 @pytest.mark.parametrize("name", NAMES)
