@@ -23,13 +23,10 @@ from retnet_bench import paper
 from retnet_bench.analysis import curves, pairs, replication, rows, statistics
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError, did_you_mean
-from retnet_bench.results.schema import METRICS, TIMES
+from retnet_bench.results.schema import EXACT, METRICS, TIMES
 
 Verdict = Literal["holds", "does not hold", "inconclusive", "not measured"]
 Bound = int | float
-
-EXACT = ("peak_tensor_bytes", "weight_bytes", "state_bytes")
-"""Metrics that are counted, not sampled: one reading of them is the whole truth."""
 
 PERPLEXITY = "perplexity_per_byte"
 _RATES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
@@ -468,11 +465,10 @@ def _slope(cells: pd.DataFrame, claim: Claim) -> Interval:
 def _exponent(cells: pd.DataFrame, claim: Claim) -> Interval:
     values = _values(cells, claim)
     _refuse_several(values, "length")
-    medians = values.assign(median=[np.median(samples) for samples in values["samples"]])
-    (table,), process = rows.along(medians, "length", ["median"])
-    if table.shape[1] < 2:
+    found = curves.exponent(values)
+    if np.isnan(found.estimate):
         raise _NotMeasured("fewer than two lengths")
-    return statistics.exponent(table.columns, table, process)
+    return found
 
 
 def _crossover(cells: pd.DataFrame, claim: Claim) -> Interval:

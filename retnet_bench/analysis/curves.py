@@ -17,7 +17,7 @@ from retnet_bench.analysis.captions import contract_text
 from retnet_bench.analysis.pairs import crossovers, pair_ratios
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError, did_you_mean
-from retnet_bench.results.schema import METRICS, OK_STATUSES
+from retnet_bench.results.schema import EXACT, METRICS, OK_STATUSES, TIMES
 
 __all__ = [
     "by_context",
@@ -27,10 +27,13 @@ __all__ = [
     "curve",
     "decode_throughput",
     "energy_per_token",
+    "exponent",
+    "exponents",
     "final_latency",
     "latency_by_position",
     "loss_curve",
     "memory_by_length",
+    "memory_metric",
     "pair_ratios",
     "perplexities",
     "separators",
@@ -132,6 +135,14 @@ def memory_by_length(
     return _points(read, rows.failed(records, metric, phase, phase), "length", per)
 
 
+def memory_metric(records: pd.DataFrame, workload: str) -> str:
+    """The metric of the tensors' peak memory: counted on the CPU, read from CUDA elsewhere."""
+    known = records[(records["workload"] == workload) & records["value"].notna()]
+    read_from_cuda = (known["metric"] == "cuda_peak_allocated_bytes").any()
+    counted = (known["metric"] == "peak_tensor_bytes").any()
+    return "cuda_peak_allocated_bytes" if read_from_cuda and not counted else "peak_tensor_bytes"
+
+
 def slopes(records: pd.DataFrame) -> pd.DataFrame:
     """Slope of decode latency over position, in s per 1000 positions.
 
@@ -153,6 +164,78 @@ def _slope(points: pd.DataFrame) -> Interval:
         return Interval(np.nan, np.nan, np.nan, 0)
     processes = table.groupby(rows.RUN, dropna=False).ngroup().to_numpy()
     return statistics.slope(table.columns, 1000 * table.to_numpy(), processes)
+
+
+def exponent(points: pd.DataFrame) -> Interval:
+    """The p of cost = c length^p, from the rows of one contract; of fewer than two lengths: nan."""
+    medians = points.assign(median=[np.median(samples) for samples in points["samples"]])
+    (table,), process = rows.along(medians, "length", ["median"])
+    if table.shape[1] < 2:
+        return Interval(np.nan, np.nan, np.nan, 0)
+    return statistics.exponent(table.columns, table, process)
+
+
+def exponents(records: pd.DataFrame) -> pd.DataFrame:
+    """How the costs of training, prefill and decoding grow: the p of cost = c length^p (Table 1).
+
+    Columns [arm, workload, what, size, batch, *separators, *SUMMARY, shortest, longest]; the last
+    are the range of lengths. `what` is `time` (seconds per sequence, of decode: of a step at the
+    last position), `memory` (peak bytes) or `state` (decode: bytes of KV cache or state). Bytes
+    are compared at one batch only; of time `batch` is null where one length has one batch. Bytes
+    that were counted have an interval of no width.
+    """
+    found = [
+        _exponents(records, workload, what, metric)
+        for workload, time in TIMES.items()
+        for what, metric in (("time", time), ("memory", memory_metric(records, workload)))
+    ]
+    found.append(_exponents(records, "decode", "state", "state_bytes"))
+    table = pd.concat([part for part in found if len(part)] or found[:1], ignore_index=True)
+    last = [*SUMMARY, "shortest", "longest"]
+    return table[[*(name for name in table if name not in last), *last]]
+
+
+def _exponents(records: pd.DataFrame, workload: str, what: str, metric: str) -> pd.DataFrame:
+    phase = None if what == "time" else workload
+    measured = rows.at_last_position(rows.measured(records, metric, workload, phase))
+    failed = rows.failed(records, metric, workload, phase)
+    measured, failed = (
+        part.assign(what=what, batch=part["batch"].astype(float))
+        for part in (measured[measured["value"] > 0], failed)
+    )
+    if what == "time":
+        measured, failed = _per_sequence(measured, failed)
+    summary = _counted_exponent if metric in EXACT else exponent
+    per = ["what", "size", "batch"]
+    frame = _points(measured, failed, "workload", per, summary, along="length")
+    lengths = measured.groupby(["arm", "workload", *separators(frame)], dropna=False)["length"]
+    ranges = lengths.agg(shortest="min", longest="max").reset_index()
+    return _explained(frame.merge(ranges, how="left"), metric in EXACT)
+
+
+def _per_sequence(steps: pd.DataFrame, failed: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Times of one sequence; a batch that only follows length is no longer named."""
+    samples = zip(steps["samples"], steps["batch"], strict=True)
+    steps = rows.with_samples(steps, [seconds / batch for seconds, batch in samples])
+    if "batch" in rows.separators(steps, failed, "length", []):
+        return steps, failed
+    return steps.assign(batch=np.nan), failed.assign(batch=np.nan)
+
+
+def _counted_exponent(points: pd.DataFrame) -> Interval:
+    found = exponent(points)
+    return found._replace(low=found.estimate, high=found.estimate)
+
+
+def _explained(frame: pd.DataFrame, counted: bool) -> pd.DataFrame:
+    """`frame` with its reasons; too few lengths are told once of an arm that has no exponent."""
+    known = frame["estimate"].notna()
+    short = frame["status"].isin(OK_STATUSES) & ~known
+    frame.loc[short, "reason"] = "fewer than two lengths at one batch"
+    if counted:
+        frame.loc[known & frame["reason"].isna(), "reason"] = "counted"
+    lacking = short & ~frame["arm"].isin(frame.loc[known, "arm"])
+    return pd.concat([frame[~short], frame[lacking].drop_duplicates("arm")])
 
 
 def perplexities(records: pd.DataFrame, per: str = "byte") -> pd.DataFrame:

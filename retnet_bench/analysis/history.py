@@ -31,10 +31,9 @@ import ruptures
 from retnet_bench.analysis import replication, rows, statistics
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError
-from retnet_bench.results.schema import TIMES
+from retnet_bench.results.schema import EXACT, TIMES
 from retnet_bench.results.store import read_records
 
-EXACT = ("peak_tensor_bytes", "weight_bytes", "state_bytes")
 SAMPLED = ("peak_rss_bytes", "cuda_peak_allocated_bytes")
 PERPLEXITY = "perplexity_per_byte"
 

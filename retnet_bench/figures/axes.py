@@ -27,8 +27,8 @@ def log_lengths(ax: Axes, lengths: Iterable[float]) -> None:
 
 
 def log_sizes(ax: Axes, sizes: pd.DataFrame) -> None:
-    """A logarithmic x axis in parameters, with a tick named `size` at each of `n_params`."""
-    ticks = sizes.drop_duplicates("n_params").sort_values("n_params")
+    """A logarithmic x axis in parameters, with a tick named `size` at its (first) `n_params`."""
+    ticks = sizes.dropna(subset="n_params").sort_values("n_params").drop_duplicates("size")
     ax.set_xscale("log")
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(ticks["n_params"].tolist(), ticks["size"].tolist())

@@ -17,7 +17,7 @@ def draw(records: pd.DataFrame) -> Figure:
     """Milliseconds of one decode step against position at the longest length, with slopes."""
     frame = curves.latency_by_position(records)
     frame = panels.needed(frame, "decode_position", "decode", "decode_step_s")
-    length = _longest(frame)
+    length = panels.longest(frame)
     frame = frame[frame["length"] == length]
     sheet = Sheet(f"Decode latency against position, sequences of {length} tokens", records["arm"])
     panels.draw_curves(sheet, panels.scaled(frame, 1e3), "position")
@@ -30,12 +30,6 @@ def draw(records: pd.DataFrame) -> Figure:
     decoded = records[(records["workload"] == "decode") & (records["length"] == length)]
     crossed = panels.draw_crossovers(sheet, curves.crossovers(decoded))
     return sheet.finish(panels.contract(records, "decode"), crossed)
-
-
-def _longest(frame: pd.DataFrame) -> int:
-    """The longest length at which most arms have a value."""
-    arms = frame.groupby(["length", "arm"])["estimate"].any().groupby("length").sum()
-    return int(arms[arms == arms.max()].index.max())
 
 
 def _name_slopes(sheet: Sheet, slopes: pd.DataFrame, per: list[str]) -> None:

@@ -20,7 +20,7 @@ _PARTS: tuple[tuple[str, style.Dashes, str], ...] = (
 @figure("fig6a")
 def draw(records: pd.DataFrame) -> Figure:
     """Peak bytes while decoding against length, with the weights and the state inside them."""
-    metric = panels.memory_metric(records, "decode")
+    metric = curves.memory_metric(records, "decode")
     frame = curves.memory_by_length(records, "decode", metric)
     frame = panels.needed(frame, "fig6a", "decode", metric)
     factor, unit = axes.byte_unit(frame["estimate"].max())
@@ -32,8 +32,8 @@ def draw(records: pd.DataFrame) -> Figure:
         panels.draw_part(sheet, panels.scaled(part, factor), "length", look, words)
     axes.from_zero(sheet.ours)
     sheet.ours.set(xlabel="sequence length (tokens)", ylabel=f"peak memory of tensors ({unit})")
-    _paper(sheet)
-    return sheet.finish(panels.contract(records, "decode"), f"Memory is {metric}.")
+    predicted = _paper(sheet)
+    return sheet.finish(panels.contract(records, "decode"), f"Memory is {metric}.", predicted)
 
 
 def _at_largest_batch(records: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -43,9 +43,13 @@ def _at_largest_batch(records: pd.DataFrame, metric: str) -> pd.DataFrame:
     return decode[decode["batch"] == measured["batch"].max()]
 
 
-def _paper(sheet: Sheet) -> None:
+def _paper(sheet: Sheet) -> str:
+    """The paper's points and our predictions; returns the caption's sentence about these."""
     table = paper.load("fig6a")
     title = "Paper: 6.7B, A100-80GB,\nbatch 8 and fp16 (inferred)"
     panels.draw_paper(sheet, table, table.frame, "length", title)
+    points = paper.predicted("fig6a")
+    predicted = panels.draw_predicted(sheet, points, "length", "weights and state")
     axes.from_zero(sheet.paper)
     sheet.paper.set(xlabel="sequence length (tokens)", ylabel="memory (GB)")
+    return predicted

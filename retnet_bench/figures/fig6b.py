@@ -21,14 +21,18 @@ def draw(records: pd.DataFrame) -> Figure:
     axes.log_lengths(sheet.ours, frame["length"])
     axes.log_rates(sheet.ours)
     sheet.ours.set(xlabel="sequence length (tokens)", ylabel="tokens/s, mean over positions")
-    _paper(sheet)
-    return sheet.finish(panels.contract(records, "decode"))
+    predicted = _paper(sheet)
+    return sheet.finish(panels.contract(records, "decode"), predicted)
 
 
-def _paper(sheet: Sheet) -> None:
+def _paper(sheet: Sheet) -> str:
+    """The paper's points and our predictions; returns the caption's sentence about these."""
     table = paper.load("fig6b")
     title = "Paper: 6.7B, A100-80GB,\nbatch 8 and fp16 (inferred)"
     panels.draw_paper(sheet, table, table.frame, "length", title)
+    points = paper.predicted("fig6b")
+    predicted = panels.draw_predicted(sheet, points, "length", "bandwidth ceiling")
     axes.log_lengths(sheet.paper, [2048, 4096, 8192])
     axes.log_rates(sheet.paper)
     sheet.paper.set(xlabel="sequence length (tokens)", ylabel="tokens/s")
+    return predicted

@@ -22,13 +22,19 @@ def draw(records: pd.DataFrame) -> Figure:
     axes.from_zero(sheet.ours)
     sheet.ours.xaxis.set_major_locator(MaxNLocator(integer=True))
     sheet.ours.set(xlabel="batch (sequences)", ylabel="time of one decode step (ms)")
-    _paper(sheet)
-    return sheet.finish(panels.contract(records, "decode"))
+    predicted = _paper(sheet)
+    return sheet.finish(panels.contract(records, "decode"), predicted)
 
 
-def _paper(sheet: Sheet) -> None:
+def _paper(sheet: Sheet) -> str:
+    """The paper's points and our predictions; returns the caption's sentence about these."""
     table = paper.load("fig6c")
     title = "Paper: 6.7B, A100-80GB,\nfp16 (inferred); line ends: length"
     panels.draw_paper(sheet, table, table.frame, "batch", title, per="length")
+    points = paper.predicted("fig6c")
+    longest = points[points["length"] == points["length"].max()]  # the shorter ones lie below it
+    what = f"bandwidth floor at length {longest['length'].iloc[0]}"
+    predicted = panels.draw_predicted(sheet, longest, "batch", what)
     axes.from_zero(sheet.paper)
     sheet.paper.set(xlabel="batch (sequences)", ylabel="time of one decode step (ms)")
+    return predicted

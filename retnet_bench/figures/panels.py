@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -19,6 +20,15 @@ from retnet_bench.figures import style
 from retnet_bench.figures.sheet import OPEN, End, Sheet
 from retnet_bench.paper import PaperTable
 
+_PREDICTED: dict[str, Any] = {
+    "linestyle": ":",
+    "linewidth": 0.7,
+    "markersize": 4.5,
+    "markerfacecolor": "none",
+    "markeredgewidth": 0.6,
+}
+"""The look of what nobody measured, neither the paper nor we."""
+
 
 def needed(frame: pd.DataFrame, figure: str, workload: str, metric: str) -> pd.DataFrame:
     """`frame` itself, or UserError naming what the records lack when it is empty."""
@@ -33,14 +43,6 @@ def needed(frame: pd.DataFrame, figure: str, workload: str, metric: str) -> pd.D
 def contract(records: pd.DataFrame, workload: str) -> str:
     """The caption's first sentence: machine, dtype, mode and kernels of `workload`'s records."""
     return curves.contract_text(records[records["workload"] == workload])
-
-
-def memory_metric(records: pd.DataFrame, workload: str) -> str:
-    """The metric of the tensors' peak memory: counted on the CPU, read from CUDA elsewhere."""
-    rows = records[(records["workload"] == workload) & records["value"].notna()]
-    read_from_cuda = (rows["metric"] == "cuda_peak_allocated_bytes").any()
-    counted = (rows["metric"] == "peak_tensor_bytes").any()
-    return "cuda_peak_allocated_bytes" if read_from_cuda and not counted else "peak_tensor_bytes"
 
 
 def scaled(frame: pd.DataFrame, factor: float) -> pd.DataFrame:
@@ -72,6 +74,12 @@ def varying(frame: pd.DataFrame, x: str) -> list[str]:
     """
     names = [name for name in curves.separators(frame) if frame[name].nunique() > 1]
     return [name for name in names if frame.groupby(x)[name].nunique().max() > 1]
+
+
+def longest(frame: pd.DataFrame) -> int:
+    """The longest length at which most arms have a value."""
+    arms = frame.groupby(["length", "arm"])["estimate"].any().groupby("length").sum()
+    return int(arms[arms == arms.max()].index.max())
 
 
 def draw_curves(sheet: Sheet, frame: pd.DataFrame, x: str, failed_at: str = "top") -> None:
@@ -149,7 +157,8 @@ def draw_failures(sheet: Sheet, failed: pd.DataFrame, x: str, edge: str, every: 
     dodges = (seen.groupby(x).cumcount() - (size - 1) / 2) * 8
     for dodge, (_, row) in zip(dodges, seen.iterrows(), strict=True):
         _open_marker(sheet.ours, row, x, sheet.styles[row["arm"]], edge, dodge)
-    sheet.failed_at = edge if len(seen) else ""
+    if len(seen):
+        sheet.failed[sheet.ours] = edge
 
 
 def _open_marker(
@@ -219,10 +228,29 @@ def draw_paper(
         sheet.ends.append((ax, ends))
 
 
+def draw_predicted(sheet: Sheet, points: pd.DataFrame, x: str, what: str) -> str:
+    """Our cost model's points for the paper's setting, in the right panel: open, thinly dotted.
+
+    `points` are rows of `paper.predicted`; `what` ("bandwidth ceiling") names them in the legend.
+    Returns the sentence that the caption must have about them.
+    """
+    styles = style.arm_styles(points["arm"])
+    for arm, line in points.groupby("arm"):
+        look, line = styles[str(arm)], line.sort_values(x)
+        shape = _PREDICTED | {"color": look.color, "marker": look.marker}
+        sheet.paper.plot(line[x], line["value"], label=f"predicted {arm}", **shape)
+        sheet.explain(f"{arm}, predicted {what}", Line2D([], [], **shape))
+    return (
+        f"Open markers right: {what} predicted by our cost model for the paper's machine; "
+        "not measured."
+    )
+
+
 def dress_paper(sheet: Sheet, table: PaperTable, title: str) -> None:
     """Make the right panel the paper's: grey, titled, its source in the caption."""
     ax = sheet.paper
-    sheet.source = f"{table.source}, {table.method.split(':')[0]}; not measured here."
+    how = re.split("[:;]", table.method)[0]
+    sheet.source = f"{table.source}, {how}; not measured here."
     ax.set_facecolor(style.PAPER_FACE)
     ax.set_title(title, color=style.GREY, style="italic")
     ax.tick_params(colors=style.GREY)

@@ -1,4 +1,4 @@
-"""The page of a figure: two panels, a legend above them and a caption below.
+"""The page of a figure: two panels (or rows of them), a legend above and a caption below.
 
 The left panel is ours. The right panel is the paper's: grey ground, faded colours, no intervals
 and its own axes, so that the paper's points cannot be taken for measurements made here.
@@ -25,6 +25,7 @@ _CAPTION_CHARACTERS = 140
 _LINE_IN = 0.115
 _LABEL_HEIGHT = 0.06  # of the panel
 _PANEL_HEIGHT_IN = 2.0
+_BETWEEN_ROWS_IN = 0.95
 
 # Left edge and width of each panel, in inches.
 BESIDE_PAPER = ((0.6, 3.2), (4.8, 1.8))
@@ -57,7 +58,8 @@ class Sheet:
     """A figure in the making. The panels have the same size in every figure.
 
     `arms` are all arms of the records, so that an arm looks the same in all of their figures.
-    `layout` is BESIDE_PAPER or, where the paper has nothing to show, panels that are all ours.
+    `layout` is BESIDE_PAPER or, where the paper has nothing to show, panels that are all ours. Of
+    several `rows` the panels of the first are `ours` and `paper` until `turn`.
     """
 
     def __init__(
@@ -65,33 +67,42 @@ class Sheet:
         title: str,
         arms: Iterable[str],
         layout: Sequence[tuple[float, float]] = BESIDE_PAPER,
+        rows: int = 1,
     ) -> None:
         self.title = title
         self.styles = style.arm_styles(arms)
         self.figure = Figure()
-        self.layout = layout
-        self.axes: list[Axes] = list(self.figure.subplots(1, len(layout), squeeze=False)[0])
-        self.ours, self.paper = self.axes[0], self.axes[-1]
-        self.ours.set_title("Measured here")
+        self.layout, self.rows = layout, rows
+        self.axes: list[Axes] = list(self.figure.subplots(rows, len(layout), squeeze=False).flat)
+        self.turn(0)
         self.source = ""
-        self.failed_at = ""
+        self.failed: dict[Axes, str] = {}
         self.entries: dict[str, Artist] = {}
         self.ends: list[tuple[Axes, list[End]]] = []
+
+    def turn(self, row: int) -> None:
+        """Let `ours` and `paper` be the first and the last panel of a row (from 0)."""
+        panels = self.axes[row * len(self.layout) :][: len(self.layout)]
+        self.ours, self.paper = panels[0], panels[-1]
+        self.ours.set_title("Measured here")
 
     def explain(self, label: str, handle: Artist) -> None:
         """Add an entry to the legend, once."""
         self.entries.setdefault(label, handle)
+
+    def explain_open(self) -> None:
+        """Say in the legend what an open marker of ours means."""
+        mark = Line2D([], [], **OPEN, color=style.GREY)
+        self.explain("open marker: no value, and why", mark)
 
     def finish(self, contract: str, *notes: str) -> Figure:
         """Write the line ends, title, legend and caption, and give everything its place.
 
         `contract` says how our points were measured; `notes` are further sentences.
         """
-        if self.failed_at:
-            words = [text.get_text() for text in self.ours.texts]
-            _make_room(self.ours, self.failed_at, max(map(len, words)))
-            mark = Line2D([], [], **OPEN, color=style.GREY)
-            self.explain("open marker: no value, and why", mark)
+        for ax, edge in self.failed.items():
+            _make_room(ax, edge, max(len(text.get_text()) for text in ax.texts))
+            self.explain_open()
         for ax, ends in self.ends:
             label_ends(ax, ends)
         beside = f" Right: {self.source}" if self.source else ""
@@ -105,15 +116,22 @@ class Sheet:
         columns = _legend_columns(list(self.entries))
         below_in = 0.52 + _LINE_IN * (caption.count("\n") + 1)
         above_in = 0.57 + 0.16 * math.ceil(len(self.entries) / columns)
-        self._place(below_in, below_in + _PANEL_HEIGHT_IN + above_in)
+        self._place(below_in, below_in + self._panels_in() + above_in)
         self._write(caption, columns)
         return self.figure
 
+    def _panels_in(self) -> float:
+        return self.rows * _PANEL_HEIGHT_IN + (self.rows - 1) * _BETWEEN_ROWS_IN
+
     def _place(self, below_in: float, height_in: float) -> None:
         self.figure.set_size_inches(style.WIDTH_IN, height_in)
-        for ax, (left_in, width_in) in zip(self.axes, self.layout, strict=True):
+        for i, ax in enumerate(self.axes):
+            row, column = divmod(i, len(self.layout))
+            left_in, width_in = self.layout[column]
+            rows_below = self.rows - 1 - row
+            bottom_in = below_in + rows_below * (_PANEL_HEIGHT_IN + _BETWEEN_ROWS_IN)
             x, width = left_in / style.WIDTH_IN, width_in / style.WIDTH_IN
-            ax.set_position((x, below_in / height_in, width, _PANEL_HEIGHT_IN / height_in))
+            ax.set_position((x, bottom_in / height_in, width, _PANEL_HEIGHT_IN / height_in))
 
     def _write(self, caption: str, columns: int) -> None:
         left, inch = 0.1 / style.WIDTH_IN, 1 / self.figure.get_figheight()
@@ -132,11 +150,11 @@ class Sheet:
 
 
 def _legend_columns(labels: Sequence[str]) -> int:
-    """The most columns in which the labels still fit the width of the page."""
+    """As few rows as fit the width of the page, and no more columns than these need."""
     for columns in range(min(5, len(labels)), 1, -1):
         widest = [max(map(len, part)) for part in np.array_split(np.array(labels), columns)]
         if sum(0.052 * characters + 0.55 for characters in widest) < style.WIDTH_IN - 0.2:
-            return columns
+            return math.ceil(len(labels) / math.ceil(len(labels) / columns))
     return 1
 
 

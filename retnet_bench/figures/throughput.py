@@ -23,11 +23,12 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.ours.set(xlabel="sequence length (tokens)", ylabel="tokens/s")
     trained = records[records["workload"] == "train"]
     crossed = panels.draw_crossovers(sheet, curves.crossovers(trained))
-    _paper(sheet)
+    paper_panel(sheet)
     return sheet.finish(panels.contract(records, "train"), crossed)
 
 
-def _paper(sheet: Sheet) -> None:
+def paper_panel(sheet: Sheet) -> None:
+    """Table 4's throughput in the right panel."""
     table = paper.load("table4")
     frame = table.frame[table.frame["metric"] == "train_throughput"]
     panels.draw_paper(sheet, table, frame, "n_params", "Paper: length 8192,\n8 A100-80GB")

@@ -15,7 +15,7 @@ from retnet_bench.figures.sheet import Sheet
 @figure("train_memory")
 def draw(records: pd.DataFrame) -> Figure:
     """Peak bytes of a training step against length."""
-    metric = panels.memory_metric(records, "train")
+    metric = curves.memory_metric(records, "train")
     frame = curves.memory_by_length(records, "train", metric)
     frame = panels.needed(frame, "train_memory", "train", metric)
     factor, unit = axes.byte_unit(frame["estimate"].max())
@@ -23,11 +23,12 @@ def draw(records: pd.DataFrame) -> Figure:
     panels.draw_curves(sheet, panels.scaled(frame, factor), "length")
     axes.from_zero(sheet.ours)
     sheet.ours.set(xlabel="sequence length (tokens)", ylabel=f"peak memory of tensors ({unit})")
-    _paper(sheet)
+    paper_panel(sheet)
     return sheet.finish(panels.contract(records, "train"), f"Memory is {metric}.")
 
 
-def _paper(sheet: Sheet) -> None:
+def paper_panel(sheet: Sheet) -> None:
+    """Table 4's memory in the right panel."""
     table = paper.load("table4")
     frame = table.frame[table.frame["metric"] == "train_memory"]
     title = "Paper: 8 A100-80GB, length 8192;\nbatch not stated, differs by size"

@@ -3,7 +3,8 @@
 A file starts with `# source:`, `# method:` and any number of `# condition:` and `# caveat:`
 lines, then holds one tidy table. Conditions of the measurement begin with `stated:` where the
 paper says so and with `inferred:` where it does not; the others explain a column. Tables named
-`later_*` belong to a different, later paper. `claims.yaml` holds what is claimed in words.
+`later_*` belong to a different, later paper; `predicted` holds what our cost model says of the
+paper's points, for its figures. `claims.yaml` holds what is claimed in words.
 """
 
 from __future__ import annotations
@@ -60,6 +61,13 @@ def load(name: str) -> PaperTable:
 def claims() -> dict[str, dict[str, Any]]:
     """What the paper and its critics claim, by name, as a study would write it (`claims.yaml`)."""
     return yaml.safe_load((_FOLDER / "claims.yaml").read_text(encoding="utf-8"))
+
+
+def predicted(figure: str) -> pd.DataFrame:
+    """The cost model's points for the paper's setting of `figure`: rows of the table `predicted`,
+    with the columns that tell them apart."""
+    points = load("predicted").frame
+    return points[points["figure"] == figure].dropna(axis="columns", how="all")
 
 
 def _notes(text: str, key: str) -> tuple[str, ...]:

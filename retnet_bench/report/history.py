@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import pandas as pd
 from rich.table import Table
 
-from retnet_bench.analysis.history import EXACT, FEWEST, Line, Run, Step
+from retnet_bench.analysis.history import FEWEST, Line, Run, Step
 from retnet_bench.report.claims import SHOWN_IN
 from retnet_bench.report.numbers import quantity
+from retnet_bench.results.schema import EXACT
 
 _KEYS = ("workload", "metric", "arm", "size", "length", "batch")
 

@@ -261,6 +261,8 @@ METRICS: dict[str, Metric] = {
 
 TIMES = {"train": "train_step_s", "prefill": "prefill_s", "decode": "decode_step_s"}
 """The metric of METRICS that a timed workload is judged by."""
+EXACT = ("peak_tensor_bytes", "weight_bytes", "state_bytes")
+"""Metrics that are counted, not sampled: one reading of them is the whole truth."""
 NAMES = [column.name for column in COLUMNS]
 STATUSES = (
     "ok",

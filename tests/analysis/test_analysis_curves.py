@@ -92,6 +92,7 @@ def test_only_failures_make_a_curve_too():
         curves.crossovers,
         curves.perplexities,
         curves.pair_ratios,
+        curves.exponents,
     ],
 )
 def test_no_rows_give_an_empty_table(summary):
@@ -202,6 +203,94 @@ def train_pair(b_exponent=2.0, at=1000.0):
             level = 0.1 * (length / at) ** exponent
             rows += blocks("train_step_s", arm, [level, 1.2 * level, 0.8 * level], length=length)
     return rows
+
+
+def costs(arm: str, power: float, batch: int = 2, lengths=(256, 512, 1024)) -> list:
+    """Time of a step, memory and state that grow as length^power; 3 blocks 1 % apart."""
+    rows = []
+    for length in lengths:
+        cost, at = batch * 1e-6 * length**power, {"length": length, "batch": batch}
+        levels = [cost * noise for noise in (0.99, 1.0, 1.01)]
+        rows += blocks("train_step_s", arm, levels, **at) + blocks("prefill_s", arm, levels, **at)
+        rows += decode(arm, {1: 1e-3, length: cost}, n_blocks=3, **at)
+        for workload in ("train", "prefill", "decode"):
+            peak = {"samples": [1e9 * cost], "workload": workload, **at}
+            rows.append(record("peak_tensor_bytes", arm, **peak))
+        rows.append(record("state_bytes", arm, samples=[1e12 * cost], workload="decode", **at))
+    return rows
+
+
+def test_exponents_are_those_of_the_costs():
+    table = curves.exponents(frame(costs("retnet", 1.0) + costs("transformer", 2.0)))
+    keys = ["arm", "workload", "what", "size", "batch"]
+    assert list(table.columns) == [*keys, *curves.SUMMARY, "shortest", "longest"]
+    assert set(table["shortest"]) == {256}
+    assert set(table["longest"]) == {1024}
+    found = table.set_index(["workload", "what", "arm"])
+    costs_of = [*((w, c) for w in ("train", "prefill", "decode") for c in ("time", "memory"))]
+    for workload, what in (*costs_of, ("decode", "state")):
+        for arm, power in (("retnet", 1.0), ("transformer", 2.0)):
+            row = found.loc[(workload, what, arm)]
+            assert list(row[["estimate", "low", "high"]]) == pytest.approx([power] * 3), row
+            assert row["n"] == (3 if what == "time" else 1)
+            assert (row["reason"] == "counted") == (what != "time")
+    assert len(table) == 14
+
+
+def test_an_exponent_of_noisy_times_has_an_interval_and_of_one_block_none():
+    noise = {256: (1.0, 1.1, 0.9), 512: (1.1, 0.9, 1.0), 1024: (0.9, 1.0, 1.2)}
+    rows = [
+        row
+        for length, levels in noise.items()
+        for row in blocks("train_step_s", "retnet", [length * n for n in levels], length=length)
+    ]
+    row = only(curves.exponents(frame(rows)))
+    assert row["low"] < row["estimate"] < row["high"]
+    alone = only(curves.exponents(frame([row for row in rows if row["block"] == 0])))
+    assert alone["estimate"] == pytest.approx(np.log(0.9 * 4) / np.log(4), abs=0.15)
+    assert np.isnan([alone["low"], alone["high"]]).all()
+    assert alone["reason"] == "no interval from one block"
+
+
+def test_of_constant_tokens_a_step_the_time_is_of_a_sequence_and_bytes_do_not_compare():
+    """A step of 1024 tokens takes as long at any length, so a sequence's time is linear."""
+    rows = [
+        row
+        for length in (256, 512, 1024)
+        for row in costs("retnet", 1.0, batch=1024 // length, lengths=(length,))
+    ]
+    rows = [row for row in rows if row["workload"] == "train"]
+    time, memory = (
+        curves.exponents(frame(rows)).set_index("what").loc[w] for w in ("time", "memory")
+    )
+    assert time["estimate"] == pytest.approx(1.0)
+    assert np.isnan(time["batch"])
+    assert np.isnan(memory["estimate"])
+    assert memory["reason"] == "fewer than two lengths at one batch"
+
+
+def test_exponents_of_two_batches_or_dtypes_stand_apart():
+    two = curves.exponents(frame(costs("retnet", 1.0, batch=1) + costs("retnet", 2.0, batch=4)))
+    found = two.set_index(["workload", "what", "batch"])["estimate"]
+    for workload in ("train", "prefill", "decode"):
+        assert found[workload, "time", 1] == pytest.approx(1.0)
+        assert found[workload, "time", 4] == pytest.approx(2.0)
+    half = [row | {"dtype": "bf16", "cell_id": row["cell_id"] + "-b"} for row in costs("retnet", 2)]
+    table = curves.exponents(frame(costs("retnet", 1.0) + half))
+    assert curves.separators(table) == ["what", "size", "batch", "dtype"]
+    times = table[(table["what"] == "time") & (table["workload"] == "train")]
+    assert times.set_index("dtype")["estimate"].to_dict() == pytest.approx({"bf16": 2, "fp32": 1})
+
+
+def test_exponents_say_what_failed():
+    lost = failure("transformer", "train", "oom", length=2048)
+    rows = [row for row in costs("transformer", 2.0) if row["workload"] == "train"]
+    table = curves.exponents(frame([*rows, lost])).set_index("what")
+    assert table.loc["time", "reason"] == "without 1 that failed: oom"
+    assert table.loc["time", "estimate"] == pytest.approx(2.0)
+    gone = curves.exponents(frame([lost]))
+    assert set(gone["status"]) == {"oom"}
+    assert gone["estimate"].isna().all()
 
 
 def test_crossover_of_training_and_of_decoding():

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from retnet_bench import figures, paper
 from retnet_bench.analysis import curves
@@ -20,14 +21,9 @@ from retnet_bench.base import UserError
 from retnet_bench.figures import FIGURES, panels, style
 
 NAMES = ("throughput", "fig5", "fig6a", "fig6b", "fig6c", "decode_position", "train_memory")
-QUALITY = (
-    "loss_curve",
-    "pareto",
-    "position",
-    "table3",
-    "table6",
-    "table8",
-)  # test_figures_quality.py
+# test_figures_quality.py and test_figures_tables.py
+QUALITY = ("loss_curve", "pareto", "position", "table3", "table6", "table8")
+TABLES = ("table1", "table4")
 WORKLOADS = {"throughput": "train", "train_memory": "train", "fig5": "perplexity"}
 
 
@@ -48,13 +44,18 @@ def points(container: ErrorbarContainer) -> dict[float, tuple[float, float, floa
     return {x: (low, y, high) for x, y, (low, high) in values}
 
 
+def is_paper(line: Line2D) -> bool:
+    """Not a predicted point: those stand in test_figures_predicted.py."""
+    return str(line.get_label()).startswith("paper ")
+
+
 def words(figure: Figure) -> str:
     """Everything written on the figure outside its axes."""
     return "\n".join(text.get_text() for text in figure.texts)
 
 
 def test_the_registered_figures() -> None:
-    assert set(FIGURES) == {*NAMES, *QUALITY}
+    assert set(FIGURES) == {*NAMES, *QUALITY, *TABLES}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -159,7 +160,9 @@ def test_a_failure_stands_at_its_length(drawn: dict[str, Figure]) -> None:
 
 
 def test_the_paper_panel_shows_the_paper(drawn: dict[str, Figure]) -> None:
-    for line in drawn["fig6b"].axes[1].get_lines():
+    theirs = [line for line in drawn["fig6b"].axes[1].get_lines() if is_paper(line)]
+    assert len(theirs) == 2
+    for line in theirs:
         arm = str(line.get_label()).removeprefix("paper ")
         frame = paper.load("fig6b").frame
         assert list(line.get_ydata()) == list(frame[frame["arm"] == arm]["value"])
@@ -172,7 +175,8 @@ def test_an_arm_looks_the_same_everywhere(drawn: dict[str, Figure], name: str) -
     for label in ("retnet", "transformer"):
         look = style.arm_styles(["retnet", "transformer"])[label]
         own = [c.lines[0] for key, c in lines(ours).items() if key.split()[0] == label]
-        paper_lines = [li for li in theirs.get_lines() if str(li.get_label()).split()[1] == label]
+        printed = [line for line in theirs.get_lines() if is_paper(line)]
+        paper_lines = [li for li in printed if str(li.get_label()).split()[1] == label]
         assert own
         assert paper_lines
         assert {line.get_marker() for line in own + paper_lines} == {look.marker}

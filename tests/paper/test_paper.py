@@ -10,6 +10,7 @@ from retnet_bench.base import UserError
 
 TABLES = {"fig5", "fig6a", "fig6b", "fig6c", "sizes"} | {f"table{n}" for n in (1, 3, 4, 5, 6, 8)}
 LATER = {"later_table1", "later_table3", "later_table10"}
+PREDICTED = {"predicted"}  # by the cost model: tests/study/test_study_proof.py
 
 
 def value(name: str, **where: object) -> float:
@@ -22,7 +23,7 @@ def value(name: str, **where: object) -> float:
 
 
 def test_every_table_is_there() -> None:
-    assert set(paper.names()) == TABLES | LATER
+    assert set(paper.names()) == TABLES | LATER | PREDICTED
 
 
 @pytest.mark.parametrize("name", sorted(TABLES | LATER))
@@ -48,6 +49,24 @@ def test_the_later_paper_is_kept_apart(name: str) -> None:
     table = paper.load(name)
     assert "2307.08621" not in table.source
     assert any("never mix" in caveat for caveat in table.caveats)
+
+
+def test_predictions_are_kept_apart() -> None:
+    table = paper.load("predicted")
+    assert "cost model" in table.source
+    assert "not measured" in table.source
+    assert table.method.startswith("predicted")
+    assert "2307.08621" not in table.source
+    metrics = {paper.load(name).frame["metric"].iloc[0] for name in ("fig6b", "fig6c")}
+    assert not metrics & set(table.frame["metric"])
+
+
+def test_predicted_points_of_a_figure() -> None:
+    points = paper.predicted("fig6a")
+    assert list(points["length"].unique()) == list(range(2048, 8193, 1024))
+    assert "batch" in points
+    assert "batch" not in paper.predicted("table4")
+    assert paper.predicted("fig5").empty
 
 
 def test_inferred_conditions_are_marked() -> None:
