@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-VERBS = ("run", "plan", "show", "plot", "selftest", "check", "history", "list", "env", "data")
+VERBS = (
+    *("run", "plan", "show", "plot", "selftest", "check", "history", "bundle", "verify", "list"),
+    *("env", "data"),
+)
 GOLDEN = Path(__file__).parent / "golden" / "v1_small.parquet"
 
 

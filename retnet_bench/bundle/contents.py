@@ -1,0 +1,186 @@
+"""What a bundle holds besides study and records: all of it follows from them, but for the lock.
+
+Packing and verifying call the same functions, so whatever differs is not in how it was made.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from retnet_bench import __version__
+from retnet_bench.analysis import claims
+from retnet_bench.analysis.claims import Finding
+from retnet_bench.base import UserError
+from retnet_bench.figures import plot
+from retnet_bench.report.claims import notes
+
+STUDY = "study.yaml"
+CLAIMS = "claims.json"
+ENVIRONMENT = "environment.json"
+LOCK = "lock.txt"
+DATA = "data.json"
+FIGURES = "figures"
+
+COMPUTED_BY = ("retnet-bench", "numpy", "scipy", "pandas")
+"""What a claim's numbers come from."""
+DRAWN_BY = (*COMPUTED_BY, "matplotlib")
+"""What the bytes of a figure come from."""
+
+
+# --- the study ------------------------------------------------------------------------------------
+
+
+def study_of(folder: Path) -> dict[str, Any]:
+    """The study as written beside the records; only its name and figures are checked, so that one
+    of another version can be read. UserError where there is none."""
+    path = folder / STUDY
+    if not path.is_file():
+        raise UserError(f"{folder} has no {STUDY}: give the results folder of a study that was run")
+    try:
+        said = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: can't be read: {' '.join(str(error).split())}") from None
+    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
+        raise UserError(f"{path} is no study: it has no name")
+    names = said.get("figures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: figures must be a list of names, is {names!r}")
+    return said
+
+
+# --- claims ---------------------------------------------------------------------------------------
+
+
+class Stated(BaseModel):
+    """What the records say to a claim. A number that is not known is null."""
+
+    name: str
+    verdict: str
+    estimate: float | None
+    low: float | None
+    high: float | None
+    n: int
+    unit: str
+    at: str
+    reason: str
+
+
+def findings(folder: Path, records: pd.DataFrame) -> list[Finding]:
+    """What the records in a results folder say to the claims of its study."""
+    return claims.evaluate(records, claims.beside(folder))
+
+
+def stated(finding: Finding) -> Stated:
+    interval = finding.interval
+    return Stated(
+        name=finding.claim.name,
+        verdict=finding.verdict,
+        estimate=_known(interval.estimate),
+        low=_known(interval.low),
+        high=_known(interval.high),
+        n=int(interval.n),
+        unit=finding.unit,
+        at=finding.at,
+        reason=finding.reason,
+    )
+
+
+def _known(number: float) -> float | None:
+    return None if math.isnan(number) else float(number)
+
+
+def claims_text(found: Iterable[Finding]) -> str:
+    """claims.json. An end of an interval may be infinite, which JSON has no number for: "inf"."""
+    rows = [stated(finding).model_dump() for finding in found]
+    return as_json([{key: _finite(value) for key, value in row.items()} for row in rows])
+
+
+def _finite(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
+
+
+def read_claims(folder: Path) -> list[Stated]:
+    """claims.json of an unpacked bundle."""
+    return read_list(folder / CLAIMS, TypeAdapter(list[Stated]))
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def draw(
+    folder: Path,
+    records: pd.DataFrame,
+    found: Iterable[Finding],
+    out: Path,
+    formats: Sequence[str] = ("svg", "png"),
+) -> dict[str, str]:
+    """Draw the study's figures into `out`; returns why, by name, for those that can't be drawn."""
+    told, undrawn = notes(found), {}
+    for name in study_of(folder).get("figures") or []:
+        try:
+            plot(records, [name], out, formats, notes=told)
+        except UserError as error:
+            undrawn[name] = str(error)
+    return undrawn
+
+
+# --- environment and versions ---------------------------------------------------------------------
+
+
+def environment_text(records: pd.DataFrame) -> str:
+    """environment.json: each capture that stands in the records once, with the cells it is of."""
+    captured = records[records["environment_json"].notna()]
+    captures = []
+    for text, rows in captured.groupby("environment_json"):
+        first, cells = rows.iloc[0], sorted(set(rows["cell_id"]))
+        about = {"machine": first["machine"], "fingerprint": first["fingerprint"], "cells": cells}
+        captures.append(about | {"environment": _read_json(str(text))})
+    return as_json(sorted(captures, key=lambda capture: capture["cells"]))
+
+
+def _read_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"records: environment_json is no JSON: {error}") from None
+
+
+def lock() -> list[str]:
+    """`name==version` of every distribution that is installed here, sorted."""
+    found = {(d.name, d.version) for d in importlib.metadata.distributions() if d.name}
+    return sorted((f"{name}=={version}" for name, version in found), key=str.lower)
+
+
+def versions() -> dict[str, str]:
+    """Of what numbers and figures come from, here."""
+    found = {name: importlib.metadata.version(name) for name in DRAWN_BY[1:]}
+    return {"retnet-bench": __version__, "python": platform.python_version(), **found}
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def read_list(path: Path, adapter: TypeAdapter[Any]) -> Any:
+    """A list of the adapter's models from a file. UserError names the field that is wrong."""
+    try:
+        return adapter.validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: can't be read: {error.strerror}") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise UserError(f"{path}: {where or 'not a list'}: {problem['msg']}") from None

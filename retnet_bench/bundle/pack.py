@@ -1,0 +1,128 @@
+"""The verb `bundle`: a results folder into one archive."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+
+from retnet_bench.analysis.floor import FOLDER as SELFTEST
+from retnet_bench.base import UserError
+from retnet_bench.bundle import contents
+from retnet_bench.bundle.archive import SUFFIX, Manifest, naming, sha256_of, write
+from retnet_bench.bundle.texts import texts_of, texts_text
+from retnet_bench.results.store import read_records
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What was packed, and what could not be, with the reasons."""
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    """Of the archive: published beside it, it lets a reader tell a rewritten one."""
+    lacking: dict[str, str]
+
+
+def results_of(study: str) -> Path:
+    """The results folder itself, or that of a study's name or YAML file: runs/<study>."""
+    path = Path(study)
+    if _is_results(path):
+        return path
+    name = _name_in(path) if path.is_file() else study
+    if _is_results(RUNS / name):
+        return RUNS / name
+    if path.is_dir():
+        raise UserError(f"{path} is no results folder: it has neither records nor study.yaml")
+    raise UserError(
+        f'no results of "{study}": neither a results folder nor {RUNS / name} is there; '
+        "run the study first: retnet-bench run STUDY"
+    )
+
+
+def _is_results(path: Path) -> bool:
+    return (path / "records").is_dir() or (path / contents.STUDY).is_file()
+
+
+def _name_in(path: Path) -> str:
+    from retnet_bench.study import study as studies
+
+    return studies.load(str(path))[0].name
+
+
+def pack(folder: Path, out: Path | None = None) -> Packing:
+    """Pack a results folder; default beside it, <folder>.zip. Checkpoints are left out.
+
+    Claims and figures are made anew from the records. UserError, and nothing written, where the
+    folder has no study or no readable records, or the archive can't be written.
+    """
+    target = out or folder.resolve().with_name(folder.resolve().name + SUFFIX)
+    if target.suffix != SUFFIX:
+        raise UserError(f"--out is {target}: a bundle is a {SUFFIX} file")
+    with TemporaryDirectory(prefix="retnet-bench-") as temporary:
+        copy = Path(temporary)
+        _copy(folder, copy)
+        with naming(copy, folder):
+            # of the copy: a study that is still running adds to the folder
+            records = read_records(copy)
+            lacking = _fill(copy, records)
+        manifest = write(target, copy, _about(copy, records))
+    return Packing(target, manifest, sha256_of(target), lacking)
+
+
+def _copy(folder: Path, copy: Path) -> None:
+    contents.study_of(folder)
+    if not (folder / "records").is_dir():
+        raise UserError(f"no records in {folder}: give the folder of a study that has run")
+    for path in _kept(folder):
+        target = copy / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(path, target)
+        except OSError as error:
+            raise UserError(f"{path}: can't be read: {error.strerror}") from None
+
+
+def _kept(folder: Path) -> Iterator[Path]:
+    """Study and records, and those of a self-test; half-written parts start with a dot."""
+    for part in (folder, folder / SELFTEST):
+        if (part / contents.STUDY).is_file():
+            yield part / contents.STUDY
+        yield from (p for p in (part / "records").glob("*.parquet") if not p.name.startswith("."))
+
+
+def _fill(copy: Path, records: pd.DataFrame) -> dict[str, str]:
+    """Put beside study and records what follows from them; returns what can't be had, and why."""
+    found, texts = contents.findings(copy, records), texts_of(records)
+    undrawn = contents.draw(copy, records, found, copy / contents.FIGURES)
+    for name, text in (
+        (contents.CLAIMS, contents.claims_text(found)),
+        (contents.ENVIRONMENT, contents.environment_text(records)),
+        (contents.LOCK, "".join(f"{line}\n" for line in contents.lock())),
+        (contents.DATA, texts_text(texts)),
+    ):
+        (copy / name).write_text(text, "utf-8")
+    unknown = {f"checksum of {text.words}": text.reason for text in texts if text.reason}
+    return {f"figure {name}": why for name, why in undrawn.items()} | unknown
+
+
+def _about(copy: Path, records: pd.DataFrame) -> dict[str, Any]:
+    def told(column: str) -> list[str]:
+        return sorted(map(str, records[column].dropna().unique()))
+
+    return {
+        "study": contents.study_of(copy)["name"],
+        "created_at": records["recorded_at"].max().isoformat(),
+        "machines": told("machine"),
+        "fingerprints": told("fingerprint"),
+        "git_revisions": told("git_revision"),
+        "versions": contents.versions(),
+    }

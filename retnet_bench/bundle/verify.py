@@ -1,0 +1,193 @@
+"""The verb `verify`: an archive's claims, figures and data against its own records, here."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+from rich.table import Table
+
+from retnet_bench.analysis.claims import Finding
+from retnet_bench.base import UserError
+from retnet_bench.bundle import contents
+from retnet_bench.bundle.archive import Bundle
+from retnet_bench.bundle.contents import Stated
+from retnet_bench.bundle.texts import Text, look_again, read_texts
+from retnet_bench.results.store import read_records
+
+OK, DIFFERS, NOT_COMPARED = "ok", "differs", "not compared"
+
+ROUNDING = 1e-12
+"""Relative difference of numbers that are equal: the same code on another processor."""
+OTHER_VERSIONS = 1e-6
+"""The same where numpy, scipy, pandas or retnet-bench have another version."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at."""
+
+    what: str
+    result: str
+    said: str = ""
+
+
+def verify(bundle: Bundle) -> list[Check]:
+    """What the records in the bundle say, held against what else is in it and what is here.
+
+    UserError for records or texts that can't be read, such as records of a newer schema.
+    """
+    with bundle.named():
+        records = read_records(bundle.folder)
+        found = contents.findings(bundle.folder, records)
+        return [
+            Check("files", OK, f"{len(bundle.manifest.files)}, each with the manifest's sha256"),
+            Check("records", OK, f"{records['cell_id'].nunique()} cells, {len(records):,} rows"),
+            *_claims(bundle, found),
+            *_figures(bundle, records, found),
+            _environment(bundle, records),
+            *_texts(bundle),
+            _packages(bundle),
+        ]
+
+
+def failed(checks: Iterable[Check]) -> bool:
+    return any(check.result == DIFFERS for check in checks)
+
+
+def table(checks: Iterable[Check], title: str = "Verification") -> Table:
+    """A row per check."""
+    shown = Table(title=title, title_justify="left", header_style="bold")
+    for name in ("what", "result", "remark"):
+        shown.add_column(name)
+    for check in checks:
+        shown.add_row(check.what, check.result, check.said)
+    return shown
+
+
+def summary(checks: Iterable[Check]) -> str:
+    """One line: the outcome and how many checks had which result."""
+    counts = Counter(check.result for check in checks)
+    results = (name for name in (DIFFERS, NOT_COMPARED, OK) if counts[name])
+    told = ", ".join(f"{counts[name]} {name}" for name in results)
+    return f"{'differs' if counts[DIFFERS] else 'nothing differs'}: {told}"
+
+
+def others(then: Mapping[str, str], names: Iterable[str]) -> str:
+    """The packages of another version, in words: `numpy 2.4.6, here 2.3.1`; empty when none."""
+    here = contents.versions()
+    pairs = ((name, then.get(name, "not recorded"), here[name]) for name in names)
+    return "; ".join(f"{name} {a}, here {b}" for name, a, b in pairs if a != b)
+
+
+# --- claims ---------------------------------------------------------------------------------------
+
+
+def _claims(bundle: Bundle, found: list[Finding]) -> Iterator[Check]:
+    there = {claim.name: claim for claim in contents.read_claims(bundle.folder)}
+    here = {finding.claim.name: contents.stated(finding) for finding in found}
+    unlike = others(bundle.manifest.versions, contents.COMPUTED_BY)
+    for name in dict.fromkeys([*there, *here]):
+        yield _claim(name, there.get(name), here.get(name), unlike)
+    if not there and not here:
+        yield Check("claims", OK, "the study states none")
+
+
+def _claim(name: str, there: Stated | None, here: Stated | None, unlike: str) -> Check:
+    what = f"claim {name}"
+    if there is None or here is None:
+        lacking = "claims.json" if there is None else "study.yaml"
+        return Check(what, DIFFERS, f"{lacking} has no such claim")
+    unequal = list(_unequal(there, here, OTHER_VERSIONS if unlike else ROUNDING))
+    by = f" ({unlike})" if unlike else ""
+    if unequal:
+        return Check(what, DIFFERS, "; ".join(unequal) + by)
+    within = f", equal within {OTHER_VERSIONS:g}{by}" if unlike else ""
+    return Check(what, OK, f"{here.verdict}{within}")
+
+
+def _unequal(there: Stated, here: Stated, tolerance: float) -> Iterator[str]:
+    for field in ("verdict", "estimate", "low", "high", "n", "unit"):
+        a, b = getattr(there, field), getattr(here, field)
+        if not (_close(a, b, tolerance) if isinstance(a, float) else a == b):
+            yield f"{field} is {a} in claims.json, {b} from the records"
+
+
+def _close(a: float, b: float | None, tolerance: float) -> bool:
+    return b is not None and math.isclose(a, b, rel_tol=tolerance, abs_tol=ROUNDING)
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def _figures(bundle: Bundle, records: pd.DataFrame, found: list[Finding]) -> list[Check]:
+    unlike = others(bundle.manifest.versions, contents.DRAWN_BY)
+    names = contents.study_of(bundle.folder).get("figures") or []
+    with TemporaryDirectory(prefix="retnet-bench-") as temporary:
+        again = Path(temporary)
+        undrawn = contents.draw(bundle.folder, records, found, again, ("svg",))
+        there = bundle.folder / contents.FIGURES
+        return [
+            Check(f"figure {name}", *_figure(there / svg, again / svg, undrawn.get(name), unlike))
+            for name, svg in ((name, f"{name}.svg") for name in names)
+        ]
+
+
+def _figure(there: Path, here: Path, why: str | None, unlike: str) -> tuple[str, str]:
+    """Result and remark of one figure; `why` it could not be drawn here."""
+    if not there.is_file():
+        return (OK, f"drawn neither there nor here: {why}") if why else (DIFFERS, "not in there")
+    if why:
+        return DIFFERS, f"can't be drawn from the records: {why}"
+    if unlike:
+        return NOT_COMPARED, f"redrawn; drawn there by {unlike}"
+    if there.read_bytes() == here.read_bytes():
+        return OK, "redrawn: the same SVG"
+    return DIFFERS, "redrawn from the records: another SVG"
+
+
+# --- what it was taken with -----------------------------------------------------------------------
+
+
+def _environment(bundle: Bundle, records: pd.DataFrame) -> Check:
+    path = bundle.folder / contents.ENVIRONMENT
+    said = path.read_text("utf-8") if path.is_file() else ""
+    if said == contents.environment_text(records):
+        return Check("environment", OK, f"as in the records: {', '.join(bundle.manifest.machines)}")
+    return Check("environment", DIFFERS, f"{contents.ENVIRONMENT} is not that of the records")
+
+
+def _texts(bundle: Bundle) -> Iterator[Check]:
+    there = read_texts(bundle.folder)
+    here = look_again(there)
+    for text in there:
+        yield Check(text.words, *_text(text, here.get(text.key)))
+
+
+def _text(there: Text, here: Text | None) -> tuple[str, str]:
+    if there.sha256 is None:
+        return NOT_COMPARED, f"its checksum was not known when it was packed: {there.reason}"
+    if here is None or here.sha256 is None:
+        return NOT_COMPARED, (here and here.reason) or "not on this machine"
+    if here.sha256 == there.sha256:
+        return OK, f"sha256 {here.sha256[:12]}..."
+    return DIFFERS, f"sha256 here is {here.sha256}, there it was {there.sha256}"
+
+
+def _packages(bundle: Bundle) -> Check:
+    """Of the lock: another version is no difference of the results, but worth knowing."""
+    path = bundle.folder / contents.LOCK
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
+    lines = path.read_text("utf-8").splitlines()
+    here = set(contents.lock())
+    unlike = [line for line in lines if line not in here]
+    if not unlike:
+        return Check("packages", OK, f"{len(lines)} as in {contents.LOCK}")
+    more = f" and {len(unlike) - 5} more" if len(unlike) > 5 else ""
+    return Check("packages", NOT_COMPARED, f"others here than {', '.join(unlike[:5])}{more}")
