@@ -51,11 +51,14 @@ def measured_bytes(found) -> float:
     ],
 )
 def test_peak_equals_the_allocators(workload, mixer, changes):
-    """Within 0.2 %; recomputing keeps 5 kB of random state a block, which is not counted."""
+    """Within 0.2 %; recomputing keeps 5 kB of random state a block, which is not counted. Nor is
+    what oneDNN lays aside on a processor with bf16 units, so it is off."""
     changes = {"workload": workload, "mixer": mixer, **changes}
     predicted = footprint(step_of(**changes)).peak_bytes
     within = 5e-3 if changes.get("recompute") else 2e-3
-    assert predicted == pytest.approx(measured_bytes(cell(**changes)), rel=within)
+    with torch.backends.mkldnn.flags(enabled=False):
+        measured = measured_bytes(cell(**changes))
+    assert predicted == pytest.approx(measured, rel=within)
 
 
 @st.composite
