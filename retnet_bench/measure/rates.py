@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -80,14 +80,28 @@ def path(device: str) -> Path:
     return cache_folder() / f"rates-{fingerprint}.json"
 
 
-def keep(device: str, rates: Rates) -> Path:
-    """Write them whole or not at all; returns the file."""
+def keep(device: str, found: Rates) -> Path:
+    """Keep the best of these and of those kept before, for a rate taken in a busy moment is none;
+    written whole or not at all. Returns the file."""
+    earlier = kept(device)
+    rates = found if earlier is None else _best(found, earlier)
     target = path(device)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(asdict(rates), indent=1), "utf-8")
     temporary.replace(target)
     return target
+
+
+def _best(a: Rates, b: Rates) -> Rates:
+    flops = {
+        dtype: max(a.flops_per_s.get(dtype) or 0.0, b.flops_per_s.get(dtype) or 0.0) or None
+        for dtype in {**b.flops_per_s, **a.flops_per_s}
+    }
+    moved = max(a.bytes_per_s or 0.0, b.bytes_per_s or 0.0) or None
+    calls = [s for s in (a.launch_s, b.launch_s) if s is not None]
+    launch_s = min(calls, default=None)
+    return replace(a, flops_per_s=flops, bytes_per_s=moved, launch_s=launch_s)
 
 
 def kept(device: str) -> Rates | None:

@@ -180,8 +180,7 @@ def _predictions(pairs: list[Pair]) -> Iterator[predict.Prediction]:
 
 
 def _keep_rates() -> None:
-    """Measure this machine's rates once: a size is chosen by them, and the records then say how
-    far below them each step stayed."""
+    """Measure this machine's rates, the best of which are kept: a size is chosen by them, and the
+    records then say how far below them each step stayed."""
     device = plan.device("auto")
-    if rates.kept(device) is None:
-        rates.keep(device, rates.measure(device))
+    rates.keep(device, rates.measure(device))

@@ -48,3 +48,13 @@ def test_rates_are_kept_for_this_machine_only(monkeypatch, tmp_path):
 def test_a_damaged_file_counts_as_not_measured():
     rates.keep("cpu", rates.measure("cpu", ["fp32"], Ticks(0.5))).write_text("{")
     assert rates.kept("cpu") is None
+
+
+def test_the_best_of_each_is_kept():
+    slow, fast = (rates.measure("cpu", ["fp32"], Ticks(s)) for s in (0.5, 0.25))
+    rates.keep("cpu", fast)
+    rates.keep("cpu", slow)
+    assert rates.kept("cpu") == fast
+    rates.keep("cpu", rates.measure("cpu", ["fp64"], Ticks(1.0)))
+    assert set(rates.kept("cpu").flops_per_s) == {"fp32", "fp64"}
+    assert rates.kept("cpu").bytes_per_s == fast.bytes_per_s
