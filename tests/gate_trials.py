@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds a run")
-    parser.add_argument("--waste", type=int, default=363, help="width of the wasted products")
+    parser.add_argument("--waste", type=int, default=395, help="width of the wasted products")
     parser.add_argument("--kinds", nargs="+", choices=("same", "slow"), default=["same", "slow"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
