@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from retnet_bench.analysis.rows import at_last_position
 from retnet_bench.results.schema import OK_STATUSES, TIMES
 
 STEPS = tuple(TIMES.values())
@@ -50,7 +51,7 @@ def times(records: pd.DataFrame) -> pd.DataFrame:
     the roofline over measured. Decode: at the last position. Cells without a prediction are left
     out.
     """
-    rows = _at_last_position(_predicted(records, STEPS))
+    rows = at_last_position(_predicted(records, STEPS))
     frame = _medians(
         rows, ["predicted", "value", "roofline_s", "flops_utilisation", "bandwidth_utilisation"]
     )
@@ -78,12 +79,6 @@ def _measured(records: pd.DataFrame, metrics: tuple[str, ...]) -> pd.DataFrame:
 def _predicted(records: pd.DataFrame, metrics: tuple[str, ...]) -> pd.DataFrame:
     rows = _measured(records, metrics)
     return rows[rows["predicted"].notna()]
-
-
-def _at_last_position(rows: pd.DataFrame) -> pd.DataFrame:
-    position = rows["position"].astype(float)
-    last = position.groupby(rows["cell_id"]).transform("max")
-    return rows[position.isna() | (position == last)]
 
 
 def _medians(rows: pd.DataFrame, values: list[str]) -> pd.DataFrame:

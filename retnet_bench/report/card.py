@@ -10,6 +10,7 @@ from rich.table import Table
 from retnet_bench.analysis.claims import Finding
 from retnet_bench.analysis.curves import contract_text
 from retnet_bench.report.claims import asked, ours, stated
+from retnet_bench.results.document import markdown_table
 from retnet_bench.results.store import read_records
 
 COLUMNS = {"claim": 4, "paper": 4, "ours [95 % interval]": 4, "verdict": 2, "why they differ": 6}
@@ -52,12 +53,13 @@ def markdown(findings: Iterable[Finding], conditions: Sequence[str]) -> str:
         "# Claims, the paper and here",
         NOTE,
         "\n".join(f"- {line}" for line in conditions),
-        "\n".join(
-            f"| {' | '.join(cell.replace(chr(10), '<br>') for cell in row)} |"
-            for row in [list(COLUMNS), ["---"] * len(COLUMNS), *map(_row, findings)]
-        ),
+        markdown_table(tuple(COLUMNS), map(_of_one_line, map(_row, findings))),
     ]
-    return "\n\n".join(lines) + "\n"
+    return "\n\n".join(lines)
+
+
+def _of_one_line(row: Iterable[str]) -> list[str]:
+    return [cell.replace("\n", "<br>") for cell in row]
 
 
 def _row(finding: Finding) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from retnet_bench.results.schema import COLUMNS, METRICS, SCHEMA_VERSION
 
@@ -103,16 +103,19 @@ def _columns(group: str) -> str:
         for c in COLUMNS
         if c.group == group
     )
-    return _table(("column", "type", "unit", "always given", "meaning"), rows)
+    return markdown_table(("column", "type", "unit", "always given", "meaning"), rows)
 
 
 def _metrics() -> str:
     rows = ((f"`{m.name}`", m.unit, m.workload or "any", m.meaning) for m in METRICS.values())
-    return _table(("metric", "unit", "workload", "meaning"), rows)
+    return markdown_table(("metric", "unit", "workload", "meaning"), rows)
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
+def markdown_table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], rules: Sequence[str] = ()
+) -> str:
+    """A table of a page; `rules` ("---:" aligns to the right) where columns differ in it."""
+    lines = [head, rules or ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

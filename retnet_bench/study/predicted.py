@@ -20,6 +20,7 @@ from retnet_bench.analysis.captions import contract_text
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.measure.protocol import Protocol
+from retnet_bench.results.document import markdown_table
 from retnet_bench.results.store import read_records
 from retnet_bench.study import predict
 from retnet_bench.study.counted import CHUNK, LENGTH, SIZE, flops_table
@@ -244,9 +245,8 @@ def _where(frame: pd.DataFrame, names: Sequence[str] = predicted.WHERE) -> dict[
 
 
 def _table(columns: dict[str, pd.Series]) -> str:
-    rows = zip(*columns.values(), strict=True)
-    lines = [tuple(columns), ("---",) * len(columns), *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+    rows = zip(*(map(str, column) for column in columns.values()), strict=True)
+    return markdown_table(tuple(columns), rows)
 
 
 def _whole(value: float) -> str:

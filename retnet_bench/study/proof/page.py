@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
+from retnet_bench.results.document import markdown_table
 from retnet_bench.study import proof
 from retnet_bench.study.proof import A100, BATCH, GPUS, VOCABULARY, Comparison
 
@@ -273,4 +274,4 @@ def _table(head: str, lines: Iterable[Sequence[str]]) -> str:
     columns, cells = head.split("|"), list(lines)
     numeric = [all(line[i][0] in "+-0123456789" for line in cells) for i in range(len(columns))]
     rule = ["---:" if right else "---" for right in numeric]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (columns, rule, *cells))
+    return markdown_table(columns, cells, rule)
