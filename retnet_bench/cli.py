@@ -112,7 +112,8 @@ def reproduce(
         str | None, typer.Option(help="The largest model size; default: the largest that fits.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="What each may take by prediction, to choose the size.")
+        float | None,
+        typer.Option(min=0, help="What each may take by prediction, to choose the size."),
     ] = None,
     out: Annotated[Path, typer.Option(help="A results folder each goes in here.")] = Path(
         "runs/reproduce"

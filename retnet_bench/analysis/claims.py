@@ -130,12 +130,13 @@ def models() -> dict[str, type[BaseModel]]:
     return {"claims": Claim, "measure": Measure, "where": Where, "paper": Paper}
 
 
-def filled_in(said: object, figures: Sequence[str]) -> object:
+def filled_in(said: object, figures: object) -> object:
     """A study's claims as written, those that name one of the paper's (`claim: decode_faster`)
     filled in: what is said beside the name stands instead of the paper's. The paper's figure
     counts where the study draws it. Raises UserError for a claim the paper does not make."""
     if not isinstance(said, list):
         return said
+    figures = figures if isinstance(figures, list) else []  # else not the claims' to complain of
     return [_filled_in(c, figures) if isinstance(c, dict) and "claim" in c else c for c in said]
 
 

@@ -168,7 +168,7 @@ def _bearable(pairs: list[Pair], minutes: float) -> bool:
         if found.fits is False or found.cell_s is None:
             return False
         total_s += OVER_FLOOR * found.cell_s
-        if total_s > 60 * minutes:
+        if not total_s <= 60 * minutes:  # nor for a limit that is no number
             return False
     return True
 

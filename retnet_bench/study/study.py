@@ -137,7 +137,7 @@ class Study(_Strict):
     def _paper_claims(cls, said: Any) -> Any:
         if not isinstance(said, dict) or "claims" not in said:
             return said
-        return said | {"claims": claims.filled_in(said["claims"], said.get("figures") or [])}
+        return said | {"claims": claims.filled_in(said["claims"], said.get("figures"))}
 
     def points(self) -> Iterator[tuple[Group, Settings, Protocol]]:
         """Every group's axes multiplied out: (group, complete settings, protocol)."""

@@ -189,3 +189,12 @@ def test_every_claim_of_the_paper_is_sound_and_answered_to(name):
     claim = Claim.model_validate(filled_in([said], [])[0])
     assert claim.source
     assert claim.objection or name in ("cache_linear", "memory_linear")
+
+
+def test_figures_that_are_no_list_are_what_is_complained_of(tmp_path):
+    made = cells.study(workloads=[{"workload": "train", "axes": {"length": [16, 32]}}])
+    claim = {"claim": "train_vs_fused", "where": {"workload": "train"}}
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(made | {"figures": 3, "claims": [claim]}))
+    with pytest.raises(UserError, match=r"study\.yaml: figures: "):
+        studies.load(str(path))

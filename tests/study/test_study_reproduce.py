@@ -87,6 +87,12 @@ def test_where_nothing_fits_the_ways_out_are_named(monkeypatch):
         reproduce.largest("fig6b", 1)
 
 
+def test_no_number_of_minutes_bears_nothing(monkeypatch):
+    monkeypatch.setattr(reproduce, "_predictions", Bearing(0.001))
+    with pytest.raises(UserError, match="not even size"):
+        reproduce.largest("fig6b", float("nan"))
+
+
 @pytest.fixture
 def runs(monkeypatch):
     """What would have been run: the studies' texts, kept beside the records as `run` does."""
