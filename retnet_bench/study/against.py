@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -27,7 +28,13 @@ from retnet_bench.workloads import WORKLOADS
 
 MOST_BLOCKS = 100_000
 """No bound: here the interval and the budget end a cell's blocks."""
+ROUNDS = 3
+TIMED_SHARE = 0.8
+"""Of a round's time; the rest is for starting, warming up and memory."""
 CANDIDATE, BASELINE = "candidate", "baseline"
+
+Duel = list[Track]
+"""One cell's two tracks, candidate and baseline."""
 
 
 @dataclass(frozen=True)
@@ -82,40 +89,59 @@ class _Duel:
     folder: Path
     """Gets two results folders, `candidate` and `baseline`."""
     budget_s: float
-    """Seconds for all cells together; what a cell leaves goes to the later ones."""
+    """Seconds for all cells together; what a cell leaves goes to those that are not settled."""
     policy: Policy
     floors: Floors
 
     def run(self, console: Console) -> None:
-        """Measure every cell with both revisions.
+        """Measure every cell with both revisions, in rounds.
 
-        A cell's blocks end when its interval is narrow enough for the gate to be conclusive, or
-        when its share of the budget is spent.
+        A round gives each cell that is not settled a new process of either revision. So a burst of
+        foreign load meets a part of a cell's blocks only, and the luck of one process, its place in
+        memory above all, is not taken for the code.
         """
         environment_variables()
-        cells = self._cells()
         stores = {name: Store(self.folder / name) for name in self.sides}
         for store in stores.values():
             store.clear()
         runner = Runner(
             self.study.name, new_run_id(), stores[CANDIDATE], study_text=self.source.text
         )
+        planned = self._cells()
         with ExitStack() as stack:
             launchers = {
                 name: stack.enter_context(launch.server(revision.tree, revision.python))
                 for name, revision in self.sides.items()
             }
+            duels = [
+                [Track(p, name, launcher) for name, launcher in launchers.items()] for p in planned
+            ]
             end = time.monotonic() + self.budget_s
-            for i, planned in enumerate(cells):
-                share_s = max(end - time.monotonic(), 0.0) / (len(cells) - i)
-                timed = self._within(planned, share_s, len(cells))
-                tracks = [Track(timed, name, launcher) for name, launcher in launchers.items()]
-                runner.measure(tracks, stopping.by_protocol(timed.protocol))
-                for track in tracks:
-                    outcome = runner.finish(track)
-                    stores[track.label].append(outcome.rows, planned.cell.cell_id)
-                    words = f"{outcome.status:<11} {track.label:<9} {outcome_text(outcome)}"
-                    console.print(words, highlight=False, soft_wrap=True)
+            for number in range(ROUNDS):
+                self._round(runner, duels, number, end)
+                over = number == ROUNDS - 1 or self.policy.exact_only or time.monotonic() > end
+                done = [over or _settled(tracks, number) for tracks in duels]
+                for tracks in itertools.compress(duels, done):
+                    self._keep(runner, tracks, stores, console)
+                duels = [tracks for tracks, is_done in zip(duels, done, strict=True) if not is_done]
+
+    def _keep(
+        self, runner: Runner, tracks: Duel, stores: dict[str, Store], console: Console
+    ) -> None:
+        for track in tracks:
+            outcome = runner.finish(track)
+            stores[track.label].append(outcome.rows, track.planned.cell.cell_id)
+            words = f"{outcome.status:<11} {track.label:<9} {outcome_text(outcome)}"
+            console.print(words, highlight=False, soft_wrap=True)
+
+    def _round(self, runner: Runner, duels: list[Duel], number: int, end: float) -> None:
+        """One process of either revision for each cell, within its share of what is left."""
+        for i, tracks in enumerate(duels):
+            turns = len(duels) * (ROUNDS - number) - i
+            share_s = TIMED_SHARE * max(end - time.monotonic(), 0.0) / turns
+            protocol = tracks[0].planned.protocol
+            rule = stopping.in_round(protocol, max(share_s, 1.0), last_word=number > 0)
+            runner.replicate(tracks, number, rule)
 
     def _cells(self) -> list[Planned]:
         with self.source.named():
@@ -126,17 +152,27 @@ class _Duel:
             able = [replace(p, cell=replace(p.cell, measure=("memory",))) for p in able]
         if not able:
             raise UserError(f"study {self.study.name} has no cell that can be timed here")
-        return able
+        return [self._within(p, len(able)) for p in able]
 
-    def _within(self, planned: Planned, share_s: float, n_cells: int) -> Planned:
-        """The cell with a protocol for its share of the budget, 30 % of which is left for starting,
-        warming up and memory."""
+    def _within(self, planned: Planned, n_cells: int) -> Planned:
+        """The cell with a protocol for its share of the budget."""
+        share_s = self.budget_s / n_cells
         floor = self.floors.get(TIMES[planned.cell.workload])
         protocol = replace(
             planned.protocol,
             precision=half_width_wanted(floor, n_cells, self.policy),
             max_blocks=MOST_BLOCKS,
-            budget_s=max(0.7 * share_s, 1.0),
-            warmup_max_s=max(min(planned.protocol.warmup_max_s, share_s / 8), 0.1),
+            budget_s=share_s,
+            warmup_max_s=max(min(planned.protocol.warmup_max_s, share_s / ROUNDS / 8), 0.1),
         )
         return replace(planned, protocol=protocol)
+
+
+def _settled(tracks: Duel, number: int) -> bool:
+    """Whether another round would tell nothing more: the interval, of two rounds at least, is
+    narrow enough for the gate to be conclusive, or a revision failed."""
+    if any(track.failure for track in tracks):
+        return True
+    half_width = stopping.relative_half_width([track.blocks for track in tracks])
+    wanted = tracks[0].planned.protocol.precision
+    return number > 0 and wanted is not None and half_width <= wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -109,18 +110,17 @@ class Runner:
                 track.failure = Failure("unsupported", track.planned.unsupported)
         able = {track.label: track for track in tracks if track.failure is None}
         protocol = tracks[0].planned.protocol
-        with tempfile.TemporaryDirectory(prefix="retnet-bench-") as folder:
-            if protocol.interleave == "blocks":
-                for process in range(protocol.processes):
-                    self._process(list(able.values()), process, rule, Path(folder))
-            else:
-                for turn, label in enumerate(palindromic(list(able), protocol.processes)):
-                    self._process([able[label]], turn // len(able), rule, Path(folder))
+        if protocol.interleave == "blocks":
+            for process in range(protocol.processes):
+                self.replicate(list(able.values()), process, rule)
+        else:
+            for turn, label in enumerate(palindromic(list(able), protocol.processes)):
+                self.replicate([able[label]], turn // len(able), rule)
 
-    def _process(self, tracks: list[Track], process: int, rule: Rule, folder: Path) -> None:
+    def replicate(self, tracks: Sequence[Track], process: int, rule: Rule) -> None:
         """One process for each track, their blocks interleaved, then memory one by one."""
         tracks = [track for track in tracks if track.failure is None]
-        with _workers(tracks, folder, process):
+        with _workers(tracks, process):
             share = int(available_bytes() * MEMORY_SHARE / max(1, len(tracks)))
             for track in tracks:
                 self._prepare(track, process, share)
@@ -166,7 +166,7 @@ class Runner:
         )
         track.rows += track.made.preparation(answer, process)
 
-    def _blocks(self, tracks: list[Track], process: int, rule: Rule) -> None:
+    def _blocks(self, tracks: Sequence[Track], process: int, rule: Rule) -> None:
         if not WORKLOADS[tracks[0].planned.cell.workload].interleaved:
             for track in tracks:
                 self._ask(track, "block", process, 0, 0)
@@ -246,9 +246,10 @@ class Runner:
 
 
 @contextmanager
-def _workers(tracks: list[Track], folder: Path, process: int) -> Iterator[None]:
+def _workers(tracks: Sequence[Track], process: int) -> Iterator[None]:
     """A started worker for each track; all are stopped at the end, come what may."""
     started: list[Track] = []
+    folder = Path(tempfile.mkdtemp(prefix="retnet-bench-"))
     try:
         for track in tracks:
             output = folder / f"{track.planned.cell.cell_id}-{len(started)}-{process}.log"
@@ -263,6 +264,7 @@ def _workers(tracks: list[Track], folder: Path, process: int) -> Iterator[None]:
         for track in started:
             track.seconds += track.worker.spent_s
             track.worker.stop()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def environment_variables() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,19 @@ def by_protocol(protocol: Protocol) -> Rule:
         return None if reason is None else Stop(reason, half_width, spent_s)
 
     return rule
+
+
+def in_round(protocol: Protocol, budget_s: float, last_word: bool) -> Rule:
+    """The rule for one of several processes that share a budget: this one may spend `budget_s`.
+    Without `last_word` its interval, however narrow, does not end it."""
+    usual = by_protocol(replace(protocol, budget_s=budget_s))
+
+    def spend(rounds: int, spent_s: float, blocks: Blocks) -> Stop | None:
+        if spent_s < budget_s or rounds % 2:
+            return None
+        return usual(rounds, spent_s, blocks)
+
+    return usual if last_word else spend
 
 
 def _reason(

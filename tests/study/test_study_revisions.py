@@ -106,5 +106,8 @@ def test_this_code_against_its_own_head(tmp_path, monkeypatch):
     assert exact["n_params"] == "pass"
     (timed,) = (row for row in report.rows if row.kind == "timed")
     assert timed.paired
-    stop = read_records(found.candidate).query("metric == 'timed_s'")["reason"].item()
-    assert "blocks" in stop
+    stops = (
+        read_records(found.candidate).query("metric == 'timed_s'").set_index("process")["reason"]
+    )
+    assert list(stops.index) == list(range(len(stops)))
+    assert len(stops) >= 2  # one process can't tell its luck from the code

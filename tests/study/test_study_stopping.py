@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.study.stopping import block_value, by_protocol, relative_half_width
+from retnet_bench.study.stopping import block_value, by_protocol, in_round, relative_half_width
 from retnet_bench.workloads import Sample
 
 
@@ -77,3 +77,13 @@ def test_a_block_counts_by_the_mean_of_its_positions_medians():
     other = Sample("state_bytes", "bytes", (1e9,), "decode")
     assert block_value([first, second, other]) == 3.0
     assert block_value([other]) is None
+
+
+def test_the_first_of_several_rounds_spends_its_share_however_narrow_its_interval():
+    same = [[(0, np.array([1.0]))] * 20] * 2
+    protocol = Protocol(blocks=2, precision=0.1, budget_s=90.0)
+    first, later = (in_round(protocol, 5.0, last_word=word) for word in (False, True))
+    assert first(20, 4.9, same) is None
+    assert first(21, 5.1, same) is None
+    assert first(20, 5.1, same) is not None
+    assert later(20, 0.1, same) is not None
