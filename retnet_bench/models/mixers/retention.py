@@ -59,15 +59,17 @@ class Retention(Mixer):
 
     def _head_norm(self, y: Tensor) -> Tensor:
         """Normalise each head's output on its own, without affine weights (Eq. 8)."""
-        if self.cfg.head_norm == "group":
-            return F.layer_norm(y, y.shape[-1:], eps=self.cfg.norm_eps)
-        if self.cfg.head_norm == "rms":
-            return F.rms_norm(y, y.shape[-1:], eps=self.cfg.norm_eps)
-        return y
+        if self.cfg.head_norm == "none":
+            return y
+        norm = F.layer_norm if self.cfg.head_norm == "group" else F.rms_norm
+        y = y.transpose(1, 2)  # kernels leave it head by head in memory: normed there, not copied
+        return norm(y, y.shape[-1:], eps=self.cfg.norm_eps).transpose(1, 2)
 
     def _finish(self, x: Tensor, y: Tensor) -> Tensor:
-        y = self._head_norm(y).flatten(-2)  # (B, T, H, d_v) -> (B, T, d_value)
-        return self.out(y if self.gate is None else F.silu(self.gate(x)) * y)
+        y = self._head_norm(y)  # (B, T, H, d_v)
+        if self.gate is not None:
+            y = F.silu(self.gate(x)).view(y.shape) * y
+        return self.out(y.flatten(-2))
 
     def forward(self, x: Tensor, angles: Angles) -> Tensor:
         y, _ = self.kernel.run(*self._project(x, angles), self.log_decay, chunk=self.cfg.chunk)
