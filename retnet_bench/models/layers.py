@@ -70,7 +70,7 @@ def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class _Rotation(torch.autograd.Function):
-    """`rotate` in a third of the passes over memory; its gradient is rotated back."""
+    """`rotate` with fewer passes over memory; its gradient is rotated back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -84,6 +84,7 @@ class _Rotation(torch.autograd.Function):
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Each half of x written twice, in place: no parts that are joined afterwards."""
     out = torch.empty(x.shape, dtype=cos.dtype, device=x.device)
     (a, b), (u, w) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
     torch.mul(a, cos, out=u).addcmul_(b, sin, value=-1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -120,7 +119,10 @@ class Runner:
     def replicate(self, tracks: Sequence[Track], process: int, rule: Rule) -> None:
         """One process for each track, their blocks interleaved, then memory one by one."""
         tracks = [track for track in tracks if track.failure is None]
-        with _workers(tracks, process):
+        with (
+            tempfile.TemporaryDirectory(prefix="retnet-bench-") as folder,
+            _workers(tracks, Path(folder), process),
+        ):
             share = int(available_bytes() * MEMORY_SHARE / max(1, len(tracks)))
             for track in tracks:
                 self._prepare(track, process, share)
@@ -246,10 +248,9 @@ class Runner:
 
 
 @contextmanager
-def _workers(tracks: Sequence[Track], process: int) -> Iterator[None]:
+def _workers(tracks: Sequence[Track], folder: Path, process: int) -> Iterator[None]:
     """A started worker for each track; all are stopped at the end, come what may."""
     started: list[Track] = []
-    folder = Path(tempfile.mkdtemp(prefix="retnet-bench-"))
     try:
         for track in tracks:
             output = folder / f"{track.planned.cell.cell_id}-{len(started)}-{process}.log"
@@ -264,7 +265,6 @@ def _workers(tracks: Sequence[Track], process: int) -> Iterator[None]:
         for track in started:
             track.seconds += track.worker.spent_s
             track.worker.stop()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def environment_variables() -> None:

@@ -62,7 +62,9 @@ class Retention(Mixer):
         if self.cfg.head_norm == "none":
             return y
         norm = F.layer_norm if self.cfg.head_norm == "group" else F.rms_norm
-        y = y.transpose(1, 2)  # kernels leave it head by head in memory: normed there, not copied
+        if y.is_contiguous():
+            return norm(y, y.shape[-1:], eps=self.cfg.norm_eps)
+        y = y.transpose(1, 2)  # as chunkwise leaves it, head by head: normed there, not copied
         return norm(y, y.shape[-1:], eps=self.cfg.norm_eps).transpose(1, 2)
 
     def _finish(self, x: Tensor, y: Tensor) -> Tensor:
