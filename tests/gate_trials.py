@@ -1,16 +1,18 @@
 """Does the gate cry wolf, and does it bark? Many runs of `check gate --against` on this machine.
 
-    python tests/gate_trials.py --runs 20 --budget 45
+    python tests/gate_trials.py --runs 20 --budget 110 --keep trials
 
 A/A runs hold this revision against itself; the others hold a copy with extra matrix products in
 the retention kernel against it. The copy is a clone in a temporary folder with one commit on top;
-how much slower it really is, the gate's own ratios tell. Only committed code is measured.
+how much slower it really is, the gate's own ratios tell. Only committed code is measured. `--keep`
+keeps every run's report and records.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -40,11 +42,14 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=60.0, help="seconds a run")
     parser.add_argument("--waste", type=int, default=395, help="width of the wasted products")
     parser.add_argument("--kinds", nargs="+", choices=("same", "slow"), default=["same", "slow"])
+    parser.add_argument("--keep", type=Path, help="a new folder for reports and records")
     args = parser.parse_args()
+    if args.keep is not None:
+        args.keep.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as folder:
         for kind in args.kinds:
             tree = clone(Path(folder) / kind, args.waste if kind == "slow" else None)
-            trials(kind, tree, args.runs, args.budget)
+            trials(kind, tree, args.runs, args.budget, args.keep)
 
 
 def clone(folder: Path, waste: int | None) -> Path:
@@ -62,13 +67,16 @@ def clone(folder: Path, waste: int | None) -> Path:
     return folder
 
 
-def trials(kind: str, tree: Path, runs: int, budget_s: float) -> None:
+def trials(kind: str, tree: Path, runs: int, budget_s: float, keep: Path | None) -> None:
     outcomes: Counter[int] = Counter()
     print(f"{kind}: {runs} runs, budget {budget_s:g} s", flush=True)
     print("run  exit  took, s  figures that failed the gate; ratios of retnet train, prefill")
     for run in range(runs):
         start = time.monotonic()
         code, report = check(tree, budget_s)
+        if keep is not None:
+            for kept in ("gate", "runs"):
+                shutil.copytree(tree / kept, keep / f"{kind}-{run + 1}" / kept)
         outcomes[code] += 1
         bad = [f"{r['arm']} {r['figure']}" for r in report["rows"] if r["verdict"] == "regression"]
         took = time.monotonic() - start
