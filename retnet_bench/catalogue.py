@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from retnet_bench.base import UserError, did_you_mean
-from retnet_bench.report.numbers import quantity, seconds, size_bytes
+from retnet_bench.results.numbers import quantity, seconds, size_bytes
 
 if TYPE_CHECKING:
     from retnet_bench.data import Document

@@ -337,7 +337,7 @@ def bundle(
 ) -> None:
     """Pack a study's results into one archive that `verify` can check elsewhere."""
     from retnet_bench.bundle.pack import pack, results_of
-    from retnet_bench.report.numbers import size_bytes
+    from retnet_bench.results.numbers import size_bytes
 
     packed = pack(results_of(study), out)
     console = _console()

@@ -5,7 +5,7 @@
 A/A runs hold this revision against itself; the others hold a copy with extra matrix products in
 the retention kernel against it. The copy is a clone in a temporary folder with one commit on top;
 how much slower it really is, the gate's own ratios tell. Only committed code is measured. `--keep`
-keeps every run's report and records.
+keeps every run's report and records, and the times of all A/A runs in one: `results/gate_aa`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,12 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from retnet_bench.results.schema import TIMES
 
 BASE = "trial-base"
 """Tag of the revision that is held against."""
@@ -40,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds a run")
-    parser.add_argument("--waste", type=int, default=395, help="width of the wasted products")
+    parser.add_argument("--waste", type=int, default=375, help="width of the wasted products")
     parser.add_argument("--kinds", nargs="+", choices=("same", "slow"), default=["same", "slow"])
     parser.add_argument("--keep", type=Path, help="a new folder for reports and records")
     args = parser.parse_args()
@@ -50,6 +56,8 @@ def main() -> None:
         for kind in args.kinds:
             tree = clone(Path(folder) / kind, args.waste if kind == "slow" else None)
             trials(kind, tree, args.runs, args.budget, args.keep)
+    if args.keep is not None and "same" in args.kinds:
+        gather(sorted(args.keep.glob("same-*")), args.keep / "gate_aa")
 
 
 def clone(folder: Path, waste: int | None) -> Path:
@@ -93,6 +101,19 @@ def check(tree: Path, budget_s: float) -> tuple[int, dict]:
     if done.returncode == 2:
         raise SystemExit(done.stderr)
     return done.returncode, json.loads((tree / "gate" / "gate.json").read_text())
+
+
+def gather(runs: list[Path], out: Path) -> None:
+    """The times of every run as two results folders, `candidate` and `baseline`, a part a cell."""
+    timed = pc.field("metric").isin(list(TIMES.values()))
+    for side in ("candidate", "baseline"):
+        records = out / side / "records"
+        records.mkdir(parents=True)
+        parts = [part for run in runs for part in run.glob(f"runs/*/{side}/records/*.parquet")]
+        for name in {part.name for part in parts}:
+            tables = [pq.read_table(part) for part in parts if part.name == name]
+            whole = pa.concat_tables(tables).filter(timed)
+            pq.write_table(whole, records / name, compression="zstd", write_page_checksum=True)
 
 
 def ratios(report: dict) -> str:

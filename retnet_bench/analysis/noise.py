@@ -8,17 +8,19 @@ an outlier, always slower. Times of one cell only: nothing here knows what was c
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special
+from scipy import optimize, special, stats
 
 from retnet_bench.analysis import rows
 
 _FAR = 4.0  # scales from which on a residual may be an outlier
 _SURE_RHO = 0.3
 _MOST_DF = 30.0  # beyond, t is normal
+_MEDIAN_VARIANCE = np.pi / 2  # of a median, times n, in variances of a normal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,8 @@ class Noise:
     drift: float = 0.0
     """Standard deviation of the linear drift from a session's first block to its last."""
     process: float | None = None
-    """Standard deviation between processes; null when there was one process a cell."""
+    """Standard deviation between processes; null, and none simulated, where every session had one
+    process a cell."""
     outliers: float = 0.0
     """Share of blocks that are outliers."""
     outlier_size: float = 0.0
@@ -117,14 +120,26 @@ def _drift(order: np.ndarray, residual: np.ndarray) -> tuple[float, float]:
 
 
 def _process(values: pd.DataFrame) -> float | None:
-    """Between processes of one cell, less what their blocks explain."""
+    """Between processes of one session, less what their blocks explain.
+
+    From differences of arms that were interleaved, so that the slow part is not taken for it; an
+    arm has half of their variance. The error of a median is that of normal blocks with this
+    median deviation, because a few far blocks don't move it.
+    """
     found = []
-    for _, cell in values.groupby("cell_id"):
-        groups = [g["residual"].to_numpy() for _, g in cell.groupby(rows.RUN, dropna=False)]
-        if len(groups) > 1 and min(map(len, groups)) > 1:
-            means = np.array([np.median(g) for g in groups])
-            noise = np.mean([1.57 * g.var(ddof=1) / len(g) for g in groups])
-            found.append(means.var(ddof=1) - noise)
+    for _, session in values.groupby(["pair_id", "run_id"], dropna=False):
+        table = session.pivot(index=["process", "block"], columns="arm", values="residual").dropna()
+        for one, other in itertools.combinations(table.columns, 2):
+            parts = [part for _, part in (table[one] - table[other]).groupby(level="process")]
+            if len(parts) > 1 and min(map(len, parts)) > 1:
+                medians = np.array([part.median() for part in parts])
+                errors = [
+                    _MEDIAN_VARIANCE
+                    * stats.median_abs_deviation(part, scale="normal") ** 2
+                    / len(part)
+                    for part in parts
+                ]
+                found.append((medians.var(ddof=1) - np.mean(errors)) / 2)
     return float(np.sqrt(max(np.mean(found), 0.0))) if found else None
 
 
@@ -136,26 +151,19 @@ def simulate(
     blocks: int,
     processes: int = 1,
     arms: int = 2,
-    process_sd: float | None = None,
 ) -> np.ndarray:
-    """Log-times (trials, arms, processes * blocks) of equal arms in the order A B B A.
-
-    `process_sd` stands in where the noise does not know how processes differ (null: they don't).
-    """
-    between = noise.process if noise.process is not None else process_sd or 0.0
-    parts = [
-        _process_blocks(noise, random, trials, blocks, arms, between) for _ in range(processes)
-    ]
+    """Log-times (trials, arms, processes * blocks) of equal arms in the order A B B A."""
+    parts = [_process_blocks(noise, random, trials, blocks, arms) for _ in range(processes)]
     return np.concatenate(parts, axis=2)
 
 
 def _process_blocks(
-    noise: Noise, random: np.random.Generator, trials: int, blocks: int, arms: int, between: float
+    noise: Noise, random: np.random.Generator, trials: int, blocks: int, arms: int
 ) -> np.ndarray:
     own = noise.scale * random.standard_t(noise.df, (trials, arms, blocks))
     hit = random.random(own.shape) < noise.outliers
     own += hit * random.exponential(noise.outlier_size or 1.0, own.shape)
-    own += between * random.standard_normal((trials, arms, 1))
+    own += (noise.process or 0.0) * random.standard_normal((trials, arms, 1))
     turns = _turns(arms, blocks)  # (arms, blocks): each block's place in the order
     return own + _walk(noise, random, trials, arms * blocks)[:, turns]
 

@@ -8,7 +8,7 @@ import numpy as np
 from rich.table import Table
 
 from retnet_bench.analysis.claims import Claim, Finding
-from retnet_bench.report.numbers import quantity
+from retnet_bench.results.numbers import quantity
 
 SHOWN_IN = {"bytes": (1e-6, "MB"), "s": (1e3, "ms")}
 """Units of the records that people read better in another: factor and name."""

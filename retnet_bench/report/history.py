@@ -9,7 +9,7 @@ from rich.table import Table
 
 from retnet_bench.analysis.history import FEWEST, Line, Run, Step
 from retnet_bench.report.claims import SHOWN_IN
-from retnet_bench.report.numbers import quantity
+from retnet_bench.results.numbers import quantity
 from retnet_bench.results.schema import EXACT
 
 _KEYS = ("workload", "metric", "arm", "size", "length", "batch")

@@ -11,7 +11,7 @@ from retnet_bench import paper
 from retnet_bench.analysis import curves, quality, scaling
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError
-from retnet_bench.report.numbers import interval, quantity
+from retnet_bench.results.numbers import interval, quantity
 
 
 def _table(title: str, columns: str, caption: str = "") -> Table:

@@ -13,7 +13,7 @@ from retnet_bench.analysis import curves
 from retnet_bench.analysis.floor import Floors, read_floors
 from retnet_bench.report import quality
 from retnet_bench.report.downstream import scores_table
-from retnet_bench.report.numbers import interval, quantity
+from retnet_bench.results.numbers import interval, quantity
 
 Cells = list[str]
 

@@ -21,6 +21,7 @@ from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.results.document import markdown_table
+from retnet_bench.results.numbers import quantity
 from retnet_bench.results.store import read_records
 from retnet_bench.study import predict
 from retnet_bench.study.counted import CHUNK, LENGTH, SIZE, flops_table
@@ -196,10 +197,10 @@ def _time(frame: pd.DataFrame) -> Iterator[str]:
     yield _table(
         {
             **_where(frame),
-            "floor, ms": (1e3 * frame["predicted"]).map(_number),
-            "measured, ms": (1e3 * frame["measured"]).map(_number),
-            "measured / floor": frame["ratio"].map(_number),
-            "roofline, ms": (1e3 * frame["roofline_s"]).map(_number),
+            "floor, ms": _quantities(1e3 * frame["predicted"]),
+            "measured, ms": _quantities(1e3 * frame["measured"]),
+            "measured / floor": _quantities(frame["ratio"]),
+            "roofline, ms": _quantities(1e3 * frame["roofline_s"]),
             "bound": frame["bound"].fillna("unknown"),
             "roofline's share": frame["roofline_share"].map(_percent),
         }
@@ -210,7 +211,7 @@ def _ratios(frame: pd.DataFrame) -> str:
     """Measured over floor by workload and kernel: how many times, and how evenly."""
     groups = frame.groupby(["workload", "kernel"])["ratio"]
     told = groups.agg(["count", "median", "min", "max"]).reset_index()
-    numbers = {f"measured / floor, {name}": told[name].map(_number) for name in told.columns[3:]}
+    numbers = {f"measured / floor, {name}": _quantities(told[name]) for name in told.columns[3:]}
     columns = {"workload": told["workload"], "kernel": told["kernel"], "cells": told["count"]}
     return _table({**columns, **numbers})
 
@@ -253,12 +254,8 @@ def _whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _number(value: float) -> str:
-    """Four significant digits."""
-    if np.isnan(value):
-        return "unknown"
-    digits = 4 if value == 0 else max(0, 3 - int(np.floor(np.log10(abs(value)))))
-    return f"{value:,.{min(digits, 6)}f}"
+def _quantities(values: pd.Series) -> pd.Series:
+    return values.map(quantity, na_action="ignore").fillna("unknown")
 
 
 def _percent(value: float) -> str:

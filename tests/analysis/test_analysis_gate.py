@@ -67,6 +67,7 @@ def test_a_noisy_figure_is_inconclusive_and_says_how_many_blocks_it_takes():
 
 
 def test_blocks_of_one_run_are_paired_so_that_drift_cancels():
+    """D11: an interval called paired, over samples that were taken one set after the other."""
     drift = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
     paired = check(
         blocks("train_step_s", "retnet", [1.001 * d for d in drift]),

@@ -61,3 +61,10 @@ def test_one_process_a_cell_says_nothing_about_processes_and_several_do():
     several = Noise(scale=0.01, df=5.0, process=0.05)
     found = noise.fit(records_of(several, processes=4), "train_step_s")
     assert found.process == pytest.approx(0.05, rel=0.25)
+
+
+def test_a_slow_part_that_both_arms_share_is_not_taken_for_their_processes():
+    """Foreign load in one process's time meets both arms."""
+    loaded = Noise(scale=0.02, df=4.0, shared=0.06, rho=0.9)
+    found = noise.fit(records_of(loaded, processes=4, blocks=16), "train_step_s")
+    assert found.process < 0.01

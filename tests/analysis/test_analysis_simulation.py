@@ -13,7 +13,7 @@ def fitted():
 
 
 def default(fitted, study: str) -> Design:
-    return Design(noise=fitted[study], blocks=STUDIES[study][1])
+    return trials.default(study, fitted[study])
 
 
 @pytest.mark.parametrize("study", list(STUDIES))
@@ -21,9 +21,17 @@ def test_intervals_cover_the_truth_at_the_default_number_of_blocks(fitted, study
     assert 0.93 <= trials.coverage(default(fitted, study), 700) <= 0.97
 
 
-def test_the_gate_raises_no_false_alarms(fitted):
+@pytest.mark.parametrize("study", ["decode", "gate, training", "gate, decode"])
+def test_the_gate_raises_no_false_alarms(fitted, study):
     """At most 1 % of studies: none in 100 small ones, where 1 % would allow for one or two."""
-    assert trials.alarms(trials.outcomes(default(fitted, "decode"), 6, 100)) <= 0.01
+    assert trials.alarms(trials.outcomes(default(fitted, study), 6, 100)) <= 0.01
+
+
+def test_how_processes_differ_is_known_from_the_gates_own_records(fitted):
+    """Both sides ran the same code in several processes; the other studies had one a cell."""
+    for study, noise in fitted.items():
+        assert (noise.process is not None) == study.startswith("gate"), study
+    assert max(fitted[s].process for s in fitted if s.startswith("gate")) < 0.03
 
 
 def test_a_slow_down_of_the_limit_hardly_ever_passes(fitted):

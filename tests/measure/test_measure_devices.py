@@ -44,6 +44,7 @@ def test_boards_are_recognised(board, name):
     ],
 )
 def test_what_is_not_exactly_known_has_no_peaks_but_a_reason(board):
+    """D5: torchtitan takes the peak of an A100 for a GPU that it does not know."""
     found = recognise(board)
     assert found.value is None
     assert found.reason

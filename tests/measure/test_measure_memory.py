@@ -91,6 +91,8 @@ def test_peak_tensor_bytes_of_a_step_that_replaces_its_gradients():
 
 @linux_only
 def test_peak_rss_sees_what_was_freed_again_and_forgets_the_phase_before():
+    """D7, D8: a peak that is another phase's."""
+
     def allocate(size: int) -> None:
         torch.ones(size, dtype=torch.uint8)
 

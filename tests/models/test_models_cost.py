@@ -174,7 +174,10 @@ def test_retention_has_no_quadratic_term_and_attention_has(family, masked):
 
 @pytest.mark.parametrize(("mixer", "kernel"), KERNELS)
 def test_unmasked_flops_leave_out_the_future_only(mixer, kernel):
-    """16 tokens in chunks of 8: 2 x 28 future pairs a head, or 120 without chunks."""
+    """D4: utilisation by each architecture's own formula.
+
+    16 tokens in chunks of 8: 2 x 28 future pairs a head, or 120 without chunks.
+    """
     cfg = tiny(mixer, kernel=kernel)
     future = {"chunkwise": 56, "parallel": 120, "math": 120, "recurrent": 0}[kernel]
     spared = cost.forward_flops(cfg, 16, masked=True) - cost.forward_flops(cfg, 16)

@@ -1,80 +1,18 @@
-"""What is shown in words: digits that the numbers bear, and tables that lose nothing."""
+"""What is shown in words: tables that lose nothing."""
 
 from __future__ import annotations
 
 import io
-import math
 
 import pandas as pd
-import pytest
 from fakes import scored
 from golden.records import blocks, failure, frame, small_study
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
 from retnet_bench.report import quality
-from retnet_bench.report.numbers import interval, quantity, seconds, size_bytes
+from retnet_bench.report.downstream import scores_table
 from retnet_bench.report.tables import tables
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (12340, "12,340"),
-        (math.pi, "3.142"),
-        (0.0123456, "0.01235"),
-        (0.99996, "1.0000"),
-        (999.96, "1,000.0"),
-        (0.00012, "0.00012"),
-        (1.5e-7, "1.5e-07"),
-        (-2.5, "-2.500"),
-        (0, "0"),
-        (0.0, "0"),
-        (float("nan"), "not measured"),
-    ],
-)
-def test_quantity(value, text):
-    assert quantity(value) == text
-
-
-@given(st.floats(1e-30, 1e15), st.sampled_from([1, -1]))
-def test_quantity_keeps_at_least_three_digits(value, sign):
-    shown = float(quantity(sign * value).replace(",", ""))
-    assert shown == pytest.approx(sign * value, rel=5e-3)
-
-
-def test_interval_says_when_there_is_none():
-    row = pd.Series({"estimate": 2.0, "low": 1.5, "high": 2.5})
-    assert interval(row) == "2.000 [1.500, 2.500]"
-    assert interval(row, 1e3) == "2,000 [1,500, 2,500]"
-    nothing = float("nan")
-    assert interval(row.replace(1.5, nothing)) == ("2.000 [no interval]")
-    assert interval(row.replace(2.0, nothing)) == "not measured"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (8.24, "8.2 s"),
-        (59.94, "59.9 s"),
-        (60, "1 min 0 s"),
-        (200, "3 min 20 s"),
-        (3600, "1 h 0 min"),
-        (7500, "2 h 5 min"),
-    ],
-)
-def test_seconds(value, text):
-    assert seconds(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (1_500_000, "1.5 MB"), (80e9, "80 GB")],
-)
-def test_size_bytes_are_decimal(value, text):
-    assert size_bytes(value) == text
 
 
 def text(table: Table | None) -> str:
@@ -162,3 +100,17 @@ def test_laws_that_cannot_be_fitted_say_why():
     mixed = [row | {"length": 1024} if row["size"] == "a" else row for row in rows]
     (row,) = rows_of(text(quality.scaling_laws(frame(mixed))))
     assert "need one length" in row[0]
+
+
+def test_two_checkpoints_of_one_arm_are_told_apart():
+    """Two trainings of one arm on one task would else be two lines of one name."""
+    parts = [
+        frame(scored.answers("retnet", "piqa", {0: right})).assign(
+            cell_id=f"cell-{folder}", cell_json=f'{{"checkpoint": "{folder}"}}'
+        )
+        for folder, right in (("early", 9), ("late", 15))
+    ]
+    alone, both = (text(scores_table(pd.concat(found))) for found in (parts[:1], parts))
+    assert "early" not in alone
+    lines = {row[3]: row[6].split()[0] for row in rows_of(both)}
+    assert lines == {"early": "0.4500", "late": "0.7500"}

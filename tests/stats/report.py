@@ -37,17 +37,19 @@ def _coverage(fitted: dict, n: int) -> Table:
     names = ("noise", "processes x blocks", "paired ratio", "unpaired ratio", "time of one arm")
     table = _table(f"Coverage of 95 % intervals, {n} trials each", *names)
     for study, noise in fitted.items():
-        default = STUDIES[study][1]
-        for processes, blocks, between in (
-            *((1, b, 0.0) for b in (4, default, 12, 24)),
-            *((p, 6, sd) for p in (2, 4) for sd in (0.0, 0.02)),
+        default = trials.default(study, noise)
+        for told, design in (
+            *((study, Design(noise=noise, blocks=blocks)) for blocks in (4, 12, 24)),
+            (f"{study}, the default", default),
+            *((study, replace(default, processes=count)) for count in (2, 4)),
+            *(
+                (f"{study}, processes differ by 2 %", _differing(default, count, 0.02))
+                for count in (2, 3, 4)
+            ),
         ):
-            design = Design(noise=noise, blocks=blocks, processes=processes, process_sd=between)
-            told = f"{study}, processes differ by {between:.0%}" if between else study
             table.add_row(
                 told,
-                f"{processes} x {blocks}"
-                + (" (default)" if (processes, blocks) == (1, default) else ""),
+                f"{design.processes} x {design.blocks}",
                 f"{trials.coverage(design, n):.3f}",
                 f"{trials.coverage(replace(design, paired=False), n):.3f}",
                 f"{trials.center_coverage(design, n):.3f}",
@@ -55,16 +57,21 @@ def _coverage(fitted: dict, n: int) -> Table:
     return table
 
 
+def _differing(design: Design, processes: int, by: float) -> Design:
+    """Processes that differ by as much, whatever the records say."""
+    return replace(design, noise=replace(design.noise, process=by), processes=processes)
+
+
 def _gate(fitted: dict, n: int) -> Table:
-    names = ("noise", "sides", "cells x blocks", "A/A alarms", "A/A passed")
+    names = ("noise", "sides", "cells x processes x blocks", "A/A alarms", "A/A passed")
     slow = ("5 % slower: missed", "called regression", "study caught", "blocks asked for")
     table = _table(f"The gate at its default limit of 5 %, {n} studies each", *names, *slow)
     for study, noise in fitted.items():
-        _, default, cells = STUDIES[study]
-        asked = trials.blocks_for_power(Design(noise=noise, blocks=default), cells, 0.01)
-        for blocks in (default, 24, asked):
+        cells, default = STUDIES[study].cells, trials.default(study, noise)
+        asked = trials.blocks_for_power(default, cells, 0.01)
+        for blocks in (default.blocks, 24, -(-asked // default.processes)):
             for paired in (True, False):
-                design = Design(noise=noise, blocks=blocks, paired=paired)
+                design = replace(default, blocks=blocks, paired=paired)
                 table.add_row(*_gate_row(study, design, cells, n))
     return table
 
@@ -76,7 +83,7 @@ def _gate_row(study: str, design: Design, cells: int, n: int) -> list[str]:
     return [
         study,
         "interleaved" if design.paired else "two sessions",
-        f"{cells} x {design.blocks}",
+        f"{cells} x {design.processes} x {design.blocks}",
         f"{trials.alarms(equal):.2%}",
         f"{trials.passed(equal):.1%}",
         f"{trials.passed(slow):.2%}",

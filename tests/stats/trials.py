@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from retnet_bench.analysis import noise, statistics
 from retnet_bench.analysis.decision import (
@@ -27,9 +28,27 @@ from retnet_bench.analysis.statistics import Interval
 from retnet_bench.results.store import read_records
 
 RESULTS = Path(__file__).parents[2] / "results"
-STUDIES = {  # study: metric, default blocks, cells
-    "train_throughput": ("train_step_s", 6, 18),
-    "decode": ("decode_step_s", 8, 32),
+GATE = "gate_aa"
+"""A/A runs of `check gate --against`, two results folders: see tests/gate_trials.py."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Records that a noise is fitted to, and how such cells are measured by default."""
+
+    folder: str
+    metric: str
+    blocks: int
+    """Of each process."""
+    cells: int
+    processes: int = 1
+
+
+STUDIES = {
+    "train_throughput": Source("train_throughput", "train_step_s", 6, 18),
+    "decode": Source("decode", "decode_step_s", 8, 32),
+    "gate, training": Source(GATE, "train_step_s", 12, 6, 3),
+    "gate, decode": Source(GATE, "decode_step_s", 10, 6, 3),
 }
 RESAMPLES = 1000
 
@@ -42,7 +61,6 @@ class Design:
     blocks: int
     """Of each process."""
     processes: int = 1
-    process_sd: float = 0.0
     paired: bool = True
     """Interleaved; else two sessions, each with its own slow part."""
 
@@ -57,7 +75,6 @@ class Design:
                 trials=trials,
                 blocks=self.blocks,
                 processes=self.processes,
-                process_sd=self.process_sd,
                 arms=n,
             )
             for n in arms
@@ -75,9 +92,28 @@ class Design:
         return [(int(p), np.array([np.exp(v)])) for p, v in zip(process, logs, strict=True)]
 
 
+def default(study: str, noise: Noise) -> Design:
+    """A cell of the study as it is measured where nothing else is said."""
+    source = STUDIES[study]
+    return Design(noise=noise, blocks=source.blocks, processes=source.processes)
+
+
 def fitted() -> dict[str, Noise]:
-    """The noise of each reference study."""
-    return {s: noise.fit(read_records(RESULTS / s), metric) for s, (metric, *_) in STUDIES.items()}
+    """The noise of each study."""
+    return {name: noise.fit(_records(s.folder), s.metric) for name, s in STUDIES.items()}
+
+
+def _records(folder: str) -> pd.DataFrame:
+    """Reference records; the two sides of an A/A run are two arms, and every run a session."""
+    if folder != GATE:
+        return read_records(RESULTS / folder)
+    sides = [
+        read_records(RESULTS / folder / side).assign(side=side)
+        for side in ("candidate", "baseline")
+    ]
+    found = pd.concat(sides, ignore_index=True)
+    pair, arm = found["cell_id"], found["arm"] + " " + found["side"]
+    return found.assign(pair_id=pair, arm=arm, cell_id=pair + arm + found["run_id"])
 
 
 def coverage(design: Design, trials: int, seed: int = 0) -> float:

@@ -159,6 +159,7 @@ def test_a_study_of_tasks_runs_and_says_its_scores(folder):
 
 
 def test_other_weights_make_another_cell(folder):
+    """D10: lm-eval's cache answers for another model."""
     before = [p.cell.cell_id for p in planned(folder)[0]]
     model, meta = checkpoint.load(folder / "retention")
     model.embedding.weight.data[0, 0] += 1

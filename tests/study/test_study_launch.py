@@ -76,7 +76,7 @@ def test_a_setting_that_this_revision_lacks_is_refused_but_a_protocol_field_is_n
 
 
 def test_two_revisions_are_interleaved_block_by_block(tmp_path):
-    """Both sides are this tree here; the records of each go to a folder of their own."""
+    """D9: base minutes after head. Both sides are this tree here; each has a folder of its own."""
     planned = Planned(cell(measure=("time",)), replace(QUICK, blocks=4), None)
     python = Path(sys.executable)
     with launch.server(TREE, python) as a, launch.server(TREE, python) as b:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 
 from retnet_bench.results.document import markdown_table
+from retnet_bench.results.numbers import quantity
 from retnet_bench.study import proof
 from retnet_bench.study.proof import A100, BATCH, GPUS, VOCABULARY, Comparison
 
@@ -117,8 +118,8 @@ def _fig6c() -> str:
     lines = [
         [
             f"{arm}, length {length}, batch {batch}",
-            _number(value),
-            _number(floor_ms),
+            quantity(value),
+            quantity(floor_ms),
             f"{times:.1f}",
             _verdict(times >= 1),
         ]
@@ -160,7 +161,7 @@ def _utilisation() -> str:
     lines = [
         [
             f"{arm}, {size}",
-            _number(value),
+            quantity(value),
             f"{mfu:.1%}",
             _verdict(mfu <= 1),
             f"{GPUS * mfu:.0%}",
@@ -189,7 +190,7 @@ def _training_memory() -> str:
     plain, kept = (proof.table4_memory(checkpointed) for checkpointed in (False, True))
     published = proof.published_memory()
     lines = [
-        [f"{arm}, {size}", *map(_number, (published[arm, size], *both))]
+        [f"{arm}, {size}", *map(quantity, (published[arm, size], *both))]
         for arm, size, *both in plain.assign(kept=kept["memory_gb"]).to_numpy()
     ]
     head = "arm, size|paper (GB)|nothing recomputed (GB)|blocks recomputed (GB)"
@@ -238,7 +239,7 @@ def _comparisons(found: Iterable[Comparison]) -> str:
     lines = [
         [
             row.what,
-            *(f"{_number(value)} {row.unit}" for value in (row.predicted, row.published)),
+            *(f"{quantity(value)} {row.unit}" for value in (row.predicted, row.published)),
             f"{100 * row.difference:+.2f} %",
             row.rule,
             _verdict(row.agrees),
@@ -249,7 +250,7 @@ def _comparisons(found: Iterable[Comparison]) -> str:
 
 
 def _bounded(value: float, bound: float) -> tuple[str, str, str]:
-    return _number(value), _number(bound), f"{value / bound:.1%}"
+    return quantity(value), quantity(bound), f"{value / bound:.1%}"
 
 
 def _range(shares: pd.Series) -> str:
@@ -263,11 +264,6 @@ def _bandwidth() -> str:
 
 def _verdict(agrees: bool) -> str:
     return "agrees" if agrees else "**disagrees**"
-
-
-def _number(value: float) -> str:
-    """Four significant digits; all of a number above 1000."""
-    return f"{value:,.0f}" if value >= 1000 else f"{value:#.4g}"
 
 
 def _table(head: str, lines: Iterable[Sequence[str]]) -> str:
