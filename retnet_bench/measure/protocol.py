@@ -34,9 +34,11 @@ MAX_TREND_Z = 2.0
 class Protocol:
     """How every cell of a study is timed. Raises ValueError for values that make no sense."""
 
-    processes: int = 1
-    """Worker processes per cell, one after another: the outer unit of replication."""
-    blocks: int = 6
+    processes: int = 3
+    """Worker processes per timed cell, one after another: the outer unit of replication. Blocks of
+    one process are neighbours in time and share a machine's mood, so that of a single process the
+    interval of one arm's time would be too narrow (docs/gate.md)."""
+    blocks: int = 3
     """Blocks of samples in each process: the inner unit of replication. With `precision` set, the
     fewest."""
     max_blocks: int | None = None

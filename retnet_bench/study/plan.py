@@ -40,6 +40,12 @@ class Planned:
         """The config of a cell that can be run."""
         return self.cell.matched()
 
+    @property
+    def processes(self) -> int:
+        """How many processes measure it: a training isn't repeated, nor what is counted."""
+        timed = WORKLOADS[self.cell.workload].interleaved and "time" in self.cell.measure
+        return self.protocol.processes if timed else 1
+
 
 TRAINING = ("dropout", "micro_batch", "recompute")
 """Settings of workloads that train."""
@@ -231,6 +237,5 @@ def cell_seconds(planned: Planned, step_s: float, setup_s: float = 0.0) -> float
     if "time" in cell.measure:
         block = max(protocol.block_s, protocol.min_samples * step_s * (cell.positions or 1))
         seconds += min(protocol.warmup_max_s, 8 * step_s) + protocol.blocks * block
-    if "memory" in cell.measure:
-        seconds += 4 * step_s
-    return protocol.processes * seconds
+    memory = 4 * step_s if "memory" in cell.measure else 0.0
+    return planned.processes * seconds + memory

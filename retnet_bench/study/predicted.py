@@ -255,7 +255,7 @@ def _whole(value: float) -> str:
 
 
 def _quantities(values: pd.Series) -> pd.Series:
-    return values.map(quantity, na_action="ignore").fillna("unknown")
+    return values.map(lambda value: "unknown" if pd.isna(value) else quantity(value))
 
 
 def _percent(value: float) -> str:

@@ -108,16 +108,17 @@ class Runner:
             if track.planned.unsupported:
                 track.failure = Failure("unsupported", track.planned.unsupported)
         able = {track.label: track for track in tracks if track.failure is None}
-        protocol = tracks[0].planned.protocol
-        if protocol.interleave == "blocks":
-            for process in range(protocol.processes):
+        processes = tracks[0].planned.processes
+        if tracks[0].planned.protocol.interleave == "blocks":
+            for process in range(processes):
                 self.replicate(list(able.values()), process, rule)
         else:
-            for turn, label in enumerate(palindromic(list(able), protocol.processes)):
+            for turn, label in enumerate(palindromic(list(able), processes)):
                 self.replicate([able[label]], turn // len(able), rule)
 
     def replicate(self, tracks: Sequence[Track], process: int, rule: Rule) -> None:
-        """One process for each track, their blocks interleaved, then memory one by one."""
+        """One process for each track, their blocks interleaved; after the first ones' memory and
+        facts one by one, which further processes would only repeat."""
         tracks = [track for track in tracks if track.failure is None]
         with (
             tempfile.TemporaryDirectory(prefix="retnet-bench-") as folder,
@@ -129,7 +130,7 @@ class Runner:
             measured = tracks[0].planned.cell.measure if tracks else ()
             if "time" in measured:
                 self._blocks(tracks, process, rule)
-            for track in tracks:
+            for track in tracks if process == 0 else ():
                 if "memory" in measured:
                     self._ask(track, "memory", process)
                 self._ask(track, "facts", process)
@@ -178,7 +179,8 @@ class Runner:
         for done in itertools.count():
             live = [track for track in tracks if track.failure is None]
             pids = [track.worker.started.process.pid for track in live]
-            for track in live if done % 2 == 0 else live[::-1]:
+            # A B B A ..., of the next process B A A B ...: an odd number of blocks favours no arm.
+            for track in live if (done + process) % 2 == 0 else live[::-1]:
                 self.on_turn(f"{track.planned.cell.name}: block {done + 1}")
                 uuid = track.made.env["device"].get("uuid")
                 with Telemetry(track.planned.cell.device, uuid, pids) as telemetry:

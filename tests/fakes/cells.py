@@ -8,7 +8,9 @@ from typing import Any
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.workloads import Cell
 
-QUICK = Protocol(blocks=2, block_s=0.01, min_samples=2, max_samples=3, warmup_max_s=0.1)
+QUICK = Protocol(
+    processes=1, blocks=2, block_s=0.01, min_samples=2, max_samples=3, warmup_max_s=0.1
+)
 KERNEL = {"retention": "chunkwise", "attention": "sdpa"}
 ARM = {"retention": "retnet", "attention": "transformer"}
 

@@ -19,7 +19,16 @@ def test_time_and_memory_are_charged_only_where_they_are_taken():
     assert seconds(measure=("memory",)) < seconds(measure=("time",)) < seconds()
     more = replace(QUICK, blocks=QUICK.blocks + 3)
     assert seconds(more) - seconds() == pytest.approx(3 * QUICK.block_s)
-    assert seconds(replace(QUICK, processes=2)) == pytest.approx(2 * seconds())
+    twice = replace(QUICK, processes=2)
+    assert seconds(twice) - seconds() == pytest.approx(seconds(measure=("time",)))
+    assert seconds(twice, ("memory",)) == seconds(measure=("memory",))
+
+
+def test_only_what_is_timed_has_several_processes():
+    several = replace(QUICK, processes=3)
+    assert Planned(cell(), several, None).processes == 3
+    assert Planned(cell("perplexity"), several, None).processes == 1
+    assert Planned(cell(measure=("memory",)), several, None).processes == 1
 
 
 def test_a_self_test_pairs_each_timed_cell_with_its_twin():

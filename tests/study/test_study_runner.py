@@ -121,12 +121,18 @@ def test_memory_comes_after_the_blocks_with_weights_and_peak(records):
 
 
 def test_two_processes_side_by_side(tmp_path):
-    time_only = [replace(c, measure=("time",)) for c in BOTH]
-    measure(tmp_path, time_only, replace(QUICK, processes=2))
-    steps = read_records(tmp_path).query("metric == 'train_step_s'")
-    assert steps.groupby(["arm", "process"]).size().to_dict() == {
-        (arm, process): 2 for arm in ("retnet", "transformer") for process in (0, 1)
+    """The second begins with the other arm, and repeats no memory and no facts."""
+    measure(tmp_path, BOTH, replace(QUICK, processes=2, blocks=1))
+    records = read_records(tmp_path)
+    steps = records.query("metric == 'train_step_s'").set_index(["arm", "process"])
+    assert steps["order"].to_dict() == {
+        ("retnet", 0): 0,
+        ("transformer", 0): 1,
+        ("transformer", 1): 0,
+        ("retnet", 1): 1,
     }
+    once = records[records["metric"].isin(["peak_tensor_bytes", "weight_bytes"])]
+    assert set(once["process"]) == {0}
 
 
 def test_processes_interleave_one_at_a_time(tmp_path, monkeypatch):
