@@ -61,11 +61,11 @@ def _blocks(measured: pd.DataFrame) -> str:
     blocks = timed.drop_duplicates(["cell_id", *rows.BLOCK])
     if blocks.empty:
         return ""
-    counts = blocks.groupby("cell_id").size()
-    low, high = counts.min(), counts.max()
+    processes = blocks.drop_duplicates(["cell_id", *rows.RUN]).groupby("cell_id").size()
+    within = f" in {_range(processes)} processes" if processes.max() > 1 else ""
     impure = timed[timed["status"] == "impure"].drop_duplicates(["cell_id", *rows.BLOCK])
     flagged = f", {len(impure)} of {len(blocks)} blocks impure" if len(impure) else ""
-    return f"{low if low == high else f'{low} to {high}'} blocks a cell{flagged}"
+    return f"{_range(blocks.groupby('cell_id').size())} blocks{within} a cell{flagged}"
 
 
 def _seeds(measured: pd.DataFrame) -> str:
@@ -74,7 +74,11 @@ def _seeds(measured: pd.DataFrame) -> str:
     if scored.empty:
         return ""
     counts = scored.groupby(["arm", "n_params", "token_budget"], dropna=False)["seed"].nunique()
-    low, high = max(counts.min(), 1), max(counts.max(), 1)
-    if high == 1:
+    if counts.max() <= 1:
         return "one seed (perplexity's intervals are of documents only)"
-    return f"{low if low == high else f'{low} to {high}'} seeds a point"
+    return f"{_range(counts.clip(lower=1))} seeds a point"
+
+
+def _range(counts: pd.Series) -> str:
+    low, high = counts.min(), counts.max()
+    return str(low) if low == high else f"{low} to {high}"

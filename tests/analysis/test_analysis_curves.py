@@ -426,6 +426,12 @@ def test_the_caption_says_what_the_records_say():
     )
 
 
+def test_the_caption_counts_processes_where_there_are_several():
+    rows = blocks("train_step_s", "retnet", [0.1, 0.1])
+    rows += blocks("train_step_s", "retnet", [0.1, 0.1], process=1)
+    assert curves.contract_text(frame(rows)).endswith("4 blocks in 2 processes a cell")
+
+
 def test_the_caption_lists_what_is_mixed_and_invents_nothing():
     rows = blocks("train_step_s", "retnet", [0.1, 0.1], size="4m", n_params=4_000_000)
     rows += blocks("train_step_s", "retnet", [0.1], size="16m", n_params=16_000_000, dtype="bf16")

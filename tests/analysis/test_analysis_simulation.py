@@ -18,7 +18,10 @@ def default(fitted, study: str) -> Design:
 
 @pytest.mark.parametrize("study", list(STUDIES))
 def test_intervals_cover_the_truth_at_the_default_number_of_blocks(fitted, study):
-    assert 0.93 <= trials.coverage(default(fitted, study), 700) <= 0.97
+    """To within two standard errors of 700 trials, and of a lone arm's time, too."""
+    design = default(fitted, study)
+    assert 0.93 <= trials.coverage(design, 700) <= 0.985
+    assert 0.92 <= trials.center_coverage(design, 700) <= 0.985
 
 
 @pytest.mark.parametrize("study", ["decode", "gate, training", "gate, decode"])
@@ -27,11 +30,8 @@ def test_the_gate_raises_no_false_alarms(fitted, study):
     assert trials.alarms(trials.outcomes(default(fitted, study), 6, 100)) <= 0.01
 
 
-def test_how_processes_differ_is_known_from_the_gates_own_records(fitted):
-    """Both sides ran the same code in several processes; the other studies had one a cell."""
-    for study, noise in fitted.items():
-        assert (noise.process is not None) == study.startswith("gate"), study
-    assert max(fitted[s].process for s in fitted if s.startswith("gate")) < 0.03
+def test_how_processes_differ_is_known_from_the_records(fitted):
+    assert all(noise.process is not None and noise.process < 0.03 for noise in fitted.values())
 
 
 def test_a_slow_down_of_the_limit_hardly_ever_passes(fitted):

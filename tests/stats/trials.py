@@ -45,8 +45,8 @@ class Source:
 
 
 STUDIES = {
-    "train_throughput": Source("train_throughput", "train_step_s", 6, 18),
-    "decode": Source("decode", "decode_step_s", 8, 32),
+    "train_throughput": Source("train_throughput", "train_step_s", 3, 18, 3),
+    "decode": Source("decode", "decode_step_s", 3, 32, 3),
     "gate, training": Source(GATE, "train_step_s", 12, 6, 3),
     "gate, decode": Source(GATE, "decode_step_s", 10, 6, 3),
 }
@@ -63,6 +63,11 @@ class Design:
     processes: int = 1
     paired: bool = True
     """Interleaved; else two sessions, each with its own slow part."""
+
+    @property
+    def total(self) -> int:
+        """Blocks of a side."""
+        return self.processes * self.blocks
 
     def draw(self, trials: int, seed: int) -> np.ndarray:
         """Log-times (trials, 2, processes * blocks)."""
