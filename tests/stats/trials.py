@@ -25,6 +25,7 @@ from retnet_bench.analysis.decision import (
 from retnet_bench.analysis.floor import Floor
 from retnet_bench.analysis.noise import Noise
 from retnet_bench.analysis.statistics import Interval
+from retnet_bench.measure.protocol import Protocol
 from retnet_bench.results.store import read_records
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -41,12 +42,15 @@ class Source:
     blocks: int
     """Of each process."""
     cells: int
-    processes: int = 1
+    processes: int
 
 
+USUAL = Protocol()
 STUDIES = {
-    "train_throughput": Source("train_throughput", "train_step_s", 3, 18, 3),
-    "decode": Source("decode", "decode_step_s", 3, 32, 3),
+    "train_throughput": Source(
+        "train_throughput", "train_step_s", USUAL.blocks, 18, USUAL.processes
+    ),
+    "decode": Source("decode", "decode_step_s", USUAL.blocks, 32, USUAL.processes),
     "gate, training": Source(GATE, "train_step_s", 12, 6, 3),
     "gate, decode": Source(GATE, "decode_step_s", 10, 6, 3),
 }

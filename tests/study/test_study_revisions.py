@@ -110,4 +110,5 @@ def test_this_code_against_its_own_head(tmp_path, monkeypatch):
         read_records(found.candidate).query("metric == 'timed_s'").set_index("process")["reason"]
     )
     assert list(stops.index) == list(range(len(stops)))
+    assert stops.str.contains("blocks").all()
     assert len(stops) >= 2  # one process can't tell its luck from the code
