@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -50,7 +51,9 @@ def build(name: str) -> Revision:
     revision = _resolve(checkout, name)
     folder = cache_folder() / "revisions"
     tree = folder / revision
-    if not tree.is_dir():
+    # A tree whose checkout was removed knows no revision any more: its records would lack theirs.
+    if _run(["git", "-C", str(tree), "rev-parse", "HEAD"]).stdout.strip() != revision:
+        shutil.rmtree(tree, ignore_errors=True)
         _git(checkout, "worktree", "prune")
         _git(checkout, "worktree", "add", "--detach", "--force", str(tree), revision)
     if not (tree / "retnet_bench").is_dir():

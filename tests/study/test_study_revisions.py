@@ -49,6 +49,20 @@ def test_a_revision_is_checked_out_once_with_our_libraries(checkout):
     assert done.returncode == 0
 
 
+def test_a_tree_whose_checkout_was_removed_is_checked_out_anew(checkout, tmp_path, monkeypatch):
+    """The cache is shared by clones; without a repository its records would name no revision."""
+    name = git(checkout, "rev-parse", "HEAD")
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "-q", str(checkout), str(clone))
+    monkeypatch.setattr(revisions, "PACKAGE_FOLDER", clone / PACKAGE)
+    revisions.build(name)
+    clone.rename(tmp_path / "gone")
+    monkeypatch.setattr(revisions, "PACKAGE_FOLDER", checkout / PACKAGE)
+    tree = revisions.build(name).tree
+    assert git(tree, "rev-parse", "HEAD") == name
+    assert (tree / PACKAGE / "__init__.py").exists()
+
+
 def test_an_unknown_revision_is_one_line_with_a_suggestion(checkout):
     with pytest.raises(UserError, match=r'^there is no git revision "mian"; did you mean "main"'):
         revisions.build("mian")
