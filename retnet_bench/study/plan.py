@@ -223,7 +223,9 @@ def _why_not(cell: Cell) -> str | None:
 
 
 START_S = 2.0
-"""Predicted time to start a worker, build the model and check its forms."""
+"""Predicted time to start a cell's first worker, build the model and check its forms."""
+AGAIN_S = 0.5
+"""The same for each further one, which checks no forms."""
 
 
 def cell_seconds(planned: Planned, step_s: float, setup_s: float = 0.0) -> float:
@@ -233,9 +235,10 @@ def cell_seconds(planned: Planned, step_s: float, setup_s: float = 0.0) -> float
     if cell.workload == "perplexity":
         steps = (cell.token_budget or 0) / (cell.batch * cell.length)
         return START_S + 1.3 * steps * step_s  # the scoring adds about a third
-    seconds = START_S + setup_s
+    seconds = setup_s
     if "time" in cell.measure:
         block = max(protocol.block_s, protocol.min_samples * step_s * (cell.positions or 1))
         seconds += min(protocol.warmup_max_s, 8 * step_s) + protocol.blocks * block
     memory = 4 * step_s if "memory" in cell.measure else 0.0
-    return planned.processes * seconds + memory
+    starts = START_S + AGAIN_S * (planned.processes - 1)
+    return starts + planned.processes * seconds + memory

@@ -397,11 +397,13 @@ class Calibration:
     ratios: dict[Key, tuple[float, ...]]
     watts: float | None = None
     """Median power over the blocks whose energy a counter told; None without such."""
+    usual: float = 1.0
+    """Taken where there is no record."""
 
     def factor(self, cell: Cell) -> float:
-        """Median ratio of records like this cell; 1 where there are none."""
+        """Median ratio of records like this cell."""
         found = self.ratios.get(_key(cell))
-        return statistics.median(found) if found else 1.0
+        return statistics.median(found) if found else self.usual
 
     def error(self, key: Key) -> float | None:
         """Median factor by which a record is missed when predicted from the others (1.1: by 10 %);

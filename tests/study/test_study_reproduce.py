@@ -70,9 +70,9 @@ class Bearing:
 @pytest.mark.parametrize(
     ("bearing", "minutes", "wanted"),
     [
-        # 1.5 x 10 s x 2^i against 120 s: i = 3 takes 120
-        (Bearing(10), 2, "1.8M"),
-        (Bearing(10), 1.99, "0.8M"),
+        # 15 s x 2^i against 120 s: i = 3 takes 120
+        (Bearing(15), 2, "1.8M"),
+        (Bearing(15), 1.99, "0.8M"),
         (Bearing(0.001, fits_to="3M"), 2, "3M"),
     ],
 )
