@@ -460,23 +460,81 @@ def _drawn_medians(
     processes: np.ndarray, values: np.ndarray, n_resamples: int, seed: int
 ) -> np.ndarray:
     """The median of each resample."""
-    if len(values) >= _MANY and len(np.unique(processes)) == 1:
-        return _order_medians(np.sort(values), n_resamples, seed)
+    if len(values) >= _MANY:
+        return _order_medians(processes, values, n_resamples, seed)
     chunks = _resamples(processes, n_resamples, seed)
     return np.concatenate([np.median(values[rows], axis=1) for rows in chunks])
 
 
-def _order_medians(ordered: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
-    """Medians of resamples without drawing these: the k-th smallest of n uniform numbers is
-    Beta(k, n - k + 1), and the next one lies a Beta(1, n - k) share of the rest above it."""
-    random, n = np.random.default_rng(seed), len(ordered)
-    k = (n + 1) // 2
-    place = random.beta(k, n - k + 1, n_resamples)
-    lower = ordered[np.minimum((place * n).astype(int), n - 1)]
+def _order_medians(
+    processes: np.ndarray, values: np.ndarray, n_resamples: int, seed: int
+) -> np.ndarray:
+    """Medians of `_resamples` without drawing these: of a process's places among some values, how
+    many fall among the lower half of them is binomial, so a median is found by halving."""
+    random, n = np.random.default_rng(seed), len(values)
+    _, slot, counts = np.unique(processes, return_inverse=True, return_counts=True)
+    order = np.argsort(values, kind="stable")
+    ordered, owner = values[order], slot[order]
+    below = np.zeros((len(counts), n + 1), dtype=np.int32)  # of each process, among the i smallest
+    for process in range(len(counts)):
+        np.cumsum(owner == process, out=below[process, 1:])
+    drawn = random.integers(len(counts), size=(n_resamples, len(counts)))
+    whole = _Part(
+        low=np.zeros(n_resamples, dtype=int),
+        high=np.full(n_resamples, n),
+        places=np.broadcast_to(counts, drawn.shape),
+    )
+    found, above = _descend(random, below, drawn, whole, np.full(n_resamples, (n + 1) // 2))
+    lower = ordered[found.low]
     if n % 2:
         return lower
-    place = place + (1 - place) * random.beta(1, n - k, n_resamples)
-    return (lower + ordered[np.minimum((place * n).astype(int), n - 1)]) / 2
+    least, _ = _descend(random, below, drawn, above, np.ones(n_resamples, dtype=int))
+    return (lower + ordered[least.low]) / 2
+
+
+class _Part(NamedTuple):
+    """Of each resample: a range of the sorted values, and the places that hold values of it."""
+
+    low: np.ndarray
+    high: np.ndarray
+    places: np.ndarray  # (n_resamples, processes)
+
+    def where(self, chosen: np.ndarray, other: _Part) -> _Part:
+        """These where `chosen`, and `other` elsewhere."""
+        return _Part(
+            np.where(chosen, self.low, other.low),
+            np.where(chosen, self.high, other.high),
+            np.where(chosen[:, None], self.places, other.places),
+        )
+
+
+def _descend(
+    random: np.random.Generator,
+    below: np.ndarray,
+    drawn: np.ndarray,
+    part: _Part,
+    rank: np.ndarray,
+) -> tuple[_Part, _Part]:
+    """The single value that holds the rank-th smallest place of `part` (from 1), and the part in
+    which the next smallest is: the nearest one above that holds any, or the value itself where
+    further places hold it."""
+    above = part
+    while (part.high - part.low > 1).any():
+        middle = (part.low + part.high) // 2
+        at_low, at_middle, at_high = (
+            below[drawn, at[:, None]] for at in (part.low, middle, part.high)
+        )
+        share = (at_middle - at_low) / np.maximum(at_high - at_low, 1)
+        left = random.binomial(part.places, share)
+        lower = _Part(part.low, middle, left)
+        upper = _Part(middle, part.high, part.places - left)
+        total = left.sum(axis=1)
+        in_lower = rank <= total
+        nearer = in_lower & (upper.places.sum(axis=1) > 0)
+        above = upper.where(nearer, above)
+        rank = np.where(in_lower, rank, rank - total)
+        part = lower.where(in_lower, upper)
+    return part, part.where(part.places.sum(axis=1) > rank, above)
 
 
 def _interval(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from retnet_bench.analysis import statistics
 from retnet_bench.analysis.statistics import (
@@ -248,13 +249,24 @@ def test_what_is_detectable_falls_with_the_scatter_and_never_below_the_floor():
     assert found[0] == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize("n", [600, 601])
-def test_medians_of_many_blocks_are_distributed_as_if_resampled(n):
-    values = np.sort(np.random.default_rng(0).lognormal(size=n))
-    quick = statistics._order_medians(values, 20_000, 0)
-    drawn = np.median(values[statistics._resample(np.zeros(n, int), 20_000, 1)], axis=1)
-    places = [5, 25, 50, 75, 95]
-    assert np.percentile(quick, places) == pytest.approx(np.percentile(drawn, places), rel=0.01)
+@pytest.mark.parametrize("n", [40, 41])
+@pytest.mark.parametrize("n_processes", [1, 3])
+def test_medians_of_many_blocks_are_distributed_as_if_resampled(n, n_processes):
+    random = np.random.default_rng(0)
+    processes = random.integers(n_processes, size=n)
+    values = (random.lognormal(size=n) + processes).round(1)  # some are equal
+    quick = statistics._order_medians(processes, values, 20_000, 0)
+    drawn = np.median(values[statistics._resample(processes, 20_000, 1)], axis=1)
+    assert stats.ks_2samp(quick, drawn).statistic < 0.02
+
+
+def test_a_hundred_thousand_blocks_in_ten_processes_are_resampled_ten_thousand_times():
+    values = np.random.default_rng(0).normal(size=100_000)
+    drawn = statistics._order_medians(np.arange(100_000) % 10, values, 10_000, 0)
+    between = np.var(np.median(values.reshape(-1, 10), axis=0)) / 10
+    within = np.pi / 2 / 100_000
+    assert drawn.std() == pytest.approx(np.sqrt(between + within), rel=0.05)
+    assert drawn.mean() == pytest.approx(np.median(values), abs=np.sqrt(within))
 
 
 def test_a_hundred_thousand_samples_are_resampled_in_chunks():
