@@ -42,18 +42,18 @@ WHAT = {
 MINUTES = {
     "table1": 5.0,
     "table3": 2.0,
-    "table4": 5.0,
-    "table6": 4.4,
-    "table8": 3.0,
-    "fig5": 5.5,
-    "fig6a": 1.5,
-    "fig6b": 1.8,
-    "fig6c": 1.8,
+    "table4": 3.5,
+    "table6": 4.0,
+    "table8": 3.5,
+    "fig5": 6.5,
+    "fig6a": 1.0,
+    "fig6b": 1.3,
+    "fig6c": 2.0,
 }
 """How long each may take by prediction; under 30 together."""
 HEADLINES = ("table4", "fig6a", "fig6b", "fig6c", "fig5")
 """Whose claims the card of headlines shows."""
-OVER_FLOOR = predict.Calibration({}, usual=1.7)
+OVER_FLOOR = predict.Calibration({}, usual=2.0)
 """A step's predicted time is a floor; models of these sizes take 1.5 (training) to 3 times it."""
 SHOTS = (0, 4)
 """Solved examples in front of a question in Table 3."""
