@@ -223,14 +223,18 @@ def _plot(results: list[Path], names: list[str] | None, out: Path | None, consol
     told = notes(_findings(results))
     first = results[0]
     folder = out or (first if first.is_dir() else first.parent) / "figures"
+    left_out = []
     for name in names or FIGURES:
         try:
             for path in plot(records, [name], folder, notes=told):
                 console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
-        except UserError as error:
+        except UserError:
             if names:
                 raise
-            console.print(f"not drawn: {error}", highlight=False, soft_wrap=True)
+            left_out.append(name)
+    if left_out:
+        why = "these records lack what they need; --figure NAME says what that is"
+        console.print(f"not drawn: {', '.join(left_out)}: {why}", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: retnet-bench selftest gate")

@@ -144,7 +144,8 @@ def _filled_in(said: dict[str, Any], figures: Sequence[str]) -> dict[str, Any]:
     known, own = paper.claims(), dict(said)
     name = str(own.pop("claim"))
     if name not in known:
-        raise UserError(f'claims: the paper makes no claim "{name}"{did_you_mean(name, known)}')
+        choices = did_you_mean(name, known) + "; one of your own has name: instead of claim:"
+        raise UserError(f'claims: the paper makes no claim "{name}"{choices}')
     base = {"name": name, **known[name]}
     if base.get("figure") not in figures:
         base.pop("figure", None)
