@@ -31,7 +31,8 @@ _BYTES = (
 )
 _UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)
 _PLACE = ["pair_id", "phase", "position", *rows.BLOCK]
-_SHOWN = ["workload", "size", "batch", "length", "dtype", "mode", "token_budget"]
+_SHOWN = ["workload", *rows.PAIR]
+_WHOLE = ["threads", "vocab_size", "seed", "token_budget"]
 
 
 def sides(records: pd.DataFrame) -> list[tuple[str, str]]:
@@ -96,9 +97,8 @@ def pair_ratios(records: pd.DataFrame, floors: Floors | None = None) -> pd.DataF
 
     Times are per block (decode: its mean over positions), bytes as read, perplexity per byte over
     the documents both arms scored, from all of their seeds (`pair_id` is then one seed's). Columns
-    [pair_id, metric, phase, a, b, workload, size, batch, length, dtype, mode, token_budget,
-    estimate, low, high, n, status, verdict]. `floors` are the noise floors of the timed metrics: a
-    ratio below its own shows no difference.
+    [pair_id, metric, phase, a, b, workload, *rows.PAIR, estimate, low, high, n, status, verdict].
+    `floors` are the noise floors of the timed metrics: a ratio below its own shows no difference.
     """
     found = [
         row
@@ -110,7 +110,7 @@ def pair_ratios(records: pd.DataFrame, floors: Floors | None = None) -> pd.DataF
         )
     ]
     columns = ["pair_id", "metric", "phase", "a", "b", *_SHOWN, *_RESULT, "status", "verdict"]
-    return pd.DataFrame(found, columns=columns).astype({"token_budget": "Int64"})
+    return pd.DataFrame(found, columns=columns).astype(dict.fromkeys(_WHOLE, "Int64"))
 
 
 def _timed(records: pd.DataFrame, a: str, b: str, floors: Floors) -> Iterator[dict[str, Any]]:

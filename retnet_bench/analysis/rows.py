@@ -222,6 +222,15 @@ def _samples(row: np.ndarray) -> np.ndarray:
     return np.asarray(samples if kept else [value], dtype=float)
 
 
+def pair_keys(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
+    """`keys` and the columns of a pair's contract without which two pairs would share a row."""
+    found = list(keys)
+    for column in PAIR:
+        if column not in found and _varies(frame, found, column):
+            found.append(column)
+    return found
+
+
 def _varies(rows: pd.DataFrame, keys: list[str], column: str) -> bool:
     counts = rows.groupby(keys, dropna=False)[column].nunique(dropna=False)
     return bool((counts > 1).any())

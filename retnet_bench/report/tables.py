@@ -10,6 +10,7 @@ import pandas as pd
 from rich.table import Table
 
 from retnet_bench.analysis import curves
+from retnet_bench.analysis import rows as contracts
 from retnet_bench.analysis.floor import Floors, read_floors
 from retnet_bench.report import quality
 from retnet_bench.report.downstream import scores_table
@@ -156,7 +157,8 @@ def _ratios(records: pd.DataFrame, floors: Floors | None) -> Table | None:
     frame = curves.pair_ratios(records, floors)
     shown = frame[~frame["metric"].isin(["weight_bytes", "outcome", "peak_rss_bytes"])]
     budgets = ["token_budget"] if shown["token_budget"].notna().any() else []
-    keys = ["metric", "phase", "size", "batch", "length", *budgets]
+    usual = ["metric", "phase", "size", "batch", "length", *budgets]
+    keys = [key for key in contracts.pair_keys(shown, ["a", "b", *usual]) if key not in ("a", "b")]
     by_metric = {metric: i for i, metric in enumerate(shown["metric"].unique())}
     shown = shown.sort_values(
         ["metric", "phase", "batch", "length"],

@@ -114,3 +114,19 @@ def test_two_checkpoints_of_one_arm_are_told_apart():
     assert "early" not in alone
     lines = {row[3]: row[6].split()[0] for row in rows_of(both)}
     assert lines == {"early": "0.4500", "late": "0.7500"}
+
+
+def test_pairs_that_differ_in_their_learning_rate_are_told_apart():
+    rows = [
+        row
+        for rate in (1e-3, 3e-3)
+        for arm in ("retnet", "transformer")
+        for row in scored.scored(
+            2.5,
+            scored.model(arm, "a", 0, learning_rate=rate)
+            | {"cell_id": f"{arm}{rate}", "pair_id": str(rate)},
+        )
+    ]
+    table = shown(frame(rows))["Inside each pair: first arm / second arm"]
+    assert "learning rate" in table
+    assert [row[6] for row in rows_of(table)][:2] == ["0.001", "0.003"]
