@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import (
@@ -35,7 +36,13 @@ def log_sizes(ax: Axes, sizes: pd.DataFrame) -> None:
 
 
 def log_rates(ax: Axes) -> None:
-    """A logarithmic y axis with plain ticks (20k, 50k, ...) even when it spans under a decade."""
+    """A logarithmic y axis with plain ticks (20k, 50k, ...) even when it spans under a decade.
+
+    Without any value, where every cell failed, no axis at all: a scale would be made up.
+    """
+    if not np.isfinite(ax.dataLim.intervaly).all():
+        ax.yaxis.set_major_locator(NullLocator())
+        return
     ax.set_yscale("log")
     ax.autoscale_view()
     low, high = ax.get_ylim()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from golden.records import failure, frame
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
@@ -289,3 +290,19 @@ def test_nothing_imports_torch_or_pyplot() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(FIGURES))
+def test_where_every_cell_failed_a_figure_says_so_or_is_refused(name, tmp_path):
+    lost = (
+        failure(arm, workload, "oom", length=length)
+        for workload in ("train", "decode", "perplexity")
+        for arm in ("retnet", "transformer")
+        for length in (512, 1024)
+    )
+    try:
+        (path,) = figures.plot(frame(lost), [name], tmp_path, formats=("svg",))
+    except UserError as error:
+        assert name in str(error)
+    else:
+        assert "oom" in path.read_text("utf-8")
