@@ -174,14 +174,24 @@ def _make_room(ax: Axes, edge: str, characters: int) -> None:
 def label_ends(ax: Axes, ends: Sequence[End]) -> None:
     """Write each text at the right end (x, y) of its line, moved up where two would touch.
 
-    Neighbours of one colour that would touch share one text, "512-8192".
+    Neighbours of one colour that would touch share one text: "512-8192" where all lines of the
+    colour between these two are among them, else "512, 8192".
     """
     ax.autoscale_view()
     for x in sorted({end[0] for end in ends}):
         placed = -1.0
-        for height, group in _neighbours(ax, [end for end in ends if end[0] == x]):
+        here = [end for end in ends if end[0] == x]
+        for height, group in _neighbours(ax, here):
             placed = max(height, placed + _LABEL_HEIGHT)
-            _label_end(ax, group, placed)
+            _label_end(ax, group, placed, _shared_text(group, here))
+
+
+def _shared_text(group: Sequence[End], ends: Sequence[End]) -> str:
+    line = [end for end in ends if end[3] == group[0][3]]
+    first, last = line.index(group[0]), line.index(group[-1])
+    whole = len(group) > 1 and last - first + 1 == len(group)
+    texts = [end[2] for end in group]
+    return f"{texts[0]}\N{EN DASH}{texts[-1]}" if whole else ", ".join(texts)
 
 
 def _neighbours(ax: Axes, ends: Sequence[End]) -> list[tuple[float, list[End]]]:
@@ -198,10 +208,10 @@ def _neighbours(ax: Axes, ends: Sequence[End]) -> list[tuple[float, list[End]]]:
     return [(heights[group[0]], sorted(group, key=ends.index)) for group in groups]
 
 
-def _label_end(ax: Axes, ends: Sequence[End], height: float) -> None:
-    first, last = ends[0], ends[-1]
+def _label_end(ax: Axes, ends: Sequence[End], height: float, text: str) -> None:
+    last = ends[-1]
     ax.annotate(
-        first[2] if len(ends) == 1 else f"{first[2]}\N{EN DASH}{last[2]}",
+        text,
         (last[0], height),
         xycoords=ax.get_xaxis_transform(),
         xytext=(6, 0),

@@ -20,6 +20,7 @@ from retnet_bench import figures, paper
 from retnet_bench.analysis import curves
 from retnet_bench.base import UserError
 from retnet_bench.figures import FIGURES, panels, style
+from retnet_bench.figures.sheet import label_ends
 
 NAMES = ("throughput", "fig5", "fig6a", "fig6b", "fig6c", "decode_position", "train_memory")
 # test_figures_quality.py and test_figures_tables.py
@@ -306,3 +307,11 @@ def test_where_every_cell_failed_a_figure_says_so_or_is_refused(name, tmp_path):
     except UserError as error:
         found, wanted = str(error), name
     assert wanted in found
+
+
+def test_a_shared_label_is_a_range_only_where_it_holds_every_line_between():
+    ax = Figure().subplots()
+    ax.set(xlim=(0, 1), ylim=(0, 10))
+    heights = {"1": 5.0, "2": 9.0, "3": 1.0, "4": 1.01, "5": 5.01}
+    label_ends(ax, [(1.0, y, text, "#000000") for text, y in heights.items()])
+    assert {text.get_text() for text in ax.texts} == {"1, 5", "2", "3\N{EN DASH}4"}
