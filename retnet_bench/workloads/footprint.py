@@ -89,6 +89,10 @@ class Footprint:
         return sum(self.ops.values())
 
 
+LONGEST = 2**20
+"""Most tokens of a sequence that is run without data: each chunk of it is a call of its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """What is run: `train`, `prefill` of `length` tokens, or `decode` at position length - 1."""
@@ -108,10 +112,13 @@ class Step:
 
 @lru_cache(maxsize=1024)
 def footprint(step: Step) -> Footprint:
-    """The footprint of one warm step. UserError where the kernel can't be run without its package.
+    """The footprint of one warm step. UserError where the kernel can't be run without its package,
+    or for sequences above LONGEST.
 
     Seconds: a few tenths, whatever the size; the recurrent kernel's grow with the length.
     """
+    if step.workload != "decode" and step.length > LONGEST:
+        raise UserError(f"sequences above {LONGEST:,} tokens are not modelled")
     layers = step.config.n_layers
     if layers <= SMALL[1]:
         return _run(step, layers)

@@ -172,6 +172,14 @@ def test_a_kernel_that_is_not_modelled_says_so():
         footprint(replace(step, config=replace(step.config, kernel="fla")))
 
 
+def test_a_sequence_too_long_to_be_run_without_data_is_refused_at_once():
+    """A billion chunks, each a call of its own, once filled the machine's memory."""
+    with pytest.raises(UserError, match="above 1,048,576 tokens"):
+        footprint(step_of(workload="train", length=10**11))
+    cached = step_of(workload="decode", length=10**11, mixer="attention", kernel="sdpa")
+    assert footprint(cached).memory["state"] > 10**11
+
+
 def test_paper_sizes_take_no_memory():
     config = match("6.7B", "attention", vocab_size=64000, kernel="sdpa").config
     step = Step(workload="decode", config=config, batch=8, length=8192, dtype="fp16", device="cuda")
