@@ -280,7 +280,7 @@ def _calibration(given: Path | None, usual: Path, target: Target) -> Calibration
     from retnet_bench.results.store import read_records
     from retnet_bench.study import predict
 
-    if given is None and not (usual / "records").is_dir():
+    if given is None and not any((usual / "records").glob("*.parquet")):
         return None
     return predict.calibrate(read_records(given or usual), target)
 

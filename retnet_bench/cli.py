@@ -79,7 +79,7 @@ def run(
     loaded, source = studies.load(study)
     with source.named():
         for name in loaded.figures:
-            FIGURES[name]
+            FIGURES[name]  # an unknown one is told before anything runs
     console = _console()
     summary = running.run(
         loaded,

@@ -20,11 +20,8 @@ from retnet_bench.base import UserError
 from retnet_bench.results.schema import OK_STATUSES, TIMES
 
 _RESULT = ["estimate", "low", "high", "n"]
-_SERIES = (  # workload, metric, what it crosses over
-    ("train", "train_step_s", "length"),
-    ("prefill", "prefill_s", "length"),
-    ("decode", "decode_step_s", "position"),
-)
+_ALONG = {"decode": "position"}
+"""What the arms of a workload may cross over, if not length."""
 _BYTES = (
     *("peak_rss_bytes", "peak_tensor_bytes", "cuda_peak_allocated_bytes"),
     *("cuda_peak_reserved_bytes", "nvml_used_bytes", "weight_bytes", "state_bytes"),
@@ -54,7 +51,11 @@ def crossovers(records: pd.DataFrame) -> pd.DataFrame:
     Columns [workload, a, b, x, *separators, estimate, low, high, n, fraction, reason]; estimate is
     nan when there is no crossover in range, and `reason` then says who is ahead.
     """
-    found = [row for series in _SERIES for row in _crossovers(records, *series)]
+    found = [
+        row
+        for workload, metric in TIMES.items()
+        for row in _crossovers(records, workload, metric, _ALONG.get(workload, "length"))
+    ]
     separators = list(dict.fromkeys(key for row in found for key in row["per"]))
     flat = [row | row.pop("per") for row in found]
     columns = ["workload", "a", "b", "x", *separators, *_RESULT, "fraction", "reason"]

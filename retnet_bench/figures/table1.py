@@ -45,6 +45,9 @@ _NOTE = (
 def draw(records: pd.DataFrame) -> Figure:
     """The exponent p of cost ~ length^p, a point an arm: training, prefill and decoding."""
     found = curves.exponents(records)
+    found = found.loc[
+        [cost in _ROWS for cost in zip(found["workload"], found["what"], strict=True)]
+    ]
     if found["estimate"].isna().all():
         raise UserError(
             'figure "table1" needs times or memory of workload train, prefill or decode at two '

@@ -72,8 +72,7 @@ def check(cfg: ModelConfig, device: str, dtype: str, seed: int = 0) -> list[Agre
 
 def _check_dtype(cfg: ModelConfig, device: str, dtype: str, seed: int) -> Agreement:
     torch.manual_seed(seed)
-    reference = {"retention": "recurrent", "attention": "math"}[MIXERS[cfg.mixer].kernels]
-    exact_kernel = replace(cfg, kernel=reference)
+    exact_kernel = replace(cfg, kernel=MIXERS[cfg.mixer].reference)
     exact = LanguageModel(exact_kernel).to(device, DTYPES[dtype]).double()
     tokens = torch.randint(cfg.vocab_size, (2, lengths(cfg.chunk)[-1]), device=device)
     truth = _by_steps(exact, tokens)

@@ -158,7 +158,9 @@ def _ratios(records: pd.DataFrame, floors: Floors | None) -> Table | None:
     shown = frame[~frame["metric"].isin(["weight_bytes", "outcome", "peak_rss_bytes"])]
     budgets = ["token_budget"] if shown["token_budget"].notna().any() else []
     usual = ["metric", "phase", "size", "batch", "length", *budgets]
-    keys = [key for key in contracts.pair_keys(shown, ["a", "b", *usual]) if key not in ("a", "b")]
+    shown = shown.assign(arms=shown["a"] + " / " + shown["b"])
+    arms = ["arms"] if shown["arms"].nunique() > 1 else []
+    keys = [*arms, *contracts.pair_keys(shown, ["arms", *usual])[1:]]
     by_metric = {metric: i for i, metric in enumerate(shown["metric"].unique())}
     shown = shown.sort_values(
         ["metric", "phase", "batch", "length"],

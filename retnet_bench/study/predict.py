@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PEAKS = {"cpu": "peak_tensor_bytes", "cuda": "cuda_peak_allocated_bytes"}
+MODELLED = ("train", "perplexity", "prefill", "decode")
+"""Workloads whose step's cost is known."""
 LENGTH_STEP = 128
 """Lengths that would fit are given in multiples of this."""
 
@@ -217,8 +219,10 @@ def predict(
 ) -> Prediction:
     """The prediction of a cell that can be run; `share`: cells that live side by side."""
     cell, config = planned.cell, planned.matched.config
-    if cell.workload == "downstream":
-        why = "how much a task asks is not known before it is read"
+    if cell.workload not in MODELLED:
+        why = f"what a step of workload {cell.workload} does is not modelled"
+        if cell.workload == "downstream":
+            why = "how much a task asks is not known before it is read"
         return Prediction(None, None, Roofline(None, None, None), None, None, None, None, why)
     step = step_of(cell, config, target.device)
     try:
@@ -493,7 +497,7 @@ def columns(planned: Planned, target: Target, sample: Sample) -> dict[str, Any]:
     against the target's rates, for the median of the samples.
     """
     cell = planned.cell
-    if planned.unsupported is not None or not sample.values:
+    if planned.unsupported is not None or not sample.values or cell.workload not in MODELLED:
         return {}
     if sample.metric == TIMES.get(cell.workload):
         return _time_columns(planned, target, sample)

@@ -11,14 +11,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from retnet_bench.results.schema import OK_STATUSES
+from retnet_bench.results.schema import OK_STATUSES, TIMES
 from retnet_bench.study.runner import Finished
-
-HEADLINES = {
-    "train": ("train_step_s", "ms a step"),
-    "prefill": ("prefill_s", "ms"),
-    "decode": ("decode_step_s", "ms a step"),
-}
 
 
 class Reporter:
@@ -79,10 +73,10 @@ def headline(cell: Finished) -> str:
     if cell.status not in OK_STATUSES:
         return cell.reason or cell.status
     workload = cell.planned.cell.workload
-    metric, unit = HEADLINES.get(workload, ("", ""))
+    metric = TIMES.get(workload, "")
     values = [v for row in cell.rows if row["metric"] == metric for v in row["samples"]]
     if values:
-        return f"{1e3 * statistics.median(values):.4g} {unit}"
+        return f"{1e3 * statistics.median(values):.4g} ms{' a step' * ('step' in metric)}"
     return bits_per_byte(cell) or scores(cell) or "memory only"
 
 

@@ -80,13 +80,15 @@ class Rows:
         if self.planned.unsupported:
             return {}
         cell, cfg = self.planned.cell, self.planned.matched.config
-        retention = MIXERS[cfg.mixer].kernels == "retention"
+        heeds = MIXERS[cfg.mixer].heeds
         return {
             "mismatch": self.planned.matched.mismatch,
-            "chunk": cfg.chunk if retention else None,
             **{k: getattr(cfg, k) for k in ("d_model", "n_layers", "n_heads")},
             **{k: getattr(cfg, k) for k in ("d_key", "d_value", "d_ffn")},
-            **{k: getattr(cfg, k) if retention else None for k in ("decay", "gate", "head_norm")},
+            **{
+                k: getattr(cfg, k) if k in heeds else None
+                for k in ("chunk", "decay", "gate", "head_norm")
+            },
             "n_params": cost.parameters(cfg),
             "n_body_params": cost.body_parameters(cfg),
             "flops_per_token": cost.train_flops_per_token(cfg, cell.length),

@@ -30,6 +30,7 @@ class Attention(Mixer):
     """softmax(Q K^T / sqrt(d)) V with rotary positions, by any attention kernel."""
 
     kernels = "attention"
+    reference = "math"
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__(cfg)

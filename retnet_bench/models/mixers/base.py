@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -17,11 +17,15 @@ State = Any
 """What a mixer carries between calls; `prefill` and `step` change it in place."""
 
 
-class Mixer(Exact):
+class Mixer(Exact, ABC):
     """Mixes tokens of x (B, T, d_model) causally. `cfg.kernel` names a kernel, never `auto`."""
 
     kernels: ClassVar[str]
     """Whose kernels it takes: the `mixer` field of KERNELS."""
+    reference: ClassVar[str]
+    """The one of these that the others are held against before anything is timed."""
+    heeds: ClassVar[tuple[str, ...]] = ()
+    """Which of chunk, decay, gate and head_norm mean something to it; records keep these."""
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()

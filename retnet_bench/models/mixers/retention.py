@@ -10,6 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from retnet_bench.kernels import KERNELS
 from retnet_bench.kernels import retention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.layers import rotate
@@ -37,10 +38,17 @@ def log_decay(schedule: str, n_heads: int) -> Tensor:
     return torch.log1p(-lost)
 
 
+def _form(cfg: ModelConfig) -> str:
+    """A kernel costs what its form does."""
+    return KERNELS[cfg.kernel].form
+
+
 class Retention(Mixer):
     """MSR(X) = (swish(X W_G) * GroupNorm(heads)) W_O, heads by any retention kernel."""
 
     kernels = "retention"
+    reference = "recurrent"
+    heeds = ("chunk", "decay", "gate", "head_norm")
     log_decay: Tensor
 
     def __init__(self, cfg: ModelConfig) -> None:
@@ -120,9 +128,9 @@ class Retention(Mixer):
     @staticmethod
     def mixing_flops(cfg: ModelConfig, length: int, masked: bool) -> float:
         dims = (cfg.key_dim, cfg.value_dim, masked)
-        if cfg.kernel == "parallel":
+        if _form(cfg) == "parallel":
             return cfg.n_heads * kernel_costs.parallel_flops(length, *dims)
-        if cfg.kernel == "recurrent":
+        if _form(cfg) == "recurrent":
             return cfg.n_heads * kernel_costs.recurrent_flops(length, *dims[:2])
         return cfg.n_heads * kernel_costs.chunkwise_flops(length, cfg.chunk, *dims)
 
@@ -130,10 +138,10 @@ class Retention(Mixer):
     def backward_flops(cfg: ModelConfig, length: int) -> float:
         """Two products for each of the forward's, but for those that no loss depends on."""
         twice = 2 * Retention.mixing_flops(cfg, length, masked=True)
-        if cfg.kernel == "recurrent":
+        if _form(cfg) == "recurrent":
             return twice
         dims = (cfg.key_dim, cfg.value_dim)
-        if cfg.kernel == "parallel":  # the state after the last token reaches no loss
+        if _form(cfg) == "parallel":  # the state after the last token reaches no loss
             return twice - cfg.n_heads * 4.0 * length * math.prod(dims)
         return twice - cfg.n_heads * kernel_costs.unused_backward_flops(length, cfg.chunk, *dims)
 
