@@ -111,12 +111,8 @@ def separators(
     Column `along` is what a point is computed along, so it never separates.
     """
     together = pd.concat([measured, failed])
-    keys = ["arm", x, *per]
-    for column in [*_CONTRACT, *_WHERE]:
-        rows = measured if column in _WHERE else together
-        if column not in [*keys, along] and _varies(rows, keys, column):
-            keys.append(column)
-    return keys[2:]
+    keys = _with_varying(together, ["arm", x, *per], [c for c in _CONTRACT if c != along])
+    return _with_varying(measured, keys, [c for c in _WHERE if c != along])[2:]
 
 
 def documents(records: pd.DataFrame, kind: str = "document") -> pd.DataFrame:
@@ -224,13 +220,16 @@ def _samples(row: np.ndarray) -> np.ndarray:
 
 def pair_keys(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     """`keys` and the columns of a pair's contract without which two pairs would share a row."""
+    return _with_varying(frame, keys, PAIR)
+
+
+def _with_varying(frame: pd.DataFrame, keys: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """`keys` and, one by one, those of `columns` that still vary where all before are equal."""
     found = list(keys)
-    for column in PAIR:
-        if column not in found and _varies(frame, found, column):
+    for column in columns:
+        if column in found:
+            continue
+        counts = frame.groupby(found, dropna=False)[column].nunique(dropna=False)
+        if (counts > 1).any():
             found.append(column)
     return found
-
-
-def _varies(rows: pd.DataFrame, keys: list[str], column: str) -> bool:
-    counts = rows.groupby(keys, dropna=False)[column].nunique(dropna=False)
-    return bool((counts > 1).any())

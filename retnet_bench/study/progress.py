@@ -76,7 +76,8 @@ def headline(cell: Finished) -> str:
     metric = TIMES.get(workload, "")
     values = [v for row in cell.rows if row["metric"] == metric for v in row["samples"]]
     if values:
-        return f"{1e3 * statistics.median(values):.4g} ms{' a step' * ('step' in metric)}"
+        unit = "ms a step" if metric.endswith("_step_s") else "ms"
+        return f"{1e3 * statistics.median(values):.4g} {unit}"
     return bits_per_byte(cell) or scores(cell) or "memory only"
 
 

@@ -117,8 +117,6 @@ def footprint(step: Step) -> Footprint:
 
     Seconds: a few tenths, whatever the size; the recurrent kernel's grow with the length.
     """
-    if step.workload not in _PREPARE:
-        raise UserError(f"workload {step.workload}: what a step of it runs is not modelled")
     if step.workload != "decode" and step.length > LONGEST:
         raise UserError(f"sequences above {LONGEST:,} tokens are not modelled")
     layers = step.config.n_layers
@@ -249,7 +247,8 @@ def _run(step: Step, layers: int) -> Footprint:
         model = LanguageModel(config).to(weights)
         with counter:
             counter.claim([*model.parameters(), *model.buffers()], "weights")
-            call = _PREPARE[step.workload](step, model, counter)
+            prepare = {"train": _training, "prefill": _prefill, "decode": _decode}[step.workload]
+            call = prepare(step, model, counter)
             counter.counting = True
             counter.mark("forward")
             call()
@@ -346,9 +345,6 @@ def _decode(step: Step, model: LanguageModel, counter: _Counter) -> Callable[[],
         held["next"] = held["logits"][:, -1].argmax(-1, keepdim=True)
 
     return call
-
-
-_PREPARE = {"train": _training, "prefill": _prefill, "decode": _decode}
 
 
 def _tensors(layer: Any) -> Any:
