@@ -8,6 +8,9 @@ every kernel. Every form returns the output (B, T, H, d_v) and the state after t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -67,8 +70,7 @@ def chunkwise(
 def _chunks(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, C: int, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 7 where C divides T. The scan over chunks unbinds and stacks: indexing would make the
-    backward pass write each chunk's gradient into a full-sized tensor."""
+    """Eq. 7 where C divides T."""
     B, T, H, d_k = q.shape
     state = _empty_state(q, v) if state is None else state
     row = torch.arange(C, device=q.device, dtype=log_decay.dtype)
@@ -80,15 +82,53 @@ def _chunks(
 
     # (B, T, H, d) -> (B, H, T/C, C, d)
     q, k, v = (x.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).contiguous() for x in (q, k, v))
-    increments = ((k * zeta).transpose(-1, -2) @ v).to(state.dtype)  # (B, H, T/C, d_k, d_v)
+    increment = ((k * zeta).transpose(-1, -2) @ v).to(state.dtype)  # (B, H, T/C, d_k, d_v)
+    before, state = _scan(increment, state, gamma_C)
+    del increment  # as large as the states
+    inner = ((q @ k.transpose(-1, -2)) * D) @ v
+    cross = (q * xi) @ before.to(q.dtype)
+    out = inner + cross  # (B, H, T/C, C, d_v)
+    return out.permute(0, 2, 3, 1, 4).reshape(B, T, H, -1), state
+
+
+def _scan(increments: Tensor, state: Tensor, gamma_C: Tensor) -> tuple[Tensor, Tensor]:
+    """The states before each chunk (B, H, T/C, d_k, d_v), and the one after the last."""
+    if increments.shape[2] > 1 and not torch.compiler.is_compiling():
+        return _Scan.apply(increments, state, gamma_C)
     before = []
     for increment in increments.unbind(2):
         before.append(state)
         state = torch.addcmul(increment, state, gamma_C)
-    inner = ((q @ k.transpose(-1, -2)) * D) @ v
-    cross = (q * xi) @ torch.stack(before, 2).to(q.dtype)
-    out = inner + cross  # (B, H, T/C, C, d_v)
-    return out.permute(0, 2, 3, 1, 4).reshape(B, T, H, -1), state
+    return torch.stack(before, 2), state
+
+
+class _Scan(torch.autograd.Function):
+    """`_scan` with fewer passes over memory: every state is written where it stays, not stacked
+    afterwards, and gradients run back likewise."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, increments: Tensor, state: Tensor, gamma_C: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(gamma_C)
+        before, last = torch.empty_like(increments), torch.empty_like(state)
+        before[:, :, 0] = state
+        _decay_along([*before.unbind(2), last], increments.unbind(2), gamma_C)
+        return before, last
+
+    @staticmethod
+    def backward(ctx: Any, before: Tensor, last: Tensor) -> tuple[Tensor, Tensor, None]:
+        (gamma_C,) = ctx.saved_tensors
+        increments, state = torch.empty_like(before), torch.empty_like(last)
+        increments[:, :, -1] = last
+        _decay_along([*increments.unbind(2)[::-1], state], before.unbind(2)[::-1], gamma_C)
+        return increments, state, None
+
+
+def _decay_along(states: Sequence[Tensor], added: Sequence[Tensor], gamma: Tensor) -> None:
+    """Each state but the first: what is added to the one before it, decayed."""
+    for before, more, after in zip(states[:-1], added, states[1:], strict=True):
+        torch.addcmul(more, before, gamma, out=after)
 
 
 def recurrent(

@@ -86,6 +86,14 @@ def test_gradients_of_all_forms_agree(length):
             assert relative(found, wanted) < EXACT
 
 
+def test_the_compiler_takes_chunkwise_whole_and_gets_the_same():
+    """In one graph: a break would let one arm's compiled step run half eagerly."""
+    compiled = torch.compile(retention.chunkwise, fullgraph=True, backend="aot_eager")
+    expected = _gradients(retention.chunkwise, SMALL, SMALL.chunk)
+    for found, wanted in zip(_gradients(compiled, SMALL, SMALL.chunk), expected, strict=True):
+        assert relative(found, wanted) < EXACT
+
+
 @pytest.mark.parametrize("form", [retention.parallel, retention.chunkwise])
 def test_gradcheck(form):
     case = Case(1, 5, 2, 2, 3, 2, stateful=True, seed=1)
