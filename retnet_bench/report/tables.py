@@ -194,7 +194,7 @@ def _crossovers(records: pd.DataFrame) -> Table | None:
 
 
 def _failures(records: pd.DataFrame) -> Table | None:
-    lost = records[records["metric"] == "outcome"]
+    lost = contracts.lost(records)
     table = Table(title="Not measured", title_justify="left", header_style="bold")
     for name in ("workload", "arm", "size", "length", "batch", "status", "reason"):
         table.add_column(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime, timezone
 
 import pandas as pd
 from fakes import scored
@@ -61,6 +62,18 @@ def test_a_failure_is_shown_with_status_and_reason_as_it_stands():
     (row,) = rows_of(shown(records)["Not measured"])
     assert row[1] == "[/x]"
     assert row[-2:] == ["oom", "tried [/proc] and [cpu], in vain"]
+
+
+def test_a_cell_that_was_run_again_counts_as_its_last_run_went():
+    """Failed, then measured: no failure. Failed twice: the last one."""
+    later = {"run_id": "run-2", "recorded_at": datetime(2026, 1, 3, tzinfo=timezone.utc)}
+    good = [row | later for row in blocks("train_step_s", "retnet", [0.1, 0.2, 0.3])]
+    first, bad = failure("retnet", "train", "oom"), failure("transformer", "train", "crash")
+    assert first["cell_id"] == good[0]["cell_id"]
+    assert "Not measured" not in shown(frame([*good, first]))
+    again = failure("transformer", "train", "timeout") | later
+    (row,) = rows_of(shown(frame([*good, first, again, bad]))["Not measured"])
+    assert (row[1], row[-2]) == ("transformer", "timeout")
 
 
 def test_records_without_a_measurement_have_one_table():
