@@ -38,6 +38,7 @@ ROBUST_AT = 0.01
 """Relative error from which on a point loses weight."""
 REACH = 10.0
 """How far past the largest x fits are followed: ten times."""
+NO_FLOOR = 1e-6
 UNITS = {"bits per byte": ("bytes", np.log(2)), "nat per token": ("tokens", 1.0)}
 """Unit of the loss -> what it is counted per, and nat in one of it."""
 _STARTS = (0.1, 0.4, 1.2)
@@ -90,8 +91,10 @@ class Fit:
 
     def coefficients(self) -> dict[str, Interval]:
         """E (the irreducible loss), alpha, for the joint law beta, and the scales A and B: the loss
-        above E at one unit of x. In the unit of the loss."""
-        found = {"E": self._interval(np.exp(self.theta[0]), np.exp(self.drawn[:, 0]))}
+        above E at one unit of x. In the unit of the loss. E is 0 where the points show no floor."""
+        floors = np.exp(np.append(self.drawn[:, 0], self.theta[0]))
+        floors[floors < NO_FLOOR] = 0.0  # its logarithm runs off
+        found = {"E": self._interval(floors[-1], floors[:-1])}
         for i, exponent in enumerate(_EXPONENTS[: self.x.shape[1]]):
             found[exponent] = self._interval(self.theta[2 + 2 * i], self.drawn[:, 2 + 2 * i])
             scale, scales = (

@@ -43,6 +43,12 @@ def test_exact_losses_give_the_law_back(floor, scale, alpha):
     assert np.isnan(known["E"].low)
 
 
+def test_losses_that_show_no_floor_have_none():
+    """They fall ever faster on logarithmic axes, so the best E is as small as may be."""
+    found = fit(N, 3.0 - 0.5 * np.log(N / 1e6), n=1).coefficients()
+    assert found["E"].estimate == 0
+
+
 def test_the_joint_law_is_given_back():
     sizes, tokens = (part.ravel() for part in np.meshgrid(N, np.array([0.25, 0.5, 1, 2]) * 1e6))
     loss = 1.5 + 1.2 * (sizes / 1e6) ** -0.3 + 0.4 * (tokens / 1e6) ** -0.5
