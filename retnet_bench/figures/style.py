@@ -77,12 +77,15 @@ _FIXED = {
     "transformer_flash": ArmStyle("#CC79A7", "D", "-."),
     "weights": ArmStyle(GREY, "", ":"),
 }
-_OTHERS = (
-    ArmStyle("#009E73", "s", "-"),
-    ArmStyle("#E69F00", "v", "--"),
-    ArmStyle("#56B4E9", "P", "-."),
-    ArmStyle("#000000", "X", ":"),
-)
+_COLORS = ("#009E73", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "svPX*hd<"
+_DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":")
+
+
+def _other(i: int) -> ArmStyle:
+    """Of the i-th arm without a style of its own: a colour that comes again has other dashes."""
+    n = len(_COLORS)
+    return ArmStyle(_COLORS[i % n], _MARKERS[i % len(_MARKERS)], _DASHES[(i + i // n) % n])
 
 
 def context() -> AbstractContextManager[None]:
@@ -94,7 +97,7 @@ def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
     """A style per arm: fixed for the known names, in alphabetical order for the others."""
     names = sorted(set(arms))
     others = [name for name in names if name not in _FIXED]
-    free = {name: _OTHERS[i % len(_OTHERS)] for i, name in enumerate(others)}
+    free = {name: _other(i) for i, name in enumerate(others)}
     return {name: _FIXED.get(name) or free[name] for name in names}
 
 

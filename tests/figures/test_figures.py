@@ -194,6 +194,13 @@ def test_other_arms_get_styles_of_their_own() -> None:
     assert styles["a"] == style.arm_styles(["a"])["a"]
 
 
+def test_no_two_of_many_arms_look_alike():
+    """An ablation has nine; neither lines nor markers may be taken for another's."""
+    styles = style.arm_styles([*"abcdefgh", "retnet", "transformer"]).values()
+    assert len({(look.color, look.linestyle) for look in styles}) == 10
+    assert len({look.marker for look in styles}) == 10
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_data_is_named(records: pd.DataFrame, name: str) -> None:
     workload = WORKLOADS.get(name, "decode")
