@@ -51,13 +51,6 @@ def failed(
     return records[(lost | unread) & ~records["status"].isin(OK_STATUSES)]
 
 
-def lost(records: pd.DataFrame) -> pd.DataFrame:
-    """How cells failed, one row each: a cell that was run again counts as its last run went."""
-    in_order = records.sort_values("recorded_at", kind="stable")
-    latest = in_order.groupby("cell_id")["run_id"].transform("last")
-    return records[(records["metric"] == "outcome") & (records["run_id"] == latest[records.index])]
-
-
 def with_samples(rows: pd.DataFrame, samples: Sequence[np.ndarray]) -> pd.DataFrame:
     return rows.assign(samples=pd.Series(list(samples), index=rows.index, dtype=object))
 

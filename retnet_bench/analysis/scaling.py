@@ -39,6 +39,7 @@ ROBUST_AT = 0.01
 REACH = 10.0
 """How far past the largest x fits are followed: ten times."""
 NO_FLOOR = 1e-6
+"""An irreducible loss below this is none."""
 UNITS = {"bits per byte": ("bytes", np.log(2)), "nat per token": ("tokens", 1.0)}
 """Unit of the loss -> what it is counted per, and nat in one of it."""
 _STARTS = (0.1, 0.4, 1.2)

@@ -82,9 +82,9 @@ def _chunks(
 
     # (B, T, H, d) -> (B, H, T/C, C, d)
     q, k, v = (x.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).contiguous() for x in (q, k, v))
-    increment = ((k * zeta).transpose(-1, -2) @ v).to(state.dtype)  # (B, H, T/C, d_k, d_v)
-    before, state = _scan(increment, state, gamma_C)
-    del increment  # as large as the states
+    increments = ((k * zeta).transpose(-1, -2) @ v).to(state.dtype)  # (B, H, T/C, d_k, d_v)
+    before, state = _scan(increments, state, gamma_C)
+    del increments  # as large as the states
     inner = ((q @ k.transpose(-1, -2)) * D) @ v
     cross = (q * xi) @ before.to(q.dtype)
     out = inner + cross  # (B, H, T/C, C, d_v)

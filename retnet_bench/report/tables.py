@@ -15,6 +15,7 @@ from retnet_bench.analysis.floor import Floors, read_floors
 from retnet_bench.report import quality
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.results.numbers import interval, quantity
+from retnet_bench.results.store import of_latest_runs
 
 Cells = list[str]
 
@@ -194,7 +195,8 @@ def _crossovers(records: pd.DataFrame) -> Table | None:
 
 
 def _failures(records: pd.DataFrame) -> Table | None:
-    lost = contracts.lost(records)
+    latest = of_latest_runs(records)
+    lost = latest[latest["metric"] == "outcome"]
     table = Table(title="Not measured", title_justify="left", header_style="bold")
     for name in ("workload", "arm", "size", "length", "batch", "status", "reason"):
         table.add_column(name)

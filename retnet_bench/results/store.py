@@ -105,9 +105,7 @@ class Store:
         parts = [_read_part(part, _STATUS_COLUMNS) for part in _parts(self.records)]
         if not parts:
             return {}
-        rows = pa.concat_tables(parts).to_pandas().sort_values("recorded_at", kind="stable")
-        latest = rows.groupby("cell_id")["run_id"].transform("last")
-        cells = rows[rows["run_id"] == latest].groupby("cell_id")
+        cells = of_latest_runs(pa.concat_tables(parts).to_pandas()).groupby("cell_id")
         return {str(cell): _cell_status(group) for cell, group in cells}
 
     def quarantine(self) -> list[Path]:
@@ -212,6 +210,12 @@ def _in_layout(path: Path, table: pa.Table, columns: list[str]) -> pa.Table:
         raise UserError(f"{path} lacks the column {missing[0]} of its own schema version")
     schema = pa.schema([arrow_schema().field(name) for name in columns])
     return table.select(columns).cast(schema)
+
+
+def of_latest_runs(records: pd.DataFrame) -> pd.DataFrame:
+    """Rows of each cell's latest run, by time: a cell that was run again counts as that went."""
+    rows = records.sort_values("recorded_at", kind="stable")
+    return rows[rows["run_id"] == rows.groupby("cell_id")["run_id"].transform("last")]
 
 
 def _cell_status(rows: pd.DataFrame) -> str:
