@@ -100,21 +100,29 @@ def _paper_ablations() -> dict[str, float]:
 
 def context(records: pd.DataFrame) -> Table | None:
     """Perplexity per token against the length of context (Table 8), the paper's beside it."""
-    found = curves.by_context(records).dropna(subset="estimate")
+    found = quality.contexts(records)
     theirs = paper.load("table8").frame.set_index(["arm", "length"])["value"]
     keys = [name for name in curves.separators(found) if found[name].nunique() > 1]
     words = [name.replace("_", " ") for name in keys]
-    columns = "|".join(
-        ["arm", *words, ">context (tokens)", ">perplexity per token", ">paper", ">seeds"]
-    )
+    others = found.loc[found["over"].notna(), "over_arm"].unique()
+    over = [f">to {other}, %" for other in others]
+    numbers = [">context (tokens)", ">perplexity per token", ">to the context above, %", *over]
+    columns = "|".join(["arm", *words, *numbers, ">paper", ">seeds"])
     table = _table("Perplexity against the length of context", columns)
     for _, row in found.iterrows():
         stated = theirs.get((row["arm"], row["position"]), math.nan)
-        shown = quantity(stated) if stated == stated else ""
-        names = (str(row[key]) for key in keys)
+        names = [str(row[key]) for key in keys]
+        against = [_percent(row, "over") if row["over_arm"] == other else "" for other in others]
         where = f"{row['position']:,.0f}"
-        table.add_row(row["arm"], *names, where, interval(row), shown, str(row["seeds"]))
+        cells = [row["arm"], *names, where, interval(row), _percent(row, "gain"), *against]
+        table.add_row(*cells, quantity(stated) if stated == stated else "", str(row["seeds"]))
     return table
+
+
+def _percent(row: pd.Series, name: str) -> str:
+    if row[name] != row[name]:
+        return ""
+    return _ends(row[name], row[f"{name}_low"], row[f"{name}_high"], 100)
 
 
 def joined(records: pd.DataFrame) -> Table | None:

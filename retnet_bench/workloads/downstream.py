@@ -6,9 +6,11 @@ import functools
 import importlib.util
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -119,18 +121,32 @@ def evaluate(
     from retnet_bench.workloads.lm_eval_adapter import Adapter
 
     try:
-        results = simple_evaluate(
-            model=Adapter(scorer, tokenizer),
-            tasks=list(names),
-            task_manager=manager,
-            num_fewshot=shots,
-            limit=limit,
-            bootstrap_iters=0,  # the samples are kept, and statistics made of them
-            fewshot_random_seed=seed,
-        )
+        with _no_environment():
+            results = simple_evaluate(
+                model=Adapter(scorer, tokenizer),
+                tasks=list(names),
+                task_manager=manager,
+                num_fewshot=shots,
+                limit=limit,
+                bootstrap_iters=0,  # the samples are kept, and statistics made of them
+                fewshot_random_seed=seed,
+            )
     except OSError as error:  # datasets' ConnectionError and FileNotFoundError
         raise UserError(_no_data(names, error)) from None
     return [sample for task in results["samples"] for sample in _samples(task, results)]
+
+
+@contextmanager
+def _no_environment() -> Iterator[None]:
+    """Keeps lm-eval from asking git and the system about themselves: our records know already, it
+    takes a second, and outside of a repository git says "fatal" on stderr."""
+    from lm_eval import evaluator
+
+    with ExitStack() as replaced:
+        for name in ("get_git_commit_hash", "add_env_info"):
+            if hasattr(evaluator, name):
+                replaced.enter_context(mock.patch.object(evaluator, name, return_value=None))
+        yield
 
 
 def require_lm_eval() -> None:

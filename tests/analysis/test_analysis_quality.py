@@ -73,6 +73,34 @@ def test_context_and_position_are_curves_over_seeds():
     assert set(places["length"]) == {512}
 
 
+def test_what_context_adds_is_surer_than_the_curves():
+    """The same models score the same tokens: what they share drops out of the differences."""
+    arms = {"retnet": 0.05, "transformer": 0.08}
+    table = quality.contexts(frame(scored.contexts(arms))).set_index(["arm", "position"])
+    for arm, gain in arms.items():
+        assert np.isnan(table.loc[(arm, 64), "gain"])  # there is no shorter one
+        row = table.loc[(arm, 512)]
+        assert row["gain_low"] < np.expm1(-gain) < row["gain_high"]
+        alone = (row["high"] - row["low"]) / row["estimate"]
+        assert row["gain_high"] - row["gain_low"] < alone / 5
+    row = table.loc[("retnet", 1024)]
+    assert row["over_arm"] == "transformer"
+    assert row["over_low"] < np.expm1(4 * 0.03) < row["over_high"]
+    assert np.isnan(table.loc[("transformer", 1024), "over"])
+
+
+def test_a_context_that_scored_other_tokens_is_no_comparison():
+    rows = list(scored.contexts({"retnet": 0.05}))
+    longer = [r for r in rows if (r["metric"], r["position"]) == ("context_tokens", 1024)]
+    assert longer
+    for row in longer:
+        row["value"] *= 2
+    table = quality.contexts(frame(rows)).set_index("position")
+    assert np.isnan(table.loc[1024, "gain"])
+    assert table.loc[512, "gain"] < 0
+    assert table["over_arm"].isna().all()
+
+
 def test_scores_without_a_document_are_one_document():
     about = scored.model("retnet", "a", 0) | {"position": 64}
     rows = list(scored.scored(2.0, about, kind="context", n=1))

@@ -65,7 +65,7 @@ def test_without_all_three_its_train_rows_are_split(hub: SimpleNamespace) -> Non
     corpus = load_corpus("hf:name")
     assert hub.asked == [("name", None)]
     assert [len(corpus.splits[s]) for s in SPLITS] == [16, 2, 2]
-    assert corpus.source.endswith('its split "train"; 1 rows without text left out')
+    assert corpus.source.endswith('its split "train"; 1 row without text left out')
 
 
 def test_column(hub: SimpleNamespace, user_error: Message) -> None:

@@ -94,6 +94,9 @@ def test_the_tables_of_quality():
     assert "0.983M parameters [" in " ".join(found["Scaling laws: loss = E + A x^-alpha"].split())
     context = rows_of(found["Perplexity against the length of context"])
     assert [row[-2] for row in context] == ["", "", "", "13.09", "12.14"]
+    gains = [row[-3].split() for row in context]
+    assert gains[0] == []
+    assert all(-10 < float(gain[0]) < 0 for gain in gains[1:])  # exp(-0.05) - 1, in %
     (joined,) = [r for r in rows_of(found["Quality joined to speed"]) if r[:2] == ["retnet", "c"]]
     assert joined[-1] == "3"
     assert all("[" in cell for cell in joined[2:6])

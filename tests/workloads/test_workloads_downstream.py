@@ -220,6 +220,14 @@ def test_training_teaches_subject_verb_agreement(mixer, tasks):
 # --- what goes wrong ---------------------------------------------------------------------------
 
 
+def test_outside_of_a_repository_git_does_not_complain(tasks, tmp_path, monkeypatch, capfd):
+    """lm-eval asks git for the commit of the current folder, and git would say "fatal"."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    run(model_of("retention"), ["sva"], tasks, shots=0, limit=2)
+    assert "fatal" not in capfd.readouterr().err
+
+
 def test_an_unknown_task_has_a_suggestion(tasks, monkeypatch):
     import lm_eval.tasks
 

@@ -39,7 +39,8 @@ def documents_of(values: Values, column: str) -> tuple[list[Document], int]:
 
 def left_out(blank: int) -> str:
     """What a corpus's source says of rows without text."""
-    return f"; {blank:,} rows without text left out" if blank else ""
+    rows = "row" if blank == 1 else "rows"
+    return f"; {blank:,} {rows} without text left out" if blank else ""
 
 
 def no_column(where: str, column: str, columns: Iterable[str]) -> UserError:
