@@ -183,11 +183,13 @@ def verdict(metric: str, a: str, b: str, ratio: Interval, floor: Floor | None = 
     """The ratio a / b in words: `retnet 1.5 x faster than transformer`, and how sure it is."""
     if np.isnan(ratio.estimate):
         return "no comparison"
-    more, less = ("slower", "faster") if metric in TIMES.values() else ("more", "less")
+    timed = metric in TIMES.values()
+    more, less = ("slower", "faster") if timed else ("more", "less")
     if metric == "perplexity_per_byte":
         more, less = "worse", "better"
     size = max(ratio.estimate, 1 / ratio.estimate)
-    amount = f"{size:.3g} x" if size >= 1.1 else f"{100 * (size - 1):.2g} %"
+    part = 1 - ratio.estimate if ratio.estimate < 1 and not timed else size - 1
+    amount = f"{size:.3g} x" if size >= 1.1 else f"{100 * part:.2g} %"
     words = f"{a} {amount} {less if ratio.estimate < 1 else more} than {b}"
     if np.isnan(ratio.low):
         return "equal (one reading)" if size == 1 else f"{words} (one reading, no interval)"

@@ -353,6 +353,22 @@ def test_two_cells_of_one_arm_in_a_pair_are_refused():
         curves.pair_ratios(frame(rows))
 
 
+@pytest.mark.parametrize(
+    ("metric", "ratio", "words"),
+    [
+        ("train_step_s", 1 / 1.05, "a 5 % faster than b"),
+        ("train_step_s", 1.05, "a 5 % slower than b"),
+        ("peak_tensor_bytes", 0.92, "a 8 % less than b"),
+        ("peak_tensor_bytes", 0.5, "a 2 x less than b"),
+        ("perplexity_per_byte", 0.927, "a 7.3 % better than b"),
+        ("perplexity_per_byte", 1.016, "a 1.6 % worse than b"),
+    ],
+)
+def test_a_ratio_in_words(metric, ratio, words):
+    """Speed goes by the inverse of time; of bytes and perplexity it is the share itself."""
+    assert verdict(metric, "a", "b", Interval(ratio, ratio, ratio, 3)) == words
+
+
 def test_ratios_of_the_small_study():
     table = curves.pair_ratios(frame(small_study())).set_index(["metric", "length"])["verdict"]
     assert table["train_step_s", 512] == "retnet 2 x faster than transformer"
