@@ -24,6 +24,7 @@ from retnet_bench.figures import style
 _CAPTION_CHARACTERS = 140
 _LINE_IN = 0.115
 _LABEL_HEIGHT = 0.06  # of the panel
+_LABEL_WIDTH = 24  # characters
 _PANEL_HEIGHT_IN = 2.0
 _BETWEEN_ROWS_IN = 0.95
 
@@ -175,7 +176,8 @@ def label_ends(ax: Axes, ends: Sequence[End]) -> None:
     """Write each text at the right end (x, y) of its line, moved up where two would touch.
 
     Neighbours of one colour that would touch share one text: "512-8192" where all lines of the
-    colour between these two are among them, else "512, 8192".
+    colour between these two are among them, else "512, 8192", or "512 and 3 more" where that would
+    leave the page.
     """
     ax.autoscale_view()
     for x in sorted({end[0] for end in ends}):
@@ -191,7 +193,10 @@ def _shared_text(group: Sequence[End], ends: Sequence[End]) -> str:
     first, last = line.index(group[0]), line.index(group[-1])
     whole = len(group) > 1 and last - first + 1 == len(group)
     texts = [end[2] for end in group]
-    return f"{texts[0]}\N{EN DASH}{texts[-1]}" if whole else ", ".join(texts)
+    joined = f"{texts[0]}\N{EN DASH}{texts[-1]}" if whole else ", ".join(texts)
+    if len(joined) <= _LABEL_WIDTH or len(texts) == 1:
+        return joined
+    return f"{texts[0]} and {len(texts) - 1} more"
 
 
 def _neighbours(ax: Axes, ends: Sequence[End]) -> list[tuple[float, list[End]]]:

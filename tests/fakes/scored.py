@@ -90,6 +90,18 @@ def contexts(arms: dict[str, float]) -> Iterator[Row]:
                 yield from scored(loss, about | {"position": end}, kind="position")
 
 
+def sweep(rates: tuple[float, ...] = (1e-3, 3e-3, 6e-3)) -> Iterator[Row]:
+    """Two sizes, whose loss rises with the distance of the learning rate from 3e-3."""
+    for arm in ("retnet", "transformer"):
+        for size in ("a", "c"):
+            for rate in rates:
+                for seed in range(3):
+                    about = model(arm, size, seed)
+                    about |= {"learning_rate": rate, "pair_id": f"{about['pair_id']}-{rate}"}
+                    about |= {"cell_id": f"{about['cell_id']}-{rate}"}
+                    yield from scored(law(SIZES[size], 1e6) + abs(np.log(rate / 3e-3)) / 9, about)
+
+
 def curves(arms: tuple[str, ...] = ("retnet", "transformer")) -> Iterator[Row]:
     for arm in arms:
         for size, n_params in SIZES.items():

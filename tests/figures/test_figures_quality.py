@@ -18,7 +18,7 @@ from retnet_bench.analysis import curves, quality
 from retnet_bench.base import UserError
 from retnet_bench.figures import FIGURES
 
-NAMES = ("fig5", "table6", "table8", "position", "loss_curve", "pareto")
+NAMES = ("fig5", "table6", "table8", "position", "learning_rate", "loss_curve", "pareto")
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,7 @@ def tables() -> dict[str, pd.DataFrame]:
         "table6": frame(scored.ablations()),
         "table8": contexts,
         "position": contexts,
+        "learning_rate": frame(scored.sweep()),
         "loss_curve": frame(scored.curves()),
         "pareto": frame([*scored.scaling(), *scored.speeds()]),
     }
@@ -132,6 +133,18 @@ def test_table8_shows_perplexity_by_context(
         mine = table[table["arm"] == container.get_label()]
         assert list(container.lines[0].get_xdata()) == [64, 128, 256, 512, 1024]
         assert list(container.lines[0].get_ydata()) == list(mine["estimate"])
+
+
+def test_a_sweep_has_a_line_for_each_arm_and_size_with_its_best_rate(drawn, tables) -> None:
+    (ax,) = drawn["learning_rate"].axes
+    found = {c.get_label(): c.lines[0] for c in ax.containers}
+    assert set(found) == {f"{a} {s}, 1M" for a in ("retnet", "transformer") for s in "ac"}
+    for line in found.values():
+        assert line.get_xdata().tolist() == [1e-3, 3e-3, 6e-3]
+        assert line.get_ydata().argmin() == 1
+    one = tables["learning_rate"][lambda rows: rows["learning_rate"] == 3e-3]
+    with pytest.raises(UserError, match="needs several learning rates"):
+        FIGURES["learning_rate"](one)
 
 
 def test_loss_curves_have_a_line_for_each_arm_and_size(drawn: dict[str, Figure]) -> None:
