@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from itertools import chain
+from itertools import chain, cycle
 
 import torch
 
@@ -63,7 +62,7 @@ class Decode(Workload):
         self.states = dict(self._prefilled())
         self.steps = {p: self._bind(p) for p in self.positions}
         self.warm = self.positions[len(self.positions) // 2]
-        self.offset = 0
+        self.offsets = cycle(range(RUN))
 
     def _prefilled(self) -> Iterator[tuple[int, DecodeState]]:
         """A state at every position; with a cache they share its slots."""
@@ -87,14 +86,13 @@ class Decode(Workload):
         return lambda token, at: step_at(token, layers, at)
 
     @torch.no_grad()
-    def _step_from(self, start: int) -> None:
-        position = start + self.offset % RUN
+    def _step_from(self, start: int, offset: int) -> None:
+        position = start + offset
         self.logits = self.steps[start](self._token(position), position)
         self.next_token = self.logits[:, -1].argmax(-1, keepdim=True)
-        self.offset += 1
 
     def step(self) -> None:
-        self._step_from(self.warm)
+        self._step_from(self.warm, next(self.offsets))
 
     @torch.no_grad()
     def eager_step(self) -> torch.Tensor:
@@ -113,13 +111,23 @@ class Decode(Workload):
             raise NotFinite("decode logits are not finite")
 
     def block(self, clock: Clock, protocol: Protocol, step_s: float) -> Iterable[Sample]:
-        """A sweep over all positions; each gets its share of the block's seconds."""
-        wanted = samples_per_block(protocol, step_s * len(self.positions))
-        n = min(RUN, wanted)
-        for start in self.positions:
-            self.offset = 0
-            times = run_block(clock, partial(self._step_from, start), n)
-            yield Sample("decode_step_s", "s", tuple(times), self.phase, position=start)
+        """A sweep up all positions and one down, so that what drifts meanwhile tilts no curve.
+
+        Each position gets its share of the block's seconds. The first steps are not kept: they
+        find another arm's data in the caches, and would make the first position seem slower.
+        """
+        n = min(RUN, samples_per_block(protocol, step_s * len(self.positions)))
+        there, back = range(n - n // 2), range(n - n // 2, n)
+        lead = [(self.positions[0], offset) for offset in there]
+        sweep = [(start, offset) for start in self.positions for offset in there]
+        sweep += [(start, offset) for start in reversed(self.positions) for offset in back]
+        turns = iter([*lead, *sweep])
+        times = run_block(clock, lambda: self._step_from(*next(turns)), len(lead) + len(sweep))
+        found: dict[int, list[float]] = {start: [] for start in self.positions}
+        for (start, _), seconds in zip(sweep, times[len(lead) :], strict=True):
+            found[start].append(seconds)
+        for start, samples in found.items():
+            yield Sample("decode_step_s", "s", tuple(samples), self.phase, position=start)
 
     def memory(self) -> Iterable[Sample]:
         cfg, cell = self.model.cfg, self.cell
@@ -135,8 +143,8 @@ class Decode(Workload):
         last = self.positions[-1]
         self.states = {last: self.states[last]}
         self.steps = {last: self.steps[last]}
-        self.offset = 0
+        self.warm, self.offsets = last, cycle(range(RUN))
         weights, state = weight_bytes(self.model), held_bytes(self.states[last])
         yield Sample("weight_bytes", "bytes", (float(weights),), self.phase)
         yield Sample("state_bytes", "bytes", (float(state),), self.phase, position=self.cell.length)
-        yield from self.memory_of(self.phase, lambda: self._step_from(last), weights + state)
+        yield from self.memory_of(self.phase, self.step, weights + state)

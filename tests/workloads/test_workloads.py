@@ -65,6 +65,22 @@ def test_a_decode_block_is_a_sweep_over_all_positions():
     assert [s.values for s in samples] == [(0.5,) * 4] * 3  # 6 s by 3 positions by 0.5 s
 
 
+def test_drift_and_a_cold_start_tilt_no_decode_curve():
+    clock, workload, taken = FakeClock(), ready("decode", length=64, positions=4), []
+
+    def slower_every_time(start: int, offset: int) -> None:
+        clock.work(1.0 + 0.01 * len(taken) + (50.0 if not taken else 0.0))
+        taken.append((start, offset))
+
+    workload._step_from = slower_every_time
+    samples = list(workload.block(clock, Protocol(block_s=24.0, min_samples=6), step_s=1.0))
+    means = [sum(s.values) / len(s.values) for s in samples]
+    assert means == pytest.approx([means[0]] * 4)
+    assert {len(s.values) for s in samples} == {6}
+    kept = taken[3:]  # three of the first position's steps lead in
+    assert sorted(kept) == [(s.position, offset) for s in samples for offset in range(6)]
+
+
 def test_a_decode_block_never_runs_past_the_end():
     """However many samples are asked for, RUN steps from the last position end at the length."""
     clock, workload = FakeClock(), ready("decode", "attention", length=40, positions=2)
@@ -94,9 +110,8 @@ def test_decode_steps_give_the_logits_of_the_whole_sequence(mixer):
     with torch.no_grad():
         whole = workload.model(workload.tokens)
     for start in workload.positions:
-        workload.offset = 0
         for i in range(RUN):
-            workload._step_from(start)
+            workload._step_from(start, i)
             expected = whole[:, start + i]
             torch.testing.assert_close(workload.logits[:, -1], expected, rtol=1e-9, atol=1e-9)
             assert torch.equal(workload.next_token[:, 0], expected.argmax(-1))
