@@ -34,6 +34,11 @@ def positions(length: int, points: int) -> list[int]:
     return sorted({max(1, round(last * i / points)) for i in range(1, points + 1)})
 
 
+def _steps(start: int, offsets: range, kept: bool) -> list[tuple[int, int, bool]]:
+    """(position to start from, steps from there, whether its time is kept) of one visit."""
+    return [(start, offsets[0], False), *((start, offset, kept) for offset in offsets)]
+
+
 def held_bytes(state: DecodeState) -> int:
     """Bytes of every tensor a decode state holds."""
     tensors = chain.from_iterable(
@@ -113,19 +118,22 @@ class Decode(Workload):
     def block(self, clock: Clock, protocol: Protocol, step_s: float) -> Iterable[Sample]:
         """A sweep up all positions and one down, so that what drifts meanwhile tilts no curve.
 
-        Each position gets its share of the block's seconds. The first steps are not kept: they
-        find another arm's data in the caches, and would make the first position seem slower.
+        Each position gets its share of the block's seconds. Not kept are the block's first steps
+        and the first of each visit to a position: they find other data in the caches, another
+        arm's or another position's, and would make first seem slower than last.
         """
         n = min(RUN, samples_per_block(protocol, step_s * len(self.positions)))
         there, back = range(n - n // 2), range(n - n // 2, n)
-        lead = [(self.positions[0], offset) for offset in there]
-        sweep = [(start, offset) for start in self.positions for offset in there]
-        sweep += [(start, offset) for start in reversed(self.positions) for offset in back]
-        turns = iter([*lead, *sweep])
-        times = run_block(clock, lambda: self._step_from(*next(turns)), len(lead) + len(sweep))
+        visits = [(self.positions[0], there, False)]
+        visits += [(start, there, True) for start in self.positions]
+        visits += [(start, back, True) for start in reversed(self.positions) if back]
+        steps = [step for visit in visits for step in _steps(*visit)]
+        turns = iter(steps)
+        times = run_block(clock, lambda: self._step_from(*next(turns)[:2]), len(steps))
         found: dict[int, list[float]] = {start: [] for start in self.positions}
-        for (start, _), seconds in zip(sweep, times[len(lead) :], strict=True):
-            found[start].append(seconds)
+        for (start, _, kept), seconds in zip(steps, times, strict=True):
+            if kept:
+                found[start].append(seconds)
         for start, samples in found.items():
             yield Sample("decode_step_s", "s", tuple(samples), self.phase, position=start)
 
