@@ -48,9 +48,7 @@ def slow(session: nox.Session) -> None:
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style, types and the import law."""
-    install(
-        session, "ruff", "mypy", "import-linter", "pandas-stubs", "types-PyYAML", "types-psutil"
-    )
+    install(session, *LINT)
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")

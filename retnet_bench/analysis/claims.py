@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from retnet_bench import paper
 from retnet_bench.analysis import curves, pairs, replication, rows, statistics
-from retnet_bench.analysis.statistics import Interval
+from retnet_bench.analysis.statistics import UNKNOWN, Interval
 from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.results.schema import EXACT, METRICS, TIMES
 
@@ -275,15 +275,12 @@ def _finding(records: pd.DataFrame, claim: Claim) -> Finding:
         cells = _chosen(records, claim)
         interval = _KINDS[claim.measure.kind](cells, claim)
     except _NotMeasured as why:
-        return Finding(claim, "not measured", _NOTHING, _unit(claim), reason=str(why))
+        return Finding(claim, "not measured", UNKNOWN, _unit(claim), reason=str(why))
     if np.isnan(interval.low) and claim.measure.metric in EXACT:
         interval = interval._replace(low=interval.estimate, high=interval.estimate)
     reason = "" if not np.isnan(interval.low) else "no interval from one reading"
     verdict = judge(claim, interval)
     return Finding(claim, verdict, interval, _unit(claim), _conditions(cells, claim), reason)
-
-
-_NOTHING = Interval(np.nan, np.nan, np.nan, 0)
 
 
 def judge(claim: Claim, interval: Interval) -> Verdict:

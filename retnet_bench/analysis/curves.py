@@ -15,7 +15,7 @@ import pandas as pd
 from retnet_bench.analysis import replication, rows, statistics
 from retnet_bench.analysis.captions import contract_text
 from retnet_bench.analysis.pairs import crossovers, pair_ratios
-from retnet_bench.analysis.statistics import Interval
+from retnet_bench.analysis.statistics import UNKNOWN, Interval
 from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.results.schema import EXACT, METRICS, OK_STATUSES, TIMES
 
@@ -161,7 +161,7 @@ def slopes(records: pd.DataFrame) -> pd.DataFrame:
 def _slope(points: pd.DataFrame) -> Interval:
     table = rows.block_table(points, "position")
     if table.shape[1] < 2 or table.empty:
-        return Interval(np.nan, np.nan, np.nan, 0)
+        return UNKNOWN
     processes = table.groupby(rows.RUN, dropna=False).ngroup().to_numpy()
     return statistics.slope(table.columns, 1000 * table.to_numpy(), processes)
 
@@ -171,7 +171,7 @@ def exponent(points: pd.DataFrame) -> Interval:
     medians = points.assign(median=[np.median(samples) for samples in points["samples"]])
     (table,), process = rows.along(medians, "length", ["median"])
     if table.shape[1] < 2:
-        return Interval(np.nan, np.nan, np.nan, 0)
+        return UNKNOWN
     return statistics.exponent(table.columns, table, process)
 
 

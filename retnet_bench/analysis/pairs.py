@@ -15,7 +15,7 @@ import pandas as pd
 from retnet_bench.analysis import rows, statistics
 from retnet_bench.analysis.floor import Floor, Floors
 from retnet_bench.analysis.replication import perplexity_ratio
-from retnet_bench.analysis.statistics import Crossover, Interval
+from retnet_bench.analysis.statistics import UNKNOWN, Crossover, Interval
 from retnet_bench.base import UserError
 from retnet_bench.results.schema import OK_STATUSES, TIMES
 
@@ -26,7 +26,6 @@ _BYTES = (
     *("peak_rss_bytes", "peak_tensor_bytes", "cuda_peak_allocated_bytes"),
     *("cuda_peak_reserved_bytes", "nvml_used_bytes", "weight_bytes", "state_bytes"),
 )
-_UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)
 _PLACE = ["pair_id", "phase", "position", *rows.BLOCK]
 _SHOWN = ["workload", *rows.PAIR]
 _WHOLE = ["threads", "vocab_size", "seed", "token_budget"]
@@ -80,7 +79,7 @@ def _crossovers(
                 "b": b,
                 "x": x,
                 "per": dict(zip(per, key, strict=True)),
-                **(crossover.interval or _UNKNOWN)._asdict(),
+                **(crossover.interval or UNKNOWN)._asdict(),
                 "fraction": crossover.fraction,
                 "reason": crossover.reason,
             }
@@ -139,7 +138,7 @@ def _apart(
     of = {arm: set(values.loc[values["arm"] == arm, "pair_id"]) for arm in (a, b)}
     apart = values[values["pair_id"].isin((of[a] & of[b]) - set(paired["pair_id"]))]
     for _, pair in apart.groupby(["pair_id", "phase"], dropna=False):
-        row = _row(pair, metric, a, b, _UNKNOWN)
+        row = _row(pair, metric, a, b, UNKNOWN)
         yield row | {"verdict": "no comparison: the arms were measured in different runs"}
 
 
@@ -166,7 +165,7 @@ def _lost(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:
     for _, pair in records[lost & ~records["cell_id"].isin(measured)].groupby("pair_id"):
         last = pair.sort_values("recorded_at").drop_duplicates("cell_id", keep="last")
         whose = ", ".join(f"{row.arm} {row.status}" for row in last.itertuples())
-        row = _row(pair, "outcome", a, b, _UNKNOWN)
+        row = _row(pair, "outcome", a, b, UNKNOWN)
         yield row | {"status": pair["status"].iloc[0], "verdict": f"no comparison: {whose}"}
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from retnet_bench.analysis import curves, pairs, replication, rows
 from retnet_bench.analysis.replication import Scores
-from retnet_bench.analysis.statistics import Interval
+from retnet_bench.analysis.statistics import UNKNOWN, Interval
 
 REFERENCE = "retnet"
 """The arm that ablations are compared with: the full model."""
@@ -65,7 +65,7 @@ def _ablation(arm: str, group: pd.DataFrame, full: pd.DataFrame) -> dict[str, An
 def _difference(a: pd.DataFrame, b: pd.DataFrame, unit: str) -> Interval:
     points = rows.scores([a, b], unit)
     if not points[0].units.size:
-        return Interval(np.nan, np.nan, np.nan, 0)
+        return UNKNOWN
     return replication.draw(points).interval([1.0, -1.0])
 
 
@@ -106,7 +106,7 @@ def contexts(records: pd.DataFrame) -> pd.DataFrame:
 def _context(key: Any, groups: dict[Any, pd.DataFrame], against: dict[str, str]) -> list[float]:
     arm, position, *setting = key
     shorter = [p for a, p, *rest in groups if (a, rest) == (arm, setting) and p < position]
-    gain = over = Interval(np.nan, np.nan, np.nan, 0)
+    gain = over = UNKNOWN
     if shorter:
         gain = _same_models(groups[key], groups[(arm, max(shorter), *setting)])
     other = groups.get((against.get(arm), position, *setting))
@@ -120,7 +120,7 @@ def _same_models(a: pd.DataFrame, b: pd.DataFrame) -> Interval:
     both = set(a["cell_id"]) & set(b["cell_id"])
     mine, theirs = rows.scores([x[x["cell_id"].isin(both)] for x in (a, b)], "tokens")
     if not both or not np.array_equal(mine.units, theirs.units):
-        return Interval(np.nan, np.nan, np.nan, 0)
+        return UNKNOWN
     return replication.loss(Scores(mine.nll - theirs.nll, mine.units))
 
 

@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 from retnet_bench.analysis.statistics import (
     N_RESAMPLES,
     SEED,
+    UNKNOWN,
     Interval,
     drawn_overtaking,
     percentiles,
@@ -93,7 +94,7 @@ def _deviations(
 def loss(point: Scores) -> Interval:
     """The loss of one point, nat per unit. Of no documents: nan."""
     if point.nll.size == 0:
-        return Interval(np.nan, np.nan, np.nan, 0)
+        return UNKNOWN
     return draw([point]).interval([1.0])
 
 

@@ -54,6 +54,10 @@ class Interval(NamedTuple):
     n: int
 
 
+UNKNOWN = Interval(np.nan, np.nan, np.nan, 0)
+"""Of nothing measured, or nothing that can be compared."""
+
+
 class Crossover(NamedTuple):
     """Where one cost passes below another for good, or why there is no such place.
 
@@ -546,7 +550,7 @@ def _interval(
 ) -> Interval:
     """The median of one value per block (or the `estimate` given), with its interval."""
     if values.size == 0:
-        return Interval(np.nan, np.nan, np.nan, 0)
+        return UNKNOWN
     middle = float(np.median(values)) if estimate is None else float(estimate)
     if len(values) < 2:
         return Interval(middle, np.nan, np.nan, 1)

@@ -17,14 +17,16 @@ def draw(records: pd.DataFrame) -> Figure:
     """Held-out perplexity per byte against the peak learning rate, per arm, size and budget."""
     found = curves.perplexities(records)
     frame = panels.needed(found, "learning_rate", "perplexity", "document_nll_nat")
-    if "learning_rate" not in curves.separators(frame):
+    lines = curves.separators(frame)
+    if "learning_rate" not in lines:
         raise UserError(
             'figure "learning_rate" needs several learning rates, and these records have one; '
             "run the study learning_rate, or a study with the axis learning_rate"
         )
     places = zip(frame["size"], frame["token_budget"], strict=True)
     words = [f"{size}, {budget / 1e6:g}M" for size, budget in places]
-    frame = frame[["arm", "learning_rate", *curves.SUMMARY]]
+    others = [name for name in lines if name not in ("size", "token_budget", "learning_rate")]
+    frame = frame[["arm", "learning_rate", *others, *curves.SUMMARY]]
     frame.insert(2, "size and tokens", words)
     sheet = Sheet("Perplexity against the learning rate", records["arm"], ALONE)
     panels.draw_curves(sheet, frame, "learning_rate")

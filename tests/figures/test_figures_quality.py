@@ -142,6 +142,9 @@ def test_a_sweep_has_a_line_for_each_arm_and_size_with_its_best_rate(drawn, tabl
     for line in found.values():
         assert line.get_xdata().tolist() == [1e-3, 3e-3, 6e-3]
         assert line.get_ydata().argmin() == 1
+    twice = tables["learning_rate"].assign(cell_id=lambda rows: rows["cell_id"] + "-4", batch=4)
+    both = FIGURES["learning_rate"](pd.concat([tables["learning_rate"], twice])).axes[0]
+    assert len(both.containers) == 2 * len(found)  # another setting is another line
     one = tables["learning_rate"][lambda rows: rows["learning_rate"] == 3e-3]
     with pytest.raises(UserError, match="needs several learning rates"):
         FIGURES["learning_rate"](one)
