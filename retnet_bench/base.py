@@ -1,8 +1,10 @@
-"""The ground every room stands on: user-facing errors and registries with suggestions."""
+"""The ground every room stands on: user-facing errors, text made printable, registries with
+suggestions."""
 
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
@@ -13,11 +15,41 @@ class UserError(Exception):
     """A mistake the user can mend. Its message is the one line they see; exit code 2."""
 
 
+UNPRINTABLE = {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}
+"""Unicode categories that no output may contain: control and format characters (escape sequences,
+changes of writing direction), lone surrogates, noncharacters, and line ends other than "\\n"."""
+QUOTED_LENGTH = 80
+"""Characters of a user's value that a message repeats."""
+
+
+def printable(value: object, most: int | None = None, keep: str = "") -> str:
+    """`value` as text that is safe for a terminal, SVG and XML: what is unprintable is written as
+    its escape (`\\n`, `\\x1b`, `\\u202e`), except for the characters in `keep`. Longer than `most`
+    characters, it is cut and ends in "..."."""
+    text = str(value)
+    if most is not None and len(text) > most:
+        text = text[: most - 3] + "..."
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        char
+        if char in keep or unicodedata.category(char) not in UNPRINTABLE
+        else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+def quoted(value: object) -> str:
+    """A user's value as a message repeats it: on one line, printable, shortened."""
+    return printable(value, QUOTED_LENGTH)
+
+
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
     """`; did you mean "x"?` for a near miss, else `; choose from a, b, c`."""
     known = sorted(choices)
-    same = [choice for choice in known if choice.lower() == str(word).lower()]
-    close = same or difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    word = str(word)[:QUOTED_LENGTH]  # the comparison is quadratic in the length
+    same = [choice for choice in known if choice.lower() == word.lower()]
+    close = same or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f'; did you mean "{close[0]}"?'
     return f"; choose from {', '.join(known)}" if known else ""
@@ -44,7 +76,7 @@ class Registry(Generic[T]):
             return self._items[name]
         except KeyError:
             raise UserError(
-                f'unknown {self.kind} "{name}"{did_you_mean(name, self._items)}'
+                f'unknown {self.kind} "{quoted(name)}"{did_you_mean(name, self._items)}'
             ) from None
 
     def __contains__(self, name: object) -> bool:
