@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retnet_bench import __version__
+from retnet_bench import __version__, interrupts
 from retnet_bench.base import UserError
 
 if TYPE_CHECKING:
@@ -500,8 +501,10 @@ def env(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2, an interrupt is 130."""
+    """Entry point: a user's mistake is one line and exit code 2; a signal that ends it is one line
+    and 128 + its number, so Ctrl-C is 130."""
     debug = "--debug" in sys.argv
+    interrupts.handle()
     try:
         app()
     except UserError as error:
@@ -509,10 +512,10 @@ def main() -> None:
             raise
         typer.echo(f"retnet-bench: {error}", err=True)
         sys.exit(2)
-    except SystemExit as leaving:
-        if leaving.code == 130:  # what typer makes of Ctrl-C
-            typer.echo("interrupted: finished cells are kept, the same command resumes", err=True)
-        raise
+    except interrupts.Interrupted as interrupt:
+        with suppress(OSError):  # the terminal may be gone
+            typer.echo(interrupts.words(sys.argv[1:]), err=True)
+        sys.exit(interrupt.exit_code)
     except Exception as error:
         if debug:
             raise

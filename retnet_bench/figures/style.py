@@ -6,7 +6,6 @@ and a line style of its own, so that the figures survive a grey printer.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ import matplotlib.style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+
+from retnet_bench import files
 
 # Formats a figure can be written in, with the metadata that would differ from run to run.
 FORMATS: dict[str, dict[str, None]] = {
@@ -110,13 +111,9 @@ def shade(color: str, step: int, steps: int) -> tuple[float, ...]:
 def save(figure: Figure, path: Path) -> Path:
     """Write `figure` in the format of the suffix: whole or not at all, same bytes every time."""
     form = path.suffix.removeprefix(".")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure)
-    try:
-        with context():
-            figure.savefig(partial, format=form, metadata=FORMATS[form])
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with context():
+        files.write(
+            path, lambda partial: figure.savefig(partial, format=form, metadata=FORMATS[form])
+        )
     return path

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from retnet_bench import files
 from retnet_bench.analysis.claims import Finding
 from retnet_bench.analysis.curves import contract_text
 from retnet_bench.report.claims import asked, ours, stated
@@ -27,9 +28,8 @@ def parts(folders: Sequence[Path], findings: Sequence[Finding], out: Path) -> It
     if not folders:
         return
     if findings:
-        out.mkdir(parents=True, exist_ok=True)
         conditions = [f"{folder.name}: {contract_text(read_records(folder))}" for folder in folders]
-        (out / "card.md").write_text(markdown(findings, conditions), "utf-8")
+        files.write_text(out / "card.md", markdown(findings, conditions))
         yield card(findings)
         yield NOTE
         yield f"written: {out / 'card.md'}"

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 from rich.table import Table
 
+from retnet_bench import files
 from retnet_bench.analysis.decision import NOT_COMPARABLE, PASS, REGRESSION, Policy
 from retnet_bench.analysis.floor import read_floors
 from retnet_bench.analysis.gate import Report, Row, compare
@@ -75,19 +76,14 @@ def _remark(row: Row) -> str:
 
 def write(report: Report, folder: Path) -> list[Path]:
     """gate.md, gate.xml, gate.json and, where ratios exist, gate.svg and gate.png in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {"gate.md": markdown(report), "gate.xml": junit(report), "gate.json": as_json(report)}
-    written = [_write(folder / name, text) for name, text in texts.items()]
+    for name, text in texts.items():
+        files.write_text(folder / name, text)
+    written = [folder / name for name in texts]
     drawn = picture.draw(report)
     if drawn is not None:
         written += [style.save(drawn, folder / f"gate.{form}") for form in ("svg", "png")]
     return written
-
-
-def _write(path: Path, text: str) -> Path:
-    partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)
 
 
 def as_json(report: Report) -> str:
