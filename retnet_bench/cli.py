@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -513,9 +512,7 @@ def main() -> None:
         typer.echo(f"retnet-bench: {error}", err=True)
         sys.exit(2)
     except interrupts.Interrupted as interrupt:
-        with suppress(OSError):  # the terminal may be gone
-            typer.echo(interrupts.words(sys.argv[1:]), err=True)
-        sys.exit(interrupt.exit_code)
+        interrupts.finish(interrupt, sys.argv[1:])
     except Exception as error:
         if debug:
             raise

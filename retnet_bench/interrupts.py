@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
-GRACE_S = 5.0
+GRACE_S = 2.0
 """For so long after a signal further ones are left unheard, so that clearing up is not cut off: a
 closed terminal and a service manager both send two."""
+TRIES = 4
 
 _RESUMES = "finished cells are kept, the same command resumes"
 LEAVES = {
@@ -42,28 +47,52 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.exit_code = 128 + number
+        self.number = number
+
+
+class _Ending:
+    """The signals' handler. It raises, and insists: a library that is just being imported may
+    swallow any exception."""
+
+    def __init__(self) -> None:
+        self.deaf_until_s = 0.0
+        self.caught = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.caught or now < self.deaf_until_s:
+            return
+        if not self.deaf_until_s:
+            threading.Thread(target=self._insist, args=(number,), daemon=True).start()
+        self.deaf_until_s = now + GRACE_S
+        raise Interrupted(number)
+
+    def _insist(self, number: int) -> None:
+        """Raise again until it is caught; at last end this process, whatever it does."""
+        for _ in range(TRIES):
+            time.sleep(1.1 * GRACE_S)
+            if not self.caught:
+                os.kill(os.getpid(), number)
+        os._exit(128 + number)
+
+
+_ending = _Ending()
 
 
 def handle() -> None:
     """Raise Interrupted in the main thread on each of SIGNALS, except for those that whoever
     started this process had it ignore (nohup)."""
-    once = _Once()
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, once)
+            signal.signal(number, _ending)
 
 
-class _Once:
-    """A signal's handler that raises once in GRACE_S."""
-
-    def __init__(self) -> None:
-        self.deaf_until_s = 0.0
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if time.monotonic() >= self.deaf_until_s:
-            self.deaf_until_s = time.monotonic() + GRACE_S
-            raise Interrupted(number)
+def finish(interrupt: Interrupted, arguments: Sequence[str]) -> NoReturn:
+    """Say what is left of the command with these arguments, in one line, and exit."""
+    _ending.caught = True
+    with suppress(OSError):  # the terminal may be gone
+        print(words(arguments), file=sys.stderr)
+    sys.exit(128 + interrupt.number)
 
 
 @contextmanager

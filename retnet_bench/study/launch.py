@@ -148,7 +148,7 @@ def _started_server() -> bool:
     It is deaf to the signals that end a run, which are the runner's to handle, and ends with it.
     """
     try:
-        from multiprocessing import forkserver
+        from multiprocessing import forkserver, resource_tracker
     except ImportError:  # not to be had where there is no forking
         return False
     earlier = _server_pid()
@@ -157,6 +157,8 @@ def _started_server() -> bool:
     # it is killed.
     process: Any = multiprocessing.current_process()
     process._config["tempdir"] = str(_socket_folder())
+    with interrupts.held():
+        resource_tracker.ensure_running()  # which lets signals through when it is started
     with interrupts.held():
         os.environ[orphans.RUNNER] = str(os.getpid())
         forkserver.ensure_running()

@@ -1,5 +1,5 @@
-"""A runner with a worker that gives no other thread a turn: it prints the pids of worker and server,
-then waits for ever."""
+"""A runner whose worker gives no other thread a turn: it prints the pids of worker and server, and
+waits."""
 
 import tempfile
 import time
