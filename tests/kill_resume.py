@@ -135,6 +135,7 @@ def end(run: subprocess.Popen[str], number: signal.Signals, after_s: float) -> s
 
 
 def main(times: int, seed: int) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="kill-") as name:
         place = Place(Path(name))
         place.make()
