@@ -505,14 +505,13 @@ def main() -> None:
     debug = "--debug" in sys.argv
     interrupts.handle()
     try:
-        app()
+        with interrupts.heard(sys.argv[1:]):
+            app()
     except UserError as error:
         if debug:
             raise
         typer.echo(f"retnet-bench: {error}", err=True)
         sys.exit(2)
-    except interrupts.Interrupted as interrupt:
-        interrupts.finish(interrupt, sys.argv[1:])
     except Exception as error:
         if debug:
             raise
