@@ -84,7 +84,7 @@ COLUMNS: list[Column] = [
         (
             "status",
             "string",
-            "ok, impure, unavailable, unsupported, incorrect, oom, timeout, nan, diverged, crash "
+            "ok, impure, unavailable, unsupported, incorrect, oom, killed, timeout, nan, diverged, crash "
             "or error",
             "",
             True,
