@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retnet_bench import __version__, interrupts
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, quoted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -499,6 +499,13 @@ def env(
         _console().print(part, highlight=False)
 
 
+def _refuse_bytes(arguments: list[str]) -> None:
+    """UserError for an argument that is no text: libraries can't open such a path."""
+    for word in arguments:
+        if not word.isascii() and any("\ud800" <= char <= "\udfff" for char in word):
+            raise UserError(f"{quoted(word)} is not UTF-8: names and paths must be text")
+
+
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2; a signal that ends it is one line
     and 128 + its number, so Ctrl-C is 130."""
@@ -506,6 +513,7 @@ def main() -> None:
     interrupts.handle()
     try:
         with interrupts.heard(sys.argv[1:]):
+            _refuse_bytes(sys.argv[1:])
             app()
     except UserError as error:
         if debug:
