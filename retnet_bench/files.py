@@ -18,6 +18,8 @@ import psutil
 
 from retnet_bench.base import UserError, printable
 
+SHORT_PLACE = Path("/tmp")
+"""Where temporary folders with sockets are made if the system's own place has too long a name."""
 _OWNED = re.compile(r"(?:\.|retnet-bench-)(\d+)-([0-9a-f]{8})-\w+(?:\.tmp)?")
 """Names of what `temporary` and `scratch` make: whose process, on which machine."""
 
@@ -108,6 +110,13 @@ def sweep(folder: Path) -> None:
         for path in folder.iterdir():
             if _is_left(path.name):
                 _delete(path)
+
+
+def sweep_scratch() -> None:
+    """Delete the folders of `scratch` that killed processes left, wherever those may be."""
+    with suppress(OSError):
+        _swept(Path(tempfile.gettempdir()))
+    _swept(SHORT_PLACE)
 
 
 @cache

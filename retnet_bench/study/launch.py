@@ -202,12 +202,12 @@ def _short_place() -> Path:
     """Where folders with sockets can be: a socket's path may not be long, whatever TMPDIR is."""
     with files.guarded(Path("TMPDIR"), "used for temporary files", files.NotWritten):
         usual = tempfile.gettempdir()
-    for place in (usual, "/tmp", "/var/tmp"):
+    for place in (Path(usual), files.SHORT_PLACE):
         if len(os.fsencode(place)) <= SOCKET_FOLDER_BYTES and os.access(place, os.W_OK | os.X_OK):
-            return Path(place)
+            return place
     raise UserError(
         f"TMPDIR is {printable(usual)}: too long for a socket in it (at most {SOCKET_FOLDER_BYTES} "
-        f"bytes), and /tmp can't be written"
+        f"bytes), and {files.SHORT_PLACE} can't be written"
     )
 
 

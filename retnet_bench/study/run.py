@@ -99,6 +99,7 @@ def _run(
     store = Store(folder)
     files.sweep(folder)
     files.sweep(store.records)
+    files.sweep_scratch()
     if fresh:
         with files.guarded(store.records, "set aside"):
             _say(console, store.clear())

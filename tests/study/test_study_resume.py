@@ -15,6 +15,7 @@ import yaml
 from fakes import cells, faults
 from rich.console import Console
 
+from retnet_bench import files
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.measure.devices import Rates
@@ -81,6 +82,20 @@ def test_a_second_run_runs_nothing_and_writes_no_part(copy, monkeypatch):
     assert (summary.cells, summary.kept, summary.failed) == (4, 4, 0)
     assert parts(copy) == before
     assert f"4 of 4 cells are in {copy} already; nothing left to run" in " ".join(said.split("\n"))
+
+
+def test_a_run_with_nothing_left_to_do_sweeps_what_killed_ones_left(copy, tmp_path, monkeypatch):
+    """A run may be killed between its last part and its tidying up."""
+    monkeypatch.setattr(files.tempfile, "tempdir", str(tmp_path))
+    files._swept.cache_clear()
+    owner = files.temporary(copy).name.replace(f".{os.getpid()}-", "99999999-")
+    folder = tmp_path / f"retnet-bench-{owner.removesuffix('.tmp')}"
+    (folder / "inside").mkdir(parents=True)
+    half = [copy / f".{owner}", copy / "records" / f".{owner}"]
+    for path in half:
+        path.touch()
+    go(copy)
+    assert not [path for path in (folder, *half) if path.exists()]
 
 
 def test_only_the_pair_of_a_deleted_part_runs_again(copy):
