@@ -270,9 +270,8 @@ def _check_metric(metric: str, workload: str, kind: str) -> None:
     known[PERPLEXITY] = "perplexity"
     here = [name for name, home in known.items() if home in ("", workload)]
     if metric not in here:
-        raise UserError(
-            f'measure.metric: {quoted(workload)} has no "{quoted(metric)}"{did_you_mean(metric, here)}'
-        )
+        near = did_you_mean(metric, here)
+        raise UserError(f'measure.metric: {quoted(workload)} has no "{quoted(metric)}"{near}')
     if metric == PERPLEXITY and kind == "exponent":
         raise UserError("measure.metric: perplexity has no exponent over length")
 

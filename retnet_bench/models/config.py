@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, quoted
 
 FAMILIES = ("paper", "modern")
 DECAYS = ("experiments", "eq8", "single", "none")
@@ -136,4 +136,4 @@ def size(name: str) -> Size:
     try:
         return SIZES[name]
     except KeyError:
-        raise UserError(f'unknown size "{name}"{did_you_mean(name, SIZES)}') from None
+        raise UserError(f'unknown size "{quoted(name)}"{did_you_mean(name, SIZES)}') from None
