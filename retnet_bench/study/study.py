@@ -208,8 +208,10 @@ def find(name_or_path: str) -> Path:
     """A study's file by path, or by the name of one that comes with the package."""
     path, shipped = Path(name_or_path), folder() / f"{name_or_path}.yaml"
     for there in (path, shipped):
-        if os.path.exists(there):  # False, too, for what can be no path
+        if os.path.isfile(there):  # False, too, for what can be no path
             return there
+    if os.path.exists(path):
+        return path  # reading it says what is wrong with it
     if path.suffix in (".yaml", ".yml"):
         raise UserError(f'study file "{quoted(path)}" does not exist')
     raise UserError(f'unknown study "{quoted(name_or_path)}"{did_you_mean(name_or_path, names())}')
