@@ -187,7 +187,7 @@ def test_a_folder_named_like_a_shipped_study_does_not_hide_it(tmp_path, monkeypa
     (tmp_path / "quickstart").mkdir()
     assert studies.find("quickstart") == studies.folder() / "quickstart.yaml"
     (tmp_path / "mine").mkdir()
-    with pytest.raises(UserError, match="^mine is no regular file"):
+    with pytest.raises(UserError, match=r"^mine is no regular file"):
         studies.load("mine")
 
 
