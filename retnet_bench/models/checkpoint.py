@@ -29,7 +29,7 @@ from retnet_bench.models import weights
 from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.language_model import LanguageModel
 from retnet_bench.models.mixers import MIXERS
-from retnet_bench.models.strict import Count, Ids, Strict, parse, parse_object
+from retnet_bench.models.strict import Count, Ids, Strict, check_length, parse, parse_object
 from retnet_bench.models.weights import CONFIG, HEADER, WEIGHTS, Shapes
 
 FORMAT = 1
@@ -106,7 +106,7 @@ def load(
     path = Path(folder) / WEIGHTS
     header = read_header(path)
     cfg = header.config
-    _check_counts(path, cfg, weights.shapes(path))
+    _check_counts(path, cfg)
     tensors, _ = load_tensors(path)
     stored = _stored_dtype(path, header, tensors)
     dtype = dtype or stored
@@ -131,9 +131,9 @@ def read_header(path: Path) -> Header:
     return header
 
 
-def _check_counts(path: Path, cfg: ModelConfig, found: Shapes) -> None:
+def _check_counts(path: Path, cfg: ModelConfig) -> None:
     """Compare layers and widths with the tensors, so that what is built is no larger than them."""
-    layers = {name.split(".")[1] for name in found if name.startswith("layers.")}
+    layers = {n.split(".")[1] for n in weights.names(path) if n.startswith("layers.")}
     if cfg.n_layers > len(layers):
         raise UserError(
             f"{printable(path)}: weight layers.{len(layers)}.* is missing: config.n_layers is "
@@ -144,7 +144,7 @@ def _check_counts(path: Path, cfg: ModelConfig, found: Shapes) -> None:
     wanted["embedding.weight"] = (cfg.vocab_size, cfg.d_model)
     if cfg.learned_positions:
         wanted["positions.weight"] = (cfg.learned_positions, cfg.d_model)
-    _check_shapes(path, wanted, found)
+    _check_shapes(path, wanted, weights.shapes(path, wanted))
 
 
 def _check_shapes(path: Path, wanted: Shapes, found: Shapes) -> None:
@@ -166,7 +166,7 @@ def _stored_dtype(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> 
                 f"{printable(path)}: dtype is {header.dtype}, but weight {quoted(name)} is "
                 f"{str(value.dtype)[6:]}"
             )
-    weights.check_finite(dict(tensors), path)
+    weights.check_values(tensors, path)
     return next(dtype for dtype, name in _DTYPE_NAMES.items() if name == header.dtype)
 
 
@@ -227,6 +227,7 @@ def _own_text(path: Path, entries: Mapping[str, str]) -> str:
         raise UserError(
             f"{printable(path)} was not written by {KIND}: its header has no {HEADER} entry"
         )
+    check_length(entries[HEADER], path)
     return entries[HEADER]
 
 

@@ -15,8 +15,8 @@ DECAYS = ("experiments", "eq8", "single", "none")
 HEAD_NORMS = ("group", "rms", "none")
 ROTATIONS = ("rope", "linspace", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "silu")
-MOST_LAYERS = 1024
-"""Of a model that is read from a file; the deepest Transformers known have 1,000."""
+MOST_LAYERS = 512
+"""Of a model that is read from a file: several times what the deepest in use have."""
 
 
 @dataclass(frozen=True, kw_only=True)

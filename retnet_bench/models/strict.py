@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from retnet_bench.base import UserError, printable, quoted
 from retnet_bench.files import guarded
 
-LONGEST = 16 * 2**20
-"""Bytes of JSON that are read: a thousand times a config, twice the largest index."""
+LONGEST = 2**20
+"""Characters of JSON that are looked at: a hundred times a usual config."""
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 """No value is converted ("64" is no number, 1 no bool), no field unknown, no number NaN or inf."""
 
@@ -33,18 +33,19 @@ class Strict(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_text(path: Path) -> str:
-    """A text file of at most LONGEST bytes. UserError: none, not regular, longer, not UTF-8."""
+def read_text(path: Path, most: int = LONGEST) -> str:
+    """A text file of at most `most` bytes. UserError: none, not regular, longer, not UTF-8."""
     with guarded(path, "read"):
         if not path.is_file():
             raise UserError(f"{printable(path)} {'is no file' if path.exists() else 'is missing'}")
-        if path.stat().st_size > LONGEST:
-            raise UserError(f"{printable(path)} is larger than {LONGEST >> 20} MiB of JSON")
+        if path.stat().st_size > most:
+            raise UserError(f"{printable(path)} is larger than {most >> 20} MiB of JSON")
         return path.read_text("utf-8")
 
 
 def parse_object(text: str, path: Path) -> dict[str, Any]:
     """The JSON object that `path` holds as `text`. UserError if it is anything else."""
+    check_length(text, path)
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -52,6 +53,12 @@ def parse_object(text: str, path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{printable(path)}: not a JSON object, but {_json(found)}")
     return found
+
+
+def check_length(text: str, path: Path) -> None:
+    """Refuse JSON of more than LONGEST characters."""
+    if len(text) > LONGEST:
+        raise UserError(f"{printable(path)} holds more than {LONGEST >> 20} MiB of JSON")
 
 
 def parse(model: type[Model], data: str | dict[str, Any], path: Path) -> Model:

@@ -6,7 +6,7 @@ is. Nothing else in the folder is read, and nothing is guessed. Headers are look
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from retnet_bench.base import UserError, printable, quoted
 from retnet_bench.files import guarded
-from retnet_bench.models.strict import LONGEST, Strict, parse, read_text
+from retnet_bench.models.strict import Strict, parse, read_text
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 INDEX = WEIGHTS + ".index.json"
@@ -27,6 +27,9 @@ HEADER = "retnet_bench"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 STORED = {"F64": "fp64", "F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 """Types a weight may have, in safetensors' words and in ours."""
+
+MOST_BYTES = 16 * 2**20
+"""Of an index or the header of a file; the largest known index has 9 MB."""
 
 Tensors = dict[str, Tensor]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -63,7 +66,7 @@ def files(folder: Path) -> list[Path]:
 
 def _indexed(folder: Path, present: set[str]) -> list[Path]:
     index = folder / INDEX
-    named = set(parse(Index, read_text(index), index).weight_map.values())
+    named = set(parse(Index, read_text(index, MOST_BYTES), index).weight_map.values())
     for name in sorted(named):
         if name.startswith(".") or "/" in name or "\\" in name or not name.endswith(".safetensors"):
             raise UserError(f'{printable(index)}: "{quoted(name)}" is no file of this folder')
@@ -90,17 +93,19 @@ def _why_none(folder: Path) -> str:
     return ""
 
 
-def located(paths: Iterable[Path]) -> dict[str, Path]:
-    """The file of every tensor. UserError if two files hold one of the same name."""
+def located(paths: Sequence[Path]) -> dict[str, Path]:
+    """The file of every tensor; UserError if two files hold one of the same name, or none any."""
     found: dict[str, Path] = {}
     for path in paths:
-        for name in shapes(path):
+        for name in names(path):
             if name in found:
                 raise UserError(
                     f'{printable(path)}: tensor "{quoted(name)}" stands in '
                     f"{quoted(found[name].name)}, too"
                 )
             found[name] = path
+    if not found:
+        raise UserError(f"{printable(paths[0])} holds no tensors")
     return found
 
 
@@ -109,7 +114,7 @@ def located(paths: Iterable[Path]) -> dict[str, Path]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """A safetensors file; UserError if it can't be read, or its header is larger than LONGEST."""
+    """A safetensors file. UserError: it can't be read, its header is larger than MOST_BYTES."""
     try:
         if not path.is_file():
             is_there = "is no file" if path.exists() else "does not exist"
@@ -117,8 +122,8 @@ def opened(path: Path) -> Iterator[Any]:
                 f"{printable(path)} {is_there}; a checkpoint is a folder that holds {path.name}"
             )
         with path.open("rb") as start:
-            if int.from_bytes(start.read(8), "little") > LONGEST:
-                raise SafetensorError(f"its header would be larger than {LONGEST >> 20} MiB")
+            if int.from_bytes(start.read(8), "little") > MOST_BYTES:
+                raise SafetensorError(f"its header would be larger than {MOST_BYTES >> 20} MiB")
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
@@ -137,10 +142,17 @@ def is_own(path: Path) -> bool:
     return HEADER in metadata(path)
 
 
-def shapes(path: Path) -> Shapes:
-    """Every tensor's shape, from the header alone."""
+def names(path: Path) -> list[str]:
+    """Of every tensor in a file, from its header alone."""
     with opened(path) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        return list(file.keys())
+
+
+def shapes(path: Path, wanted: Iterable[str]) -> Shapes:
+    """Of the tensors named, those that there are; from the header alone."""
+    with opened(path) as file:
+        there = set(wanted) & set(file.keys())
+        return {name: tuple(file.get_slice(name).get_shape()) for name in there}
 
 
 def read(path: Path) -> Tensors:
@@ -150,7 +162,7 @@ def read(path: Path) -> Tensors:
 
 
 def read_weights(path: Path, names: Iterable[str]) -> Tensors:
-    """Tensors that are weights: UserError if one is not of a STORED type, or not finite."""
+    """Tensors that are weights. UserError: one not of a STORED type, empty, or not finite."""
     found: Tensors = {}
     with opened(path) as file:
         for name in names:
@@ -160,17 +172,18 @@ def read_weights(path: Path, names: Iterable[str]) -> Tensors:
                     f"{', '.join(STORED.values())}"
                 )
             found[name] = file.get_tensor(name)
-    check_finite(found, path)
+    check_values(found, path)
     return found
 
 
-def check_finite(tensors: Tensors, path: Path) -> None:
-    """Refuse weights with NaN or infinite values."""
+def check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights without values, and with NaN or infinite ones."""
     for name, value in tensors.items():
+        where = f'{printable(path)}: tensor "{quoted(name)}"'
+        if not value.numel():
+            raise UserError(f"{where} is empty: its shape is {tuple(value.shape)}")
         if not torch.isfinite(value).all():
-            raise UserError(
-                f'{printable(path)}: tensor "{quoted(name)}" holds NaN or infinite values'
-            )
+            raise UserError(f"{where} holds NaN or infinite values")
 
 
 def common_dtype(tensors: Tensors, path: Path) -> torch.dtype:

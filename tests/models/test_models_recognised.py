@@ -295,7 +295,7 @@ def test_a_huge_or_deep_config_is_one_line(tmp_path):
         assert len(str(caught.value)) < 400
     with path.open("wb") as file:
         file.truncate(2**30)
-    with pytest.raises(UserError, match="is larger than 16 MiB"):
+    with pytest.raises(UserError, match="is larger than 1 MiB"):
         foreign.load_any(tmp_path)
     path.write_bytes(b'{"num_attention_heads": "\xff"}')
     with pytest.raises(UserError, match="can't be read"):

@@ -33,6 +33,9 @@ def without_prefixes(names: Iterable[str]) -> dict[str, str]:
     return short
 
 
+MOST_TENSORS = 32 * MOST_LAYERS
+
+
 @dataclass
 class Source:
     """The weights of another project's folder that nobody has taken yet."""
@@ -55,6 +58,8 @@ class Source:
         """`files`: of every tensor; `buffers`: ends of names that are no weights; `wanted`: the
         type the weights will be turned into. UserError: weights of several types, but none wanted.
         """
+        if len(files) > MOST_TENSORS:
+            raise UserError(f"{printable(folder)} has {len(files)} tensors, too many for one model")
         short = without_prefixes(files)
         if len(short) < len(files):
             raise UserError(f"{printable(folder)}: names of tensors are equal but for a prefix")
