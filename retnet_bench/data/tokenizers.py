@@ -44,6 +44,11 @@ class Tokenizer:
     def bos_id(self) -> int:
         return self.vocab_size - 1
 
+    def spelled(self, text: str) -> str:
+        """What of `text` its ids give back: all of it, for these are byte-level. UserError if they
+        give back another text."""
+        return text
+
 
 @dataclass(frozen=True)
 class TokenizerEntry:

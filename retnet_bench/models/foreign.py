@@ -36,7 +36,8 @@ def load_any(
     folder: str | Path, device: str = "cpu", dtype: torch.dtype | None = None
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """Our own checkpoint or one from elsewhere, and its meta: for ours what was saved with it, else
-    `layout`, `length` (longest input it was made for) and `bos_token_id`, each where known."""
+    `layout`, `length` (longest input it was made for), `bos_token_id` and `eos_token_id`, each
+    where known."""
     folder = Path(folder)
     own = folder / checkpoint.WEIGHTS
     if own.is_file() and checkpoint.is_own(own):
@@ -66,6 +67,7 @@ def load(
         "layout": layout.name,
         "length": length,
         "bos_token_id": source.get("bos_token_id", None),
+        "eos_token_id": source.get("eos_token_id", None),
     }
     return model, {key: value for key, value in meta.items() if value is not None}
 

@@ -28,6 +28,7 @@ def load(spec: str, known: Iterable[str]) -> Corpus:
     rows = [file for file in found if file.suffix.lower() in tables.TABLE_SUFFIXES]
     texts = [file for file in found if file not in set(rows)]
     _refuse_mixture(spec, column, texts, rows)
+    files.check_sizes(rows or texts)
     root = path if is_folder else path.parent
     if rows:
         documents, blank = tables.read_documents(root, rows, column or tables.COLUMN)
