@@ -175,7 +175,7 @@ def test_only_a_tokenizer_s_file_has_its_checksum_in_the_cell(folder):
     tasks.check_vocabulary(folder, model, file)  # 4 ids, 257 rows: a padded table
     many = letters(folder / "many.json", "".join(map(chr, range(300, 557))))
     tokenizer = tasks.tokenizer_of(folder, meta, str(many))
-    with pytest.raises(UserError, match="knows 257 tokens, tokenizer many[.]json has 258"):
+    with pytest.raises(UserError, match=r"knows 257 tokens, tokenizer many\.json has 258"):
         tasks.check_vocabulary(folder, model, tokenizer)
 
 

@@ -77,10 +77,7 @@ def _text(value: object, name: str, column: str) -> str:
 def _values(path: Path, root: Path, column: str) -> Values:
     name = name_of(path.relative_to(root))
     rows = _parquet if path.suffix.lower() == ".parquet" else _jsonl
-    for row, value in rows(path, column):
-        if row > MOST_ROWS:
-            raise _too_many_rows(path)
-        yield f"{name}:{row}", value
+    return ((f"{name}:{row}", value) for row, value in rows(path, column))
 
 
 def _too_many_rows(path: Path) -> UserError:
@@ -97,7 +94,10 @@ def _jsonl(path: Path, column: str) -> Iterator[tuple[int, object]]:
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
-        record = _record(line, f'"{printable(path)}" line {number}')
+        try:
+            record = _record(line, column)
+        except ValueError as error:
+            raise UserError(f'"{printable(path)}" line {number} {error}') from error
         if column not in record:
             raise no_column(f'"{printable(path)}" line {number}', column, record)
         yield number, record[column]
@@ -108,6 +108,10 @@ def _lines(path: Path) -> Iterator[bytes]:
     check_file(path)
     try:
         with path.open("rb") as file:
+            chunks = iter(lambda: file.read(1 << 20), b"")
+            if sum(chunk.count(b"\n") for chunk in chunks) > MOST_ROWS:
+                raise _too_many_rows(path)
+            file.seek(0)
             lines = iter(lambda: file.readline(LONGEST_LINE + 1), b"")
             for number, line in enumerate(lines, 1):
                 if len(line) > LONGEST_LINE:
@@ -120,27 +124,35 @@ def _lines(path: Path) -> Iterator[bytes]:
         raise UserError(f'cannot read text file "{printable(path)}": {reason(error)}') from error
 
 
-def _record(line: bytes, where: str) -> dict:
+def _record(line: bytes, column: str) -> dict:
+    """ValueError with what is wrong with the line, unless it is an object with one `column`."""
     try:
-        record = json.loads(line.decode("utf-8"), object_pairs_hook=_object)
+        text = line.decode("utf-8")
+        record = json.loads(text)
+        if text.count(f'"{column}"') > 1:
+            _TWICE.decode(text)
     except UnicodeDecodeError as error:
         at = f"invalid byte 0x{line[error.start]:02x} at byte {error.start} of the line"
-        raise UserError(f"{where} is not UTF-8: {at}; convert it to UTF-8") from error
+        raise ValueError(f"is not UTF-8: {at}; convert it to UTF-8") from error
     except (ValueError, RecursionError) as error:
         said = getattr(error, "msg", "") or quoted(error)
-        raise UserError(f"{where} is not JSON: {said}; a .jsonl has one object a line") from error
+        raise ValueError(f"is not JSON: {said}; a .jsonl has one object a line") from error
     if not isinstance(record, dict):
-        raise UserError(f"{where} holds {type(record).__name__}, a .jsonl has one object a line")
+        raise ValueError(f"holds {type(record).__name__}, a .jsonl has one object a line")
     return record
 
 
-def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object as a dict. ValueError if it names a key twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f'two values of "{quoted(next(n for n in names if names.count(n) > 1))}"')
     return found
+
+
+_TWICE = json.JSONDecoder(object_pairs_hook=_once)
+"""Slower than plain JSON: for a line where a key may stand twice."""
 
 
 # --- parquet -------------------------------------------------------------------------------------
