@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -47,13 +47,13 @@ class Corpus:
         """The split's documents in stable order; UserError if there are none."""
         if not self.is_text:
             raise UserError(
-                f'corpus "{self.name}" has no text, only random ids for timing; '
+                f'corpus "{printable(self.name)}" has no text, only random ids for timing; '
                 f'take one with text, such as "sotu"'
             )
         if not self.splits[split]:
             present = ", ".join(s for s in SPLITS if self.splits[s])
             raise UserError(
-                f'corpus "{self.name}" has no {split} split, only {present}: it is there to score '
+                f'corpus "{printable(self.name)}" has no {split} split, only {present}: it is there to score '
                 f'models trained on another corpus, such as "sotu"'
             )
         return self.splits[split]

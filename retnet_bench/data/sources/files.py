@@ -153,9 +153,9 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def name_of(path: Path) -> str:
-    """The path as a document's name."""
+    """The path as a document's name: in one printable line, for results and tables."""
     # A file name need not be UTF-8, but results are stored as UTF-8.
-    return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
+    return printable(os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace"))
 
 
 def _kind(mode: int) -> str:
