@@ -28,7 +28,7 @@ Splits = Mapping[Split, Sequence[Document]]
 class Corpus:
     """Documents by split. Two corpora are equal when their checksums (and labels) are.
 
-    name: the spec it was loaded by. licence: of the text. source: one line of provenance.
+    name: the spec it was loaded by, printable. licence: of the text. source: one line of provenance.
     checksum: sha256 over every split, document name and text, in hex.
     """
 
@@ -47,13 +47,13 @@ class Corpus:
         """The split's documents in stable order; UserError if there are none."""
         if not self.is_text:
             raise UserError(
-                f'corpus "{printable(self.name)}" has no text, only random ids for timing; '
+                f'corpus "{self.name}" has no text, only random ids for timing; '
                 f'take one with text, such as "sotu"'
             )
         if not self.splits[split]:
             present = ", ".join(s for s in SPLITS if self.splits[s])
             raise UserError(
-                f'corpus "{printable(self.name)}" has no {split} split, only {present}: it is there to score '
+                f'corpus "{self.name}" has no {split} split, only {present}: it is there to score '
                 f'models trained on another corpus, such as "sotu"'
             )
         return self.splits[split]
@@ -62,7 +62,7 @@ class Corpus:
 def build(name: str, licence: str, source: str, splits: Splits) -> Corpus:
     """The corpus of these splits, with its checksum. What they hold is not checked here."""
     frozen = {split: tuple(splits.get(split, ())) for split in SPLITS}
-    return Corpus(name, licence, source, _checksum(frozen), frozen)
+    return Corpus(printable(name), licence, printable(source), _checksum(frozen), frozen)
 
 
 def _checksum(splits: Splits) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retnet_bench.base import UserError, printable
+from retnet_bench.base import UserError
 from retnet_bench.data.corpus import SPLITS, Corpus, Document, Split, Splits
 
 RUN = 32
@@ -100,7 +100,7 @@ def refuse_leaks(name: str, splits: Splits) -> None:
         if found:
             first, second = (_with_split(d, splits) for d in (found.second, found.first))
             raise UserError(
-                f'corpus "{printable(name)}" leaks: {first} and {second} {_share(found)}; remove one'
+                f'corpus "{name}" leaks: {first} and {second} {_share(found)}; remove one'
             )
 
 
@@ -117,8 +117,8 @@ def refuse_overlap(trained_on: Corpus, scored: Corpus, split: Split = "test") ->
         found = Overlap(twin, document, 1.0) if twin else index.overlap(document)
         if found:
             raise UserError(
-                f'"{found.first.name}" of corpus "{printable(scored.name)}" can\'t score a model trained on '
-                f'"{printable(trained_on.name)}": it and "{document.name}" there {_share(found)}'
+                f'"{found.first.name}" of corpus "{scored.name}" can\'t score a model trained on '
+                f'"{trained_on.name}": it and "{document.name}" there {_share(found)}'
             )
 
 
@@ -129,7 +129,7 @@ def _refuse_equal(name: str, splits: Splits) -> None:
             first_split, first = seen.setdefault(plain(document.text), (split, document.name))
             if first_split != split:
                 raise UserError(
-                    f'corpus "{printable(name)}" leaks: "{first}" ({first_split}) and "{document.name}" '
+                    f'corpus "{name}" leaks: "{first}" ({first_split}) and "{document.name}" '
                     f"({split}) hold the same text; remove one"
                 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from retnet_bench.base import UserError, printable
+from retnet_bench.base import UserError
 from retnet_bench.data.cache import cache_folder, replace
 from retnet_bench.data.corpus import Corpus, Splits, build
 from retnet_bench.data.duplicates import RUN, SHARE, refuse_leaks
@@ -18,10 +18,10 @@ def make_corpus(name: str, licence: str, source: str, splits: Splits) -> Corpus:
     """
     corpus = build(name, licence, source, splits)
     if not corpus.is_text:
-        raise UserError(f'corpus "{printable(name)}" is empty: it has no document with text')
+        raise UserError(f'corpus "{corpus.name}" is empty: it has no document with text')
     passed = cache_folder() / "leaks-checked" / f"{corpus.checksum}-{RUN}-{SHARE}"
     if not passed.is_file():
-        refuse_leaks(name, splits)
+        refuse_leaks(corpus.name, splits)
         with suppress(OSError):  # without a note it is checked again
             replace(passed, b"")
     return corpus
@@ -37,7 +37,7 @@ def known_corpus(
     corpus = build(name, licence, source, splits)
     if corpus.checksum != checksum:
         raise UserError(
-            f'corpus "{printable(name)}" is not the one this version knows (its checksum is '
+            f'corpus "{name}" is not the one this version knows (its checksum is '
             f"{corpus.checksum}, not {checksum}); {remedy}"
         )
     return corpus
