@@ -77,13 +77,15 @@ def file_checksum(tokenizer: Tokenizer) -> str | None:
 def check_vocabulary(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
     """Refuse a tokenizer whose ids are not the model's. Another project's table may have more rows
     than its tokenizer has ids; ours end in <bos>, which would not be where it was."""
-    rows, ids = model.cfg.vocab_size, tokenizer.vocab_size
+    rows, ids, bos = model.cfg.vocab_size, tokenizer.vocab_size, tokenizer.bos_id
     padded = isinstance(tokenizer, FileTokenizer)
-    if rows < max(ids, tokenizer.bos_id + 1) or (rows != ids and not padded):
+    if rows < ids or (rows != ids and not padded):
         raise UserError(
             f"{folder}: the model knows {rows} tokens, tokenizer {tokenizer.name} has {ids}; "
             "choose the tokenizer it was trained with (--tokenizer)"
         )
+    if rows <= bos:
+        raise UserError(f"{folder}: bos_token_id is {bos}, but the model knows {rows} tokens")
 
 
 def longest_input(model: LanguageModel, meta: dict[str, Any], length: int | None) -> int:

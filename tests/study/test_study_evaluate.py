@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -173,6 +174,8 @@ def test_only_a_tokenizer_s_file_has_its_checksum_in_the_cell(folder):
     assert tasks.file_checksum(byte) is None
     assert tasks.file_checksum(file) == file.checksum[:16]
     tasks.check_vocabulary(folder, model, file)  # 4 ids, 257 rows: a padded table
+    with pytest.raises(UserError, match="bos_token_id is 257, but the model knows 257 tokens"):
+        tasks.check_vocabulary(folder, model, replace(file, bos=257))
     many = letters(folder / "many.json", "".join(map(chr, range(300, 557))))
     tokenizer = tasks.tokenizer_of(folder, meta, str(many))
     with pytest.raises(UserError, match=r"knows 257 tokens, tokenizer many\.json has 258"):
