@@ -124,6 +124,15 @@ def test_two_columns_of_one_name(tmp_path: Path, user_error: Message) -> None:
     assert texts(twice) == ["row 0", "row 1", "row 2"]
 
 
+def test_names_of_columns_are_shown_shortly_and_printably(tmp_path, user_error: Message) -> None:
+    keys = {f"{i}\x1b[31m\n" + "x" * 300: i for i in range(1000)}
+    (tmp_path / "a.jsonl").write_text(json.dumps(keys))
+    message = user_error(load_corpus, f"{tmp_path}/a.jsonl#b\x07")
+    assert message.startswith(f'"{tmp_path}/a.jsonl" line 1 has no column "b\\x07"; choose from ')
+    assert message.isprintable()
+    assert len(message) < 4000
+
+
 @pytest.mark.parametrize("column", [pa.array([["a"]] * 3), pa.array([{"text": "a"}] * 3)])
 def test_a_column_of_columns(tmp_path: Path, column: pa.Array, user_error: Message) -> None:
     pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,21 +56,22 @@ def left_out(blank: int) -> str:
 
 def no_column(where: str, column: str, columns: Iterable[str]) -> UserError:
     """The error for a column that is not there."""
-    return UserError(f'{where} has no column "{quoted(column)}"{did_you_mean(column, columns)}')
+    known = [quoted(name) for name in islice(columns, 30)]
+    return UserError(f'{where} has no column "{quoted(column)}"{did_you_mean(column, known)}')
 
 
 def _text(value: object, name: str, column: str) -> str:
     if not isinstance(value, str):
         kind = type(value).__name__
-        raise UserError(f'"{name}": column "{column}" holds {kind}, a corpus wants strings')
+        raise UserError(f'"{name}": column "{quoted(column)}" holds {kind}, a corpus wants strings')
     if (at := value.find("\0")) >= 0:
-        raise UserError(f'"{name}" is not text: NUL at character {at} of column "{column}"')
+        raise UserError(f'"{name}" is not text: NUL at character {at} of column "{quoted(column)}"')
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(
             f'"{name}" is not text: half a surrogate pair at character {error.start} of column '
-            f'"{column}"'
+            f'"{quoted(column)}"'
         ) from None
     return value
 
