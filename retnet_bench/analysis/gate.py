@@ -455,7 +455,7 @@ def _decided(timed: _Timed, decision: Decision) -> Row:
     if needed:
         told.append(f"{needed} blocks would settle it, there are {timed.ratio.n}")
     elif decision.verdict == INCONCLUSIVE:
-        told.append("one block has no interval: two or more are needed")
+        told.append(statistics.why_no_interval(timed.ratio.n))
     return replace(
         timed.row,
         verdict=decision.verdict,

@@ -33,6 +33,15 @@ _SCORED = ["cell_id", *_BLANK]
 _WHERE = ["workload", "phase", "position"]  # which a failed cell did not reach
 
 
+def replica(metric: str) -> str:
+    """What the intervals of `metric` are made of: documents of a score, blocks of anything else."""
+    return (
+        "document"
+        if metric.startswith(("document_", "context_", "position_", "perplexity"))
+        else "block"
+    )
+
+
 def measured(
     records: pd.DataFrame, metric: str, workload: str | None = None, phase: str | None = None
 ) -> pd.DataFrame:
