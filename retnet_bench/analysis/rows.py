@@ -148,7 +148,7 @@ def scores(groups: Sequence[pd.DataFrame], unit: str) -> list[Scores]:
 
     UserError when two cells of a group have one seed: they are not replicas of one contract.
     """
-    known = [group.dropna(subset=f"document_{unit}") for group in groups]
+    known = [group[group[f"document_{unit}"] > 0] for group in groups]
     for group in known:
         _one_cell_per_seed(group)
     tables = [group.pivot(index="cell_id", columns="document", values="value") for group in known]

@@ -49,7 +49,6 @@ def log_rates(ax: Axes) -> None:
         return
     ax.set_yscale("log")
     by_points(ax)
-    ax.autoscale_view()
     low, high = ax.get_ylim()
     steps = (1, 1.5, 2, 3, 4, 5, 6, 8) if high < 10 * low else (1, 2, 5)
     ax.yaxis.set_major_locator(LogLocator(subs=steps))
@@ -60,7 +59,6 @@ def log_rates(ax: Axes) -> None:
 def plain_x(ax: Axes) -> None:
     """An x axis with few plain ticks (0.5, 20, 20k): logarithmic, unless it spans under 5 times."""
     by_points(ax, "x")
-    ax.autoscale_view()
     low, high = ax.dataLim.intervalx
     thousands = EngFormatter(sep="")
     ax.xaxis.set_major_locator(MaxNLocator(4))
@@ -76,7 +74,6 @@ def plain_x(ax: Axes) -> None:
 def from_zero(ax: Axes) -> None:
     """A linear y axis that starts at zero, so that heights can be compared by eye."""
     by_points(ax)
-    ax.autoscale_view()
     ax.set_ylim(bottom=0)
 
 
@@ -100,6 +97,7 @@ def by_points(ax: Axes, along: Direction = "y") -> None:
     ends = scale.inverted().transform(np.array([low - reach, high + reach]))
     name = f"interval{along}"
     setattr(ax.dataLim, name, np.clip(getattr(ax.dataLim, name), *ends))
+    ax.autoscale_view(scalex=along == "x", scaley=along == "y")
 
 
 def _points(ax: Axes, along: Direction) -> Iterator[np.ndarray]:

@@ -7,6 +7,7 @@ import textwrap
 from matplotlib.figure import Figure
 
 from retnet_bench.analysis.gate import Report, Row
+from retnet_bench.base import printable
 from retnet_bench.figures import axes, style
 
 COLORS = {
@@ -39,7 +40,7 @@ def _draw(report: Report, rows: list[Row]) -> Figure:
     for place, row in enumerate(rows):
         _mark(ax, row, place)
     ax.axvline(1, color="black", lw=0.8, zorder=1)
-    ax.set_yticks(range(len(rows)), [row.cell for row in rows], fontsize=6.5)
+    ax.set_yticks(range(len(rows)), [printable(row.cell) for row in rows], fontsize=6.5)
     ax.set_ylim(-0.7, len(rows) - 0.3)
     axes.by_points(ax, "x")
     axes.mark_cut(ax)
@@ -77,4 +78,4 @@ def _caption(report: Report, rows: list[Row]) -> str:
         f"interleaved blocks. Machine: {report.about.get('candidate_machine', '')}; "
         f"{report.summary}."
     )
-    return textwrap.fill(told, 140)
+    return textwrap.fill(printable(told), 140)

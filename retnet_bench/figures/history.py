@@ -70,7 +70,9 @@ def _draw_panel(
     axes.by_points(ax)
     ticks = range(0, len(runs), math.ceil(len(runs) / 8))
     ax.xaxis.set_major_locator(FixedLocator(list(ticks)))
-    ax.set_xticklabels([runs[i].label for i in ticks], rotation=30, ha="right", fontsize=6)
+    ax.set_xticklabels(
+        [style.name(runs[i].label) for i in ticks], rotation=30, ha="right", fontsize=6
+    )
     ax.set_ylabel("% of the first run")
     _mark_steps(ax, lines)
     axes.mark_cut(ax)
@@ -92,7 +94,7 @@ def _mark_steps(ax: Axes, lines: Sequence[Line]) -> None:
         of = f" ({len(found)} of {len(lines)} lines)" if len(lines) > 1 else ""
         left = run <= ax.get_xlim()[1] / 2
         ax.annotate(
-            f"{label} {size:+.3g} %{of}",
+            f"{style.name(label)} {size:+.3g} %{of}",
             (run - 0.5, 1.0),
             xycoords=ax.get_xaxis_transform(),
             xytext=(3 if left else -3, -2),
@@ -119,11 +121,11 @@ def _write(
     )
     left = 0.1 / style.WIDTH_IN
     figure.text(left, 1 - 0.07 / height, "History of runs", va="top", fontsize=9, weight="bold")
-    caption = textwrap.fill(caption, 140)
+    caption = textwrap.fill(style.name(caption), 140)
     figure.text(left, 0.05 / height, caption, va="bottom", fontsize=6.5, color=style.GREY)
     figure.legend(
         [panels.line_handle(look) for look in styles.values()],
-        list(styles),
+        [style.name(arm) for arm in styles],
         loc="upper left",
         bbox_to_anchor=(left, 1 - 0.25 / height),
         borderaxespad=0,

@@ -63,7 +63,6 @@ def _same_scale(sheet: Sheet) -> None:
     """Both panels show the same quantity, so lengths in them compare."""
     for ax in (sheet.ours, sheet.paper):
         axes.by_points(ax, "x")
-        ax.autoscale_view()
     ends = [ax.get_xlim() for ax in (sheet.ours, sheet.paper)]
     for ax in (sheet.ours, sheet.paper):
         ax.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))
