@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retnet_bench import __version__
+from retnet_bench import __version__, interrupts
 from retnet_bench.base import UserError
 from retnet_bench.streams import BROKEN, Output, complain
 
@@ -500,21 +500,23 @@ def env(
 
 
 def main() -> None:
-    """Entry point. A user's mistake is one line and exit code 2, an interrupt 130, whatever is
-    broken 70, and an output that nobody reads any more 141; the other codes are the verbs' own."""
+    """Entry point. A user's mistake is one line and exit code 2, a signal that ends the command one
+    line and 128 + its number (Ctrl-C: 130), whatever is broken 70, and an output that nobody reads
+    any more 141; the other codes are the verbs' own."""
     output = Output()
     sys.exit(output.exit_code(_exit_code()))
 
 
 def _exit_code() -> int:
     debug = "--debug" in sys.argv
+    interrupts.handle()
     try:
         app()
         return 0
     except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except KeyboardInterrupt:
-        code = 130
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except interrupts.Interrupted as interrupt:
+        return interrupts.finish(interrupt, sys.argv[1:])
     except Exception as error:
         mistake = isinstance(error, UserError)
         if debug:
@@ -524,9 +526,6 @@ def _exit_code() -> int:
         else:
             complain(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
         return 2 if mistake else BROKEN
-    if code == 130:  # what typer makes of Ctrl-C
-        typer.echo("interrupted: finished cells are kept, the same command resumes", err=True)
-    return code
 
 
 if __name__ == "__main__":

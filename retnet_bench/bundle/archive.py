@@ -12,14 +12,14 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from retnet_bench import files
 from retnet_bench.base import UserError
 
 FORMAT = 1
@@ -88,21 +88,16 @@ def write(path: Path, folder: Path, about: Mapping[str, Any]) -> Manifest:
     """Pack every file in `folder` into `path`, the manifest last: whole or not at all, and the
     same bytes for the same files. `about`: the manifest but for its format and files."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    files = {name: _file((folder / name).read_bytes()) for name in names}
-    manifest = Manifest(format=FORMAT, files=files, **about)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    packed = {name: _file((folder / name).read_bytes()) for name in names}
+    manifest = Manifest(format=FORMAT, files=packed, **about)
+
+    def fill(partial: Path) -> None:
         with zipfile.ZipFile(partial, "w") as archive:
             for name in names:
                 archive.writestr(_entry(name), (folder / name).read_bytes())
             archive.writestr(_entry(MANIFEST), manifest.model_dump_json(indent=1) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"can't write {path}: {error.strerror}; use --out") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+
+    files.write(path, fill)
     return manifest
 
 
@@ -128,8 +123,7 @@ def opened(path: Path) -> Iterator[Bundle]:
     UserError in one line: no zip, no bundle, a newer format, a file altered (both checksums are
     named), missing or added, a name that leads out of the folder.
     """
-    with TemporaryDirectory(prefix="retnet-bench-") as temporary:
-        folder = Path(temporary)
+    with files.scratch() as folder:
         with _open(path) as archive:
             manifest = _manifest(path, archive)
             _check_names(path, archive.namelist(), manifest)

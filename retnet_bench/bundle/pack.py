@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 
+from retnet_bench import files
 from retnet_bench.analysis.floor import FOLDER as SELFTEST
 from retnet_bench.base import UserError
 from retnet_bench.bundle import contents
@@ -67,8 +67,7 @@ def pack(folder: Path, out: Path | None = None) -> Packing:
     target = out or folder.resolve().with_name(folder.resolve().name + SUFFIX)
     if target.suffix != SUFFIX:
         raise UserError(f"--out is {target}: a bundle is a {SUFFIX} file")
-    with TemporaryDirectory(prefix="retnet-bench-") as temporary:
-        copy = Path(temporary)
+    with files.scratch() as copy:
         _copy(folder, copy)
         with naming(copy, folder):
             # of the copy: a study that is still running adds to the folder
@@ -84,11 +83,9 @@ def _copy(folder: Path, copy: Path) -> None:
         raise UserError(f"no records in {folder}: give the folder of a study that has run")
     for path in _kept(folder):
         target = copy / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with files.guarded(path, "copied"):
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-        except OSError as error:
-            raise UserError(f"{path}: can't be read: {error.strerror}") from None
 
 
 def _kept(folder: Path) -> Iterator[Path]:
@@ -109,7 +106,7 @@ def _fill(copy: Path, records: pd.DataFrame) -> dict[str, str]:
         (contents.LOCK, "".join(f"{line}\n" for line in contents.lock())),
         (contents.DATA, texts_text(texts)),
     ):
-        (copy / name).write_text(text, "utf-8")
+        files.write_text(copy / name, text)
     unknown = {f"checksum of {text.words}": text.reason for text in texts if text.reason}
     return {f"figure {name}": why for name, why in undrawn.items()} | unknown
 

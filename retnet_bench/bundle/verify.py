@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pandas as pd
 from rich.table import Table
 
+from retnet_bench import files
 from retnet_bench.analysis.claims import Finding
 from retnet_bench.base import UserError
 from retnet_bench.bundle import contents
@@ -128,8 +128,7 @@ def _close(a: float, b: float | None, tolerance: float) -> bool:
 def _figures(bundle: Bundle, records: pd.DataFrame, found: list[Finding]) -> list[Check]:
     unlike = others(bundle.manifest.versions, contents.DRAWN_BY)
     names = contents.study_of(bundle.folder).get("figures") or []
-    with TemporaryDirectory(prefix="retnet-bench-") as temporary:
-        again = Path(temporary)
+    with files.scratch() as again:
         undrawn = contents.draw(bundle.folder, records, found, again, ("svg",))
         there = bundle.folder / contents.FIGURES
         return [

@@ -271,6 +271,7 @@ STATUSES = (
     "unsupported",
     "incorrect",
     "oom",
+    "killed",
     "timeout",
     "nan",
     "diverged",
