@@ -72,7 +72,7 @@ def test_an_interrupt_that_a_library_swallows_comes_again():
         "    try: signal.raise_signal(signal.SIGTERM)\n"
         "    except: pass\n"
         "    time.sleep(20)\n"
-        "except i.Interrupted as e: i.finish(e, ['--debug', 'check', 'decode'])"
+        "except i.Interrupted as e: raise SystemExit(i.finish(e, ['--debug', 'check', 'decode']))"
     )
     run = python(swallowing)
     assert run.communicate(timeout=10)[1] == (
@@ -101,7 +101,7 @@ def test_two_signals_at_once_are_one_interrupt():
         "try:\n"
         "    try: signal.raise_signal(signal.SIGTERM)\n"
         "    finally: signal.raise_signal(signal.SIGHUP); print('cleared up')\n"
-        "except i.Interrupted as e: i.finish(e, [])"
+        "except i.Interrupted as e: raise SystemExit(i.finish(e, []))"
     )
     run = python(words)
     assert run.communicate(timeout=10) == ("cleared up\n", "interrupted: nothing was changed\n")
