@@ -120,8 +120,9 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     for entry in entries:
         if problem := _entry_problem(entry):
             raise UserError(f"{path}: {quoted(entry.orig_filename)} {problem}; {GIVE}")
-    folders = [entry.orig_filename[:-1] for entry in entries if entry.is_dir()]
-    check_names(path, [e.orig_filename for e in entries if not e.is_dir()], folders)
+    names = [entry.orig_filename for entry in entries]
+    folders = [name[:-1] for name in names if name.endswith("/")]
+    check_names(path, [name for name in names if not name.endswith("/")], folders)
     at_most(f"{path}: its files", sum(entry.file_size for entry in entries), MOST_BYTES, "bytes")
     end = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
@@ -138,7 +139,7 @@ def _entry_problem(entry: zipfile.ZipInfo) -> str | None:
         return "is packed by a method that no bundle uses"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a device"
-    if entry.is_dir() and entry.file_size:
+    if entry.orig_filename.endswith("/") and entry.file_size:
         return "is a folder with contents of its own"
     return None
 
