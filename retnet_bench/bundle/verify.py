@@ -30,6 +30,9 @@ ROUNDING = 1e-12
 """Relative difference of numbers that are equal: the same code on another processor."""
 OTHER_VERSIONS = 1e-6
 """The same where numpy, scipy, pandas or retnet-bench have another version."""
+NUMBERS = ("verdict", "estimate", "low", "high", "n", "unit")
+WORDS = ("at", "reason")
+"""Fields of a claim's finding; another version may put the words otherwise."""
 MOST_SAID = 1000
 """Characters of a remark."""
 
@@ -135,7 +138,8 @@ def _claim(name: str, there: Stated | None, here: Stated | None, unlike: str) ->
     if there is None or here is None:
         lacking = "claims.json" if there is None else "study.yaml"
         return Check(what, DIFFERS, f"{lacking} has no such claim")
-    unequal = list(_unequal(there, here, OTHER_VERSIONS if unlike else ROUNDING))
+    fields, tolerance = (NUMBERS, OTHER_VERSIONS) if unlike else (NUMBERS + WORDS, ROUNDING)
+    unequal = list(_unequal(there, here, fields, tolerance))
     by = f" ({unlike})" if unlike else ""
     if unequal:
         return Check(what, DIFFERS, "; ".join(unequal) + by)
@@ -143,8 +147,8 @@ def _claim(name: str, there: Stated | None, here: Stated | None, unlike: str) ->
     return Check(what, OK, f"{here.verdict}{within}")
 
 
-def _unequal(there: Stated, here: Stated, tolerance: float) -> Iterator[str]:
-    for field in ("verdict", "estimate", "low", "high", "n", "unit"):
+def _unequal(there: Stated, here: Stated, fields: Iterable[str], tolerance: float) -> Iterator[str]:
+    for field in fields:
         a, b = getattr(there, field), getattr(here, field)
         if not (_close(a, b, tolerance) if isinstance(a, float) else a == b):
             yield f"{field} is {quoted(a)} in claims.json, {quoted(b)} from the records"
