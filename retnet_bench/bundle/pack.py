@@ -14,6 +14,7 @@ from retnet_bench.analysis.floor import FOLDER as SELFTEST
 from retnet_bench.base import UserError, printable
 from retnet_bench.bundle import contents
 from retnet_bench.bundle.archive import SUFFIX, Manifest, naming, sha256_of, write
+from retnet_bench.bundle.entries import check_names
 from retnet_bench.bundle.records import read
 from retnet_bench.bundle.texts import texts_of, texts_text
 from retnet_bench.files import guarded
@@ -85,7 +86,9 @@ def _copy(folder: Path, copy: Path) -> None:
     contents.study_of(folder)
     if not (folder / "records").is_dir():
         raise UserError(f"no records in {folder}: give the folder of a study that has run")
-    for path in _kept(folder):
+    kept = list(_kept(folder))
+    check_names(folder, [path.relative_to(folder).as_posix() for path in kept])
+    for path in kept:
         if not path.is_file():  # a pipe or a device would never end
             raise UserError(f"{printable(path)}: no regular file, or no longer there; move it away")
         target = copy / path.relative_to(folder)

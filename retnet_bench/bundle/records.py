@@ -44,22 +44,26 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def _size(part: Path) -> _Size:
-    """By the footer, then by the dictionaries of the texts. Of a part that is no parquet, nothing:
-    reading it says what is wrong."""
+    """Of a part that is no parquet, nothing: reading it says what is wrong."""
     try:
-        with pq.ParquetFile(part, read_dictionary=_TEXTS) as file:
-            about = file.metadata
-            groups = [about.row_group(i) for i in range(about.num_row_groups)]
-            chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
-            values = max((chunk.num_values for chunk in chunks), default=0)
-            unpacked = sum(chunk.total_uncompressed_size for chunk in chunks)
-            size = _Size(about.num_rows, values, unpacked, 0)
-            if any(number > most for number, most in zip(size, _MOST)):
-                return size
+        with part.open("rb") as stream:  # a path might be taken for an address
+            file = pq.ParquetFile(stream, read_dictionary=_TEXTS)
+            said = _size_said(file.metadata)
+            if any(number > most for number, most in zip(said, _MOST)):
+                return said
             texts = file.read([name for name in _TEXTS if name in file.schema_arrow.names])
-            return size._replace(text_bytes=sum(map(_text_bytes, texts.columns)))
+            return said._replace(text_bytes=sum(map(_text_bytes, texts.columns)))
     except (pa.ArrowException, OSError, ValueError, KeyError):
         return _Size(0, 0, 0, 0)
+
+
+def _size_said(footer: pq.FileMetaData) -> _Size:
+    """By the footer, which knows nothing of texts written out. What it says below 0 is 0."""
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    values = max((chunk.num_values for chunk in chunks), default=0)
+    unpacked = sum(max(0, chunk.total_uncompressed_size) for chunk in chunks)
+    return _Size(max(0, footer.num_rows), max(0, values), unpacked, 0)
 
 
 def _text_bytes(column: pa.ChunkedArray) -> int:
