@@ -105,7 +105,7 @@ def write(path: Path, folder: Path, about: Mapping[str, Any]) -> Manifest:
     sizes = [(folder / name).stat().st_size for name in names]
     at_most(f"{path}: its files", sum(sizes), MOST_BYTES, "bytes")
     packed = {name: _file(name, (folder / name).read_bytes()) for name in names}
-    manifest = Manifest(format=FORMAT, files=packed, **about)
+    manifest = _validated(path, {"format": FORMAT, "files": packed, **about})
 
     def fill(partial: Path) -> None:
         with zipfile.ZipFile(partial, "w") as archive:
@@ -169,6 +169,10 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
             f"{path}: {MANIFEST} has format {quoted(version)}, this retnet-bench reads up to "
             f"{FORMAT}: upgrade retnet-bench"
         )
+    return _validated(path, said)
+
+
+def _validated(path: Path, said: object) -> Manifest:
     try:
         return Manifest.model_validate(said)
     except ValidationError as error:

@@ -64,7 +64,8 @@ def named(records: pd.DataFrame) -> list[Text]:
 
 def _score_corpus(cell_json: str) -> str | None:
     try:
-        return json.loads(cell_json).get("score_corpus")
+        corpus = json.loads(cell_json).get("score_corpus")
+        return None if corpus is None else str(corpus)
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise UserError(f"records: cell_json is {quoted(cell_json)}, must be a cell") from None
 

@@ -240,5 +240,5 @@ def _packages(bundle: Bundle) -> Check:
     if not unlike:
         return Check("packages", OK, f"{len(lines)} as in {contents.LOCK}")
     more = f" and {len(unlike) - 5} more" if len(unlike) > 5 else ""
-    named = ", ".join(map(quoted, unlike[:5]))
-    return Check("packages", NOT_COMPARED, f"others here than {named}{more}")
+    first = ", ".join(map(quoted, unlike[:5]))
+    return Check("packages", NOT_COMPARED, f"others here than {first}{more}")
