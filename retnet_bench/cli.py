@@ -365,6 +365,14 @@ def verify(
     out: Annotated[
         Path | None, typer.Option(help="With --rerun: results folder; default runs/<study>-rerun.")
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Also open the files and folders it names outside of the archive, train its "
+            "tokenizers and, with --rerun, run the Python functions of its tasks.",
+        ),
+    ] = False,
 ) -> None:
     """Re-check an archive's claims and figures from its records: exit code 0 nothing differs,
     1 something differs, 2 no whole archive; 70 something is broken, so no verdict."""
@@ -375,13 +383,13 @@ def verify(
         raise UserError("--out is the folder of a second run; it wants --rerun")
     console = _console()
     with opened(archive) as found:
-        checks = verifying.verify(found)
+        checks = verifying.verify(found, trust)
         console.print(verifying.table(checks))
         if rerun:
             from retnet_bench.bundle.rerun import rerun as run_again
             from retnet_bench.bundle.rerun import tables
 
-            again = run_again(found, out, console)
+            again = run_again(found, out, console, trust)
             for table in tables(again):
                 console.print(table)
             console.print(verifying.table(again.checks, "Second run"))
