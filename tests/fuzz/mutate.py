@@ -150,11 +150,10 @@ def _add(dice: Dice, node: Any, key: Any, syntax: str) -> None:
 
 
 def _repeat(dice: Dice, node: Any, key: Any, syntax: str) -> None:
-    times = dice.choice((2, 3, 300, 3000, 20_000))
-    if dice.random() < 0.5:
-        node[key] = list(range(1, times + 1))
+    if isinstance(node[key], list):
+        node[key] = node[key] * dice.choice((2, 3, 300))
     else:
-        node[key] = (node[key] if isinstance(node[key], list) else [node[key]]) * times
+        node[key] = list(range(1, dice.choice((3, 300, 20_000))))
 
 
 def _wrap(dice: Dice, node: Any, key: Any, syntax: str) -> None:
@@ -188,7 +187,7 @@ def mutate_tree(dice: Dice, tree: Any, syntax: str) -> Any:
             node, key = dice.choice(places)
             operation = dice.choice(_OPERATIONS)
             operation(dice, node, key, syntax)
-            there = node.get(key, "") if isinstance(node, dict) else ""
+            there = node.get(key, "") if isinstance(node, dict) else node[key : key + 1]
             dice.note(operation.__name__[1:], key, there)
     return tree
 

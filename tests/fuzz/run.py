@@ -16,7 +16,7 @@ import itertools
 import os
 import re
 import select
-import shutil
+import subprocess
 import sys
 import time
 import traceback
@@ -72,8 +72,8 @@ class Fuzz:
         return self.folder / "work"
 
     def prepare(self, kinds: list[str], jobs: int) -> None:
-        """Make the seeds and run every command on one here, so that children are born warm; then
-        each verb on each seed in a child, which must succeed."""
+        """Make the seeds and run the commands here, so that children are born warm; then sound
+        inputs in children, which must succeed."""
         for kind in kinds:
             made = (self.work / "seeds" / kind).resolve()
             made.mkdir(parents=True)
@@ -89,18 +89,21 @@ class Fuzz:
             verbs[verb] = max(outcome.seconds, verbs.get(verb, 0))
 
     def _warm(self, kind: str) -> None:
-        here = self.work / "warm" / kind
-        path = KINDS[kind].lay(self.seeds[kind][-1], here)
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            for argv in KINDS[kind].commands(path):
-                out = here / "made" / argv[-1]
-                sandbox.call([*argv[:-1], str(out)] if "--out" in argv else argv)
+        module, here = KINDS[kind], self.work / "warm"
+        for i, seed in enumerate(self.seeds[kind]):
+            commands = module.commands(module.lay(seed, here / f"{kind}{i}"))
+            last = seed == self.seeds[kind][-1]
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                for argv in commands if last else commands[:1]:
+                    out = here / argv[-1]
+                    sandbox.call([*argv[:-1], str(out)] if "--out" in argv else argv)
 
     def _sound(self, kind: str) -> list[str]:
-        verbs = {argv[0] for argv in KINDS[kind].commands(Path("x"))}
-        return [
-            f"{kind}:{verb}-{i}" for i in range(len(self.seeds[kind])) for verb in sorted(verbs)
-        ]
+        """Every seed once, the last one with every verb."""
+        first, *others = sorted({argv[0] for argv in KINDS[kind].commands(Path("x"))})
+        count = len(self.seeds[kind])
+        every = [f"{kind}:{first}-{i}" for i in range(count)]
+        return every + [f"{kind}:{verb}-{count - 1}" for verb in others]
 
     def _input(self, name: str, folder: Path) -> tuple[list[str], list[str]]:
         """Put an input into `folder`: number i of a kind (`kind:i`), or a seed as it is
@@ -148,15 +151,18 @@ class Fuzz:
         return Child(name, pid, folder, self.usual_s.get(name.partition(":")[0], {}))
 
     def _keep(self, outcome: Outcome, folder: Path) -> None:
-        group = self.groups.setdefault(outcome.signature, Group()) if outcome.problem else Group()
+        if not outcome.problem:
+            delete(folder)
+            return
+        group = self.groups.setdefault(outcome.signature, Group())
         group.count += 1
-        size = sum(path.lstat().st_size for path in (folder / "in").rglob("*"))
-        if not outcome.problem or size >= group.size:
-            shutil.rmtree(folder)
+        size = size_of(folder / "in")
+        if size >= group.size:
+            delete(folder)
             return
         group.size, group.example = size, outcome
         kept = self.folder / re.sub(r"[^A-Za-z0-9._]+", "-", outcome.signature)[:100]
-        shutil.rmtree(kept, ignore_errors=True)
+        delete(kept)
         folder.rename(kept)
         (kept / "outcome.txt").write_text(f"{outcome}\n", "utf-8", "backslashreplace")
 
@@ -166,6 +172,17 @@ class Fuzz:
             assert group.example is not None
             did = "; ".join(group.example.did)
             yield printable(f"{group.count:6}  {signature}  [{group.example.name}: {did}]")
+
+
+def delete(folder: Path) -> None:
+    """Remove a folder, however deep, which Python 3.11's own functions can't."""
+    subprocess.run(["rm", "-rf", folder], check=True)
+
+
+def size_of(folder: Path) -> int:
+    """Blocks of disk under a folder, however deep."""
+    told = subprocess.run(["du", "-s", folder], capture_output=True, text=True).stdout
+    return int((told or "0").split()[0])
 
 
 def names(kinds: list[str], inputs: int) -> list[str]:
@@ -201,7 +218,7 @@ def main() -> int:
         print(f"choose kinds from {', '.join(KINDS)}", file=sys.stderr)
         return 2
     fuzz = Fuzz(OUT / "one" if asked.one else OUT, asked.seed)
-    shutil.rmtree(fuzz.folder, ignore_errors=True)
+    delete(fuzz.folder)
     fuzz.work.mkdir(parents=True)
     environment(fuzz.work)
     fuzz.prepare(kinds, asked.jobs)
@@ -211,7 +228,7 @@ def main() -> int:
         if asked.one:
             print(outcome)
         show_progress(done, len(todo), len(fuzz.groups), started)
-    shutil.rmtree(fuzz.work)
+    delete(fuzz.work)
     print("\n".join(fuzz.report()) or "every input ended as it should")
     return int(bool(fuzz.groups))
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from retnet_bench import base, cli
 
 LIMIT_S = 2.0
@@ -110,6 +112,8 @@ def call(argv: list[str]) -> tuple[int, str]:
 
 def _where(error: BaseException) -> str:
     """`ValueError study.study.parse`: the exception and the innermost function of the project."""
+    if isinstance(error, typer.Exit):  # a verb's own exit code
+        return ""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [(f.filename, f.name) for f in frames if Path(f.filename).is_relative_to(PACKAGE)]
     return f"{type(error).__name__} {_function(*inside[-1])}" if inside else type(error).__name__
@@ -297,14 +301,15 @@ class Child:
         text = (self.folder / "stack").read_text() if (self.folder / "stack").exists() else ""
         frames = re.findall(r'File "(.*)", line \d+ in (.*)', text)
         for file, name in frames:
-            if Path(file).is_relative_to(PACKAGE):
+            if Path(file).is_relative_to(PACKAGE) and not name.startswith("<"):
                 return _function(file, name)
         return f"{Path(frames[0][0]).stem}.{frames[0][1]}" if frames else ""
 
 
 def words(verb: str, code: int, out: str, err: str) -> str:
     """What is wrong with an exit code and what was said with it."""
-    if code not in CODES.get(verb, (0, 2)) or "Traceback" in err or "unexpected" in err:
+    unexpected = "Traceback" in err or err.startswith("retnet-bench: unexpected")
+    if unexpected or code not in CODES.get(verb, (0, 2)):
         return f"exit {code}"
     lines = err.splitlines()
     if len(lines) > 1:
