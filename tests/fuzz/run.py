@@ -26,9 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from fuzz import bundles, checkpoints, corpora, parts, sandbox, studies, tokenizer_files
 from fuzz.mutate import Dice
 from fuzz.sandbox import Child, Outcome
+
 from retnet_bench import cli
 from retnet_bench.base import printable
 
@@ -81,12 +83,13 @@ class Fuzz:
             self._warm(kind)
         gc.collect()
         gc.freeze()
+        usual: dict[str, dict[str, float]] = {kind: {} for kind in kinds}
         for outcome in self.outcomes([n for kind in kinds for n in self._sound(kind)], jobs):
             if outcome.problem:
                 raise SystemExit(f"a sound input does not pass: {outcome}")
-            verbs = self.usual_s.setdefault(outcome.name.partition(":")[0], {})
-            verb = outcome.argv[0]
+            verbs, verb = usual[outcome.name.partition(":")[0]], outcome.argv[0]
             verbs[verb] = max(outcome.seconds, verbs.get(verb, 0))
+        self.usual_s = usual
 
     def _warm(self, kind: str) -> None:
         module, here = KINDS[kind], self.work / "warm"
@@ -148,7 +151,7 @@ class Fuzz:
             except BaseException:
                 traceback.print_exc()
             os._exit(1)
-        return Child(name, pid, folder, self.usual_s.get(name.partition(":")[0], {}))
+        return Child(name, pid, folder, self.usual_s.get(name.partition(":")[0]))
 
     def _keep(self, outcome: Outcome, folder: Path) -> None:
         if not outcome.problem:
@@ -234,15 +237,18 @@ def main() -> int:
 
 
 def environment(folder: Path) -> None:
-    """Caches of the run's own, with this machine's rates, so that no plan measures them."""
+    """No threads and no network; caches of the run's own, with this machine's rates, so that no
+    plan measures them; a verb that loads a checkpoint as `eval` does, without lm-eval."""
+    torch.set_num_threads(1)
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "NO_COLOR": "1"}
     os.environ["RETNET_BENCH_CACHE"] = str((folder / "cache").resolve())
     os.environ["MPLCONFIGDIR"] = str((folder / "cache" / "matplotlib").resolve())
     sys.dont_write_bytecode = True
     with redirect_stdout(io.StringIO()):
         sandbox.call(["env", "--measure"])
+    cli.app.command("load", hidden=True)(checkpoints.load)
 
-
-cli.app.command("load", hidden=True)(checkpoints.load)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -129,6 +129,8 @@ def _redirect() -> None:
         file = os.open(name, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8")
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace")
 
 
 def _limit() -> None:
@@ -205,8 +207,8 @@ class Child:
     name: str
     pid: int
     folder: Path
-    usual_s: dict[str, float]
-    """By verb: what sound inputs take."""
+    usual_s: dict[str, float] | None
+    """By verb: what sound inputs take; None while that is found out."""
     started: float = field(default_factory=time.monotonic)
     ended_for: str = ""
     begun: dict[str, Any] = field(default_factory=dict)
@@ -237,7 +239,7 @@ class Child:
         return time.monotonic() - _queued(self.pid) - self.begun["begun"]
 
     def _allowed_s(self, argv: list[str]) -> float:
-        return LIMIT_S + self.usual_s.get(argv[0], 0.0)
+        return GIVES_UP_S if self.usual_s is None else LIMIT_S + self.usual_s[argv[0]]
 
     def _end(self, why: str) -> None:
         """Have it write down where it is, then kill it."""
