@@ -106,7 +106,7 @@ def mutate_part(dice: Dice, part: Path) -> None:
         dice.note(change.__name__[1:], name)
         try:
             table = change(dice, table, name)
-        except (pa.ArrowException, KeyError, ValueError, OverflowError, TypeError):
+        except (pa.ArrowException, LookupError, ValueError, OverflowError, TypeError):
             dice.note("(can't be written)")
     try:
         pq.write_table(table, part)

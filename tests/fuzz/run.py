@@ -150,6 +150,7 @@ class Fuzz:
                 sandbox.child(folder, lambda into: self._input(name, into))
             except BaseException:
                 traceback.print_exc()
+                sys.stderr.flush()
             os._exit(1)
         return Child(name, pid, folder, self.usual_s.get(name.partition(":")[0]))
 
