@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from fuzz.mutate import (
     TEXTS,
     Dice,
@@ -22,6 +20,10 @@ from fuzz.mutate import (
     odd_file,
     written,
 )
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from retnet_bench.models import LanguageModel, ModelConfig, checkpoint
 from retnet_bench.models.foreign import load_any
 from retnet_bench.workloads import downstream
@@ -29,6 +31,7 @@ from retnet_bench.workloads import downstream
 SHARE = 25
 VOCAB, D, FFN, HEADS = 37, 16, 24, 2
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
+HEADER = "retnet_bench"
 COMMON = {"vocab_size": VOCAB, "num_hidden_layers": 1, "bos_token_id": 1, "eos_token_id": 2}
 
 # Layouts of others: their config, and the shapes of the tensors of one layer and around it.
@@ -174,7 +177,7 @@ def lay(seed: Path, folder: Path) -> Path:
 
 
 def mutate(dice: Dice, path: Path) -> None:
-    own = checkpoint.is_own(path / WEIGHTS)
+    own = "sha256" in _metadata(path / WEIGHTS)
     changes = (_own_header, _own_header) if own else (_config, _config)
     dice.choice((*changes, _tensors, _tensors, _header, _index, _bytes, _beside))(dice, path)
 
@@ -206,11 +209,25 @@ def load(path: Path) -> None:
 
 def _own_header(dice: Dice, folder: Path) -> None:
     """Our own header changed, its checksum made true again."""
-    tensors, header = checkpoint.load_tensors(folder / WEIGHTS)
-    header = mutate_tree(dice, header, "json")
-    text = written(header, "json")
-    digest = checkpoint._sha256(tensors, text)
-    save_file(tensors, folder / WEIGHTS, {checkpoint._HEADER: text, "sha256": digest})
+    header = json.loads(_metadata(folder / WEIGHTS)[HEADER])
+    text = written(mutate_tree(dice, header, "json"), "json")
+    _save_own(load_file(folder / WEIGHTS), text, folder / WEIGHTS)
+
+
+def _save_own(tensors: dict[str, Tensor], header: str, path: Path) -> None:
+    """As the project saves it: a checksum of the header's text, and of each tensor's name, type,
+    shape and bytes."""
+    digest = hashlib.sha256(header.encode("utf-8", "replace"))
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    save_file(tensors, path, {HEADER: header, "sha256": digest.hexdigest()})
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def _config(dice: Dice, folder: Path) -> None:
@@ -243,17 +260,17 @@ DTYPES = ("int8", "int64", "uint8", "bool", "float8_e4m3fn", "complex64", "float
 def _tensors(dice: Dice, folder: Path) -> None:
     """One or two tensors of another type, shape or name, or not finite; gone or added."""
     tensors = load_file(folder / WEIGHTS)
-    own = checkpoint.is_own(folder / WEIGHTS)
-    header = checkpoint.load_tensors(folder / WEIGHTS)[1] if own else {}
+    said = _metadata(folder / WEIGHTS)
     for _ in range(dice.choice((1, 1, 2))):
         name = dice.choice(sorted(tensors))
         how = dice.choice(sorted(_CHANGES))
         dice.note(how, name)
         _CHANGES[how](dice, tensors, name)
-    if own:
-        checkpoint.save_tensors(tensors, folder / WEIGHTS, header)
+    tensors = {name: value.contiguous() for name, value in tensors.items()}
+    if HEADER in said:
+        _save_own(tensors, said[HEADER], folder / WEIGHTS)
     else:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, folder / WEIGHTS)
+        save_file(tensors, folder / WEIGHTS)
 
 
 def _cast(dice: Dice, tensors: dict[str, Tensor], name: str) -> None:

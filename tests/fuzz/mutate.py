@@ -278,7 +278,7 @@ def mutate_text_file(dice: Dice, path: Path, syntax: str) -> None:
 
 
 def odd_file(dice: Dice, path: Path) -> None:
-    """Something else under the file's name: a FIFO, a device, a loop, a folder, nothing, 20 GB."""
+    """Something else under the file's name: a FIFO, a device, a loop, a folder, nothing, 2 GB."""
     how = dice.choice(("fifo", "device", "loop", "folder", "empty", "nothing", "huge"))
     dice.note(how, "in place of", path.name)
     path.unlink(missing_ok=True)
@@ -290,7 +290,7 @@ def odd_file(dice: Dice, path: Path) -> None:
         path.mkdir()
     elif how != "nothing":
         path.touch()
-        os.truncate(path, 20_000_000_000 if how == "huge" else 0)
+        os.truncate(path, 2_000_000_000 if how == "huge" else 0)
 
 
 def copy_of(seed: Path, folder: Path, name: str) -> Path:

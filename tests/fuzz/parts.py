@@ -14,8 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from fakes.folders import STUDY
-from golden.records import blocks, decode, document, failure, record
-
 from fuzz.mutate import (
     TEXTS,
     Dice,
@@ -26,6 +24,8 @@ from fuzz.mutate import (
     odd_file,
     written,
 )
+from golden.records import blocks, decode, document, failure, record
+
 from retnet_bench.results.store import Store
 
 SHARE = 18
