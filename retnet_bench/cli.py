@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from retnet_bench import __version__
 from retnet_bench.base import UserError
+from retnet_bench.streams import BROKEN, Output, complain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,11 +52,9 @@ def options(
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from retnet_bench.terminal import console
 
-    # Names, reasons and intervals hold [words], which rich would take for its own markup.
-    width = None if sys.stdout.isatty() else 140
-    return Console(width=width, markup=False, emoji=False)
+    return console()
 
 
 @app.command(epilog="Example: retnet-bench run quickstart")
@@ -284,7 +284,7 @@ def check(
     ] = None,
 ) -> None:
     """Hold results, or this code, against a baseline: exit code 0 pass, 1 regression, 2 usage,
-    3 inconclusive, 4 nothing measured."""
+    3 inconclusive, 4 nothing measured; 70 something is broken, so no verdict."""
     from retnet_bench.analysis.decision import Policy
     from retnet_bench.report import gate
 
@@ -367,7 +367,7 @@ def verify(
     ] = None,
 ) -> None:
     """Re-check an archive's claims and figures from its records: exit code 0 nothing differs,
-    1 something differs, 2 no whole archive."""
+    1 something differs, 2 no whole archive; 70 something is broken, so no verdict."""
     from retnet_bench.bundle import verify as verifying
     from retnet_bench.bundle.archive import opened
 
@@ -500,25 +500,33 @@ def env(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2, an interrupt is 130."""
+    """Entry point. A user's mistake is one line and exit code 2, an interrupt 130, whatever is
+    broken 70, and an output that nobody reads any more 141; the other codes are the verbs' own."""
+    output = Output()
+    sys.exit(output.exit_code(_exit_code()))
+
+
+def _exit_code() -> int:
     debug = "--debug" in sys.argv
     try:
         app()
-    except UserError as error:
-        if debug:
-            raise
-        typer.echo(f"retnet-bench: {error}", err=True)
-        sys.exit(2)
+        return 0
     except SystemExit as leaving:
-        if leaving.code == 130:  # what typer makes of Ctrl-C
-            typer.echo("interrupted: finished cells are kept, the same command resumes", err=True)
-        raise
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except KeyboardInterrupt:
+        code = 130
     except Exception as error:
+        mistake = isinstance(error, UserError)
         if debug:
-            raise
-        message = f"{type(error).__name__}: {error}"
-        typer.echo(f"retnet-bench: unexpected {message} (--debug shows where)", err=True)
-        sys.exit(1)
+            traceback.print_exc()
+        elif mistake:
+            complain(error)
+        else:
+            complain(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
+        return 2 if mistake else BROKEN
+    if code == 130:  # what typer makes of Ctrl-C
+        typer.echo("interrupted: finished cells are kept, the same command resumes", err=True)
+    return code
 
 
 if __name__ == "__main__":

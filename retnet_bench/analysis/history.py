@@ -150,7 +150,7 @@ def _points(run: int, records: pd.DataFrame) -> Iterator[dict[str, object]]:
         for _, cell in values.groupby(["cell_id", "phase", "fingerprint"], dropna=False):
             yield _point(run, metric, cell, statistics.center(rows.blocks(cell)))
     for _, cell in rows.documents(records).groupby(["cell_id", "fingerprint"], dropna=False):
-        known = cell.dropna(subset="document_bytes")
+        known = cell[cell["document_bytes"] > 0]
         found = replication.perplexity(known["value"], known["document_bytes"])
         yield _point(run, PERPLEXITY, cell, found)
 

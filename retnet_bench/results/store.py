@@ -27,6 +27,7 @@ from retnet_bench.results.schema import (
     Column,
     arrow_schema,
 )
+from retnet_bench.results.soundness import sound
 
 _ADDED = {
     1: (
@@ -148,14 +149,15 @@ class Store:
 def read_records(path: str | Path) -> pd.DataFrame:
     """All records under `path`: a study's folder, its records folder or one parquet file.
 
-    Integers and flags are nullable. Older parts are migrated; raises UserError, naming the file,
+    Integers and flags are nullable. Older parts are migrated, and cells that hold impossible values
+    are left out with the reason (`soundness`); raises UserError, naming the file,
     for parts that are corrupt, of a newer version or no records of retnet-bench at all.
     """
     parts = _parts(Path(path))
     if not parts:
         raise UserError(f"no records in {path}: give the folder of a study that has run")
     table = pa.concat_tables([_read_part(part) for part in parts])
-    return table.to_pandas(types_mapper=_PANDAS.get)
+    return sound(table.to_pandas(types_mapper=_PANDAS.get))
 
 
 def read_all(paths: Sequence[str | Path]) -> pd.DataFrame:

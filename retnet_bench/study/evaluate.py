@@ -138,6 +138,7 @@ def _cell(
         shots=options.shots,
         limit=options.limit,
         include=options.include,
+        tokenizer_checksum=tasks.file_checksum(tokenizer),
         **(retention if cfg.mixer == "retention" else {}),
     )
 

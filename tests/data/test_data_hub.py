@@ -109,6 +109,21 @@ def test_library_missing(monkeypatch: pytest.MonkeyPatch, user_error: Message) -
     assert message.endswith("); pip install datasets")
 
 
-@pytest.mark.parametrize("spec", ["hf:", "hf::config", "hf:o/n:c:t:more"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("hf:", "hf::config", "hf:o/n:c:t:more", "hf:../../x", "hf:/etc", "hf:a/b/c"),
+        *("hf:o/..", "hf:./x", "hf:~/x", "hf:o/n..x", "hf:o\\x"),
+    ],
+)
 def test_form(spec: str, user_error: Message) -> None:
     assert user_error(load_corpus, spec).startswith(f'corpus "{spec}": wants hf:owner/name, ')
+
+
+def test_a_folder_of_that_name_is_not_read(hub, tmp_path, monkeypatch, user_error: Message) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "o" / "n").mkdir(parents=True)
+    assert user_error(load_corpus, "hf:o/n") == (
+        'corpus "hf:o/n": "o/n" is a path here; write "./o/n"'
+    )
+    assert hub.asked == []

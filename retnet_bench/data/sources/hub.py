@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable, quoted
 from retnet_bench.data.corpus import Corpus, Document, Split
 from retnet_bench.data.sources import tables
 from retnet_bench.data.sources.checked import make_corpus
 from retnet_bench.data.splitting import split_documents
 
 PREFIX = "hf:"
+NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
 FORM = "hf:owner/name, hf:owner/name:config or hf:owner/name:config:column"
 THEIRS: dict[Split, str] = {"train": "train", "valid": "validation", "test": "test"}
 
@@ -40,8 +43,10 @@ def load(spec: str) -> Corpus:
 
 def _parts(spec: str) -> tuple[str, str | None, str]:
     name, *more = spec[len(PREFIX) :].split(":")
-    if not name or len(more) > 2:
-        raise UserError(f'corpus "{spec}": wants {FORM}')
+    if not NAME.fullmatch(name) or ".." in name or len(more) > 2:
+        raise UserError(f'corpus "{quoted(spec)}": wants {FORM}')
+    if Path(name).exists():  # the library would read that
+        raise UserError(f'corpus "{quoted(spec)}": "{name}" is a path here; write "./{name}"')
     config, column = (*more, "", "")[:2]
     return name, config or None, column or tables.COLUMN
 
@@ -51,14 +56,14 @@ def _download(spec: str, name: str, config: str | None) -> dict[str, Any]:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
         raise UserError(
-            f'corpus "{spec}" needs the package datasets ({error}); pip install datasets'
+            f'corpus "{quoted(spec)}" needs the package datasets ({error}); pip install datasets'
         ) from error
     # It would log each of its retries; what matters of them is in the error.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return dict(datasets.load_dataset(name, config))
     except Exception as error:  # the library raises whatever its back ends do
-        said = " ".join(str(error).split())[:300]
+        said = printable(" ".join(str(error).split()), 300)
         hint = "; it wants the network, or a copy got before" if isinstance(error, OSError) else ""
         raise UserError(
             f'cannot get data set "{name}" from the Hugging Face hub: '
@@ -82,7 +87,7 @@ def _about(found: dict[str, Any], name: str, config: str | None) -> tuple[str, s
 
 def _documents(spec: str, rows: Any, theirs: str, column: str) -> tuple[list[Document], int]:
     if column not in rows.column_names:
-        raise tables.no_column(f'corpus "{spec}"', column, rows.column_names)
+        raise tables.no_column(f'corpus "{quoted(spec)}"', column, rows.column_names)
     return tables.documents_of(_named(rows, theirs, column), column)
 
 
