@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from fakes.folders import STUDY, results
-
 from fuzz import parts
 from fuzz.mutate import TEXTS, Dice, copy_of, mutate_bytes, mutate_lines, mutate_tree, written
+
 from retnet_bench.bundle.archive import MANIFEST
 from retnet_bench.bundle.pack import pack
 
@@ -29,9 +29,9 @@ Files = dict[str, bytes]
 def prepare(folder: Path) -> list[Path]:
     """Small bundles, with and without a figure."""
     made = []
-    for name, figures in (("plain", []), ("figure", STUDY["figures"])):
+    for name, study in (("plain", STUDY | {"figures": [], "claims": []}), ("figure", STUDY)):
         source = results(folder / name)
-        (source / "study.yaml").write_text(yaml.safe_dump(STUDY | {"figures": figures}))
+        (source / "study.yaml").write_text(yaml.safe_dump(study))
         made.append(pack(source, folder / f"{name}.zip").path)
         _many_rows((source / "records" / "part.parquet").read_bytes())  # once, not in every child
     return made

@@ -3,7 +3,7 @@
 Rules. *Time*: what the process takes for itself, that is wall time less the time its main thread
 stood in the queue for a processor; at most LIMIT_S more than the sound input of its kind takes.
 *Memory*: the peak of its resident memory less what it was born with; at most LIMIT_BYTES. *Words*:
-nothing on stderr, or, with exit code 2, one printable line. *Places*: writes inside its own folder
+a printable line on stderr with exit code 2, and before it at most one remark. *Places*: writes inside its own folder
 (and the cache, unless the input is a bundle's), reads of a bundle inside the archive, no process,
 no network, nothing left behind.
 """
@@ -314,12 +314,12 @@ def words(verb: str, code: int, out: str, err: str) -> str:
     unexpected = "Traceback" in err or err.startswith("retnet-bench: unexpected")
     if unexpected or code not in CODES.get(verb, (0, 2)):
         return f"exit {code}"
-    lines = err.splitlines()
-    if len(lines) > 1:
-        return f"{len(lines)} lines on stderr" if len(lines) < 4 else "many lines on stderr"
+    lines = err.split("\n")[:-1]
     if code == 2 and not lines:
         return "exit 2 without a word"
-    if len(err) > WORDS:
+    if len(lines) > 2 or (code == 2 and not lines[-1].startswith("retnet-bench: ")):
+        return "several lines on stderr"
+    if max(map(len, lines), default=0) > WORDS:
         return "a long line on stderr"
     if "File too large" in err:
         return "wrote a huge file"

@@ -35,7 +35,7 @@ FAULTS: dict[str, tuple[str, Callable[[], object]]] = {
     "crash": ("exit 1: ZeroDivisionError", lambda: 1 // 0),
     "endless": ("hang", lambda: time.sleep(60)),
     "hungry": ("memory", lambda: bytearray(b"x" * 100_000_000)),
-    "wordy": ("2 lines on stderr: UserError", _refuse("a\nb")),
+    "wordy": ("several lines on stderr: UserError", _refuse("a\nb")),
     "long": ("a long line on stderr: UserError", _refuse("x" * 600)),
     "escape": ("unprintable on stdout", lambda: print("\x1b]0;T\a")),
     "outside": ("wrote /tmp/", lambda: tempfile.mkstemp(dir="/tmp", prefix="fuzz-planted-")),
