@@ -154,7 +154,8 @@ def plan(
         Path | None, typer.Option(help="Results to calibrate on; default runs/<study>, if any.")
     ] = None,
 ) -> None:
-    """Show a study's cells and what each is predicted to cost; nothing is run."""
+    """Show a study's cells and what each is predicted to cost. No cell is run; the first plan
+    on a machine times matmuls and copies for some seconds, and keeps these rates."""
     from retnet_bench.catalogue import plan_table
 
     console = _console()
