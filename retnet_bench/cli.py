@@ -520,12 +520,11 @@ def _exit_code() -> int:
     debug = "--debug" in sys.argv
     interrupts.handle()
     try:
-        app()
+        with interrupts.heard(sys.argv[1:]):
+            app()
         return 0
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except interrupts.Interrupted as interrupt:
-        return interrupts.finish(interrupt, sys.argv[1:])
     except Exception as error:
         mistake = isinstance(error, UserError)
         if debug:

@@ -14,10 +14,11 @@ from types import FrameType
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
-GRACE_S = 2.0
+GRACE_S = 5.0
 """For so long after a signal further ones are left unheard, so that clearing up is not cut off: a
 closed terminal and a service manager both send two."""
-TRIES = 4
+TRIES = 3
+"""How often a signal is raised again before this process is ended without more ado."""
 
 _RESUMES = "finished cells are kept, the same command resumes"
 LEAVES = {
@@ -44,16 +45,14 @@ def words(arguments: Sequence[str]) -> str:
 class Interrupted(BaseException):
     """A signal asked this process to end. Not an Exception: nothing on the way handles it."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
 
 class _Ending:
     """The signals' handler. It raises, and insists: a library that is just being imported may
     swallow any exception."""
 
     def __init__(self) -> None:
+        self.number: int | None = None
+        """Of the first signal."""
         self.deaf_until_s = 0.0
         self.caught = False
 
@@ -61,10 +60,11 @@ class _Ending:
         now = time.monotonic()
         if self.caught or now < self.deaf_until_s:
             return
-        if not self.deaf_until_s:
+        if self.number is None:
+            self.number = number
             threading.Thread(target=self._insist, args=(number,), daemon=True).start()
         self.deaf_until_s = now + GRACE_S
-        raise Interrupted(number)
+        raise Interrupted
 
     def _insist(self, number: int) -> None:
         """Raise again until it is caught; at last end this process, whatever it does."""
@@ -86,12 +86,20 @@ def handle() -> None:
             signal.signal(number, _ending)
 
 
-def finish(interrupt: Interrupted, arguments: Sequence[str]) -> int:
-    """Say what is left of the command with these arguments, in one line; returns the exit code."""
-    _ending.caught = True
-    with suppress(OSError):  # the terminal may be gone
-        print(words(arguments), file=sys.stderr)
-    return 128 + interrupt.number
+@contextmanager
+def heard(arguments: Sequence[str]) -> Iterator[None]:
+    """Run the command with these arguments; if a signal ends it, say in one line what is left of it
+    and exit with 128 + the signal's number."""
+    try:
+        yield
+    except BaseException:
+        # Any: Python itself and libraries wrap what is raised within a class or an import.
+        if _ending.number is None:
+            raise
+        _ending.caught = True
+        with suppress(OSError):  # the terminal may be gone
+            print(words(arguments), file=sys.stderr)
+        sys.exit(128 + _ending.number)
 
 
 @contextmanager

@@ -68,17 +68,28 @@ def test_an_interrupt_that_a_library_swallows_comes_again():
     swallowing = (
         "import signal, time; from retnet_bench import interrupts as i; i.GRACE_S = 0.1\n"
         "i.handle()\n"
-        "try:\n"
+        "with i.heard(['--debug', 'check', 'decode']):\n"
         "    try: signal.raise_signal(signal.SIGTERM)\n"
         "    except: pass\n"
         "    time.sleep(20)\n"
-        "except i.Interrupted as e: raise SystemExit(i.finish(e, ['--debug', 'check', 'decode']))"
     )
     run = python(swallowing)
     assert run.communicate(timeout=10)[1] == (
         "interrupted: no verdict; the same command measures anew\n"
     )
     assert run.returncode == 128 + signal.SIGTERM
+
+
+def test_an_interrupt_that_is_wrapped_is_one_all_the_same():
+    words = (
+        "import signal; from retnet_bench import interrupts as i; i.handle()\n"
+        "class Wraps:\n"
+        "    def __set_name__(self, *_): signal.raise_signal(signal.SIGINT)\n"
+        "with i.heard(['bundle']): type('C', (), {'a': Wraps()})"
+    )
+    run = python(words)
+    assert run.communicate(timeout=10)[1] == "interrupted: no archive was written\n"
+    assert run.returncode == 128 + signal.SIGINT
 
 
 def test_a_process_that_never_hears_is_ended_all_the_same():
@@ -98,10 +109,9 @@ def test_two_signals_at_once_are_one_interrupt():
     """The second would cut clearing up off."""
     words = (
         "import signal; from retnet_bench import interrupts as i; i.handle()\n"
-        "try:\n"
+        "with i.heard([]):\n"
         "    try: signal.raise_signal(signal.SIGTERM)\n"
         "    finally: signal.raise_signal(signal.SIGHUP); print('cleared up')\n"
-        "except i.Interrupted as e: raise SystemExit(i.finish(e, []))"
     )
     run = python(words)
     assert run.communicate(timeout=10) == ("cleared up\n", "interrupted: nothing was changed\n")
