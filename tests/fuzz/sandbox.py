@@ -4,8 +4,8 @@ Rules. *Time*: what the process takes for itself, that is wall time less the tim
 stood in the queue for a processor; at most LIMIT_S more than the sound input of its kind takes.
 *Memory*: the peak of its resident memory less what it was born with; at most LIMIT_BYTES. *Words*:
 a printable line on stderr with exit code 2, and before it at most one remark. *Places*: writes
-inside its own folder (and the cache, unless the input is a bundle's), reads of a bundle inside the archive, no process,
-no network, nothing left behind.
+inside its own folder (and the cache, unless the input is a bundle's), reads of a bundle inside the
+archive, no process, no network, nothing left behind.
 """
 
 from __future__ import annotations
