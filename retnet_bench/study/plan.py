@@ -87,15 +87,17 @@ ALWAYS = ("mixer", "kernel", "family", "checkpoint")
 def _check_arm(name: str, arm: Arm) -> None:
     """UserError for a setting that changes nothing: it would make a second name for one model."""
     said = [key for key in Arm.model_fields if key in arm.model_fields_set]
-    heeded = (*ALWAYS, *MIXERS[arm.mixer].heeds)
+    mixer = MIXERS[arm.mixer]
+    heeded = (*ALWAYS, *mixer.heeds)
     unread = [key for key in said if key not in heeded and getattr(arm, key) is not None]
     if unread:
         raise UserError(
             f"arms.{name}: mixer {arm.mixer} does not read {', '.join(unread)}; "
             f"its settings are {', '.join(heeded)}"
         )
-    if "chunk" in said and arm.kernel != "auto" and KERNELS[arm.kernel].form != "chunkwise":
-        raise UserError(f"arms.{name}: kernel {arm.kernel} does not read chunk")
+    kernel = None if arm.kernel == "auto" else KERNELS[arm.kernel]
+    if "chunk" in said and kernel and kernel.mixer == mixer.kernels and kernel.form != "chunkwise":
+        raise UserError(f"arms.{name}: kernel {kernel.name} does not read chunk")
 
 
 def against_itself(pairs: list[Pair]) -> list[Pair]:
@@ -201,9 +203,8 @@ def device(name: str) -> str:
     try:
         return str(torch.device(name))
     except RuntimeError:
-        raise UserError(
-            f'device "{quoted(name)}" is none that torch knows; try cpu or cuda'
-        ) from None
+        words = f'device "{quoted(name)}" is none that torch knows; try cpu or cuda'
+        raise UserError(words) from None
 
 
 def devices_of(pairs: list[Pair]) -> list[str]:

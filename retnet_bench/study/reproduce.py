@@ -65,9 +65,8 @@ def names(asked: Sequence[str]) -> list[str]:
     known = [*MINUTES, "headlines", "all"]
     for name in asked:
         if name not in known:
-            raise UserError(
-                f'the paper has no "{quoted(name)}" to reproduce{did_you_mean(name, known)}'
-            )
+            near = did_you_mean(name, known)
+            raise UserError(f'the paper has no "{quoted(name)}" to reproduce{near}')
     groups = {"all": tuple(MINUTES), "headlines": HEADLINES}
     return list(dict.fromkeys(n for name in asked for n in groups.get(name, (name,))))
 
