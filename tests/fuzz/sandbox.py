@@ -4,8 +4,8 @@ Rules. *Time*: what the process takes for itself, that is wall time less the tim
 stood in the queue for a processor; at most LIMIT_S more than the sound input of its kind takes.
 *Memory*: the peak of its resident memory less what it was born with; at most LIMIT_BYTES. *Words*:
 a printable line on stderr with exit code 2, and before it at most one remark. *Places*: writes
-inside its own folder (and the cache, unless the input is a bundle's), reads of a bundle inside the
-archive, no process, no network, nothing left behind.
+inside its own folder (and the cache, unless the input is a bundle), for a bundle no reads outside
+the archive, no process, no network, nothing left behind.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import typer
 
 from retnet_bench import base, cli
 
@@ -97,24 +95,32 @@ def child(folder: Path, make: Callable[[Path], tuple[list[str], list[str]]]) -> 
 
 def call(argv: list[str]) -> tuple[int, str]:
     """Exit code of the command line, and where the error came from that it ended in."""
+    app, raised = cli.app, []
+
+    def noting() -> None:
+        try:
+            app()
+        except Exception as error:
+            raised.append(error)
+            raise
+
     sys.argv = ["retnet-bench", *argv]
-    error: BaseException | None
+    cli.app = noting  # type: ignore[assignment]
     try:
         cli.main()
-        return 0, ""
+        code = 0
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-        error = leaving.__context__
-    except BaseException as raised:
+    except BaseException:
         traceback.print_exc()
-        code, error = 1, raised
-    return code, "" if error is None else _where(error)
+        code = 1
+    finally:
+        cli.app = app
+    return code, _where(raised[0]) if raised else ""
 
 
 def _where(error: BaseException) -> str:
     """`ValueError study.study.parse`: the exception and the innermost function of the project."""
-    if isinstance(error, typer.Exit):  # a verb's own exit code
-        return ""
     frames = traceback.extract_tb(error.__traceback__)
     inside = [(f.filename, f.name) for f in frames if Path(f.filename).is_relative_to(PACKAGE)]
     return f"{type(error).__name__} {_function(*inside[-1])}" if inside else type(error).__name__
