@@ -65,7 +65,8 @@ def parse(text: str, path: Path) -> Any:
 class _Refused(yaml.MarkedYAMLError):
     """Good YAML that is not taken here."""
 
-    def __init__(self, problem: str, mark: yaml.Mark) -> None:
+    def __init__(self, problem: str, at: yaml.Event | yaml.Node) -> None:
+        mark: Any = at.start_mark
         super().__init__(problem=problem, problem_mark=mark)
 
 
@@ -88,9 +89,9 @@ def _check(text: str) -> None:
             open_.append((event.anchor, total))
         total += _size(event, sizes, {anchor for anchor, _ in open_ if anchor})
         if total > MAX_NODES:
-            raise _Refused(f"more than {MAX_NODES:,} values, aliases written out", _mark(event))
+            raise _Refused(f"more than {MAX_NODES:,} values, aliases written out", event)
         if len(open_) > MAX_DEPTH:
-            raise _Refused(f"nested more than {MAX_DEPTH} deep", _mark(event))
+            raise _Refused(f"nested more than {MAX_DEPTH} deep", event)
         if isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_.pop()
             sizes |= {anchor: total - before} if anchor else {}
@@ -102,14 +103,14 @@ def _size(event: yaml.Event, sizes: dict[str, int], unfinished: set[str]) -> int
     """How many values an event adds."""
     if isinstance(event, yaml.AliasEvent):
         if event.anchor in unfinished:
-            raise _Refused(f"*{quoted(event.anchor)} contains itself", _mark(event))
+            raise _Refused(f"*{quoted(event.anchor)} contains itself", event)
         return sizes.get(event.anchor or "", 1)  # unknown: the composer's to complain of
     if not isinstance(event, yaml.NodeEvent):
         return 0
     tag = getattr(event, "tag", None)
     if tag is not None:
         said = quoted(tag.replace(_STANDARD, "!!"))
-        raise _Refused(f"tag {said}: tags are not taken; write the value plainly", _mark(event))
+        raise _Refused(f"tag {said}: tags are not taken; write the value plainly", event)
     if isinstance(event, yaml.ScalarEvent):
         _check_scalar(event)
     return 1
@@ -117,15 +118,11 @@ def _size(event: yaml.Event, sizes: dict[str, int], unfinished: set[str]) -> int
 
 def _check_scalar(event: yaml.ScalarEvent) -> None:
     if len(event.value) > MAX_SCALAR:
-        raise _Refused(f"a value of more than {MAX_SCALAR:,} characters", _mark(event))
+        raise _Refused(f"a value of more than {MAX_SCALAR:,} characters", event)
     if event.implicit[0]:  # without quotes
         why = _ambiguous(event.value) or _too_long(event.value)
         if why:
-            raise _Refused(f"{quoted(event.value)} {why}", _mark(event))
-
-
-def _mark(event: yaml.Event) -> Any:
-    return event.start_mark
+            raise _Refused(f"{quoted(event.value)} {why}", event)
 
 
 # --- values without quotes ------------------------------------------------------------------------
@@ -203,7 +200,7 @@ class _Loader(_Parser):
         for key, _ in node.value:
             if key.tag not in (f"{_STANDARD}str", f"{_STANDARD}merge"):
                 shown = quoted(key.value if isinstance(key, yaml.ScalarNode) else "[...]")
-                raise _Refused(f"key {shown} is no text; write it in quotes", key.start_mark)
+                raise _Refused(f"key {shown} is no text; write it in quotes", key)
             if key.value in seen:
                 problem = f'key "{quoted(key.value)}" stands twice'
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)

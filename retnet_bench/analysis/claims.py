@@ -148,7 +148,7 @@ def _filled_in(
     own = dict(said)
     name = own.pop("claim")
     if not isinstance(name, str) or name not in known:
-        choices = did_you_mean(name, known) + "; one of your own has name: instead of claim:"
+        choices = did_you_mean(name, known) + "; one of your own has name:"
         raise UserError(f'claims: the paper makes no claim "{quoted(name)}"{choices}')
     base = {"name": name, **known[name]}
     if base.get("figure") not in figures:
