@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retnet_bench import __version__, interrupts
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, quoted
 from retnet_bench.streams import BROKEN, Output, complain
 
 if TYPE_CHECKING:
@@ -508,6 +508,13 @@ def env(
         _console().print(part, highlight=False)
 
 
+def _refuse_bytes(arguments: list[str]) -> None:
+    """UserError for an argument that is no text: libraries can't open such a path."""
+    for word in arguments:
+        if not word.isascii() and any("\ud800" <= char <= "\udfff" for char in word):
+            raise UserError(f"{quoted(word)} is not UTF-8: names and paths must be text")
+
+
 def main() -> None:
     """Entry point. A user's mistake is one line and exit code 2, a signal that ends the command one
     line and 128 + its number (Ctrl-C: 130), whatever is broken 70, and an output that nobody reads
@@ -521,6 +528,7 @@ def _exit_code() -> int:
     interrupts.handle()
     try:
         with interrupts.heard(sys.argv[1:]):
+            _refuse_bytes(sys.argv[1:])
             app()
         return 0
     except SystemExit as leaving:
