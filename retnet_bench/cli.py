@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retnet_bench import __version__
+from retnet_bench import __version__, interrupts
 from retnet_bench.base import UserError
 from retnet_bench.streams import BROKEN, Output, complain
 
@@ -154,7 +154,8 @@ def plan(
         Path | None, typer.Option(help="Results to calibrate on; default runs/<study>, if any.")
     ] = None,
 ) -> None:
-    """Show a study's cells and what each is predicted to cost; nothing is run."""
+    """Show a study's cells and what each is predicted to cost. No cell is run; the first plan
+    on a machine times matmuls and copies for some seconds, and keeps these rates."""
     from retnet_bench.catalogue import plan_table
 
     console = _console()
@@ -365,6 +366,14 @@ def verify(
     out: Annotated[
         Path | None, typer.Option(help="With --rerun: results folder; default runs/<study>-rerun.")
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Also open the files and folders it names outside of the archive, train its "
+            "tokenizers and, with --rerun, run the Python functions of its tasks.",
+        ),
+    ] = False,
 ) -> None:
     """Re-check an archive's claims and figures from its records: exit code 0 nothing differs,
     1 something differs, 2 no whole archive; 70 something is broken, so no verdict."""
@@ -375,13 +384,13 @@ def verify(
         raise UserError("--out is the folder of a second run; it wants --rerun")
     console = _console()
     with opened(archive) as found:
-        checks = verifying.verify(found)
+        checks = verifying.verify(found, trust)
         console.print(verifying.table(checks))
         if rerun:
             from retnet_bench.bundle.rerun import rerun as run_again
             from retnet_bench.bundle.rerun import tables
 
-            again = run_again(found, out, console)
+            again = run_again(found, out, console, trust)
             for table in tables(again):
                 console.print(table)
             console.print(verifying.table(again.checks, "Second run"))
@@ -500,21 +509,22 @@ def env(
 
 
 def main() -> None:
-    """Entry point. A user's mistake is one line and exit code 2, an interrupt 130, whatever is
-    broken 70, and an output that nobody reads any more 141; the other codes are the verbs' own."""
+    """Entry point. A user's mistake is one line and exit code 2, a signal that ends the command one
+    line and 128 + its number (Ctrl-C: 130), whatever is broken 70, and an output that nobody reads
+    any more 141; the other codes are the verbs' own."""
     output = Output()
     sys.exit(output.exit_code(_exit_code()))
 
 
 def _exit_code() -> int:
     debug = "--debug" in sys.argv
+    interrupts.handle()
     try:
-        app()
+        with interrupts.heard(sys.argv[1:]):
+            app()
         return 0
     except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
-    except KeyboardInterrupt:
-        code = 130
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception as error:
         mistake = isinstance(error, UserError)
         if debug:
@@ -524,9 +534,6 @@ def _exit_code() -> int:
         else:
             complain(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
         return 2 if mistake else BROKEN
-    if code == 130:  # what typer makes of Ctrl-C
-        typer.echo("interrupted: finished cells are kept, the same command resumes", err=True)
-    return code
 
 
 if __name__ == "__main__":

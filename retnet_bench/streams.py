@@ -60,7 +60,7 @@ class Output:
         `code` is. A failure stays what it was."""
         sys.stdout.flush()
         failure = self.out.error
-        if failure is None or code in (2, BROKEN, 130):
+        if failure is None or code in (2, BROKEN) or code > 128:
             return code
         if failure.errno == errno.EPIPE:
             return BROKEN_PIPE

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from retnet_bench import files
 from retnet_bench.base import UserError, did_you_mean, printable, quoted
 from retnet_bench.files import guarded
 from retnet_bench.kernels import KERNELS, Setting, best
@@ -256,21 +256,8 @@ def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside, flush to disk, rename: a reader sees the old file or the new, never a part."""
-    aside = path.with_name(f".{path.name}.tmp")  # one writer; a killed one's is written over
+    """`files.write`, waiting for the disk. Raises NotWritten."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(aside)
-        _flush(aside)
-        aside.replace(path)
-        _flush(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {error}") from None
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        files.write(path, write, durable=True)
+    except SafetensorError as error:
+        raise files.NotWritten(f"{path}: can't be written: {files.reason(error)}") from error

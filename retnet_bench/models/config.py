@@ -146,4 +146,4 @@ def size(name: str) -> Size:
     try:
         return SIZES[name]
     except KeyError:
-        raise UserError(f'unknown size "{name}"{did_you_mean(name, SIZES)}') from None
+        raise UserError(f'unknown size "{quoted(name)}"{did_you_mean(name, SIZES)}') from None

@@ -77,7 +77,7 @@ def _words(error: ValidationError, model: type[BaseModel]) -> str:
     """pydantic's first complaint in the house's words."""
     problem = error.errors(include_url=False)[0]
     *parents, field = problem["loc"] or ("",)
-    known = known_fields(model, parents)
+    known = _known_fields(model, parents)
     if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return (
             f'{"".join(f"{p} " for p in parents)}field "{quoted(field)}" is unknown: its value, '
@@ -95,7 +95,7 @@ def _words(error: ValidationError, model: type[BaseModel]) -> str:
     return f"{quoted(where)} is {_json(problem['input'])}; {message}"
 
 
-def known_fields(model: type[BaseModel], parents: Iterable[int | str]) -> list[str]:
+def _known_fields(model: type[BaseModel], parents: Iterable[int | str]) -> list[str]:
     """The fields that are known where an unknown one stands."""
     fields: dict[str, Any] = dict(model.model_fields)
     for parent in parents:

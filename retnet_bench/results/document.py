@@ -11,12 +11,13 @@ _HEAD = f"""\
 <!-- Written by `python -m retnet_bench.results.document > docs/results.md`; do not edit. -->
 # The results table
 
-A study's results are the parquet files in its folder `records/`, one part per finished cell; read
-together they are one tidy table. One row is one cell, metric, phase, process, block and position
-or document. Raw samples are always kept; tokens/s, slopes, ratios and perplexities are derived
-when they are read, never stored. Bytes are whole numbers of bytes; GB means 1e9, GiB means 2^30
-bytes. A value that was not measured is null, with a `reason`. This is version {SCHEMA_VERSION} of
-the layout; later versions of retnet-bench read it too.
+A study's results are the parquet files in its folder `records/`, one part per interleaved pair (or
+per cell, where cells are not interleaved); read together they are one tidy table. One row is one
+cell, metric, phase, process, block and position or document. Raw samples are always kept; tokens/s,
+slopes, ratios and perplexities are derived when they are read, never stored. Bytes are whole
+numbers of bytes; GB means 1e9, GiB means 2^30 bytes. A value that was not measured is null, with a
+`reason`. This is version {SCHEMA_VERSION} of the layout; later versions of retnet-bench read it
+too.
 """
 
 _PANDAS = """\

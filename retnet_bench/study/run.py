@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from retnet_bench import files
 from retnet_bench.analysis import floor
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
@@ -98,9 +97,12 @@ def _run(
     tensorboard: bool = False,
 ) -> Summary:
     store = Store(folder)
+    files.sweep(folder)
+    files.sweep(store.records)
     if fresh:
-        _say(console, store.clear())
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # a new start trains anew
+        with files.guarded(store.records, "set aside"):
+            _say(console, store.clear())
+        files.remove(folder / CHECKPOINTS)  # a new start trains anew
     for part in store.quarantine():
         _say(console, f"unreadable part set aside: {part}; its cells run again")
     _refuse_other_machine(store, pairs)
@@ -205,10 +207,7 @@ def _refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
 
 
 def _keep_copy(source: Source, folder: Path) -> None:
-    target = folder / "study.yaml"
-    temporary = folder / f".study.{os.getpid()}.tmp"
-    temporary.write_text(source.text, "utf-8")
-    temporary.replace(target)
+    files.write_text(folder / "study.yaml", source.text)
 
 
 def _say(console: Console, words: object) -> None:

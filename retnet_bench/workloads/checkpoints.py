@@ -9,7 +9,6 @@ function of seed and step. A folder is written beside and renamed once it is on 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from retnet_bench.base import UserError
+from retnet_bench import files
+from retnet_bench.files import NotWritten
 from retnet_bench.models import LanguageModel, checkpoint
 from retnet_bench.models.strict import Count, parse
 
@@ -63,18 +63,21 @@ class Checkpoints:
         header: Mapping[str, Any],
     ) -> Path:
         """Keep model and training state of `step`, then drop all but the last KEEP. Raises
-        UserError when the folder can't be written; what was there stays."""
+        NotWritten when the folder can't be written; what was there stays."""
+        target = self.path(step)
         aside = self.folder / f".step-{step:09d}.tmp"  # one writer; a killed one's is written over
         try:
-            shutil.rmtree(aside, ignore_errors=True)
-            checkpoint.save(model, aside, meta)
-            checkpoint.save_tensors(tensors, aside / TRAINING, header)
-            aside.replace(self.path(step))
-            _flush(self.folder)
-            self._prune()
-        except OSError as error:
-            raise UserError(f"cannot write {self.path(step)}: {error.strerror}") from None
-        return self.path(step)
+            with files.guarded(target, kind=NotWritten):
+                shutil.rmtree(aside, ignore_errors=True)
+                checkpoint.save(model, aside, meta)
+                checkpoint.save_tensors(tensors, aside / TRAINING, header)
+                aside.replace(target)
+                files.sync(self.folder)
+                self._prune()
+        except NotWritten:
+            shutil.rmtree(aside, ignore_errors=True)  # its room is wanted
+            raise
+        return target
 
     def _prune(self) -> None:
         for step in self.steps()[:-KEEP]:  # renamed first: a kill must not leave half of one
@@ -126,11 +129,3 @@ def restore_generators(device: torch.device, tensors: Mapping[str, Tensor]) -> N
     torch.set_rng_state(tensors["rng.cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], device)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -161,8 +162,6 @@ def test_a_folder_without_config_is_refused(tmp_path):
     ],
 )
 def test_a_setting_of_llama_that_changes_the_answers_is_refused(tmp_path, changes, message):
-    import re
-
     said = refusal(tmp_path, llama(), SAYS_LLAMA | changes)
     assert re.search(message, said), said
     assert "config.json" in said or "rows" in said or "lm_head" in said

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -105,8 +108,6 @@ def test_the_only_file_may_have_any_name_and_hidden_ones_do_not_count(plain):
 
 
 def test_the_checksum_of_one_file_is_that_of_its_bytes(plain, sharded):
-    import hashlib
-
     data = (plain / "model.safetensors").read_bytes()
     assert identity(plain) == hashlib.sha256(data).hexdigest()[:16]
     both = b"".join((sharded / name).read_bytes() for name in SHARDS)
@@ -148,8 +149,6 @@ def test_one_tensor_in_two_files_is_refused(sharded):
     ],
 )
 def test_an_index_that_makes_no_sense_is_refused(sharded, index, message):
-    import re
-
     (sharded / INDEX).write_text(json.dumps(index))
     said = refusal(sharded)
     assert re.search(message, said), said
@@ -163,8 +162,6 @@ def test_a_checkpoint_of_ours_beside_an_index_of_others_is_refused(sharded):
 
 
 def test_a_pipe_or_folder_in_place_of_a_file_is_refused(plain, tmp_path):
-    import os
-
     for name in ("model.safetensors", "config.json"):
         folder = tmp_path / name
         shutil.copytree(plain, folder)

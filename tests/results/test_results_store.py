@@ -101,9 +101,9 @@ def test_numpy_numbers_are_welcome(store):
 
 
 def test_a_part_is_never_overwritten(store):
-    paths = [store.append([step(value=float(i))], "a") for i in range(3)]
+    paths = [store.append([step(value=1.0 + i)], "a") for i in range(3)]
     assert [path.name for path in paths] == ["a.parquet", "a-2.parquet", "a-3.parquet"]
-    assert sorted(read_records(store.folder)["value"]) == [0.0, 1.0, 2.0]
+    assert sorted(read_records(store.folder)["value"]) == [1.0, 2.0, 3.0]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
@@ -279,7 +279,7 @@ from golden.records import record
 from retnet_bench.results.store import Store
 store = Store(sys.argv[1])
 for i in range(10_000):
-    store.append([record("train_step_s", value=float(i), cell_id=str(i))] * 20, f"part-{i:05d}")
+    store.append([record("train_step_s", value=1.0 + i, cell_id=str(i))] * 20, f"part-{i:05d}")
     print(i, flush=True)
 """
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from retnet_bench.base import UserError, printable, quoted
@@ -16,8 +16,10 @@ from retnet_bench.data.sources.checked import make_corpus
 from retnet_bench.data.splitting import split_documents
 
 PREFIX = "hf:"
-NAME = re.compile(r"\w[\w.-]{0,95}(/\w[\w.-]{0,95})?", re.ASCII)
 FORM = "hf:owner/name, hf:owner/name:config or hf:owner/name:config:column"
+_WORD = r"\b(?:\w|-(?!-)|\.(?!\.)){1,96}\b"
+_NAME = re.compile(rf"(?:{_WORD}/)?{_WORD}", re.ASCII)
+"""The hub's own rule for the names of data sets."""
 THEIRS: dict[Split, str] = {"train": "train", "valid": "validation", "test": "test"}
 
 
@@ -43,10 +45,13 @@ def load(spec: str) -> Corpus:
 
 def _parts(spec: str) -> tuple[str, str | None, str]:
     name, *more = spec[len(PREFIX) :].split(":")
-    if not NAME.fullmatch(name) or ".." in name or len(more) > 2:
+    if not _NAME.fullmatch(name) or len(more) > 2:
         raise UserError(f'corpus "{quoted(spec)}": wants {FORM}')
-    if Path(name).exists():  # the library would read that
-        raise UserError(f'corpus "{quoted(spec)}": "{name}" is a path here; write "./{name}"')
+    if os.path.lexists(name):  # the library would read it without asking the hub
+        raise UserError(
+            f'corpus "{quoted(spec)}": there is a file or folder "{name}" here, which would be '
+            f'read instead of the hub\'s; write "./{name}" if it is meant, else move it away'
+        )
     config, column = (*more, "", "")[:2]
     return name, config or None, column or tables.COLUMN
 

@@ -34,6 +34,7 @@ def without_prefixes(names: Iterable[str]) -> dict[str, str]:
 
 
 MOST_TENSORS = 32 * MOST_LAYERS
+"""Of one model: twice what any block of the layouts here has."""
 
 
 @dataclass
