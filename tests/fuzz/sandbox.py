@@ -78,7 +78,8 @@ def child(folder: Path, make: Callable[[Path], tuple[list[str], list[str]]]) -> 
     faulthandler.register(signal.SIGUSR1, stack)
     _redirect()
     argv, did = make(Path("in"))
-    os.truncate("err", 0)  # what the making said
+    sys.stderr.flush()
+    os.truncate("err", 0)  # what the making said is not the project's
     _limit()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     told: dict[str, Any] = {"argv": argv, "did": did, "broke": []}
