@@ -16,6 +16,7 @@ from retnet_bench.base import UserError
 from retnet_bench.bundle import contents
 from retnet_bench.bundle.archive import SUFFIX, Manifest, naming, sha256_of, write
 from retnet_bench.bundle.texts import texts_of, texts_text
+from retnet_bench.results.part import parts
 from retnet_bench.results.store import read_records
 
 RUNS = Path("runs")
@@ -96,7 +97,8 @@ def _kept(folder: Path) -> Iterator[Path]:
     for part in (folder, folder / SELFTEST):
         if (part / contents.STUDY).is_file():
             yield part / contents.STUDY
-        yield from (p for p in (part / "records").glob("*.parquet") if not p.name.startswith("."))
+        if (part / "records").is_dir():
+            yield from parts(part / "records")
 
 
 def _fill(copy: Path, records: pd.DataFrame) -> dict[str, str]:

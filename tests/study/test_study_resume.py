@@ -18,7 +18,7 @@ from rich.console import Console
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.measure.devices import Rates
-from retnet_bench.results.store import read_records
+from retnet_bench.results.store import Store, read_records
 from retnet_bench.study import launch, predict
 from retnet_bench.study import run as running
 from retnet_bench.study import study as studies
@@ -197,12 +197,22 @@ def test_results_of_another_machine_are_not_mixed_in(copy, monkeypatch):
 
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(copy):
     before = parts(copy)
-    with running._alone(copy):
+    with Store.alone(copy):
         with pytest.raises(UserError, match="another run is writing to") as caught:
             go(copy)
         assert "\n" not in str(caught.value)
     assert parts(copy) == before
     assert go(copy)[0].kept == 4  # the lock is gone with its holder, the file may stay
+
+
+def test_a_self_test_is_kept_out_of_its_own_folder_only(copy):
+    path = copy.parent / "written.yaml"
+    path.write_text(yaml.safe_dump(cells.study(), sort_keys=False))
+    study, source = studies.load(str(path))
+    with Store.alone(copy / "selftest"):
+        with pytest.raises(UserError, match=r"another run is writing to .*selftest: wait"):
+            running.selftest(study, source, copy, Console(quiet=True))
+        assert go(copy)[0].kept == 4
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "closed/below"])
