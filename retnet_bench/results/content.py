@@ -100,7 +100,7 @@ def _check_documents(name: str, documents: pa.StringArray) -> None:
         raise WrongContent(f"{name} is longer than {MOST_DOCUMENT:,} characters")
     for text in documents.to_pylist():
         if not isinstance(_parsed(text), dict):
-            raise WrongContent(f"{name} is {quoted(text)}, must be a JSON object")
+            raise WrongContent(f'{name} is "{quoted(text)}", must be a JSON object')
 
 
 def _parsed(text: str) -> object:

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, printable
 from retnet_bench.files import guarded, sync, write_bytes
 from retnet_bench.results import copies, lock, part
 from retnet_bench.results.content import DOCUMENTS
@@ -147,7 +147,7 @@ def read_records(path: str | Path) -> pd.DataFrame:
 def read_all(paths: Sequence[str | Path]) -> pd.DataFrame:
     """The records of several results as one table; a path that is named twice is read once."""
     kept = [without_retried(records) for records in read_runs(paths)]
-    return pd.concat(kept, ignore_index=True)
+    return pd.concat(kept, ignore_index=True) if len(kept) > 1 else kept[0]
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[pd.DataFrame]:
@@ -156,22 +156,35 @@ def read_runs(paths: Sequence[str | Path]) -> list[pd.DataFrame]:
     A row counts once: one that stands in another part, too, as in a part that was copied beside
     itself or into another folder, is left out of the later, and a line on stderr names both files.
     """
-    folders = list({Path(path).resolve(): Path(path) for path in paths}.values())
+    folders = list({_resolved(Path(path)): Path(path) for path in paths}.values())
     found = [(i, path) for i, folder in enumerate(folders) for path in _some_parts(folder)]
-    once = {path.resolve(): (i, path) for i, path in reversed(found)}
+    once = {_resolved(path): (i, path) for i, path in reversed(found)}
     indices, files = zip(*reversed(once.values()), strict=True)
     tables = list(_bounded(part.read(path) for path in files))
     records = _frame(pa.concat_tables(tables))
     of_part = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     counted = copies.counted(records, of_part, files)
     of_folder = np.array(indices)[of_part]
-    return [records[counted & (of_folder == i)].reset_index(drop=True) for i in range(len(folders))]
+    if records.empty:
+        raise UserError(f"{printable(folders[0])}: its parts have no rows: run the study again")
+    return [_rows(records, counted & (of_folder == i)) for i in range(len(folders))]
+
+
+def _rows(records: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
+    """The chosen rows, numbered anew; all of them are not copied."""
+    return records if chosen.all() else records[chosen].reset_index(drop=True)
+
+
+def _resolved(path: Path) -> Path:
+    with guarded(path, "read"):
+        return Path(os.path.realpath(path))
 
 
 def _some_parts(folder: Path) -> list[Path]:
     parts = part.parts(folder)
     if not parts:
-        raise UserError(f"no records in {folder}: give the folder of a study that has run")
+        words = "give the folder of a study that has run"
+        raise UserError(f"no records in {printable(folder)}: {words}")
     return parts
 
 
@@ -203,8 +216,8 @@ def without_retried(records: pd.DataFrame) -> pd.DataFrame:
         return records
     half = set(zip(failed["pair_id"], failed["run_id"], strict=True))
     in_half = [run in half for run in zip(records["pair_id"], records["run_id"], strict=True)]
-    latest = records.index.isin(of_latest_runs(records).index)
-    return records[latest | ~np.array(in_half)]
+    latest = of_latest_runs(records[["cell_id", "run_id", "recorded_at"]]).index
+    return _rows(records, records.index.isin(latest) | ~np.array(in_half))
 
 
 def _cell_status(rows: pd.DataFrame) -> str:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from fakes import cells, faults
+from fakes.parts import with_column, written
 from rich.console import Console
 
 from retnet_bench.base import UserError
@@ -203,6 +206,18 @@ def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(copy
         assert "\n" not in str(caught.value)
     assert parts(copy) == before
     assert go(copy)[0].kept == 4  # the lock is gone with its holder, the file may stay
+
+
+def test_a_part_that_says_what_no_record_can_stops_the_run_and_stays(copy):
+    (part, _) = sorted((copy / "records").iterdir())
+    table = pq.read_table(part)
+    wrong = with_column(table, "batch", pa.array([1.5] * len(table)))
+    part.write_bytes(written(wrong))
+    before = parts(copy)
+    with pytest.raises(UserError, match=rf"{part.name} holds what is no record: batch must be int"):
+        go(copy)
+    assert parts(copy) == before
+    assert not (copy / "corrupt").exists()
 
 
 def test_a_self_test_is_kept_out_of_its_own_folder_only(copy):
