@@ -293,10 +293,10 @@ def check(
         raise UserError("check wants one of --baseline RESULTS and --against REVISION")
     policy, console = Policy(limit=limit, exact_only=exact), _console()
     if against is not None:
-        from retnet_bench.study.against import measure
+        from retnet_bench.study.against import measured
 
-        duel = measure(candidate, against, policy, budget, dirty, console)
-        report = gate.check(duel.candidate, duel.baseline, policy, duel.selftest_of)
+        with measured(candidate, against, policy, budget, dirty, console) as duel:
+            report = gate.check(duel.candidate, duel.baseline, policy, duel.selftest_of)
     else:
         assert baseline is not None
         report = gate.check(Path(candidate), baseline, policy)

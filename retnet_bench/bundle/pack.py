@@ -18,6 +18,7 @@ from retnet_bench.bundle.entries import check_names
 from retnet_bench.bundle.records import read
 from retnet_bench.bundle.texts import texts_of, texts_text
 from retnet_bench.files import guarded
+from retnet_bench.results.part import parts
 from retnet_bench.study.study import Study
 
 RUNS = Path("runs")
@@ -101,7 +102,8 @@ def _kept(folder: Path) -> Iterator[Path]:
     for part in (folder, folder / SELFTEST):
         if (part / contents.STUDY).exists():
             yield part / contents.STUDY
-        yield from (p for p in (part / "records").glob("*.parquet") if not p.name.startswith("."))
+        if (part / "records").is_dir():
+            yield from parts(part / "records")
 
 
 def _fill(copy: Path, study: Study, records: pd.DataFrame) -> dict[str, str]:

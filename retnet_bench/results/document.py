@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
+from retnet_bench.results.part import MOST_ROWS
 from retnet_bench.results.schema import COLUMNS, METRICS, SCHEMA_VERSION
 
 _HEAD = f"""\
@@ -20,11 +21,18 @@ numbers of bytes; GB means 1e9, GiB means 2^30 bytes. A value that was not measu
 too.
 """
 
-_PANDAS = """\
+_PANDAS = f"""\
 ## Reading the results with pandas
 
-Parts are only ever added, so a folder can be read while its study runs. `read_records` is
-`pandas.read_parquet` with a check of the schema version and readable errors.
+Parts are only ever added, so a folder can be read while its study runs. `read_records`, by which
+every verb reads, is `pandas.read_parquet` with each part checked against this page, and two rules.
+A row that stands in two parts (a part copied beside itself) counts once, and a line names both
+files. Of a pair that `--retry` ran again, the run in which an arm failed does not count.
+
+A part that is no whole parquet is refused by name; `run` sets it aside in `corrupt/` and measures
+its cells again. One that is whole but holds what is no record (`batch` 1.5), is larger than
+{MOST_ROWS:,} rows, or can't be read just now is refused by name and stays where it is, for `run`,
+too.
 
 ```python
 import pandas as pd

@@ -20,7 +20,7 @@ from retnet_bench.catalogue import _plan_row
 from retnet_bench.measure.rates import Rates
 from retnet_bench.models import LanguageModel, checkpoint, match
 from retnet_bench.report.downstream import scores_table
-from retnet_bench.results.store import read_records
+from retnet_bench.results.store import Store, read_records
 from retnet_bench.study import plan, predict, study
 from retnet_bench.study import run as running
 from retnet_bench.study.evaluate import Options, evaluate
@@ -63,6 +63,15 @@ def folder(tmp_path):
 needs_lm_eval = pytest.mark.skipif(
     not __import__("importlib.util").util.find_spec("lm_eval"), reason="extra eval"
 )
+
+
+@needs_lm_eval
+def test_eval_writes_nothing_into_a_folder_that_a_run_holds(folder):
+    options = Options(shots=0, limit=1, include=str(folder))
+    with Store.alone(folder / "out") as store:
+        with pytest.raises(UserError, match=r"another run is writing to .*out: wait until it ends"):
+            evaluate(folder / "retention", ["pick"], folder / "out", options)
+        assert store.finished() == {}
 
 
 @needs_lm_eval
