@@ -28,6 +28,14 @@ def _no_escapes(text: str) -> str:
     return text
 
 
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("twice", "names a value twice")
+    return values
+
+
+Once = AfterValidator(_once)
+"""Of a tuple: no value stands in it twice."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 """What the user calls something; it becomes part of files' names, labels and XML."""
 Word = Annotated[str, Field(max_length=100), AfterValidator(_no_escapes)]

@@ -54,10 +54,12 @@ def parse(text: str, path: Path) -> Any:
         _check(text)
         return yaml.load(text, _Loader)
     except _Refused as error:
-        raise UserError(f"{printable(path)}:{_line(error)}: {error.problem}") from None
+        raise UserError(f"{printable(path)}:{_line(error, text)}: {error.problem}") from None
     except yaml.YAMLError as error:
         problem = printable(" ".join(str(getattr(error, "problem", None) or error).split()), 200)
-        raise UserError(f"{printable(path)}:{_line(error)} is not valid YAML: {problem}") from None
+        raise UserError(
+            f"{printable(path)}:{_line(error, text)} is not valid YAML: {problem}"
+        ) from None
     except (ValueError, OverflowError) as error:  # of PyYAML's own parser, without libyaml
         raise UserError(f"{printable(path)} is not valid YAML: {printable(error, 200)}") from None
 
@@ -70,9 +72,11 @@ class _Refused(yaml.MarkedYAMLError):
         super().__init__(problem=problem, problem_mark=mark)
 
 
-def _line(error: yaml.YAMLError) -> str:
+def _line(error: yaml.YAMLError, text: str) -> str:
     mark = getattr(error, "problem_mark", None)
-    return f" line {mark.line + 1}" if mark else ""
+    if mark is None:
+        return ""
+    return f" line {1 + min(mark.line, text.count(chr(10)))}"  # libyaml: the end is a line further
 
 
 # --- before anything is built ---------------------------------------------------------------------

@@ -49,6 +49,7 @@ MISTAKES = [
     (("plan", "none.yaml"), 'study file "none.yaml" does not exist'),
     (("list", "kernel"), 'can\'t list "kernel"; did you mean "kernels"?'),
     (("show", "nowhere"), "nowhere"),
+    (("show", "r\udcff"), "r\\udcff is not UTF-8: names and paths must be text"),
     (("plot", str(GOLDEN), "--figure", "fig6d"), 'unknown figure "fig6d"'),
     (("show", __file__), Path(__file__).name),
     (("data", "get", "bundel"), 'no corpus "bundel" to get; did you mean "bundle"?'),

@@ -10,6 +10,7 @@ import pytest
 
 from retnet_bench import files
 from retnet_bench.base import UserError, printable, quoted
+from retnet_bench.files import NotWritten
 
 
 def test_a_written_file_is_whole_and_nothing_lies_beside_it(tmp_path: Path) -> None:
@@ -47,15 +48,36 @@ def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path: Path) -> N
 
 
 def test_what_a_dead_process_left_is_swept_and_a_living_one_s_is_kept(tmp_path: Path) -> None:
-    dead = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
-    ).stdout.strip()
-    (tmp_path / f".{dead}-0a1b2c3d.tmp").touch()
+    killed = (
+        "import os, sys; from pathlib import Path; from retnet_bench import files\n"
+        "here = Path(sys.argv[1]); files.temporary(here / 'a').touch()\n"
+        "(files.temporary(here / 'tree') / 'inside').mkdir(parents=True)\n"
+        "with files.scratch(here) as folder: (folder / 'log').touch(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path)], check=False)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert len(left) == 3
     mine = files.temporary(tmp_path / "a")
-    mine.touch()
-    (tmp_path / "kept.tmp").touch()
-    files.sweep(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {mine.name, "kept.tmp"}
+    kept = {mine.name, "kept.tmp", "retnet-bench-old", left[0].replace("-", "-0", 1)}
+    for name in kept:
+        (tmp_path / name).touch()
+    with files.scratch(tmp_path) as folder:
+        assert {path.name for path in tmp_path.iterdir()} == {*kept, folder.name}
+        (folder / "a").touch()
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_no_place_for_temporary_files_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotWritten, match=r"file: can't be used for temporary files: Not a dir"):
+        files.scratch(tmp_path / "file").__enter__()
+
+
+def test_a_folder_that_can_t_be_removed_is_one_line(tmp_path: Path) -> None:
+    files.remove(tmp_path / "not there")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotWritten, match="file: can't be removed: Not a directory"):
+        files.remove(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,7 @@ HOSTILE = {
     "twice, odd": ('"\\e]0;T\\a": 1\n"\\e]0;T\\a": 2', r'key "\x1b]0;T\x07" stands twice'),
     "merge": ("a: {<<: 1}", "is not valid YAML"),
     "lone merge": ("a: <<", "is not valid YAML"),
+    "unfinished": ("a: [b", "line 1 is not valid YAML"),
     "two": ("a: 1\n---\na: 2", "is not valid YAML"),
     "surrogate": ('a: "\\ud800"', "is not valid YAML"),
     "beyond": ('a: "\\UFFFFFFFF"', "is not valid YAML"),

@@ -292,7 +292,8 @@ def _finding(records: pd.DataFrame, claim: Claim) -> Finding:
         return Finding(claim, "not measured", UNKNOWN, _unit(claim), reason=str(why))
     if np.isnan(interval.low) and claim.measure.metric in EXACT:
         interval = interval._replace(low=interval.estimate, high=interval.estimate)
-    reason = "" if not np.isnan(interval.low) else "no interval from one reading"
+    of = rows.replica(_base(claim))
+    reason = statistics.why_no_interval(interval.n, of) if np.isnan(interval.low) else ""
     verdict = judge(claim, interval)
     return Finding(claim, verdict, interval, _unit(claim), _conditions(cells, claim), reason)
 

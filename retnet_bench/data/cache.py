@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from retnet_bench import files
+
 CACHE_VARIABLE = "RETNET_BENCH_CACHE"
 
 
@@ -16,11 +18,9 @@ def cache_folder() -> Path:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Write beside and rename, so that a reader sees the old file or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    """`files.write_bytes` into the cache. Raises NotWritten, which says how to have another."""
     try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        files.write_bytes(path, data)
+    except files.NotWritten as error:
+        words = f"{error}; set {CACHE_VARIABLE} to a writable folder with room"
+        raise files.NotWritten(words) from error

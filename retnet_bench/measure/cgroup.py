@@ -66,6 +66,20 @@ def memory_headroom_bytes(root: Path = ROOT) -> int | None:
     return max(min(left), 0) if any(limit is not None for _, limit in folders) else None
 
 
+def oom_kills(root: Path = ROOT) -> int | None:
+    """How many processes the kernel has killed for want of memory so far: in this process's group,
+    or on the whole machine where no group counts them."""
+    groups = _folders("memory", root)[:1]
+    counters = [
+        group / name for group in groups for name in ("memory.events", "memory.oom_control")
+    ]
+    for path in (*counters, root / "proc/vmstat"):
+        found = dict(line.split() for line in (_text(path) or "").splitlines())
+        if "oom_kill" in found:
+            return int(found["oom_kill"])
+    return None
+
+
 def _cpus(folder: Path) -> float | None:
     both = _text(folder / "cpu.max")
     quota, period = both.split() if both else ("max", "0")

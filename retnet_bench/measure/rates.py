@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from retnet_bench.data.cache import cache_folder
+from retnet_bench.data import cache
 from retnet_bench.measure import environment
 from retnet_bench.measure.clock import Clock, WallClock, time_call
 from retnet_bench.measure.devices import Rates
@@ -77,7 +76,7 @@ def _launch(clock: Clock, device: str) -> float:
 def path(device: str) -> Path:
     """Where this machine's rates are kept."""
     fingerprint = environment.fingerprint(environment.capture(device))
-    return cache_folder() / f"rates-{fingerprint}.json"
+    return cache.cache_folder() / f"rates-{fingerprint}.json"
 
 
 def keep(device: str, found: Rates) -> Path:
@@ -86,10 +85,7 @@ def keep(device: str, found: Rates) -> Path:
     earlier = kept(device)
     rates = found if earlier is None else _best(found, earlier)
     target = path(device)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(asdict(rates), indent=1), "utf-8")
-    temporary.replace(target)
+    cache.replace(target, json.dumps(asdict(rates), indent=1).encode())
     return target
 
 

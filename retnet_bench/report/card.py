@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rich.table import Table
 
+from retnet_bench import files
 from retnet_bench.analysis.claims import Finding
 from retnet_bench.analysis.curves import contract_text
+from retnet_bench.base import printable
 from retnet_bench.report.claims import asked, ours, stated
 from retnet_bench.results.document import markdown_table
 from retnet_bench.results.store import read_records
@@ -27,9 +29,8 @@ def parts(folders: Sequence[Path], findings: Sequence[Finding], out: Path) -> It
     if not folders:
         return
     if findings:
-        out.mkdir(parents=True, exist_ok=True)
         conditions = [f"{folder.name}: {contract_text(read_records(folder))}" for folder in folders]
-        (out / "card.md").write_text(markdown(findings, conditions), "utf-8")
+        files.write_text(out / "card.md", markdown(findings, conditions))
         yield card(findings)
         yield NOTE
         yield f"written: {out / 'card.md'}"
@@ -52,14 +53,14 @@ def markdown(findings: Iterable[Finding], conditions: Sequence[str]) -> str:
     lines = [
         "# Claims, the paper and here",
         NOTE,
-        "\n".join(f"- {line}" for line in conditions),
+        "\n".join(f"- {printable(line)}" for line in conditions),
         markdown_table(tuple(COLUMNS), map(_of_one_line, map(_row, findings))),
     ]
     return "\n\n".join(lines)
 
 
 def _of_one_line(row: Iterable[str]) -> list[str]:
-    return [cell.replace("\n", "<br>") for cell in row]
+    return [printable(cell, keep="\n").replace("\n", "<br>") for cell in row]
 
 
 def _row(finding: Finding) -> tuple[str, ...]:

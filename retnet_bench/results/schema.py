@@ -84,8 +84,8 @@ COLUMNS: list[Column] = [
         (
             "status",
             "string",
-            "ok, impure, unavailable, unsupported, incorrect, oom, timeout, nan, diverged, crash "
-            "or error",
+            "ok, impure, unavailable, unsupported, incorrect, oom, killed, timeout, nan, diverged, "
+            "crash or error",
             "",
             True,
         ),
@@ -271,6 +271,7 @@ STATUSES = (
     "unsupported",
     "incorrect",
     "oom",
+    "killed",
     "timeout",
     "nan",
     "diverged",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench import files
+from retnet_bench.base import UserError, did_you_mean, printable
 from retnet_bench.data.tokenizers import cache_folder
 from retnet_bench.measure.environment import PACKAGE_FOLDER, git_state
 
@@ -51,14 +52,37 @@ def build(name: str) -> Revision:
     revision = _resolve(checkout, name)
     folder = cache_folder() / "revisions"
     tree = folder / revision
-    # A tree whose checkout was removed knows no revision any more: its records would lack theirs.
-    if _run(["git", "-C", str(tree), "rev-parse", "HEAD"]).stdout.strip() != revision:
-        shutil.rmtree(tree, ignore_errors=True)
-        _git(checkout, "worktree", "prune")
-        _git(checkout, "worktree", "add", "--detach", "--force", str(tree), revision)
+    with files.guarded(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        files.sweep(folder)
+    if not _is_whole(tree, revision):
+        _check_out(checkout, tree, revision)
     if not (tree / "retnet_bench").is_dir():
         raise UserError(f'revision "{name}" has no package retnet_bench in it')
     return Revision(revision[:12], tree, _environment(folder, checkout, tree))
+
+
+def _is_whole(tree: Path, revision: str) -> bool:
+    """Whether `tree` holds `revision`, all of it and nothing else. Not so: one that a killed git
+    left half-made or someone edited, and one whose checkout was removed, whose records would name
+    no revision."""
+    # From above, so that git never takes a folder around the tree for the tree.
+    at = {"GIT_CEILING_DIRECTORIES": str(tree.parent)}
+    head = _run(["git", "-C", str(tree), "rev-parse", "HEAD"], at)
+    status = _run(["git", "-C", str(tree), "status", "--porcelain", "--untracked-files=all"], at)
+    return head.stdout.strip() == revision and status.returncode == 0 and not status.stdout
+
+
+def _check_out(checkout: Path, tree: Path, revision: str) -> None:
+    """Make `tree` anew: aside, and renamed once it is whole, unless another run was quicker."""
+    aside = files.temporary(tree)
+    _git(checkout, "worktree", "add", "--detach", "--force", str(aside), revision)
+    if _is_whole(tree, revision):
+        files.remove(aside)
+        return
+    files.remove(tree)
+    _git(checkout, "worktree", "prune")
+    _git(checkout, "worktree", "move", str(aside), str(tree))
 
 
 def _checkout() -> Path:
@@ -87,9 +111,10 @@ def _environment(folder: Path, checkout: Path, tree: Path) -> Path:
     path = folder / f"env-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
     python = path / "bin" / "python"
     if not (path / "ready").exists():
-        venv.create(path, clear=True, with_pip=not same)
-        _lend_libraries(path) if same else _install(python, tree)
-        (path / "ready").touch()
+        with files.guarded(path):
+            venv.create(path, clear=True, with_pip=not same)
+            _lend_libraries(path) if same else _install(python, tree)
+            (path / "ready").touch()
     return python
 
 
@@ -114,22 +139,36 @@ def _install(python: Path, tree: Path) -> None:
     pins = ["-c", str(constraints)] if constraints.exists() else []
     done = _run([str(python), "-m", "pip", "install", "-q", *pins, "-e", str(tree)])
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise UserError(f"the environment of {tree.name[:12]} can't be built: {last}")
+        raise UserError(f"the environment of {tree.name[:12]} can't be built: {_last_words(done)}")
 
 
 def _git(folder: Path, *command: str) -> str:
     done = _run(["git", "-C", str(folder), *command])
     if done.returncode:
-        raise UserError(f"git {command[0]}: {done.stderr.strip().splitlines()[-1]}")
+        raise UserError(f"git {command[0]}: {_last_words(done)}")
     return done.stdout.strip()
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+    return printable((done.stderr.strip().splitlines() or ["it said nothing"])[-1], 300)
+
+
+def _run(
+    command: list[str], variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    environment |= variables or {}
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=BUILD_S, check=False, env=environment
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=BUILD_S,
+            check=False,
+            env=environment,
         )
     except FileNotFoundError:
         raise UserError(f"{command[0]} is not installed") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"{command[0]} did not end within {BUILD_S} s") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from retnet_bench import files
 from retnet_bench.analysis.statistics import Block
+from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.measure.memory import available_bytes
 from retnet_bench.measure.protocol import palindromic
@@ -22,7 +23,7 @@ from retnet_bench.measure.reading import untold
 from retnet_bench.measure.telemetry import Telemetry
 from retnet_bench.models.forms import Agreement
 from retnet_bench.results.store import Store
-from retnet_bench.study import predict, stopping
+from retnet_bench.study import predict, stopping, wire
 from retnet_bench.study.launch import Here, Launcher, Worker
 from retnet_bench.study.plan import Pair, Planned
 from retnet_bench.study.records import Row, Rows
@@ -67,6 +68,10 @@ class Track:
     made: Rows = field(init=False)
 
     def fail(self, failure: Failure) -> None:
+        """Keep why it failed, as the cell's outcome. UserError when the disk is to blame, which
+        would fail the next cell, too."""
+        if failure.status == wire.UNWRITTEN:
+            raise UserError(f"{self.planned.cell.name}: {failure.reason}")
         self.failure, self.tail = failure, self.worker.tail()
         self.worker.stop()
 
@@ -121,8 +126,8 @@ class Runner:
         facts one by one, which further processes would only repeat."""
         tracks = [track for track in tracks if track.failure is None]
         with (
-            tempfile.TemporaryDirectory(prefix="retnet-bench-") as folder,
-            _workers(tracks, Path(folder), process),
+            files.scratch() as folder,
+            _workers(tracks, folder, process),
         ):
             share = int(available_bytes() * MEMORY_SHARE / max(1, len(tracks)))
             for track in tracks:

@@ -26,6 +26,7 @@ from retnet_bench.fields import (
     Integer,
     Name,
     Number,
+    Once,
     Place,
     Strict,
     Text,
@@ -58,8 +59,8 @@ class Settings(Strict):
     corpus: Place | None = None
     tokenizer: Place | None = None
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] | None = None
-    measure: tuple[Literal["time", "memory"], ...] | None = Field(
-        default=None, min_length=1, max_length=2
+    measure: Annotated[tuple[Literal["time", "memory"], ...], Once] | None = Field(
+        default=None, min_length=1
     )
     positions: Count | None = None
     token_budget: Annotated[Integer, Field(gt=0, le=2**50)] | None = None
@@ -72,7 +73,9 @@ class Settings(Strict):
     checkpoint_every: Count | None = None
     context: Literal["chunked", "sliding", "carried"] | None = None
     stride: Count | None = None
-    contexts: tuple[Count, ...] | None = Field(default=None, min_length=1, max_length=100)
+    contexts: Annotated[tuple[Count, ...], Once] | None = Field(
+        default=None, min_length=1, max_length=100
+    )
     by_position: Flag | None = None
     score_corpus: Place | None = None
     task: Word | None = None

@@ -16,6 +16,9 @@ from retnet_bench.measure.protocol import Protocol, WarmUp
 from retnet_bench.models.forms import Agreement
 from retnet_bench.workloads import Cell, Sample
 
+UNWRITTEN = "unwritten"
+"""Status of a Failure that ends the run and is no cell's outcome: the disk did not take a file."""
+
 
 @dataclass(frozen=True)
 class Prepared:

@@ -7,12 +7,14 @@ neither a device nor a thread pool: a fresh process costs milliseconds, and CUDA
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
@@ -21,16 +23,19 @@ from typing import Any
 import torch
 
 from retnet_bench.base import UserError
+from retnet_bench.files import NotWritten
 from retnet_bench.measure import cores, environment, memory, purity
 from retnet_bench.measure.clock import WallClock
 from retnet_bench.measure.protocol import Protocol, warm_up
 from retnet_bench.measure.reading import untold
 from retnet_bench.models import forms
-from retnet_bench.study import wire
+from retnet_bench.study import orphans, wire
 from retnet_bench.study.wire import Answer, Failure, Prepared, Samples
 from retnet_bench.workloads import WORKLOADS, Cell, Diverged, NotFinite, Sample
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+NO_SPACE = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""What the system says of a full disk; libraries wrap its error, but keep its words."""
 
 
 class Incorrect(Exception):
@@ -124,11 +129,16 @@ def serve(conn: Connection, life: Connection, output: str, cell: Cell, protocol:
     `life` is a pipe whose other end only the runner holds: its end of file means that the runner
     died, however it died. `output`: the file that takes this process's stdout and stderr.
     """
+    orphans.end_with(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
     try:
         _redirect(output)
     except FileNotFoundError:
         return  # the runner was interrupted while this process started, and has cleared up
+    except OSError as error:
+        wire.requested(conn)
+        wire.send(conn, Failure(wire.UNWRITTEN, f"{output}: can't be written: {error.strerror}"))
+        return
     _die_first()
     threading.Thread(target=_follow, args=(life,), daemon=True).start()
     session = Session(cell, protocol)
@@ -144,7 +154,8 @@ def _attempt(session: Session, name: str, arguments: dict[str, Any]) -> Answer:
     try:
         return getattr(session, name)(**arguments)
     except Exception as error:
-        traceback.print_exc()
+        with suppress(OSError):  # a full disk
+            traceback.print_exc()
         return _failure(error)
 
 
@@ -154,6 +165,8 @@ def _failure(error: Exception) -> Failure:
         words in str(error).lower() for words in OUT_OF_MEMORY
     ):
         return Failure("oom", text or "out of memory")
+    if isinstance(error, NotWritten) or any(words in str(error) for words in NO_SPACE):
+        return Failure(wire.UNWRITTEN, text)
     if isinstance(error, Diverged):
         return Failure("diverged", text)
     if isinstance(error, NotFinite):
@@ -192,6 +205,7 @@ def listen(address: str) -> None:
     """Be the server: fork a worker for each assignment of the runner at `address`, one at a time,
     and tell it the worker's pid and, later, its exit code. Ends when the runner does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server = os.getpid()
     with Client(address, "AF_UNIX") as control:
         while True:
             try:
@@ -200,6 +214,7 @@ def listen(address: str) -> None:
                 return
             pid = os.fork()
             if pid == 0:
+                orphans.end_with(server)
                 control.close()
                 _forked(address, said)
             control.send_bytes(str(pid).encode())

@@ -8,7 +8,7 @@ function of seed and step. A folder is written beside and renamed once it is on 
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from retnet_bench.base import UserError
+from retnet_bench import files
+from retnet_bench.files import NotWritten
 from retnet_bench.models import LanguageModel, checkpoint
+from retnet_bench.models.strict import Count, parse
 
 TRAINING = "training.safetensors"
 KEEP = 2
 """Checkpoints kept: the last, and the one before it in case the last gets damaged."""
+
+
+class Training(BaseModel):
+    """The header of a training's state."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    of: dict[str, Any]
+    step: Count
+    curve: list[tuple[Count, float]]
+    watch: dict[str, Any]
+    scaler: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a checkpoint, ascending."""
-        return sorted(int(path.name.split("-")[1]) for path in self.folder.glob("step-?????????"))
+        numbers = (path.name.split("-", 1)[1] for path in self.folder.glob("step-?????????"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}"
@@ -48,18 +63,21 @@ class Checkpoints:
         header: Mapping[str, Any],
     ) -> Path:
         """Keep model and training state of `step`, then drop all but the last KEEP. Raises
-        UserError when the folder can't be written; what was there stays."""
+        NotWritten when the folder can't be written; what was there stays."""
+        target = self.path(step)
         aside = self.folder / f".step-{step:09d}.tmp"  # one writer; a killed one's is written over
         try:
-            shutil.rmtree(aside, ignore_errors=True)
-            checkpoint.save(model, aside, meta)
-            checkpoint.save_tensors(tensors, aside / TRAINING, header)
-            aside.replace(self.path(step))
-            _flush(self.folder)
-            self._prune()
-        except OSError as error:
-            raise UserError(f"cannot write {self.path(step)}: {error.strerror}") from None
-        return self.path(step)
+            with files.guarded(target, kind=NotWritten):
+                shutil.rmtree(aside, ignore_errors=True)
+                checkpoint.save(model, aside, meta)
+                checkpoint.save_tensors(tensors, aside / TRAINING, header)
+                aside.replace(target)
+                files.sync(self.folder)
+                self._prune()
+        except NotWritten:
+            shutil.rmtree(aside, ignore_errors=True)  # its room is wanted
+            raise
+        return target
 
     def _prune(self) -> None:
         for step in self.steps()[:-KEEP]:  # renamed first: a kill must not leave half of one
@@ -70,7 +88,9 @@ class Checkpoints:
     def read(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """(weights, training tensors, training header). UserError if anything is damaged."""
         weights, _ = checkpoint.load_tensors(self.path(step) / checkpoint.WEIGHTS)
-        tensors, header = checkpoint.load_tensors(self.path(step) / TRAINING)
+        path = self.path(step) / TRAINING
+        tensors, header = checkpoint.load_tensors(path)
+        parse(Training, json.dumps(header), path)
         return weights, tensors, header
 
     def set_aside(self, step: int) -> Path:
@@ -109,11 +129,3 @@ def restore_generators(device: torch.device, tensors: Mapping[str, Tensor]) -> N
     torch.set_rng_state(tensors["rng.cpu"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], device)
-
-
-def _flush(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

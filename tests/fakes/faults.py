@@ -6,6 +6,7 @@ A worker is a fresh process, which no patch of the test reaches; so the test giv
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -42,6 +43,10 @@ def _hog() -> None:
     torch.empty(available_bytes(), dtype=torch.uint8)
 
 
+def _disk_full() -> None:
+    raise RuntimeError("cannot compile: [Errno 28] No space left on device: 'a.so'")
+
+
 def _weights_not_finite() -> None:
     prepare = Train.prepare
 
@@ -67,6 +72,9 @@ FAULTS: dict[str, Callable[[], None]] = {
     "exits": _in_step(lambda: os._exit(7)),
     "killed": _in_step(lambda: os.kill(os.getpid(), signal.SIGKILL)),
     "hogs": _in_step(_hog),
+    "realtime": _in_step(lambda: os.kill(os.getpid(), signal.SIGRTMIN + 3)),
+    "full": _in_step(_disk_full),
+    "hangs": _in_step(lambda: ctypes.PyDLL(None).sleep(600)),  # no other thread gets a turn
     "sleeps": _in_step(lambda: time.sleep(600)),
     "nan": _weights_not_finite,
     "incorrect": _forms_disagree,

@@ -76,3 +76,37 @@ def test_limits(tmp_path, files, limit, headroom, cpus):
     assert cgroup.memory_limit_bytes(root) == limit
     assert cgroup.memory_headroom_bytes(root) == headroom
     assert cgroup.cpu_limit(root) == cpus
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        pytest.param(
+            {
+                "proc/self/cgroup": "0::/jobs/mine",
+                "sys/fs/cgroup/jobs/memory.events": "oom 9\noom_kill 9",
+                "sys/fs/cgroup/jobs/mine/memory.events": "low 0\noom 3\noom_kill 2",
+                "proc/vmstat": "nr_free_pages 7\noom_kill 40",
+            },
+            2,
+            id="v2, the group's own",
+        ),
+        pytest.param(
+            {
+                "proc/self/cgroup": "4:memory:/a\n0::/",
+                "sys/fs/cgroup/memory/a/memory.oom_control": "under_oom 0\noom_kill 5",
+                "proc/vmstat": "oom_kill 40",
+            },
+            5,
+            id="v1",
+        ),
+        pytest.param(
+            {"proc/self/cgroup": "0::/", "proc/vmstat": "pgfault 1\noom_kill 40"},
+            40,
+            id="no group counts them",
+        ),
+        pytest.param({}, None, id="not told"),
+    ],
+)
+def test_kills_for_want_of_memory_are_counted(tmp_path, files, count):
+    assert cgroup.oom_kills(write(tmp_path, files)) == count

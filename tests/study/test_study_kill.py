@@ -1,4 +1,4 @@
-"""Twenty kill -9 and nothing lost; the script prints what it saw."""
+"""Killed at random moments, and nothing lost; the script prints what it saw."""
 
 from __future__ import annotations
 

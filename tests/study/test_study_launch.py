@@ -104,7 +104,7 @@ def test_a_served_worker_that_dies_says_how(tmp_path):
     with launch.server(TREE, Path(sys.executable)) as there:
         worker = launch.Worker(planned, there, tmp_path / "log")
         worker.kill()
-        assert worker.ask("prepare").status == "oom"
+        assert worker.ask("prepare").status == "killed"
         worker.stop()
         again = launch.Worker(planned, there, tmp_path / "log-2")
         assert isinstance(again.ask("prepare"), wire.Prepared)
@@ -124,6 +124,9 @@ def test_a_dead_server_is_one_line(tmp_path):
         def send_bytes(self, data: bytes) -> None:
             raise BrokenPipeError
 
-    there = launch.There(TREE, listener=None, control=Dead())
+        def kill(self) -> None:
+            pass
+
+    there = launch.There(TREE, listener=None, control=Dead(), process=Dead())
     with pytest.raises(UserError, match=r"has died, .*the same command goes on"):
         launch.Worker(Planned(cell(), QUICK, None), there, tmp_path / "log")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import yaml
 from fakes import cells
 from rich.console import Console
 
+from retnet_bench import files
 from retnet_bench.analysis.decision import Policy
 from retnet_bench.base import UserError
 from retnet_bench.report import gate
@@ -63,6 +65,47 @@ def test_a_tree_whose_checkout_was_removed_is_checked_out_anew(checkout, tmp_pat
     assert (tree / PACKAGE / "__init__.py").exists()
 
 
+def test_a_half_made_tree_is_made_anew(checkout):
+    """A git that was killed leaves the right HEAD and a part of the files."""
+    built = revisions.build("main")
+    (built.tree / "pyproject.toml").unlink()
+    (built.tree / PACKAGE / "__init__.py").unlink()
+    assert revisions.build("main") == built
+    assert (built.tree / PACKAGE / "__init__.py").exists()
+    assert git(built.tree, "status", "--porcelain") == ""
+    assert git(built.tree, "rev-parse", "HEAD")[:12] == built.name
+
+
+@pytest.mark.parametrize("harm", ["changed", "added", "staged", "other commit", "no git"])
+def test_a_tree_that_was_edited_does_not_pass_as_the_revision(checkout, harm):
+    built = revisions.build("main")
+    code = built.tree / PACKAGE / "__init__.py"
+    if harm == "added":
+        (built.tree / "torch.py").write_text("x = 1\n")
+    elif harm == "no git":
+        (built.tree / ".git").unlink()
+    else:
+        code.write_text("x = 1\n")
+    if harm in ("staged", "other commit"):
+        git(built.tree, "add", "-A")
+    if harm == "other commit":
+        git(built.tree, "commit", "-qm", "slower")
+    assert revisions.build("main") == built
+    assert code.read_text() == ""
+    assert not (built.tree / "torch.py").exists()
+
+
+def test_what_a_killed_build_left_is_swept(checkout, monkeypatch):
+    folder = revisions.cache_folder() / "revisions"
+    left = folder / files.temporary(folder / "tree").name.replace(f".{os.getpid()}-", ".99999999-")
+    (left / PACKAGE).mkdir(parents=True)
+    revisions.build("main")
+    assert {path.name[:4] for path in folder.iterdir()} == {
+        "env-",
+        revisions.build("main").name[:4],
+    }
+
+
 def test_an_unknown_revision_is_one_line_with_a_suggestion(checkout):
     with pytest.raises(UserError, match=r'^there is no git revision "mian"; did you mean "main"'):
         revisions.build("mian")
@@ -109,12 +152,16 @@ def test_this_code_against_its_own_head(tmp_path, monkeypatch):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(study))
     monkeypatch.chdir(tmp_path)
+    how = (str(path), "HEAD", Policy(), 5.0, True)
     try:
-        found = against.measure(str(path), "HEAD", Policy(), 5.0, True, Console(quiet=True))
+        with against.measured(*how, Console(quiet=True)) as found:
+            refused = pytest.raises(UserError, match=r"another run is writing to .*-against-")
+            with refused, against.measured(*how, Console(quiet=True)):
+                pytest.fail("both would write into one folder")
+            report = gate.check(found.candidate, found.baseline, Policy(), found.selftest_of)
     finally:
         for tree in (tmp_path / "cache" / "revisions").glob("?" * 40):
             revisions._git(revisions._checkout(), "worktree", "remove", "--force", str(tree))
-    report = gate.check(found.candidate, found.baseline, Policy(), found.selftest_of)
     exact = {row.figure: row.verdict for row in report.rows if row.kind == "exact"}
     assert exact["loss_after_steps_nat (train at 5)"] == "pass"
     assert exact["n_params"] == "pass"

@@ -13,10 +13,12 @@ import pytest
 from fakes import faults
 from fakes.cells import QUICK, cell, texts
 
+from retnet_bench.base import UserError
+from retnet_bench.files import NotWritten
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.results.schema import METRICS, OK_STATUSES
 from retnet_bench.results.store import Store, read_records
-from retnet_bench.study import launch, wire
+from retnet_bench.study import launch, wire, worker
 from retnet_bench.study.plan import Planned
 from retnet_bench.study.runner import Finished, Runner
 from retnet_bench.workloads import Cell
@@ -182,9 +184,10 @@ def test_perplexity_arms_run_one_after_another_and_are_stored_one_by_one(tmp_pat
 
 FAILURES = {
     "raises": ("error", "KeyError: 'lost'"),
-    "segfaults": ("crash", "the worker died: signal SIGSEGV"),
+    "segfaults": ("crash", "the worker died: signal SIGSEGV (Segmentation fault)"),
+    "realtime": ("crash", "the worker died: signal "),
     "exits": ("crash", "the worker died: exit code 7"),
-    "killed": ("oom", "killed by SIGKILL"),
+    "killed": ("killed", "killed by signal 9 from outside"),
     "hogs": ("oom", "memory"),
     "nan": ("nan", "training loss became nan"),
     "incorrect": ("incorrect", "forms disagree: fp32: forward at length 3 differs"),
@@ -325,3 +328,11 @@ def test_a_second_worker_starts_in_well_under_a_second(tmp_path, record_property
     print(f"a warm worker answers {min(spent[1:]):.3f} s after it was asked for")
     record_property("warm_worker_start_s", min(spent[1:]))
     assert min(spent[1:]) < 1.0
+
+
+def test_a_full_disk_ends_the_run_and_is_no_outcome_of_the_cell(tmp_path, faulty):
+    with pytest.raises(UserError, match=r"^train 0.1M full .*No space left on device"):
+        measure(tmp_path, pair_of("full", "sound", measure=("time",)))
+    assert list((tmp_path / "records").iterdir()) == []
+    failure = worker._failure(NotWritten("c/model.safetensors: can't be written: Read-only"))
+    assert failure.status == wire.UNWRITTEN

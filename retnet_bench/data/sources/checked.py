@@ -8,6 +8,7 @@ from retnet_bench.base import UserError
 from retnet_bench.data.cache import cache_folder, replace
 from retnet_bench.data.corpus import Corpus, Splits, build
 from retnet_bench.data.duplicates import RUN, SHARE, refuse_leaks
+from retnet_bench.files import NotWritten
 
 
 def make_corpus(name: str, licence: str, source: str, splits: Splits) -> Corpus:
@@ -18,11 +19,11 @@ def make_corpus(name: str, licence: str, source: str, splits: Splits) -> Corpus:
     """
     corpus = build(name, licence, source, splits)
     if not corpus.is_text:
-        raise UserError(f'corpus "{name}" is empty: it has no document with text')
+        raise UserError(f'corpus "{corpus.name}" is empty: it has no document with text')
     passed = cache_folder() / "leaks-checked" / f"{corpus.checksum}-{RUN}-{SHARE}"
     if not passed.is_file():
-        refuse_leaks(name, splits)
-        with suppress(OSError):  # without a note it is checked again
+        refuse_leaks(corpus.name, splits)
+        with suppress(NotWritten):  # without a note it is checked again
             replace(passed, b"")
     return corpus
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from retnet_bench import files
 from retnet_bench.base import UserError
-from retnet_bench.data.cache import CACHE_VARIABLE, cache_folder, replace
+from retnet_bench.data.cache import cache_folder, replace
 from retnet_bench.data.corpus import Document
 
 
@@ -54,20 +54,14 @@ def get(part: Part) -> bool:
     """
     if _read(part) is not None:
         return False
-    with tempfile.TemporaryDirectory(prefix="retnet-bench-") as scratch:
-        data = encode(part.extract(part.fetch(Path(scratch))))
+    with files.scratch() as folder:
+        data = encode(part.extract(part.fetch(folder)))
     if (found := hashlib.sha256(data).hexdigest()) != part.checksum:
         raise UserError(
             f"the documents of {part.source} have the sha256 {found}, not {part.checksum}: "
             f"another version, or damaged on the way; nothing was kept"
         )
-    try:
-        replace(part.path, data)
-    except OSError as error:
-        raise UserError(
-            f'cannot keep "{part.path}": {error.strerror}; '
-            f"set {CACHE_VARIABLE} to a writable folder with room"
-        ) from error
+    replace(part.path, data)
     return True
 
 
