@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -31,7 +32,6 @@ from retnet_bench.fields import (
     Word,
     problem,
 )
-from retnet_bench.files import guarded
 from retnet_bench.measure.protocol import Protocol
 
 MAX_CELLS = 10_000
@@ -206,13 +206,12 @@ def names() -> list[str]:
 
 def find(name_or_path: str) -> Path:
     """A study's file by path, or by the name of one that comes with the package."""
-    path = Path(name_or_path)
-    with guarded(path, "read"):
-        if path.exists():
-            return path
-    shipped = folder() / f"{name_or_path}.yaml"
-    if shipped.is_file():
-        return shipped
+    path, shipped = Path(name_or_path), folder() / f"{name_or_path}.yaml"
+    for there in (path, shipped):
+        if os.path.isfile(there):  # False, too, for what can be no path
+            return there
+    if os.path.exists(path):
+        return path  # reading it says what is wrong with it
     if path.suffix in (".yaml", ".yml"):
         raise UserError(f'study file "{quoted(path)}" does not exist')
     raise UserError(f'unknown study "{quoted(name_or_path)}"{did_you_mean(name_or_path, names())}')

@@ -171,6 +171,26 @@ def test_what_a_message_repeats_is_short_and_printable(raw):
     assert refused(raw)
 
 
+@pytest.mark.parametrize(
+    "name", ["x" * 5000, "a\x1b[31m", "a\0b", "../quickstart", "x" * 300 + ".yaml"]
+)
+def test_a_name_that_is_no_file_s_is_told_shortly(name):
+    with pytest.raises(UserError, match=r"unknown study|does not exist") as caught:
+        studies.load(name)
+    message = str(caught.value)
+    assert message == printable(message)
+    assert len(message) < 500
+
+
+def test_a_folder_named_like_a_shipped_study_does_not_hide_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    assert studies.find("quickstart") == studies.folder() / "quickstart.yaml"
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(UserError, match=r"^mine is no regular file"):
+        studies.load("mine")
+
+
 # --- claims ------------------------------------------------------------------------------------
 
 
