@@ -113,7 +113,9 @@ def _remark_bare(sheet: Sheet, measured: pd.DataFrame) -> None:
     """Say of points without a bar that they have no interval; what is counted needs none."""
     bare = measured["low"].isna() & measured["reason"].notna()
     if bare.any():
-        sheet.remark(f"Points without a bar have no interval: fewer than {FEWEST} blocks.")
+        sheet.remark(
+            f"Points without a bar have no interval: fewer than {FEWEST} blocks or documents."
+        )
 
 
 def draw_line(

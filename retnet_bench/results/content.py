@@ -96,9 +96,9 @@ def _text(name: str, array: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _check_documents(name: str, documents: pa.StringArray) -> None:
-    if documents.null_count or (pc.max(pc.utf8_length(documents)).as_py() or 0) > MOST_DOCUMENT:
+    if (pc.max(pc.utf8_length(documents)).as_py() or 0) > MOST_DOCUMENT:
         raise WrongContent(f"{name} is longer than {MOST_DOCUMENT:,} characters")
-    for text in documents.to_pylist():
+    for text in documents.drop_null().to_pylist():
         if not isinstance(_parsed(text), dict):
             raise WrongContent(f'{name} is "{quoted(text)}", must be a JSON object')
 

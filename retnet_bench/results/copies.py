@@ -31,6 +31,8 @@ def counted(records: pd.DataFrame, part: np.ndarray, paths: Sequence[Path]) -> n
 
 def _first_part(records: pd.DataFrame, part: np.ndarray) -> np.ndarray:
     """For each row the first part that has an equal one."""
+    if len(np.unique(part)) < 2:
+        return part
     cells = records[_CELL].assign(part=part).drop_duplicates()
     if not cells.duplicated(_CELL).any():  # as written: what a run has of a cell is one part
         return part

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable
 from retnet_bench.files import reason
 
 try:
@@ -35,14 +35,15 @@ def alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
     except (OSError, ValueError) as error:
-        raise UserError(f"can't write to {folder}: {reason(error)}; use --out") from None
+        raise UserError(f"can't write to {printable(folder)}: {reason(error)}; use --out") from None
     _held.add(descriptor)
     try:
         _take(descriptor, folder)
         yield
     finally:
-        _held.discard(descriptor)
-        os.close(descriptor)
+        if descriptor in _held:  # not so in a forked child
+            _held.remove(descriptor)
+            os.close(descriptor)
 
 
 def _take(descriptor: int, folder: Path) -> None:
@@ -51,11 +52,11 @@ def _take(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        words = f"another run is writing to {folder}: wait until it ends, or use another folder"
-        raise UserError(words) from None
+        words = "wait until it ends, or use another folder"
+        raise UserError(f"another run is writing to {printable(folder)}: {words}") from None
     except OSError as error:
-        words = f"can't lock {folder}: {reason(error)}; use --out on another file system"
-        raise UserError(words) from None
+        words = f"{reason(error)}; use --out on another file system"
+        raise UserError(f"can't lock {printable(folder)}: {words}") from None
 
 
 def _let_go() -> None:

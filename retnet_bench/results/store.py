@@ -214,9 +214,10 @@ def of_latest_runs(records: pd.DataFrame) -> pd.DataFrame:
 def without_retried(records: pd.DataFrame) -> pd.DataFrame:
     """Rows but for those of a pair's run in which an arm failed, where their cell was run again
     since: `--retry` runs the pair anew, and its good arm would have the blocks of both runs."""
-    failed = records[(records["metric"] == "outcome") & (records["status"] != "unsupported")]
-    if failed.empty:
+    lost = (records["metric"] == "outcome") & (records["status"] != "unsupported")
+    if not lost.any():
         return records
+    failed = records[lost]
     half = set(zip(failed["pair_id"], failed["run_id"], strict=True))
     in_half = [run in half for run in zip(records["pair_id"], records["run_id"], strict=True)]
     latest = of_latest_runs(records[["cell_id", "run_id", "recorded_at"]]).index

@@ -147,10 +147,10 @@ def _started_server() -> bool:
 
     It is deaf to the signals that end a run, which are the runner's to handle, and ends with it.
     """
-    try:
-        from multiprocessing import forkserver, resource_tracker
-    except ImportError:  # not to be had where there is no forking
+    if "forkserver" not in multiprocessing.get_all_start_methods():
         return False
+    from multiprocessing import forkserver, resource_tracker
+
     earlier = _server_pid()
     forkserver.set_forkserver_preload([orphans.__name__, serve.__module__])
     # By itself it would put its socket under TMPDIR, however long that is, and leave it there when
@@ -161,8 +161,10 @@ def _started_server() -> bool:
         resource_tracker.ensure_running()  # which lets signals through when it is started
     with interrupts.held():
         os.environ[orphans.RUNNER] = str(os.getpid())
-        forkserver.ensure_running()
-        os.environ.pop(orphans.RUNNER, None)
+        try:
+            forkserver.ensure_running()
+        finally:
+            os.environ.pop(orphans.RUNNER, None)
     return _server_pid() != earlier
 
 

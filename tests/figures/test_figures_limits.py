@@ -33,7 +33,7 @@ def test_a_wide_interval_is_cut_and_marked(along, scale):
     assert -1 < low < 2 < high < 5
     before = len(ax.lines)
     assert axes.mark_cut(ax)
-    assert len(ax.lines) == before + 2
+    assert len(ax.lines) == before + (low > 1e-12) + (high < 1.4e12)
 
 
 def test_an_interval_near_the_points_is_drawn_whole():
@@ -51,7 +51,7 @@ def test_a_point_without_an_interval_is_drawn_and_said():
     ]
     figure = FIGURES["throughput"](frame(rows))
     ours = figure.axes[0]
-    assert "Points without a bar have no interval: fewer than 4 blocks." in " ".join(
+    assert "Points without a bar have no interval: fewer than 4 blocks or documents." in " ".join(
         text.get_text().replace("\n", " ") for text in figure.texts
     )
     assert ours.get_ylim()[1] < 3 * max(np.nanmax(line.get_ydata()) for line in ours.lines[:1])

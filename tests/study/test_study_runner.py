@@ -267,7 +267,7 @@ def test_a_cell_that_fails_half_way_keeps_no_speed(tmp_path, monkeypatch, faulty
     monkeypatch.setattr(launch.Worker, "ask", ask_and_kill)
     cells = pair_of("victim", "sound", measure=("time",))
     victim, sound = measure(tmp_path, cells)
-    assert victim.status == "oom"
+    assert victim.status == "killed"
     assert [row["metric"] for row in victim.rows] == ["outcome"]
     assert sound.status in OK_STATUSES
 
