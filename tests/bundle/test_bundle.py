@@ -138,11 +138,11 @@ def _link(target: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("name", "make", "said"),
     [
-        ("pipe.parquet", _pipe, "pipe.parquet: no regular file"),
-        ("zero.parquet", _link("/dev/zero"), "zero.parquet: no regular file"),
-        ("lost.parquet", _link("nowhere"), "lost.parquet: no regular file, or no longer there"),
+        ("pipe.parquet", _pipe, "pipe.parquet is no regular file: move it away"),
+        ("zero.parquet", _link("/dev/zero"), "zero.parquet is no regular file: move it away"),
+        ("lost.parquet", _link("nowhere"), "lost.parquet: can't be read: No such file"),
         ("loop.parquet", _link("loop.parquet"), "loop.parquet: "),
-        ("folder.parquet", Path.mkdir, "folder.parquet: no regular file"),
+        ("folder.parquet", Path.mkdir, "folder.parquet is no regular file: move it away"),
         ("a\x1b[31m.parquet", None, '"records/a\\x1b[31m.parquet" is no plain file name'),
         ("a\\b.parquet", None, '"records/a\\b.parquet" leads out of the archive'),
         ("C:a.parquet", None, '"records/C:a.parquet" leads out of the archive'),

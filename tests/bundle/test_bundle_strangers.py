@@ -165,13 +165,20 @@ def test_a_study_of_the_packages_own_texts_needs_no_trust(archive):
     assert check == Check("study reads", OK, "of retnet-bench itself: corpus sotu")
 
 
-def test_the_verb_refuses_before_it_runs(archive, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("include", "said"),
+    [
+        ("tasks", "include tasks (a folder of task files"),
+        ("\x1b]0;T\x07", "fixed.include: has characters that can't be printed"),
+    ],
+)
+def test_the_verb_refuses_before_it_runs(archive, tmp_path, monkeypatch, include, said):
     monkeypatch.setattr(running, "run", lambda *_: pytest.fail("ran"))
-    path = saying(archive, tmp_path, fixed={"include": "\x1b]0;T\x07"})
+    path = saying(archive, tmp_path, fixed={"include": include})
     done = CliRunner().invoke(app, ["verify", str(path), "--rerun", "--out", str(tmp_path / "o")])
     assert isinstance(done.exception, UserError)
-    assert "include \\x1b]0;T\\x07 (a folder of task files" in str(done.exception)
-    assert "\x1b" not in done.output
+    assert said in str(done.exception)
+    assert "\x1b" not in str(done.exception) + done.output
 
 
 # --- what the files say ---------------------------------------------------------------------------
