@@ -78,6 +78,13 @@ def stats(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """10,000 hostile studies, records, checkpoints, tokenizers, bundles and corpora: minutes."""
+    install(session)
+    session.run("python", "tests/fuzz/run.py", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def gpu(session: nox.Session) -> None:
     """The tests and a short study that need a CUDA device. In a plain environment of one's own:
     torch is the CUDA build that pip picks."""

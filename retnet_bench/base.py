@@ -20,6 +20,8 @@ UNPRINTABLE = {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}
 changes of writing direction), lone surrogates, noncharacters, and line ends other than "\\n"."""
 QUOTED_LENGTH = 80
 """Characters of a user's value that a message repeats."""
+LISTED_LENGTH = 320
+"""Characters of a list of choices."""
 
 
 def printable(value: object, most: int | None = None, keep: str = "") -> str:
@@ -45,14 +47,21 @@ def quoted(value: object) -> str:
 
 
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
-    """`; did you mean "x"?` for a near miss, else `; choose from a, b, c`."""
+    """`; did you mean "x"?` for a near miss, else `; choose from a, b, c`, shortened."""
     known = sorted(choices)
     word = str(word)[:QUOTED_LENGTH]  # the comparison is quadratic in the length
     same = [choice for choice in known if choice.lower() == word.lower()]
     close = same or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f'; did you mean "{close[0]}"?'
-    return f"; choose from {', '.join(known)}" if known else ""
+    return f"; choose from {_listed(known)}" if known else ""
+
+
+def _listed(words: list[str]) -> str:
+    """The first words, and one at least."""
+    whole = ", ".join(words)
+    most = max(LISTED_LENGTH, len(words[0]))
+    return whole if len(whole) <= most else f"{whole[:most]}..."
 
 
 class Registry(Generic[T]):

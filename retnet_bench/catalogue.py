@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, quoted
 from retnet_bench.results.numbers import quantity, seconds, size_bytes
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ LISTS: dict[str, Callable[[], Table]] = {
 def listing(what: str | None) -> Iterator[Table]:
     """The table of one kind of thing, or of all kinds."""
     if what is not None and what not in LISTS:
-        raise UserError(f'can\'t list "{what}"{did_you_mean(what, LISTS)}')
+        raise UserError(f'can\'t list "{quoted(what)}"{did_you_mean(what, LISTS)}')
     for name, make in LISTS.items():
         if what in (None, name):
             yield make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from retnet_bench import __version__, interrupts
 from retnet_bench.base import UserError, quoted
+from retnet_bench.streams import BROKEN, Output, complain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,11 +52,9 @@ def options(
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from retnet_bench.terminal import console
 
-    # Names, reasons and intervals hold [words], which rich would take for its own markup.
-    width = None if sys.stdout.isatty() else 140
-    return Console(width=width, markup=False, emoji=False)
+    return console()
 
 
 @app.command(epilog="Example: retnet-bench run quickstart")
@@ -154,7 +154,8 @@ def plan(
         Path | None, typer.Option(help="Results to calibrate on; default runs/<study>, if any.")
     ] = None,
 ) -> None:
-    """Show a study's cells and what each is predicted to cost; nothing is run."""
+    """Show a study's cells and what each is predicted to cost. No cell is run; the first plan
+    on a machine times matmuls and copies for some seconds, and keeps these rates."""
     from retnet_bench.catalogue import plan_table
 
     console = _console()
@@ -284,7 +285,7 @@ def check(
     ] = None,
 ) -> None:
     """Hold results, or this code, against a baseline: exit code 0 pass, 1 regression, 2 usage,
-    3 inconclusive, 4 nothing measured."""
+    3 inconclusive, 4 nothing measured; 70 something is broken, so no verdict."""
     from retnet_bench.analysis.decision import Policy
     from retnet_bench.report import gate
 
@@ -292,10 +293,10 @@ def check(
         raise UserError("check wants one of --baseline RESULTS and --against REVISION")
     policy, console = Policy(limit=limit, exact_only=exact), _console()
     if against is not None:
-        from retnet_bench.study.against import measure
+        from retnet_bench.study.against import measured
 
-        duel = measure(candidate, against, policy, budget, dirty, console)
-        report = gate.check(duel.candidate, duel.baseline, policy, duel.selftest_of)
+        with measured(candidate, against, policy, budget, dirty, console) as duel:
+            report = gate.check(duel.candidate, duel.baseline, policy, duel.selftest_of)
     else:
         assert baseline is not None
         report = gate.check(Path(candidate), baseline, policy)
@@ -365,9 +366,17 @@ def verify(
     out: Annotated[
         Path | None, typer.Option(help="With --rerun: results folder; default runs/<study>-rerun.")
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Also open the files and folders it names outside of the archive, train its "
+            "tokenizers and, with --rerun, run the Python functions of its tasks.",
+        ),
+    ] = False,
 ) -> None:
     """Re-check an archive's claims and figures from its records: exit code 0 nothing differs,
-    1 something differs, 2 no whole archive."""
+    1 something differs, 2 no whole archive; 70 something is broken, so no verdict."""
     from retnet_bench.bundle import verify as verifying
     from retnet_bench.bundle.archive import opened
 
@@ -375,13 +384,13 @@ def verify(
         raise UserError("--out is the folder of a second run; it wants --rerun")
     console = _console()
     with opened(archive) as found:
-        checks = verifying.verify(found)
+        checks = verifying.verify(found, trust)
         console.print(verifying.table(checks))
         if rerun:
             from retnet_bench.bundle.rerun import rerun as run_again
             from retnet_bench.bundle.rerun import tables
 
-            again = run_again(found, out, console)
+            again = run_again(found, out, console, trust)
             for table in tables(again):
                 console.print(table)
             console.print(verifying.table(again.checks, "Second run"))
@@ -507,25 +516,32 @@ def _refuse_bytes(arguments: list[str]) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2; a signal that ends it is one line
-    and 128 + its number, so Ctrl-C is 130."""
+    """Entry point. A user's mistake is one line and exit code 2, a signal that ends the command one
+    line and 128 + its number (Ctrl-C: 130), whatever is broken 70, and an output that nobody reads
+    any more 141; the other codes are the verbs' own."""
+    output = Output()
+    sys.exit(output.exit_code(_exit_code()))
+
+
+def _exit_code() -> int:
     debug = "--debug" in sys.argv
     interrupts.handle()
     try:
         with interrupts.heard(sys.argv[1:]):
             _refuse_bytes(sys.argv[1:])
             app()
-    except UserError as error:
-        if debug:
-            raise
-        typer.echo(f"retnet-bench: {error}", err=True)
-        sys.exit(2)
+        return 0
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception as error:
+        mistake = isinstance(error, UserError)
         if debug:
-            raise
-        message = f"{type(error).__name__}: {error}"
-        typer.echo(f"retnet-bench: unexpected {message} (--debug shows where)", err=True)
-        sys.exit(1)
+            traceback.print_exc()
+        elif mistake:
+            complain(error)
+        else:
+            complain(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
+        return 2 if mistake else BROKEN
 
 
 if __name__ == "__main__":

@@ -8,25 +8,28 @@ the reason, where the records do not give the number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from retnet_bench import paper
+from retnet_bench import paper, yaml_file
 from retnet_bench.analysis import curves, pairs, replication, rows, statistics
 from retnet_bench.analysis.statistics import UNKNOWN, Interval
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, printable, quoted
+from retnet_bench.fields import Integer, Name, Number, Strict, Text, Word, problem
 from retnet_bench.results.schema import EXACT, METRICS, TIMES
 
 Verdict = Literal["holds", "does not hold", "inconclusive", "not measured"]
-Bound = int | float
+Bound = Integer | Number
+MOST = 1000
+"""Claims of a study: each becomes a row of what is printed."""
 
 PERPLEXITY = "perplexity_per_byte"
 _RATES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
@@ -40,52 +43,48 @@ _CROSSES = {"train": "length", "prefill": "length", "decode": "position", "perpl
 _X_UNITS = {"length": "tokens", "position": "tokens", "n_params": "parameters"}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Measure(_Strict):
+class Measure(Strict):
     """The number: `kind` of `metric` for arm `of`, against arm `over` where two are compared."""
 
     kind: Literal["ratio", "level", "slope", "exponent", "crossover"]
-    metric: str | None = None
+    metric: Word | None = None
     """Ratio, level and exponent: a metric of the records, a rate or perplexity_per_byte."""
-    of: str
-    over: str | None = None
+    of: Word
+    over: Word | None = None
     """Ratio: the denominator. Crossover: the arm that is overtaken."""
 
 
-class Where(_Strict):
+class Where(Strict):
     """The cells: equal to what is said here. `max`: the largest one measured for every arm."""
 
-    workload: str
-    size: str | None = None
-    length: int | Literal["max"] | None = None
-    batch: int | Literal["max"] | None = None
-    position: int | Literal["max"] | None = None
+    workload: Word
+    size: Word | None = None
+    length: Integer | Literal["max"] | None = None
+    batch: Integer | Literal["max"] | None = None
+    position: Integer | Literal["max"] | None = None
     """Unsaid: the mean of times over all positions, and memory at the last one."""
-    dtype: str | None = None
-    mode: str | None = None
-    device: str | None = None
-    seed: int | None = None
-    token_budget: int | None = None
+    dtype: Word | None = None
+    mode: Word | None = None
+    device: Word | None = None
+    seed: Integer | None = None
+    token_budget: Integer | None = None
 
 
-class Paper(_Strict):
+class Paper(Strict):
     """The number as stated, and under what conditions."""
 
     value: Bound
-    unit: str
-    at: str
+    unit: Text
+    at: Text
     """Model, length, batch, machine, ... of the stated number."""
 
 
-class Claim(_Strict):
+class Claim(Strict):
     """One statement. Exactly one of the four comparisons is said."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    says: str
-    source: str
+    name: Name
+    says: Text
+    source: Text
     """Section, table or figure of the paper, or whose claim it is."""
     measure: Measure
     where: Where
@@ -96,8 +95,8 @@ class Claim(_Strict):
     includes: Bound | None = None
     """The interval contains the number: no difference shown, which a wide interval makes easy."""
     paper: Paper | None = None
-    figure: str | None = None
-    objection: str | None = None
+    figure: Name | None = None
+    objection: Text | None = None
     """What critics hold against the stated number, or why ours may differ."""
 
     @property
@@ -136,16 +135,21 @@ def filled_in(said: object, figures: object) -> object:
     counts where the study draws it. Raises UserError for a claim the paper does not make."""
     if not isinstance(said, list):
         return said
+    known = paper.claims()
     figures = figures if isinstance(figures, list) else []  # else not the claims' to complain of
-    return [_filled_in(c, figures) if isinstance(c, dict) and "claim" in c else c for c in said]
+    return [
+        _filled_in(c, known, figures) if isinstance(c, dict) and "claim" in c else c for c in said
+    ]
 
 
-def _filled_in(said: dict[str, Any], figures: Sequence[str]) -> dict[str, Any]:
-    known, own = paper.claims(), dict(said)
-    name = str(own.pop("claim"))
-    if name not in known:
-        choices = did_you_mean(name, known) + "; one of your own has name: instead of claim:"
-        raise UserError(f'claims: the paper makes no claim "{name}"{choices}')
+def _filled_in(
+    said: dict[str, Any], known: dict[str, dict[str, Any]], figures: Sequence[str]
+) -> dict[str, Any]:
+    own = dict(said)
+    name = own.pop("claim")
+    if not isinstance(name, str) or name not in known:
+        choices = did_you_mean(name, known) + "; one of your own has name:"
+        raise UserError(f'claims: the paper makes no claim "{quoted(name)}"{choices}')
     base = {"name": name, **known[name]}
     if base.get("figure") not in figures:
         base.pop("figure", None)
@@ -155,29 +159,39 @@ def _filled_in(said: dict[str, Any], figures: Sequence[str]) -> dict[str, Any]:
 
 
 def beside(results: Path) -> list[Claim]:
-    """The claims of the study whose records are in `results`; none without its study.yaml."""
+    """The claims of the study whose records are in `results`; none without its study.yaml. Raises
+    UserError for claims that are none; what else the study says is not looked at."""
     path = results / "study.yaml"
     if not path.is_file():
         return []
+    study = yaml_file.parse(yaml_file.read(path), path) or {}
     try:
-        study = yaml.safe_load(path.read_text("utf-8")) or {}
-        said: Any = filled_in(study.get("claims", []), study.get("figures", []))
-        found = [Claim.model_validate(claim) for claim in said]
+        if not isinstance(study, dict):
+            raise UserError("a study is a mapping with name, question, arms and workloads")
+        found = _LIST.validate_python(filled_in(study.get("claims", []), study.get("figures")))
         check(found)
     except ValidationError as error:
-        where = ".".join(map(str, error.errors()[0]["loc"]))
-        raise UserError(f"{path}: a claim's {where}: {error.errors()[0]['msg']}") from None
-    except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError, UserError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{printable(path)}: claims: {problem(error, _keys_at)}") from None
+    except UserError as error:
+        raise UserError(f"{printable(path)}: {error}") from None
     return found
+
+
+_LIST = TypeAdapter(Annotated[list[Claim], Field(max_length=MOST)])
+
+
+def _keys_at(place: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed in a part of a claim."""
+    parts = [part for part in place if part in models()]
+    return list(models()[str(parts[-1]) if parts else "claims"].model_fields)
 
 
 def check(claims: Sequence[Claim]) -> None:
     """UserError for a claim that could not be evaluated on any records."""
-    names = [claim.name for claim in claims]
+    names = Counter(claim.name for claim in claims)
     for claim in claims:
         with _named(claim):
-            if names.count(claim.name) > 1:
+            if names[claim.name] > 1:
                 raise UserError("the name is given twice")
             _check_comparison(claim)
             _check_measure(claim)
@@ -185,10 +199,10 @@ def check(claims: Sequence[Claim]) -> None:
 
 def check_against(
     claims: Sequence[Claim],
-    arms: Iterable[str],
-    workloads: Iterable[str],
-    figures: Iterable[str],
-    points: Callable[[str, str], set[Any]],
+    arms: Collection[str],
+    workloads: Collection[str],
+    figures: Collection[str],
+    points: Callable[[str, str], Collection[Any]],
 ) -> None:
     """UserError for a claim about what a study lacks.
 
@@ -216,11 +230,10 @@ def _named(claim: Claim) -> Iterator[None]:
         raise UserError(f"claims.{claim.name}: {error}") from None
 
 
-def _one_of(what: str, value: object, known: Iterable[object]) -> None:
-    choices = set(known)
-    if value not in choices:
-        near = did_you_mean(value, map(str, choices))
-        raise UserError(f'{what} "{value}" is not in the study{near}')
+def _one_of(what: str, value: object, known: Collection[object]) -> None:
+    if value not in known:
+        near = did_you_mean(value, map(str, known))
+        raise UserError(f'{what} "{quoted(value)}" is not in the study{near}')
 
 
 def _check_comparison(claim: Claim) -> None:
@@ -238,12 +251,12 @@ def _check_measure(claim: Claim) -> None:
         need = "needs" if measure.over is None else "compares no arms, so it has no"
         raise UserError(f'measure: a {measure.kind} {need} "over"')
     if measure.over == measure.of:
-        raise UserError(f'measure: "of" and "over" are both {measure.of}')
+        raise UserError(f'measure: "of" and "over" are both {quoted(measure.of)}')
     if measure.kind == "slope" and workload != "decode":
-        raise UserError(f"measure: a slope is over positions of decode, not of {workload}")
+        raise UserError(f"measure: a slope is over positions of decode, not of {quoted(workload)}")
     if measure.kind == "crossover" and workload not in _CROSSES:
         near = did_you_mean(workload, _CROSSES)
-        raise UserError(f"measure: nothing is known to cross over in {workload}{near}")
+        raise UserError(f"measure: nothing is known to cross over in {quoted(workload)}{near}")
     if (measure.metric is not None) != (measure.kind in ("ratio", "level", "exponent")):
         need = "needs a" if measure.metric is None else "is of time, so it has no"
         raise UserError(f"measure: a {measure.kind} {need} metric")
@@ -257,7 +270,8 @@ def _check_metric(metric: str, workload: str, kind: str) -> None:
     known[PERPLEXITY] = "perplexity"
     here = [name for name, home in known.items() if home in ("", workload)]
     if metric not in here:
-        raise UserError(f'measure.metric: {workload} has no "{metric}"{did_you_mean(metric, here)}')
+        near = did_you_mean(metric, here)
+        raise UserError(f'measure.metric: {quoted(workload)} has no "{quoted(metric)}"{near}')
     if metric == PERPLEXITY and kind == "exponent":
         raise UserError("measure.metric: perplexity has no exponent over length")
 
@@ -278,7 +292,8 @@ def _finding(records: pd.DataFrame, claim: Claim) -> Finding:
         return Finding(claim, "not measured", UNKNOWN, _unit(claim), reason=str(why))
     if np.isnan(interval.low) and claim.measure.metric in EXACT:
         interval = interval._replace(low=interval.estimate, high=interval.estimate)
-    reason = "" if not np.isnan(interval.low) else "no interval from one reading"
+    of = rows.replica(_base(claim))
+    reason = statistics.why_no_interval(interval.n, of) if np.isnan(interval.low) else ""
     verdict = judge(claim, interval)
     return Finding(claim, verdict, interval, _unit(claim), _conditions(cells, claim), reason)
 

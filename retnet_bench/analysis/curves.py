@@ -356,14 +356,17 @@ def _point(
     impure = measured[measured["status"] == "impure"]
     if len(impure):
         return (*interval, "impure", "; ".join(impure["reason"].dropna().unique()))
-    return (*interval, "ok", _caveat(interval, group[~group["has_value"]]))
+    lost = group[~group["has_value"]]
+    return (*interval, "ok", _caveat(interval, str(measured["metric"].iloc[0]), lost))
 
 
-def _caveat(interval: Interval, lost: pd.DataFrame) -> str | None:
+def _caveat(interval: Interval, metric: str, lost: pd.DataFrame) -> str | None:
     if len(lost):
         last = lost.sort_values("recorded_at").drop_duplicates("cell_id", keep="last")
         return f"without {len(last)} that failed: {', '.join(sorted(last['status'].unique()))}"
-    return "no interval from one block" if np.isnan(interval.low) else None
+    if metric in EXACT or not np.isnan(interval.low):
+        return None
+    return statistics.why_no_interval(interval.n, rows.replica(metric))
 
 
 def _text(reason: object) -> str | None:

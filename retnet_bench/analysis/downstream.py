@@ -21,18 +21,18 @@ _Z = 1.959963984540054
 def scores(records: pd.DataFrame) -> pd.DataFrame:
     """One row a cell, task, metric and phase, of its latest run.
 
-    Columns [arm, checkpoint, n_params, task, phase, metric, estimate, low, high, stderr, n];
-    `checkpoint` is the folder that the cell names. For means of documents' values the standard
-    error is sd / sqrt(n), as lm-eval's; the 95 % interval is Wilson's for shares of right answers,
-    else +- 1.96 errors. Perplexities and bits per byte: the bootstrap over documents. NaN where the
-    documents' values were not kept.
+    Columns [arm, checkpoint, n_params, task, phase, metric, reason, estimate, low, high, stderr,
+    n]; `checkpoint` is the folder that the cell names, `reason` what to know of the score. For
+    means of documents' values the standard error is sd / sqrt(n), as lm-eval's; the 95 % interval
+    is Wilson's for shares of right answers, else +- 1.96 errors. Perplexities and bits per byte:
+    the bootstrap over documents. NaN where the documents' values were not kept.
     """
     chosen = records[(records["workload"] == "downstream") & records["value"].notna()]
     chosen = chosen.sort_values("recorded_at", kind="stable")
     keys = ["cell_id", "task", "phase", "metric"]
     chosen = chosen.drop_duplicates(keys, keep="last")
     shown = [m.name for m in METRICS.values() if m.workload == "downstream" and m.unit in SCORES]
-    columns = ["arm", "checkpoint", "n_params", "task", "phase", "metric"]
+    columns = ["arm", "checkpoint", "n_params", "task", "phase", "metric", "reason"]
     named = chosen[chosen["metric"].isin(shown)]
     named = named.assign(checkpoint=[json.loads(c).get("checkpoint") for c in named["cell_json"]])
     rows = [

@@ -34,6 +34,7 @@ from retnet_bench.analysis.floor import Floors
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError
 from retnet_bench.results.schema import OK_STATUSES, TIMES
+from retnet_bench.results.soundness import LEFT_OUT
 
 EXIT = {PASS: 0, REGRESSION: 1, INCONCLUSIVE: 3, "nothing measured": 4}
 COLUMNS = ("n_params", "n_body_params", "flops_per_token", "state_bytes", "kernel_dispatched")
@@ -173,6 +174,11 @@ def _measured(cell: pd.DataFrame) -> bool:
     return bool((cell["status"].isin(OK_STATUSES) & (cell["metric"] != "outcome")).any())
 
 
+def _left_out(cell: pd.DataFrame) -> bool:
+    """Whether the cell's records hold values that cannot be, which say nothing of the code."""
+    return not _measured(cell) and bool((cell["status"] == LEFT_OUT).any())
+
+
 def _failure(cell: pd.DataFrame) -> str:
     """Status and reason of a cell that has no measurement."""
     last = cell.sort_values("recorded_at").iloc[-1]
@@ -208,6 +214,8 @@ def _cell(mine: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[Row]:
         also = "" if _measured(mine) else f"; candidate too ({_failure(mine)})"
         why = f"failed in the baseline ({_failure(theirs)}){also}"
         yield _cell_row(theirs, NOT_COMPARABLE, why)
+    elif _left_out(mine):
+        yield _cell_row(mine, NOT_COMPARABLE, f"left out ({_failure(mine)})", missing=True)
     elif not _measured(mine):
         yield _cell_row(mine, REGRESSION, f"failed in the candidate ({_failure(mine)})")
     elif _same_records(mine, theirs):
@@ -455,7 +463,7 @@ def _decided(timed: _Timed, decision: Decision) -> Row:
     if needed:
         told.append(f"{needed} blocks would settle it, there are {timed.ratio.n}")
     elif decision.verdict == INCONCLUSIVE:
-        told.append("one block has no interval: two or more are needed")
+        told.append(statistics.why_no_interval(timed.ratio.n))
     return replace(
         timed.row,
         verdict=decision.verdict,

@@ -32,7 +32,7 @@ from retnet_bench.analysis import replication, rows, statistics
 from retnet_bench.analysis.statistics import Interval
 from retnet_bench.base import UserError
 from retnet_bench.results.schema import EXACT, TIMES
-from retnet_bench.results.store import read_records
+from retnet_bench.results.store import read_runs, without_retried
 
 SAMPLED = ("peak_rss_bytes", "cuda_peak_allocated_bytes")
 PERPLEXITY = "perplexity_per_byte"
@@ -80,8 +80,8 @@ def read(paths: Sequence[Path]) -> list[Run]:
 
     Raises UserError when a path holds no records, or all of them hold fewer than two runs.
     """
-    folders = list(dict.fromkeys(folder for path in paths for folder in _results(path)))
-    runs = [run for folder in folders for run in _runs(read_records(folder))]
+    folders = [folder for path in paths for folder in _results(path)]
+    runs = [run for records in read_runs(folders) for run in _runs(records)]
     runs = _joined(sorted(runs, key=lambda run: run.records["recorded_at"].min()))
     if len(runs) < 2:
         where = ", ".join(map(str, paths))
@@ -109,7 +109,7 @@ def _runs(records: pd.DataFrame) -> Iterator[Run]:
         revision, dirty = part["git_revision"].iloc[0], part["git_dirty"].iloc[0]
         short = revision[:7] if isinstance(revision, str) else "no revision"
         changed = not pd.isna(dirty) and bool(dirty)
-        yield Run(short + ("+" if changed else ""), part)
+        yield Run(short + ("+" if changed else ""), without_retried(part))
 
 
 def _joined(runs: Sequence[Run]) -> list[Run]:
@@ -150,7 +150,7 @@ def _points(run: int, records: pd.DataFrame) -> Iterator[dict[str, object]]:
         for _, cell in values.groupby(["cell_id", "phase", "fingerprint"], dropna=False):
             yield _point(run, metric, cell, statistics.center(rows.blocks(cell)))
     for _, cell in rows.documents(records).groupby(["cell_id", "fingerprint"], dropna=False):
-        known = cell.dropna(subset="document_bytes")
+        known = cell[cell["document_bytes"] > 0]
         found = replication.perplexity(known["value"], known["document_bytes"])
         yield _point(run, PERPLEXITY, cell, found)
 

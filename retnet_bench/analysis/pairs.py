@@ -17,7 +17,7 @@ from retnet_bench.analysis.floor import Floor, Floors
 from retnet_bench.analysis.replication import perplexity_ratio
 from retnet_bench.analysis.statistics import UNKNOWN, Crossover, Interval
 from retnet_bench.base import UserError
-from retnet_bench.results.schema import OK_STATUSES, TIMES
+from retnet_bench.results.schema import EXACT, OK_STATUSES, TIMES
 
 _RESULT = ["estimate", "low", "high", "n"]
 _ALONG = {"decode": "position"}
@@ -191,7 +191,12 @@ def verdict(metric: str, a: str, b: str, ratio: Interval, floor: Floor | None = 
     amount = f"{size:.3g} x" if size >= 1.1 else f"{100 * part:.2g} %"
     words = f"{a} {amount} {less if ratio.estimate < 1 else more} than {b}"
     if np.isnan(ratio.low):
-        return "equal (one reading)" if size == 1 else f"{words} (one reading, no interval)"
+        known = (
+            "exact"
+            if metric in EXACT
+            else statistics.why_no_interval(ratio.n, rows.replica(metric))
+        )
+        return f"{'equal' if size == 1 else words} ({known})"
     if ratio.low <= 1 <= ratio.high:
         return "no difference shown"
     if floor and floor.value is not None and size <= 1 + floor.value:

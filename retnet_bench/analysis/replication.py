@@ -3,9 +3,10 @@
 A loss is the mean over seeds of sum(nll) / sum(units), in nat per unit. It varies for two reasons,
 and the bootstrap resamples both: documents, drawn once for all points so that whatever is compared
 is compared on the same documents (paired), and seeds, drawn for each point by itself. Each part is
-lengthened for its own small number as `statistics` says: documents by `widening`, seeds by
-sqrt(s / (s - 1)) for s seeds and by Student's quantile for the degrees of freedom of all points
-together, which takes the spread between seeds to be alike at all of them.
+lengthened for its own small number as `statistics` says: documents by `widening`, so that two or
+three have no interval, seeds by sqrt(s / (s - 1)) for s seeds and by Student's quantile for the
+degrees of freedom of all points together, which takes the spread between seeds to be alike at all
+of them.
 
 One seed says nothing of the spread between seeds: then the interval is of documents only, and so
 too narrow for a statement about the architecture.
@@ -52,6 +53,11 @@ class Draws(NamedTuple):
     n: int
     """Documents, or seeds where there is but one document."""
 
+    @property
+    def known(self) -> bool:
+        """Whether there is an interval: not from one score, nor from two or three documents."""
+        return self.n > 1 and not np.isnan(self.drawn).any()
+
     def interval(self, weights: Sequence[float]) -> Interval:
         """The interval of a weighted sum of the losses; no interval from one score alone."""
         return percentiles(float(self.level @ weights), self.drawn @ np.array(weights), self.n)
@@ -88,7 +94,8 @@ def _deviations(
     between = level[chosen].mean(axis=1) - level.mean()
     if seeds > 1:
         between *= np.sqrt(seeds / (seeds - 1)) * student_factor(degrees)
-    return widening(documents) * within + between
+    longer = widening(documents) if documents > 1 else 1.0  # one document does not vary
+    return longer * within + between
 
 
 def loss(point: Scores) -> Interval:

@@ -33,6 +33,15 @@ _SCORED = ["cell_id", *_BLANK]
 _WHERE = ["workload", "phase", "position"]  # which a failed cell did not reach
 
 
+def replica(metric: str) -> str:
+    """What the intervals of `metric` are made of: documents of a score, blocks of anything else."""
+    return (
+        "document"
+        if metric.startswith(("document_", "context_", "position_", "perplexity"))
+        else "block"
+    )
+
+
 def measured(
     records: pd.DataFrame, metric: str, workload: str | None = None, phase: str | None = None
 ) -> pd.DataFrame:
@@ -139,7 +148,7 @@ def scores(groups: Sequence[pd.DataFrame], unit: str) -> list[Scores]:
 
     UserError when two cells of a group have one seed: they are not replicas of one contract.
     """
-    known = [group.dropna(subset=f"document_{unit}") for group in groups]
+    known = [group[group[f"document_{unit}"] > 0] for group in groups]
     for group in known:
         _one_cell_per_seed(group)
     tables = [group.pivot(index="cell_id", columns="document", values="value") for group in known]

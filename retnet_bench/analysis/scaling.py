@@ -293,10 +293,11 @@ def _fit_arms(kind: str, at: str, group: list[_Model], unit: str) -> list[Fit | 
             reasons.setdefault(why, []).append(arm)
             continue
         center, theta, refits = fit_law(
-            x, level[mine], drawn[:, mine] if draws.n > 1 else drawn[:0]
+            x, level[mine], drawn[:, mine] if draws.known else drawn[:0]
         )
         seeds = min(len(scores[i].nll) for i in mine)
-        fit = Fit(arm, kind, at, unit, x, level[mine], seeds, center, theta, refits, draws.n)
+        n = draws.n if draws.known else 1
+        fit = Fit(arm, kind, at, unit, x, level[mine], seeds, center, theta, refits, n)
         fitted.append(fit)
     return [*fitted, *(f"{', '.join(a)}, {kind}, {at}: {why}" for why, a in reasons.items())]
 

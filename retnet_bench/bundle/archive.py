@@ -10,48 +10,56 @@ import hashlib
 import json
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from retnet_bench import files
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, quoted
+from retnet_bench.bundle import entries
+from retnet_bench.bundle.entries import BROKEN, GIVE, MOST_BYTES, MOST_FILES, at_most
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 SUFFIX = ".zip"
+MOST_MANIFEST_BYTES = 2 << 20
+MOST_TEXT_BYTES = {"study.yaml": 64 << 10, "claims.json": 1 << 20, "data.json": 1 << 20}
+"""Of the texts that are parsed; the largest study of ours has 4 kB."""
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)
 """Every file's date: when it was packed is no part of the contents."""
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
-"""What zipfile raises for archives that are cut, altered, encrypted or packed another way."""
-_GIVE = "give a file that `retnet-bench bundle` wrote"
+
+_Word = Annotated[str, Field(max_length=1000)]
+_Words = Annotated[list[_Word], Field(max_length=1000)]
 
 
-class File(BaseModel):
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class File(_Strict):
     """A file as it was packed."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
+    bytes: int = Field(ge=0, le=MOST_BYTES)
 
 
-class Manifest(BaseModel):
+class Manifest(_Strict):
     """What a bundle says of itself."""
 
     format: int = Field(ge=1)
-    study: str
-    created_at: str
+    study: _Word
+    created_at: _Word
     """When the newest record was taken, so that the same results make the same bundle."""
-    machines: list[str]
-    fingerprints: list[str]
-    git_revisions: list[str]
-    versions: dict[str, str]
+    machines: _Words
+    fingerprints: _Words
+    git_revisions: _Words
+    versions: dict[_Word, _Word] = Field(max_length=100)
     """Of retnet-bench, Python and the packages that numbers and figures come from."""
-    files: dict[str, File]
+    files: dict[str, File] = Field(max_length=MOST_FILES)
 
 
 @dataclass(frozen=True)
@@ -86,10 +94,17 @@ def naming(folder: Path, shown: Path) -> Iterator[None]:
 
 def write(path: Path, folder: Path, about: Mapping[str, Any]) -> Manifest:
     """Pack every file in `folder` into `path`, the manifest last: whole or not at all, and the
-    same bytes for the same files. `about`: the manifest but for its format and files."""
+    same bytes for the same files. `about`: the manifest but for its format and files.
+
+    UserError for what `opened` would refuse: too many or too large files, names that are none
+    elsewhere.
+    """
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    packed = {name: _file((folder / name).read_bytes()) for name in names}
-    manifest = Manifest(format=FORMAT, files=packed, **about)
+    entries.check_names(path, names)
+    sizes = [(folder / name).stat().st_size for name in names]
+    at_most(f"{path}: its files", sum(sizes), MOST_BYTES, "bytes")
+    packed = {name: _file(name, (folder / name).read_bytes()) for name in names}
+    manifest = _validated(path, {"format": FORMAT, "files": packed, **about})
 
     def fill(partial: Path) -> None:
         with zipfile.ZipFile(partial, "w") as archive:
@@ -101,8 +116,13 @@ def write(path: Path, folder: Path, about: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
-def _file(data: bytes) -> File:
+def _file(name: str, data: bytes) -> File:
+    at_most(name, len(data), _most_bytes(name), "bytes")
     return File(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def _most_bytes(name: str) -> int:
+    return MOST_TEXT_BYTES.get(PurePosixPath(name).name, MOST_BYTES)
 
 
 def _entry(name: str) -> zipfile.ZipInfo:
@@ -121,107 +141,75 @@ def opened(path: Path) -> Iterator[Bundle]:
     """The bundle at `path`, every file checked against the manifest; unpacked until the end.
 
     UserError in one line: no zip, no bundle, a newer format, a file altered (both checksums are
-    named), missing or added, a name that leads out of the folder.
+    named), missing, added or larger than any of ours, a name that leads out of the folder.
     """
     with files.scratch() as folder:
-        with _open(path) as archive:
+        with entries.open_zip(path) as archive, naming(folder, path):
             manifest = _manifest(path, archive)
-            _check_names(path, archive.namelist(), manifest)
+            _check_names(path, archive, manifest)
             for name, file in manifest.files.items():
-                _check(path, archive, name, file)
-                _extract(path, archive, name, folder)
+                _unpack(path, archive, name, file, folder)
         yield Bundle(path, folder, manifest)
 
 
-def _open(path: Path) -> zipfile.ZipFile:
-    if path.is_dir():
-        raise UserError(f"{path} is a folder, no archive; pack it: retnet-bench bundle {path}")
-    try:
-        return zipfile.ZipFile(path)
-    except FileNotFoundError:
-        raise UserError(f"no archive at {path}; {_GIVE}") from None
-    except PermissionError:
-        raise UserError(f"{path}: can't be read: permission denied") from None
-    except _BROKEN:
-        raise UserError(f"{path} is no zip archive, or not a whole one; {_GIVE}") from None
-
-
 def _manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
-    if archive.namelist().count(MANIFEST) != 1:
-        raise UserError(f"{path} is no bundle: it has no {MANIFEST}; {_GIVE}")
+    if MANIFEST not in archive.namelist():
+        raise UserError(f"{path} is no bundle: it has no {MANIFEST}; {GIVE}")
     try:
-        said = json.loads(archive.read(MANIFEST))
+        said = json.loads(entries.read_entry(archive, MANIFEST, MOST_MANIFEST_BYTES))
         version = said["format"]
         if not isinstance(version, int):
-            raise ValueError(f"format is {version!r}")
-    except (*_BROKEN, TypeError, KeyError) as error:
-        raise UserError(f"{path}: {MANIFEST} is not a bundle's ({_one_line(error)})") from None
+            raise ValueError(f"format is {quoted(repr(version))}")
+    except (*BROKEN, TypeError, KeyError) as error:
+        raise UserError(f"{path}: {MANIFEST} is not a bundle's ({quoted(error)})") from None
     if version > FORMAT:
         raise UserError(
-            f"{path}: {MANIFEST} has format {version}, this retnet-bench reads up to {FORMAT}: "
-            "upgrade retnet-bench"
+            f"{path}: {MANIFEST} has format {quoted(version)}, this retnet-bench reads up to "
+            f"{FORMAT}: upgrade retnet-bench"
         )
+    return _validated(path, said)
+
+
+def _validated(path: Path, said: object) -> Manifest:
     try:
         return Manifest.model_validate(said)
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
+        where = quoted(".".join(map(str, problem["loc"])))
         raise UserError(f"{path}: {MANIFEST}: {where}: {problem['msg']}") from None
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _check_names(path: Path, names: list[str], manifest: Manifest) -> None:
-    for name in (*names, *manifest.files):
-        if not _stays_inside(name):
-            raise UserError(f'{path}: the name "{name}" leads out of the archive; {_GIVE}')
-    found = [name for name in names if name != MANIFEST and not name.endswith("/")]
+def _check_names(path: Path, archive: zipfile.ZipFile, manifest: Manifest) -> None:
+    """Every file of the manifest, and no other, stands in the archive."""
+    entries.check_names(path, list(manifest.files))
+    found = {entry.filename for entry in archive.infolist() if not entry.is_dir()} - {MANIFEST}
     for name, file in manifest.files.items():
         if name not in found:
             raise UserError(
                 f"{path}: {name} is missing: the manifest says its sha256 is {file.sha256}"
             )
-    for name in found:
-        if name not in manifest.files:
-            raise UserError(f"{path}: {name} was added: the manifest has no sha256 of it")
-        if found.count(name) > 1:
-            raise UserError(f"{path}: {name} stands there twice")
+        at_most(f"{path}: {name}", archive.getinfo(name).file_size, _most_bytes(name), "bytes")
+    for name in found - manifest.files.keys():
+        raise UserError(f"{path}: {name} was added: the manifest has no sha256 of it")
 
 
-def _stays_inside(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return bool(parts) and ".." not in parts and not set("\\:") & set(name) and name[0] != "/"
-
-
-def _check(path: Path, archive: zipfile.ZipFile, name: str, file: File) -> None:
-    """Before anything is unpacked, so that what was altered never is."""
+def _unpack(path: Path, archive: zipfile.ZipFile, name: str, file: File, folder: Path) -> None:
+    """Into a folder that nobody looks into before every file is found to be what it was."""
     says = f"the manifest says {file.sha256}"
     try:
-        with archive.open(name) as stream:
-            found = _sha256(stream)
-    except _BROKEN as error:
-        raise UserError(f"{path}: {name} was altered: {_one_line(error)}; {says}") from None
-    if found != file.sha256:
-        raise UserError(f"{path}: {name} was altered: sha256 is {found}, {says}")
-
-
-def _sha256(stream: IO[bytes]) -> str:
-    digest = hashlib.sha256()
-    while part := stream.read(1 << 20):
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _extract(path: Path, archive: zipfile.ZipFile, name: str, folder: Path) -> None:
-    try:
-        archive.extract(name, folder)
-    except OSError as error:
-        raise UserError(f"{path}: {name} can't be unpacked: {error.strerror}") from None
+        sha256, count = entries.unpack(archive, name, folder / name)
+    except BROKEN as error:
+        raise UserError(f"{path}: {name} was altered: {quoted(error)}; {says}") from None
+    if sha256 != file.sha256:
+        raise UserError(f"{path}: {name} was altered: sha256 is {sha256}, {says}")
+    if count != file.bytes:
+        raise UserError(f"{path}: {name} has {count} bytes, the manifest says {file.bytes}")
 
 
 def sha256_of(path: Path) -> str:
     """sha256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return _sha256(stream)
+    with files.guarded(path, "read"), path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

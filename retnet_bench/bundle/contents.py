@@ -11,18 +11,19 @@ import math
 import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import pandas as pd
-import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from retnet_bench import __version__
 from retnet_bench.analysis import claims
 from retnet_bench.analysis.claims import Finding
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, quoted
 from retnet_bench.figures import plot
 from retnet_bench.report.claims import notes
+from retnet_bench.study import study as studies
+from retnet_bench.study.study import Study
 
 STUDY = "study.yaml"
 CLAIMS = "claims.json"
@@ -30,6 +31,9 @@ ENVIRONMENT = "environment.json"
 LOCK = "lock.txt"
 DATA = "data.json"
 FIGURES = "figures"
+T = TypeVar("T")
+Listed = Annotated[list[T], Field(max_length=1000)]
+"""Claims or texts of a bundle: each becomes a row of what is printed."""
 
 COMPUTED_BY = ("retnet-bench", "numpy", "scipy", "pandas")
 """What a claim's numbers come from."""
@@ -40,22 +44,27 @@ DRAWN_BY = (*COMPUTED_BY, "matplotlib")
 # --- the study ------------------------------------------------------------------------------------
 
 
-def study_of(folder: Path) -> dict[str, Any]:
-    """The study as written beside the records; only its name and figures are checked, so that one
-    of another version can be read. UserError where there is none."""
+def study_of(folder: Path) -> Study:
+    """The study beside the records, checked. UserError where there is none or it can't be read."""
     path = folder / STUDY
     if not path.is_file():
         raise UserError(f"{folder} has no {STUDY}: give the results folder of a study that was run")
-    try:
-        said = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: can't be read: {' '.join(str(error).split())}") from None
-    if not isinstance(said, dict) or not isinstance(said.get("name"), str):
-        raise UserError(f"{path} is no study: it has no name")
-    names = said.get("figures") or []
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UserError(f"{path}: figures must be a list of names, is {names!r}")
-    return said
+    return studies.load(str(path))[0]
+
+
+def about(study: Study, records: pd.DataFrame) -> dict[str, Any]:
+    """What the manifest says of study and records."""
+
+    def named(column: str) -> list[str]:
+        return sorted(map(str, records[column].dropna().unique()))
+
+    return {
+        "study": study.name,
+        "created_at": records["recorded_at"].max().isoformat(),
+        "machines": named("machine"),
+        "fingerprints": named("fingerprint"),
+        "git_revisions": named("git_revision"),
+    }
 
 
 # --- claims ---------------------------------------------------------------------------------------
@@ -111,22 +120,22 @@ def _finite(value: Any) -> Any:
 
 def read_claims(folder: Path) -> list[Stated]:
     """claims.json of an unpacked bundle."""
-    return read_list(folder / CLAIMS, TypeAdapter(list[Stated]))
+    return read_list(folder / CLAIMS, TypeAdapter(Listed[Stated]))
 
 
 # --- figures --------------------------------------------------------------------------------------
 
 
 def draw(
-    folder: Path,
+    names: Iterable[str],
     records: pd.DataFrame,
     found: Iterable[Finding],
     out: Path,
     formats: Sequence[str] = ("svg", "png"),
 ) -> dict[str, str]:
-    """Draw the study's figures into `out`; returns why, by name, for those that can't be drawn."""
+    """Draw figures into `out`; returns why, by name, for those that can't be drawn."""
     told, undrawn = notes(found), {}
-    for name in study_of(folder).get("figures") or []:
+    for name in dict.fromkeys(names):
         try:
             plot(records, [name], out, formats, notes=told)
         except UserError as error:
@@ -151,8 +160,8 @@ def environment_text(records: pd.DataFrame) -> str:
 def _read_json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"records: environment_json is no JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"records: environment_json is no JSON: {quoted(error)}") from None
 
 
 def lock() -> list[str]:
@@ -171,7 +180,15 @@ def versions() -> dict[str, str]:
 
 
 def as_json(value: Any) -> str:
-    return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        return json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"records: what they say is no JSON: {quoted(error)}") from None
+
+
+def as_bytes(text: str) -> bytes:
+    """A text as it is packed: UTF-8; what is no character (half a surrogate pair) as its escape."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def read_list(path: Path, adapter: TypeAdapter[Any]) -> Any:
@@ -182,5 +199,5 @@ def read_list(path: Path, adapter: TypeAdapter[Any]) -> Any:
         raise UserError(f"{path}: can't be read: {error.strerror}") from None
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
+        where = quoted(".".join(map(str, problem["loc"])))
         raise UserError(f"{path}: {where or 'not a list'}: {problem['msg']}") from None

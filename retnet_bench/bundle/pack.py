@@ -6,17 +6,20 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from retnet_bench import files
 from retnet_bench.analysis.floor import FOLDER as SELFTEST
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable
 from retnet_bench.bundle import contents
 from retnet_bench.bundle.archive import SUFFIX, Manifest, naming, sha256_of, write
+from retnet_bench.bundle.entries import check_names
+from retnet_bench.bundle.records import read
 from retnet_bench.bundle.texts import texts_of, texts_text
-from retnet_bench.results.store import read_records
+from retnet_bench.files import guarded
+from retnet_bench.results.part import parts
+from retnet_bench.study.study import Study
 
 RUNS = Path("runs")
 
@@ -71,9 +74,11 @@ def pack(folder: Path, out: Path | None = None) -> Packing:
         _copy(folder, copy)
         with naming(copy, folder):
             # of the copy: a study that is still running adds to the folder
-            records = read_records(copy)
-            lacking = _fill(copy, records)
-        manifest = write(target, copy, _about(copy, records))
+            study, records = contents.study_of(copy), read(copy)
+            lacking = _fill(copy, study, records)
+            versions = contents.versions()
+            about = contents.about(study, records) | {"versions": versions}
+            manifest = write(target, copy, about)
     return Packing(target, manifest, sha256_of(target), lacking)
 
 
@@ -81,9 +86,13 @@ def _copy(folder: Path, copy: Path) -> None:
     contents.study_of(folder)
     if not (folder / "records").is_dir():
         raise UserError(f"no records in {folder}: give the folder of a study that has run")
-    for path in _kept(folder):
+    kept = list(_kept(folder))
+    check_names(folder, [path.relative_to(folder).as_posix() for path in kept])
+    for path in kept:
+        if not path.is_file():  # a pipe or a device would never end
+            raise UserError(f"{printable(path)}: no regular file, or no longer there; move it away")
         target = copy / path.relative_to(folder)
-        with files.guarded(path, "copied"):
+        with guarded(path, "copied"):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
 
@@ -91,35 +100,22 @@ def _copy(folder: Path, copy: Path) -> None:
 def _kept(folder: Path) -> Iterator[Path]:
     """Study and records, and those of a self-test; half-written parts start with a dot."""
     for part in (folder, folder / SELFTEST):
-        if (part / contents.STUDY).is_file():
+        if (part / contents.STUDY).exists():
             yield part / contents.STUDY
-        yield from (p for p in (part / "records").glob("*.parquet") if not p.name.startswith("."))
+        if (part / "records").is_dir():
+            yield from parts(part / "records")
 
 
-def _fill(copy: Path, records: pd.DataFrame) -> dict[str, str]:
+def _fill(copy: Path, study: Study, records: pd.DataFrame) -> dict[str, str]:
     """Put beside study and records what follows from them; returns what can't be had, and why."""
     found, texts = contents.findings(copy, records), texts_of(records)
-    undrawn = contents.draw(copy, records, found, copy / contents.FIGURES)
+    undrawn = contents.draw(study.figures, records, found, copy / contents.FIGURES)
     for name, text in (
         (contents.CLAIMS, contents.claims_text(found)),
         (contents.ENVIRONMENT, contents.environment_text(records)),
         (contents.LOCK, "".join(f"{line}\n" for line in contents.lock())),
         (contents.DATA, texts_text(texts)),
     ):
-        files.write_text(copy / name, text)
+        files.write_bytes(copy / name, contents.as_bytes(text))
     unknown = {f"checksum of {text.words}": text.reason for text in texts if text.reason}
     return {f"figure {name}": why for name, why in undrawn.items()} | unknown
-
-
-def _about(copy: Path, records: pd.DataFrame) -> dict[str, Any]:
-    def told(column: str) -> list[str]:
-        return sorted(map(str, records[column].dropna().unique()))
-
-    return {
-        "study": contents.study_of(copy)["name"],
-        "created_at": records["recorded_at"].max().isoformat(),
-        "machines": told("machine"),
-        "fingerprints": told("fingerprint"),
-        "git_revisions": told("git_revision"),
-        "versions": contents.versions(),
-    }

@@ -17,6 +17,8 @@ from retnet_bench.base import UserError
 from retnet_bench.bundle import contents
 from retnet_bench.bundle.archive import Bundle
 from retnet_bench.bundle.pack import RUNS
+from retnet_bench.bundle.reads import refuse_outside
+from retnet_bench.bundle.records import read
 from retnet_bench.bundle.verify import DIFFERS, NOT_COMPARED, OK, Check
 from retnet_bench.report import gate
 from retnet_bench.report.claims import ours
@@ -39,12 +41,17 @@ class Rerun:
     checks: list[Check]
 
 
-def rerun(bundle: Bundle, out: Path | None, console: Console) -> Rerun:
+def rerun(bundle: Bundle, out: Path | None, console: Console, trusted: bool = False) -> Rerun:
     """Run the bundle's study in `out`, default runs/<study>-rerun; what is there already is kept,
-    so that an interrupted run goes on. Verdicts are compared on any machine, speeds on the same."""
+    so that an interrupted run goes on. Verdicts are compared on any machine, speeds on the same.
+
+    UserError, unless `trusted`, for a study that reads what is not in the archive."""
     with bundle.named():
         study, source = studies.load(str(bundle.folder / contents.STUDY))
-        theirs = read_records(bundle.folder)
+        theirs = read(bundle.folder)
+    if not trusted:
+        with studies.Source(bundle.path, source.text).named():
+            refuse_outside(study)
     folder = out or RUNS / f"{study.name}-rerun"
     _refuse_archived(folder, theirs)
     source = studies.Source(bundle.path / contents.STUDY, source.text)

@@ -6,20 +6,24 @@ bundle is packed.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 from pydantic import BaseModel, TypeAdapter
 
-from retnet_bench.base import UserError
-from retnet_bench.bundle.contents import DATA, as_json, read_list
-from retnet_bench.data import CORPORA, Corpus, load_corpus, load_tokenizer
+from retnet_bench.base import UserError, quoted
+from retnet_bench.bundle.contents import DATA, Listed, as_json, read_list
+from retnet_bench.bundle.reads import TRUST
+from retnet_bench.data import CORPORA, Corpus, Tokenizer, load_corpus, load_tokenizer
 
 Key = tuple[str, str, str | None]
+UNLEARNT = ("byte", "random")
+"""Kinds of tokenizers that are learnt from no text."""
 
 
 class Text(BaseModel):
@@ -41,54 +45,88 @@ class Text(BaseModel):
 
     @property
     def words(self) -> str:
-        return f"{self.kind} {self.name}" + (f" of {self.corpus}" if self.corpus else "")
+        of = f" of {quoted(self.corpus)}" if self.corpus else ""
+        return f"{self.kind} {quoted(self.name)}{of}"
 
 
-def texts_of(records: pd.DataFrame) -> list[Text]:
-    """Every corpus and tokenizer that the records name, looked at here."""
-    named = records[["corpus", "tokenizer", "cell_json"]].drop_duplicates()
-    pairs = named[["corpus", "tokenizer"]].dropna().itertuples(index=False, name=None)
-    scored = (json.loads(cell).get("score_corpus") for cell in named["cell_json"])
-    corpora = {*named["corpus"].dropna(), *filter(None, scored)}
+def named(records: pd.DataFrame) -> list[Text]:
+    """Every corpus and tokenizer that the records name; nothing else is known of them yet."""
+    rows = records[["corpus", "tokenizer", "cell_json"]].drop_duplicates()
+    pairs = rows[["corpus", "tokenizer"]].dropna().itertuples(index=False, name=None)
+    scored = map(_score_corpus, rows["cell_json"].unique())
+    corpora = {*rows["corpus"].dropna(), *filter(None, scored)}
     tokenizers = sorted({(str(tokenizer), str(corpus)) for corpus, tokenizer in pairs})
-    return look(sorted(map(str, corpora)), tokenizers)
-
-
-def look(
-    corpora: Iterable[str], tokenizers: Iterable[tuple[str, str]], local: bool = False
-) -> list[Text]:
-    """What they are here; `local`: neither download nor read anything but files, because the
-    names are a stranger's."""
-    corpora, tokenizers = list(corpora), list(tokenizers)
-    names = dict.fromkeys([*corpora, *(corpus for _, corpus in tokenizers)])
-    found = {name: _load(name, local) for name in names}
     return [
-        *(_corpus(name, found[name]) for name in corpora),
-        *(_tokenizer(spec, name, found[name]) for spec, name in tokenizers),
+        *(Text(kind="corpus", name=name) for name in sorted(map(str, corpora))),
+        *(Text(kind="tokenizer", name=spec, corpus=corpus) for spec, corpus in tokenizers),
     ]
 
 
-def look_again(archived: Iterable[Text]) -> dict[Key, Text]:
-    """The same texts here, without downloading any."""
-    archived = list(archived)
-    corpora = [text.name for text in archived if text.kind == "corpus"]
-    tokenizers = [(t.name, t.corpus or "") for t in archived if t.kind == "tokenizer"]
-    return {text.key: text for text in look(corpora, tokenizers, local=True)}
-
-
-def _load(name: str, local: bool) -> Corpus | str:
-    """The corpus, or why it can't be had."""
-    if local and not _is_local(name):
-        return "not on this machine"
+def _score_corpus(cell_json: str) -> str | None:
     try:
+        corpus = json.loads(cell_json).get("score_corpus")
+        return None if corpus is None else str(corpus)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"records: cell_json is {quoted(cell_json)}, must be a cell") from None
+
+
+def texts_of(records: pd.DataFrame) -> list[Text]:
+    """What the records name, looked at here; what is on the hub is downloaded."""
+    return _look(named(records), load_corpus, load_tokenizer)
+
+
+def look_again(archived: Iterable[Text], trusted: bool) -> dict[Key, Text]:
+    """The same texts here, without downloading any.
+
+    The names are a stranger's: unless `trusted`, no path is opened and no tokenizer trained.
+    """
+    ways = (_local_corpus, load_tokenizer) if trusted else (_own_corpus, _unlearnt_tokenizer)
+    return {text.key: text for text in _look(archived, *ways)}
+
+
+def _look(
+    texts: Iterable[Text],
+    corpus_of: Callable[[str], Corpus],
+    tokenizer_of: Callable[[str, Corpus], Tokenizer],
+) -> list[Text]:
+    """What they are here, by ways to load them that raise UserError with the reason why not."""
+
+    @functools.cache
+    def found(name: str) -> Corpus | str:
+        try:
+            return corpus_of(name)
+        except UserError as error:
+            return str(error)
+
+    return [
+        _corpus(text.name, found(text.name))
+        if text.kind == "corpus"
+        else _tokenizer(text.name, text.corpus or "", found(text.corpus or ""), tokenizer_of)
+        for text in texts
+    ]
+
+
+def _own_corpus(name: str) -> Corpus:
+    """One that comes with the package or was got by its name."""
+    if name not in CORPORA:
+        raise UserError(f"not opened: it is no text of retnet-bench; {TRUST} opens it")
+    if not CORPORA[name].is_here:
+        raise UserError("not on this machine")
+    return load_corpus(name)
+
+
+def _local_corpus(name: str) -> Corpus:
+    path = os.path.expanduser(name.partition("#")[0])
+    if name in CORPORA or (name and (os.path.isfile(path) or os.path.isdir(path))):
         return load_corpus(name)
-    except UserError as error:
-        return str(error)
+    raise UserError("not on this machine")
 
 
-def _is_local(name: str) -> bool:
-    path = Path(os.path.expanduser(name.partition("#")[0]))
-    return name in CORPORA or (bool(name) and (path.is_file() or path.is_dir()))
+def _unlearnt_tokenizer(spec: str, corpus: Corpus) -> Tokenizer:
+    """One whose ids follow from its name."""
+    if spec.partition(":")[0] not in UNLEARNT:
+        raise UserError(f"not compared: it would have to be trained; {TRUST} does that")
+    return load_tokenizer(spec, corpus)
 
 
 def _corpus(name: str, found: Corpus | str) -> Text:
@@ -98,12 +136,14 @@ def _corpus(name: str, found: Corpus | str) -> Text:
     return Text(kind="corpus", name=name, sha256=checksum, licence=licence, source=source)
 
 
-def _tokenizer(spec: str, corpus: str, found: Corpus | str) -> Text:
+def _tokenizer(
+    spec: str, corpus: str, found: Corpus | str, load: Callable[[str, Corpus], Tokenizer]
+) -> Text:
     checksum, reason = None, None
     try:
         if isinstance(found, str):
             raise UserError(found)
-        checksum = load_tokenizer(spec, found).checksum
+        checksum = load(spec, found).checksum
     except UserError as error:
         reason = str(error)
     return Text(kind="tokenizer", name=spec, corpus=corpus, sha256=checksum, reason=reason)
@@ -116,4 +156,4 @@ def texts_text(texts: Iterable[Text]) -> str:
 
 def read_texts(folder: Path) -> list[Text]:
     """data.json of an unpacked bundle."""
-    return read_list(folder / DATA, TypeAdapter(list[Text]))
+    return read_list(folder / DATA, TypeAdapter(Listed[Text]))

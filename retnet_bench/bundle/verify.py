@@ -10,15 +10,19 @@ from pathlib import Path
 
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from retnet_bench import files
 from retnet_bench.analysis.claims import Finding
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable, quoted
 from retnet_bench.bundle import contents
 from retnet_bench.bundle.archive import Bundle
 from retnet_bench.bundle.contents import Stated
-from retnet_bench.bundle.texts import Text, look_again, read_texts
-from retnet_bench.results.store import read_records
+from retnet_bench.bundle.reads import TRUST, outside, reads
+from retnet_bench.bundle.records import read
+from retnet_bench.bundle.texts import Text as DataText
+from retnet_bench.bundle.texts import look_again, named, read_texts
+from retnet_bench.study.study import Study
 
 OK, DIFFERS, NOT_COMPARED = "ok", "differs", "not compared"
 
@@ -26,6 +30,11 @@ ROUNDING = 1e-12
 """Relative difference of numbers that are equal: the same code on another processor."""
 OTHER_VERSIONS = 1e-6
 """The same where numpy, scipy, pandas or retnet-bench have another version."""
+NUMBERS = ("verdict", "estimate", "low", "high", "n", "unit")
+WORDS = ("at", "reason")
+"""Fields of a claim's finding; another version may put the words otherwise."""
+MOST_SAID = 1000
+"""Characters of a remark."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +46,25 @@ class Check:
     said: str = ""
 
 
-def verify(bundle: Bundle) -> list[Check]:
+def verify(bundle: Bundle, trusted: bool = False) -> list[Check]:
     """What the records in the bundle say, held against what else is in it and what is here.
 
-    UserError for records or texts that can't be read, such as records of a newer schema.
+    Nothing that the study or the texts name outside of the archive is opened, nothing trained,
+    unless `trusted`. UserError for what can't be read, such as records of a newer schema.
     """
     with bundle.named():
-        records = read_records(bundle.folder)
+        study = contents.study_of(bundle.folder)
+        records = read(bundle.folder)
         found = contents.findings(bundle.folder, records)
         return [
             Check("files", OK, f"{len(bundle.manifest.files)}, each with the manifest's sha256"),
             Check("records", OK, f"{records['cell_id'].nunique()} cells, {len(records):,} rows"),
+            _manifest(bundle, study, records),
+            *_reads(study),
             *_claims(bundle, found),
-            *_figures(bundle, records, found),
+            *_figures(bundle, study.figures, records, found),
             _environment(bundle, records),
-            *_texts(bundle),
+            *_texts(bundle, records, trusted),
             _packages(bundle),
         ]
 
@@ -66,7 +79,8 @@ def table(checks: Iterable[Check], title: str = "Verification") -> Table:
     for name in ("what", "result", "remark"):
         shown.add_column(name)
     for check in checks:
-        shown.add_row(check.what, check.result, check.said)
+        said = printable(check.said, MOST_SAID)
+        shown.add_row(Text(printable(check.what)), check.result, Text(said))
     return shown
 
 
@@ -81,8 +95,29 @@ def summary(checks: Iterable[Check]) -> str:
 def others(then: Mapping[str, str], names: Iterable[str]) -> str:
     """The packages of another version, in words: `numpy 2.4.6, here 2.3.1`; empty when none."""
     here = contents.versions()
-    pairs = ((name, then.get(name, "not recorded"), here[name]) for name in names)
+    pairs = ((name, quoted(then.get(name, "not recorded")), here[name]) for name in names)
     return "; ".join(f"{name} {a}, here {b}" for name, a, b in pairs if a != b)
+
+
+# --- what it says of itself -----------------------------------------------------------------------
+
+
+def _manifest(bundle: Bundle, study: Study, records: pd.DataFrame) -> Check:
+    for field, here in contents.about(study, records).items():
+        there = getattr(bundle.manifest, field)
+        if there != here:
+            said = f"{field} is {quoted(there)}, from study and records {quoted(here)}"
+            return Check("manifest", DIFFERS, said)
+    return Check("manifest", OK, "study, machines and revisions as in the records")
+
+
+def _reads(study: Study) -> Iterator[Check]:
+    """What a run of the study would open; nothing of it is opened here."""
+    found = reads(study)
+    for thing in outside(found):
+        yield Check(f"study reads {thing.what}", NOT_COMPARED, f"{thing.how}; only with {TRUST}")
+    own = ", ".join(thing.what for thing in found if not thing.outside) or "no text"
+    yield Check("study reads", OK, f"of retnet-bench itself: {own}")
 
 
 # --- claims ---------------------------------------------------------------------------------------
@@ -99,11 +134,12 @@ def _claims(bundle: Bundle, found: list[Finding]) -> Iterator[Check]:
 
 
 def _claim(name: str, there: Stated | None, here: Stated | None, unlike: str) -> Check:
-    what = f"claim {name}"
+    what = f"claim {quoted(name)}"
     if there is None or here is None:
         lacking = "claims.json" if there is None else "study.yaml"
         return Check(what, DIFFERS, f"{lacking} has no such claim")
-    unequal = list(_unequal(there, here, OTHER_VERSIONS if unlike else ROUNDING))
+    fields, tolerance = (NUMBERS, OTHER_VERSIONS) if unlike else (NUMBERS + WORDS, ROUNDING)
+    unequal = list(_unequal(there, here, fields, tolerance))
     by = f" ({unlike})" if unlike else ""
     if unequal:
         return Check(what, DIFFERS, "; ".join(unequal) + by)
@@ -111,11 +147,11 @@ def _claim(name: str, there: Stated | None, here: Stated | None, unlike: str) ->
     return Check(what, OK, f"{here.verdict}{within}")
 
 
-def _unequal(there: Stated, here: Stated, tolerance: float) -> Iterator[str]:
-    for field in ("verdict", "estimate", "low", "high", "n", "unit"):
+def _unequal(there: Stated, here: Stated, fields: Iterable[str], tolerance: float) -> Iterator[str]:
+    for field in fields:
         a, b = getattr(there, field), getattr(here, field)
         if not (_close(a, b, tolerance) if isinstance(a, float) else a == b):
-            yield f"{field} is {a} in claims.json, {b} from the records"
+            yield f"{field} is {quoted(a)} in claims.json, {quoted(b)} from the records"
 
 
 def _close(a: float, b: float | None, tolerance: float) -> bool:
@@ -125,21 +161,31 @@ def _close(a: float, b: float | None, tolerance: float) -> bool:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def _figures(bundle: Bundle, records: pd.DataFrame, found: list[Finding]) -> list[Check]:
+def _figures(
+    bundle: Bundle, names: Iterable[str], records: pd.DataFrame, found: list[Finding]
+) -> list[Check]:
     unlike = others(bundle.manifest.versions, contents.DRAWN_BY)
-    names = contents.study_of(bundle.folder).get("figures") or []
+    names = list(dict.fromkeys(names))
     with files.scratch() as again:
-        undrawn = contents.draw(bundle.folder, records, found, again, ("svg",))
-        there = bundle.folder / contents.FIGURES
+        undrawn = contents.draw(names, records, found, again, ("svg",))
         return [
-            Check(f"figure {name}", *_figure(there / svg, again / svg, undrawn.get(name), unlike))
-            for name, svg in ((name, f"{name}.svg") for name in names)
+            Check(
+                f"figure {quoted(name)}",
+                *_figure(_packed(bundle, name), again / f"{name}.svg", undrawn.get(name), unlike),
+            )
+            for name in names
         ]
 
 
-def _figure(there: Path, here: Path, why: str | None, unlike: str) -> tuple[str, str]:
+def _packed(bundle: Bundle, name: str) -> Path | None:
+    """A figure in the archive; asked of the manifest, because a name may lead elsewhere."""
+    svg = f"{contents.FIGURES}/{name}.svg"
+    return bundle.folder / svg if svg in bundle.manifest.files else None
+
+
+def _figure(there: Path | None, here: Path, why: str | None, unlike: str) -> tuple[str, str]:
     """Result and remark of one figure; `why` it could not be drawn here."""
-    if not there.is_file():
+    if there is None:
         return (OK, f"drawn neither there nor here: {why}") if why else (DIFFERS, "not in there")
     if why:
         return DIFFERS, f"can't be drawn from the records: {why}"
@@ -155,20 +201,24 @@ def _figure(there: Path, here: Path, why: str | None, unlike: str) -> tuple[str,
 
 def _environment(bundle: Bundle, records: pd.DataFrame) -> Check:
     path = bundle.folder / contents.ENVIRONMENT
-    said = path.read_text("utf-8") if path.is_file() else ""
-    if said == contents.environment_text(records):
+    said = path.read_bytes() if path.is_file() else b""
+    if said == contents.as_bytes(contents.environment_text(records)):
         return Check("environment", OK, f"as in the records: {', '.join(bundle.manifest.machines)}")
     return Check("environment", DIFFERS, f"{contents.ENVIRONMENT} is not that of the records")
 
 
-def _texts(bundle: Bundle) -> Iterator[Check]:
+def _texts(bundle: Bundle, records: pd.DataFrame, trusted: bool) -> Iterator[Check]:
     there = read_texts(bundle.folder)
-    here = look_again(there)
+    here = look_again(there, trusted)
     for text in there:
         yield Check(text.words, *_text(text, here.get(text.key)))
+    known = {text.key for text in there}
+    for text in named(records):
+        if text.key not in known:
+            yield Check(text.words, DIFFERS, f"the records name it, {contents.DATA} does not")
 
 
-def _text(there: Text, here: Text | None) -> tuple[str, str]:
+def _text(there: DataText, here: DataText | None) -> tuple[str, str]:
     if there.sha256 is None:
         return NOT_COMPARED, f"its checksum was not known when it was packed: {there.reason}"
     if here is None or here.sha256 is None:
@@ -183,10 +233,11 @@ def _packages(bundle: Bundle) -> Check:
     path = bundle.folder / contents.LOCK
     if not path.is_file():
         raise UserError(f"{path} is missing")
-    lines = path.read_text("utf-8").splitlines()
+    lines = path.read_text("utf-8", "replace").splitlines()
     here = set(contents.lock())
     unlike = [line for line in lines if line not in here]
     if not unlike:
         return Check("packages", OK, f"{len(lines)} as in {contents.LOCK}")
     more = f" and {len(unlike) - 5} more" if len(unlike) > 5 else ""
-    return Check("packages", NOT_COMPARED, f"others here than {', '.join(unlike[:5])}{more}")
+    first = ", ".join(map(quoted, unlike[:5]))
+    return Check("packages", NOT_COMPARED, f"others here than {first}{more}")

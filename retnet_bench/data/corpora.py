@@ -1,8 +1,8 @@
 """The corpora: by name, by path, or by the name of a Hugging Face data set.
 
 A spec is a registered name (`CORPORA`), `hf:owner/name[:config[:column]]`, or the path of a text
-file, of a .jsonl or .parquet (`path#column`; "text" by default) or of a folder of these. A
-registered name wins over a folder of the same name (write `./sotu` for the folder).
+file, of a .jsonl (.ndjson) or .parquet (`path#column`; "text" by default) or of a folder of these.
+A registered name wins over a folder of the same name (write `./sotu` for the folder).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from retnet_bench.base import Registry, UserError, did_you_mean
+from retnet_bench.base import Registry, UserError, did_you_mean, quoted
 from retnet_bench.data.corpus import SPLITS, Corpus, Document, Split
 from retnet_bench.data.sources import austen, botocore, bundle, hub, kept, own, shakespeare, sotu
 from retnet_bench.data.sources.checked import make_corpus
@@ -63,7 +63,7 @@ def get_parts(name: str) -> tuple[kept.Part, ...]:
     the package."""
     wanted = [known for known, entry in CORPORA.items() if entry.parts]
     if name not in CORPORA:
-        raise UserError(f'no corpus "{name}" to get{did_you_mean(name, wanted)}')
+        raise UserError(f'no corpus "{quoted(name)}" to get{did_you_mean(name, wanted)}')
     if name not in wanted:
         raise UserError(f'corpus "{name}" needs no getting{did_you_mean("", wanted)}')
     return CORPORA[name].parts

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable
 
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -28,8 +28,8 @@ Splits = Mapping[Split, Sequence[Document]]
 class Corpus:
     """Documents by split. Two corpora are equal when their checksums (and labels) are.
 
-    name: the spec it was loaded by. licence: of the text. source: one line of provenance.
-    checksum: sha256 over every split, document name and text, in hex.
+    name: the spec it was loaded by. licence: of the text. source: one line of provenance. All three
+    are printable. checksum: sha256 over every split, document name and text, in hex.
     """
 
     name: str
@@ -62,6 +62,7 @@ class Corpus:
 def build(name: str, licence: str, source: str, splits: Splits) -> Corpus:
     """The corpus of these splits, with its checksum. What they hold is not checked here."""
     frozen = {split: tuple(splits.get(split, ())) for split in SPLITS}
+    name, licence, source = map(printable, (name, licence, source))
     return Corpus(name, licence, source, _checksum(frozen), frozen)
 
 

@@ -16,7 +16,7 @@ from typing import NoReturn
 import numpy as np
 import tokenizers as hf
 
-from retnet_bench.base import Registry, UserError
+from retnet_bench.base import Registry, UserError, quoted
 from retnet_bench.data.cache import CACHE_VARIABLE, cache_folder, replace
 from retnet_bench.data.corpus import Corpus
 
@@ -43,6 +43,11 @@ class Tokenizer:
     @property
     def bos_id(self) -> int:
         return self.vocab_size - 1
+
+    def spelled(self, text: str) -> str:
+        """What of `text` its ids give back: all of it, for these are byte-level. UserError if they
+        give back another text."""
+        return text
 
 
 @dataclass(frozen=True)
@@ -91,8 +96,8 @@ def _vocabulary(spec: str, lowest: int, highest: int) -> int:
     kind, _, size = spec.partition(":")
     if not re.fullmatch(r"[0-9]{1,12}", size) or not lowest <= int(size) <= highest:
         raise UserError(
-            f'tokenizer "{spec}": wants a vocabulary from {lowest} to {highest} after the colon, '
-            f'such as "{kind}:4096"'
+            f'tokenizer "{quoted(spec)}": wants a vocabulary from {lowest} to {highest} after the '
+            f'colon, such as "{kind}:4096"'
         )
     return int(size)
 
@@ -106,7 +111,7 @@ def _sha256(text: str) -> str:
 
 def _load_byte(spec: str, corpus: Corpus) -> Tokenizer:
     if spec != "byte":
-        raise UserError(f'tokenizer "{spec}": byte takes no vocabulary; write "byte"')
+        raise UserError(f'tokenizer "{quoted(spec)}": byte takes no vocabulary; write "byte"')
     return Tokenizer("byte", 257, _sha256("byte"), _encode_bytes, _decode_bytes)
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.figures import (
+    backend,  # the first of all that import matplotlib
     decode_position,
     fig5,
     fig6a,
@@ -32,6 +33,7 @@ from retnet_bench.figures.registry import FIGURES
 
 __all__ = [
     "FIGURES",
+    "backend",
     "decode_position",
     "fig5",
     "fig6a",

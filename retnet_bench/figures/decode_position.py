@@ -42,7 +42,8 @@ def _name_slopes(sheet: Sheet, slopes: pd.DataFrame, per: list[str]) -> None:
     for _, row in slopes.iterrows():
         # Seconds per 1000 positions times 1000 are microseconds per position.
         slope, low, high = (1e3 * row[name] for name in ("estimate", "low", "high"))
-        words = f"{slope:.3g} \N{MICRO SIGN}s/position [{low:.3g}, {high:.3g}]"
+        ends = f"[{low:.3g}, {high:.3g}]" if low == low else "[no interval]"
+        words = f"{slope:.3g} \N{MICRO SIGN}s/position {ends}"
         sheet.entries.pop(row["arm"], None)
         handle = drawn[f"{row['arm']} {row['short']}".strip()]
         sheet.explain(f"{row['arm']} {row['long']}".strip() + f": {words}", handle)

@@ -7,7 +7,8 @@ import textwrap
 from matplotlib.figure import Figure
 
 from retnet_bench.analysis.gate import Report, Row
-from retnet_bench.figures import style
+from retnet_bench.base import printable
+from retnet_bench.figures import axes, style
 
 COLORS = {
     "regression": "#D55E00",
@@ -39,8 +40,10 @@ def _draw(report: Report, rows: list[Row]) -> Figure:
     for place, row in enumerate(rows):
         _mark(ax, row, place)
     ax.axvline(1, color="black", lw=0.8, zorder=1)
-    ax.set_yticks(range(len(rows)), [row.cell for row in rows], fontsize=6.5)
+    ax.set_yticks(range(len(rows)), [printable(row.cell) for row in rows], fontsize=6.5)
     ax.set_ylim(-0.7, len(rows) - 0.3)
+    axes.by_points(ax, "x")
+    axes.mark_cut(ax)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("seconds of the candidate / seconds of the baseline")
     for verdict in dict.fromkeys(row.verdict for row in reversed(rows)):
@@ -70,8 +73,9 @@ def _mark(ax, row: Row, place: int) -> None:  # type: ignore[no-untyped-def]
 def _caption(report: Report, rows: list[Row]) -> str:
     paired = sum(bool(row.paired) for row in rows)
     told = (
-        f"Bars are 95 % intervals; grey: noise floor; dotted: the limit. {paired} of {len(rows)} "
-        f"ratios from interleaved blocks. Machine: {report.about.get('candidate_machine', '')}; "
+        "Bars are 95 % intervals, arrows where these go on beyond the axis, no bar where there is "
+        f"none; grey: noise floor; dotted: the limit. {paired} of {len(rows)} ratios from "
+        f"interleaved blocks. Machine: {report.about.get('candidate_machine', '')}; "
         f"{report.summary}."
     )
-    return textwrap.fill(told, 140)
+    return textwrap.fill(printable(told), 140)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from retnet_bench.analysis.history import Line, Run
-from retnet_bench.figures import panels, style
+from retnet_bench.figures import axes, panels, style
 
 _COLUMNS = 2
 _PANEL_IN = 1.75
@@ -44,11 +44,11 @@ def _draw(runs: Sequence[Run], lines: Sequence[Line]) -> Figure:
     n_rows = math.ceil(len(by_panel) / _COLUMNS)
     height = _PANEL_IN * n_rows + 1.3
     figure = Figure(figsize=(style.WIDTH_IN, height))
-    axes = figure.subplots(n_rows, _COLUMNS, squeeze=False).ravel()
-    for ax, (title, part) in zip(axes, by_panel.items(), strict=False):
+    every = figure.subplots(n_rows, _COLUMNS, squeeze=False).ravel()
+    for ax, (title, part) in zip(every, by_panel.items(), strict=False):
         ax.set_title(title, loc="left")
         _draw_panel(ax, part, runs, styles)
-    for ax in axes[len(by_panel) :]:
+    for ax in every[len(by_panel) :]:
         ax.set_visible(False)
     figure.subplots_adjust(
         left=0.09, right=0.97, top=1 - 0.6 / height, bottom=0.9 / height, hspace=0.65, wspace=0.25
@@ -67,11 +67,15 @@ def _draw_panel(
         points = _relative(line.points)
         shown = replace(look, linestyle=dashes)
         panels.draw_line(ax, points, "run", shown, look.color, label="")
+    axes.by_points(ax)
     ticks = range(0, len(runs), math.ceil(len(runs) / 8))
     ax.xaxis.set_major_locator(FixedLocator(list(ticks)))
-    ax.set_xticklabels([runs[i].label for i in ticks], rotation=30, ha="right", fontsize=6)
+    ax.set_xticklabels(
+        [style.name(runs[i].label) for i in ticks], rotation=30, ha="right", fontsize=6
+    )
     ax.set_ylabel("% of the first run")
     _mark_steps(ax, lines)
+    axes.mark_cut(ax)
 
 
 def _relative(points: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +94,7 @@ def _mark_steps(ax: Axes, lines: Sequence[Line]) -> None:
         of = f" ({len(found)} of {len(lines)} lines)" if len(lines) > 1 else ""
         left = run <= ax.get_xlim()[1] / 2
         ax.annotate(
-            f"{label} {size:+.3g} %{of}",
+            f"{style.name(label)} {size:+.3g} %{of}",
             (run - 0.5, 1.0),
             xycoords=ax.get_xaxis_transform(),
             xytext=(3 if left else -3, -2),
@@ -112,16 +116,16 @@ def _write(
     others = "; dashes tell them apart, none is compared with another" if len(machines) > 1 else ""
     caption = (
         f"Machine: {'; '.join(machines)}{others}. Runs in order of their first record. A line is "
-        "one cell; decode is the mean over positions. Bars are 95 % intervals. Dotted: change "
-        "points, with the first revision of the new level."
+        "one cell; decode is the mean over positions. Bars are 95 % intervals; an arrow: it goes "
+        "on beyond the axis. Dotted: change points, with the first revision of the new level."
     )
     left = 0.1 / style.WIDTH_IN
     figure.text(left, 1 - 0.07 / height, "History of runs", va="top", fontsize=9, weight="bold")
-    caption = textwrap.fill(caption, 140)
+    caption = textwrap.fill(style.name(caption), 140)
     figure.text(left, 0.05 / height, caption, va="bottom", fontsize=6.5, color=style.GREY)
     figure.legend(
         [panels.line_handle(look) for look in styles.values()],
-        list(styles),
+        [style.name(arm) for arm in styles],
         loc="upper left",
         bbox_to_anchor=(left, 1 - 0.25 / height),
         borderaxespad=0,

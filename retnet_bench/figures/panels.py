@@ -15,6 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
 from retnet_bench.analysis import curves
+from retnet_bench.analysis.statistics import FEWEST
 from retnet_bench.base import UserError
 from retnet_bench.figures import style
 from retnet_bench.figures.sheet import OPEN, End, Sheet
@@ -95,6 +96,7 @@ def draw_curves(sheet: Sheet, frame: pd.DataFrame, x: str, failed_at: str = "top
     steps = list(dict.fromkeys(frame["variant"]))
     ends: list[End] = []
     measured = frame[frame["estimate"].notna()]
+    _remark_bare(sheet, measured)
     for keys, line in measured.groupby(["variant", "arm"], sort=False):
         name, arm = map(str, keys)
         color = style.shade(styles[arm].color, steps.index(name), len(steps))
@@ -105,6 +107,15 @@ def draw_curves(sheet: Sheet, frame: pd.DataFrame, x: str, failed_at: str = "top
     if per:
         sheet.ends.append((sheet.ours, ends))
         sheet.ours.set_title(f"Measured here; line ends: {', '.join(per)}")
+
+
+def _remark_bare(sheet: Sheet, measured: pd.DataFrame) -> None:
+    """Say of points without a bar that they have no interval; what is counted needs none."""
+    bare = measured["low"].isna() & measured["reason"].notna()
+    if bare.any():
+        sheet.remark(
+            f"Points without a bar have no interval: fewer than {FEWEST} blocks or documents."
+        )
 
 
 def draw_line(

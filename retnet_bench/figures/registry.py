@@ -9,7 +9,7 @@ from typing import Protocol
 import pandas as pd
 from matplotlib.figure import Figure
 
-from retnet_bench.base import Registry
+from retnet_bench.base import Registry, printable
 from retnet_bench.figures import sheet, style
 
 Draw = Callable[[pd.DataFrame], Figure]
@@ -30,8 +30,8 @@ def figure(name: str) -> Callable[[Draw], Styled]:
     def add(draw: Draw) -> Styled:
         @functools.wraps(draw)
         def styled(records: pd.DataFrame, notes: Sequence[str] = ()) -> Figure:
-            with style.context(), sheet.telling(notes):
-                return draw(records)
+            with style.context(), sheet.telling([printable(note) for note in notes]):
+                return draw(style.printable_names(records))
 
         return FIGURES.add(name, styled)
 

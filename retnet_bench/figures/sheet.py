@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from retnet_bench.figures import style
+from retnet_bench.figures import axes, style
 
 _CAPTION_CHARACTERS = 140
 _LINE_IN = 0.115
@@ -80,6 +80,7 @@ class Sheet:
         self.failed: dict[Axes, str] = {}
         self.entries: dict[str, Artist] = {}
         self.ends: list[tuple[Axes, list[End]]] = []
+        self.remarks: dict[str, None] = {}
 
     def turn(self, row: int) -> None:
         """Let `ours` and `paper` be the first and the last panel of a row (from 0)."""
@@ -91,6 +92,10 @@ class Sheet:
         """Add an entry to the legend, once."""
         self.entries.setdefault(label, handle)
 
+    def remark(self, sentence: str) -> None:
+        """Add a sentence to the caption, once."""
+        self.remarks[sentence] = None
+
     def explain_open(self) -> None:
         """Say in the legend what an open marker of ours means."""
         mark = Line2D([], [], **OPEN, color=style.GREY)
@@ -101,13 +106,18 @@ class Sheet:
 
         `contract` says how our points were measured; `notes` are further sentences.
         """
+        for ax in self.axes:
+            axes.by_points(ax)
         for ax, edge in self.failed.items():
             _make_room(ax, edge, max(len(text.get_text()) for text in ax.texts))
             self.explain_open()
         for ax, ends in self.ends:
             label_ends(ax, ends)
-        beside = f" Right: {self.source}" if self.source else ""
-        told = [*notes, f"Bars and bands are 95 % intervals.{beside}"]
+        cut = [axes.mark_cut(ax) for ax in self.axes]
+        if any(cut):
+            self.remark(axes.CUT)
+        beside = f"Right: {self.source}" if self.source else ""
+        told = [*notes, "Bars and bands are 95 % intervals.", *self.remarks, beside]
         paragraphs = (
             f"{'Left' if self.source else 'Measured'}: {contract}.",
             " ".join(filter(None, told)),

@@ -2,6 +2,9 @@
 
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; each arm also has a marker
 and a line style of its own, so that the figures survive a grey printer.
+
+What stands in records is drawn to the letter: no text is read as mathematics, and `printable_names`
+leaves no character that an SVG cannot hold.
 """
 
 from __future__ import annotations
@@ -9,15 +12,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import matplotlib.style
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from pandas.api.types import is_string_dtype
 
 from retnet_bench import files
+from retnet_bench.base import printable
 
 # Formats a figure can be written in, with the metadata that would differ from run to run.
 FORMATS: dict[str, dict[str, None]] = {
@@ -55,6 +62,7 @@ _RC = {
     "legend.frameon": False,
     "lines.linewidth": 1.3,
     "lines.markersize": 4.5,
+    "text.parse_math": False,  # a name may hold a dollar, a caret or a backslash
     "svg.hashsalt": "retnet-bench",  # otherwise the ids in an SVG differ from run to run
 }
 
@@ -102,6 +110,20 @@ def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
     return {name: _FIXED.get(name) or free[name] for name in names}
 
 
+def printable_names(records: pd.DataFrame) -> pd.DataFrame:
+    """`records` with every text as `name` makes it."""
+    columns = {name: records[name] for name in records if name != "samples"}
+    texts = {name: column for name, column in columns.items() if is_string_dtype(column)}
+    made = {key: {text: name(text) for text in texts[key].dropna().unique()} for key in texts}
+    changed = {key: words for key, words in made.items() if any(a != b for a, b in words.items())}
+    return records.assign(**{str(key): records[key].map(words) for key, words in changed.items()})
+
+
+def name(text: object) -> str:
+    """`text` printable, and not beginning with "_": matplotlib keeps such out of legends."""
+    return printable(f" {text}" if str(text).startswith("_") else text)
+
+
 def shade(color: str, step: int, steps: int) -> tuple[float, ...]:
     """`color` for the last of `steps` variants, mixed with more white for the earlier ones."""
     white = 0.6 * (steps - 1 - step) / max(steps - 1, 1)
@@ -113,7 +135,5 @@ def save(figure: Figure, path: Path) -> Path:
     form = path.suffix.removeprefix(".")
     FigureCanvasAgg(figure)
     with context():
-        files.write(
-            path, lambda partial: figure.savefig(partial, format=form, metadata=FORMATS[form])
-        )
+        files.write(path, partial(figure.savefig, format=form, metadata=FORMATS[form]))
     return path

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from retnet_bench import paper
 from retnet_bench.analysis import curves
 from retnet_bench.base import UserError
-from retnet_bench.figures import laws, panels, style
+from retnet_bench.figures import axes, laws, panels, style
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import NAMES_BESIDE_PAPER, OPEN, Sheet
 from retnet_bench.results.schema import OK_STATUSES, TIMES
@@ -146,6 +146,7 @@ def _at_the_edge(ax: Axes, words: str, place: float, color: style.Color) -> None
 
 def _frame(sheet: Sheet) -> None:
     """Rows, and one scale for both panels, with guides at flat, linear and quadratic."""
+    axes.by_points(sheet.ours, "x")
     low, high = sheet.ours.dataLim.intervalx
     ends = min(low - 0.1, -0.25), max(high + 0.1, 2.25)
     for ax in (sheet.ours, sheet.paper):

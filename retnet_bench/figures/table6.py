@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from retnet_bench import paper
 from retnet_bench.analysis import quality
 from retnet_bench.base import UserError
-from retnet_bench.figures import laws, panels, style
+from retnet_bench.figures import axes, laws, panels, style
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import NAMES_BESIDE_PAPER, OPEN, Sheet
 
@@ -62,7 +62,7 @@ def _rows(ax: Axes, names: list[str]) -> None:
 def _same_scale(sheet: Sheet) -> None:
     """Both panels show the same quantity, so lengths in them compare."""
     for ax in (sheet.ours, sheet.paper):
-        ax.autoscale_view()
+        axes.by_points(ax, "x")
     ends = [ax.get_xlim() for ax in (sheet.ours, sheet.paper)]
     for ax in (sheet.ours, sheet.paper):
         ax.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))

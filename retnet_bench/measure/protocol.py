@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from retnet_bench.measure.clock import Clock, time_call
 
 INTERLEAVES = ("blocks", "processes")
+MOST = 100_000
+"""Of processes, blocks, samples and steps: samples are kept one by one and blocks listed ahead."""
+MOST_S = 1_000_000
+"""Seconds, twelve days: systems wait for at most 2^31 milliseconds, and two spans may add up."""
 
 MIN_WINDOW = 6
 """Fewest steps the steady-state test looks at: three in each half."""
@@ -66,14 +70,16 @@ class Protocol:
 
     def __post_init__(self) -> None:
         for name in ("processes", "blocks", "min_samples", "max_samples", "warmup_min_steps"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+            wanted = f"at least 1 and at most {MOST:,}"
+            self._require(name, 1 <= getattr(self, name) <= MOST, wanted)
         for name in ("block_s", "warmup_max_s", "timeout_s", "budget_s"):
             value = getattr(self, name)
-            self._require(name, 0 < value < math.inf, "a positive number of seconds")
+            wanted = f"a positive number of seconds, at most {MOST_S:,}"
+            self._require(name, 0 < value <= MOST_S, wanted)
         narrow = self.precision is None or 0 < self.precision < 1
         self._require("precision", narrow, "between 0 and 1 (0.02: plus or minus 2 %)")
-        enough = self.max_blocks is None or self.max_blocks >= self.blocks
-        self._require("max_blocks", enough, f"at least blocks ({self.blocks})")
+        enough = self.max_blocks is None or self.blocks <= self.max_blocks <= MOST
+        self._require("max_blocks", enough, f"at least blocks ({self.blocks}), at most {MOST:,}")
         at_least = f"at least min_samples ({self.min_samples})"
         self._require("max_samples", self.max_samples >= self.min_samples, at_least)
         self._require("interleave", self.interleave in INTERLEAVES, " or ".join(INTERLEAVES))

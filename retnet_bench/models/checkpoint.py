@@ -11,33 +11,69 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import ConfigDict, Field
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from retnet_bench import files
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, printable, quoted
+from retnet_bench.files import guarded
 from retnet_bench.kernels import KERNELS, Setting, best
+from retnet_bench.models import weights
 from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.language_model import LanguageModel
 from retnet_bench.models.mixers import MIXERS
+from retnet_bench.models.strict import Count, Ids, Strict, check_length, parse, parse_object
+from retnet_bench.models.weights import CONFIG, HEADER, WEIGHTS, Shapes
 
 FORMAT = 1
 """Version of this layout; a reader refuses a newer one."""
-KIND = "retnet-bench"
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-_HEADER = "retnet_bench"
+KIND: Literal["retnet-bench"] = "retnet-bench"
 _DTYPE_NAMES = {
     torch.float64: "fp64",
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
 }
+Text = Annotated[str, Field(max_length=4096)]
+
+
+class Version(Strict):
+    """What says whether the rest can be read."""
+
+    model_config = ConfigDict(extra="ignore")
+    kind: Literal["retnet-bench"]
+    format: Count
+
+
+class Meta(Strict):
+    """What the caller added. These fields are read again; any other is kept as it is."""
+
+    model_config = ConfigDict(extra="allow")
+    arm: Text | None = None
+    size: Text | None = None
+    corpus: Text | None = None
+    tokenizer: Text | None = None
+    tokenizer_checksum: Text | None = None
+    length: Count | None = None
+    bos_windows: bool | None = None
+    bos_token_id: Ids | None = None
+    eos_token_id: Ids | None = None
+
+
+class Header(Version):
+    """All that our file says of its weights."""
+
+    model_config = ConfigDict(extra="forbid")
+    config: ModelConfig
+    dtype: Literal["fp64", "fp32", "bf16", "fp16"]
+    meta: Meta
 
 
 def save(model: LanguageModel, folder: str | Path, meta: Mapping[str, Any]) -> Path:
@@ -64,14 +100,74 @@ def load(
     """The model in `folder`, on `device`, in `dtype` (default: as stored), and its `meta`.
 
     A kernel that does not run here gives way to the best one that does. Raises UserError, naming
-    the file, for anything missing, damaged, of a newer format or an unknown architecture.
+    the file, for anything missing, damaged, of a newer format or an unknown architecture; nothing
+    is built before the header and the tensors' shapes are known to agree.
     """
     path = Path(folder) / WEIGHTS
-    tensors, header = load_tensors(path)
-    cfg = _config(path, header)
-    dtype = dtype or tensors["embedding.weight"].dtype
-    kernel = _kernel(cfg, device, dtype)
-    return build(replace(cfg, kernel=kernel), tensors, path, device, dtype), header["meta"]
+    header = read_header(path)
+    cfg = header.config
+    _check_counts(path, cfg)
+    tensors, _ = load_tensors(path)
+    stored = _stored_dtype(path, header, tensors)
+    dtype = dtype or stored
+    cfg = replace(cfg, kernel=_kernel(cfg, device, dtype))
+    return build(cfg, tensors, path, device, dtype), header.meta.model_dump(exclude_unset=True)
+
+
+def read_header(path: Path) -> Header:
+    """What a file of ours says of itself, checked field by field."""
+    text = _own_text(path, weights.metadata(path))
+    version = parse(Version, text, path)
+    if version.format > FORMAT:
+        raise UserError(
+            f"{printable(path)} has checkpoint format {version.format}; this version reads up to "
+            f"{FORMAT}, so install a newer {KIND}"
+        )
+    header = parse(Header, text, path)
+    if (mixer := header.config.mixer) not in MIXERS:
+        raise UserError(
+            f'{printable(path)}: unknown mixer "{quoted(mixer)}"{did_you_mean(mixer, MIXERS)}'
+        )
+    return header
+
+
+def _check_counts(path: Path, cfg: ModelConfig) -> None:
+    """Compare layers and widths with the tensors, so that what is built is no larger than them."""
+    layers = {n.split(".")[1] for n in weights.names(path) if n.startswith("layers.")}
+    if cfg.n_layers > len(layers):
+        raise UserError(
+            f"{printable(path)}: weight layers.{len(layers)}.* is missing: config.n_layers is "
+            f"{cfg.n_layers}, but it holds {len(layers)} layers"
+        )
+    widths = {"mixer.query": cfg.d_key, "mixer.value": cfg.d_value, "ffn.up": cfg.d_ffn}
+    wanted = {f"layers.0.{name}.weight": (n, cfg.d_model) for name, n in widths.items()}
+    wanted["embedding.weight"] = (cfg.vocab_size, cfg.d_model)
+    if cfg.learned_positions:
+        wanted["positions.weight"] = (cfg.learned_positions, cfg.d_model)
+    _check_shapes(path, wanted, weights.shapes(path, wanted))
+
+
+def _check_shapes(path: Path, wanted: Shapes, found: Shapes) -> None:
+    if missing := wanted.keys() - found.keys():
+        count = f"({len(missing)} in all)"
+        raise UserError(f"{printable(path)}: weight {min(missing)} is missing {count}")
+    for name, shape in wanted.items():
+        if found[name] != shape:
+            raise UserError(
+                f"{printable(path)}: weight {name} has shape {found[name]}; "
+                f"its config asks for {shape}"
+            )
+
+
+def _stored_dtype(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> torch.dtype:
+    for name, value in tensors.items():
+        if _DTYPE_NAMES.get(value.dtype) != header.dtype:
+            raise UserError(
+                f"{printable(path)}: dtype is {header.dtype}, but weight {quoted(name)} is "
+                f"{str(value.dtype)[6:]}"
+            )
+    weights.check_values(tensors, path)
+    return next(dtype for dtype, name in _DTYPE_NAMES.items() if name == header.dtype)
 
 
 def build(
@@ -85,17 +181,11 @@ def build(
     `path` is where they come from, for its message."""
     with torch.device("meta"):
         model = LanguageModel(cfg)
-    expected = {name: value.shape for name, value in model.state_dict().items()}
-    if missing := expected.keys() - tensors.keys():
-        raise UserError(f"{path}: weight {min(missing)} is missing ({len(missing)} in all)")
-    if extra := tensors.keys() - expected.keys():
-        raise UserError(f"{path}: weight {min(extra)} belongs to no part of a {cfg.mixer} model")
-    for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            raise UserError(
-                f"{path}: weight {name} has shape {tuple(tensors[name].shape)}; "
-                f"its config asks for {tuple(shape)}"
-            )
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    _check_shapes(path, wanted, {name: tuple(value.shape) for name, value in tensors.items()})
+    if extra := tensors.keys() - wanted.keys():
+        name = quoted(min(extra))
+        raise UserError(f"{printable(path)}: weight {name} belongs to no part of its config")
     model = model.to_empty(device=device).to(dtype)
     model.load_state_dict(dict(tensors))
     return model
@@ -108,26 +198,6 @@ def _kernel(cfg: ModelConfig, device: str, dtype: torch.dtype) -> str:
     return best(MIXERS[cfg.mixer].kernels, setting).name
 
 
-def _config(path: Path, header: dict[str, Any]) -> ModelConfig:
-    if header.get("kind") != KIND:
-        raise UserError(f"{path} is not a checkpoint of {KIND}: its header has no kind")
-    if header["format"] > FORMAT:
-        raise UserError(
-            f"{path} has checkpoint format {header['format']}; this version reads up to {FORMAT}, "
-            f"so install a newer {KIND}"
-        )
-    values, known = header["config"], {f.name for f in fields(ModelConfig)}
-    if unknown := values.keys() - known:
-        word = min(unknown)
-        raise UserError(f'{path}: config field "{word}" is unknown{did_you_mean(word, known)}')
-    try:
-        cfg = ModelConfig(**values)
-        MIXERS[cfg.mixer]
-    except (TypeError, UserError) as error:
-        raise UserError(f"{path}: {error}") from None
-    return cfg
-
-
 # --- one file of tensors -----------------------------------------------------------------------
 
 
@@ -135,57 +205,45 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path, header: Mapping[str,
     """Write tensors and a JSON header to `path` atomically, with a checksum over both."""
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = json.dumps(header)
-    metadata = {_HEADER: text, "sha256": _sha256(whole, text)}
+    metadata = {HEADER: text, "sha256": _sha256(whole, text)}
     _replace(path, lambda aside: save_file(whole, aside, metadata))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `save_tensors` wrote, checked against its checksum. UserError names the file."""
-    tensors, metadata = read_safetensors(path)
-    if _HEADER not in metadata:
-        raise UserError(f"{path} was not written by {KIND}: its header has no {_HEADER} entry")
-    if metadata.get("sha256") != _sha256(tensors, metadata[_HEADER]):
-        raise UserError(f"{path} is damaged: its weights do not have the checksum it states")
-    return tensors, json.loads(metadata[_HEADER])
+    """What `save_tensors` wrote, checked against its checksum: tensors and header. UserError names
+    the file."""
+    entries = weights.metadata(path)
+    text = _own_text(path, entries)
+    tensors = weights.read(path)
+    if entries.get("sha256") != _sha256(tensors, text):
+        raise UserError(
+            f"{printable(path)} is damaged: its weights do not have the checksum it states"
+        )
+    return tensors, parse_object(text, path)
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Every tensor of a safetensors file, and its metadata. UserError if it can't be read."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; a checkpoint is a folder that holds {path.name}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or truncated: {error}") from None
+def _own_text(path: Path, entries: Mapping[str, str]) -> str:
+    if HEADER not in entries:
+        raise UserError(
+            f"{printable(path)} was not written by {KIND}: its header has no {HEADER} entry"
+        )
+    check_length(entries[HEADER], path)
+    return entries[HEADER]
 
 
 def identity(folder: str | Path) -> str:
-    """Checksum of the weights in a folder of any layout, 16 hex digits."""
-    path = Path(folder) / WEIGHTS
-    if path.is_file() and (stated := _metadata(path).get("sha256")):
-        return stated[:16]
+    """Checksum of the weights in a folder of any layout, 16 hex digits: of the files that are read
+    as its weights, and of no other."""
+    paths = weights.files(Path(folder))
+    first = weights.metadata(paths[0])
+    if HEADER in first and "sha256" in first:
+        return first["sha256"][:16]
     digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        with file.open("rb") as stream:
+    for path in paths:
+        with guarded(path, "read"), path.open("rb") as stream:
             while block := stream.read(1 << 24):
                 digest.update(block)
     return digest.hexdigest()[:16]
-
-
-def is_own(path: Path) -> bool:
-    """Whether `save_tensors` wrote the file."""
-    return _HEADER in _metadata(path)
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    """A file's header entries. UserError if it can't be read."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or truncated: {error}") from None
 
 
 def _sha256(tensors: Mapping[str, Tensor], text: str) -> str:

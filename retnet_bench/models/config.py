@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from retnet_bench.base import UserError, did_you_mean
+from pydantic import Field
+
+from retnet_bench.base import UserError, did_you_mean, quoted
+from retnet_bench.models.strict import STRICT, Base, Count, Eps
 
 FAMILIES = ("paper", "modern")
 DECAYS = ("experiments", "eq8", "single", "none")
 HEAD_NORMS = ("group", "rms", "none")
 ROTATIONS = ("rope", "linspace", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "silu")
+MOST_LAYERS = 512
+"""Of a model that is read from a file: several times what the deepest in use have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One language model. Two arms of a pair differ in the mixer's fields and in `d_ffn` only."""
+    """One language model. Two arms of a pair differ in the mixer's fields and in `d_ffn` only.
 
+    The types' ranges hold where a config is read from a file; code is trusted with its own.
+    """
+
+    __pydantic_config__ = STRICT
     mixer: str
     """Row of MIXERS."""
     family: str = "paper"
     """`paper`: LayerNorm, GELU feed-forward (sections 2.3, 3.1). `modern`: RMSNorm, SwiGLU."""
-    d_model: int
-    n_layers: int
-    n_heads: int
-    d_key: int
+    d_model: Count
+    n_layers: Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+    n_heads: Count
+    d_key: Count
     """Total width of queries and keys."""
-    d_value: int
+    d_value: Count
     """Total width of values."""
-    d_ffn: int
-    vocab_size: int
+    d_ffn: Count
+    vocab_size: Count
     kernel: str = "auto"
     """Row of KERNELS, or auto: the best one available."""
-    chunk: int = 128
+    chunk: Count = 128
     """Chunk length B of Eq. 7."""
     decay: str = "experiments"
     """gamma per head: `experiments` (section 3.1), `eq8`, `single` (127/128), `none` (1)."""
@@ -40,7 +50,7 @@ class ModelConfig:
     """Swish gate of Eq. 8."""
     head_norm: str = "group"
     """Per-head norm of Eq. 8: `group` subtracts the mean, `rms` does not, `none`. No affine."""
-    norm_eps: float = 1e-5
+    norm_eps: Eps = 1e-5
     """eps of every norm; the paper does not state one."""
     dropout: float = 0.0
     """Share of the embedding's, the mixer's and the feed-forward's output that is dropped while
@@ -54,8 +64,8 @@ class ModelConfig:
     """Of the feed-forward: `gelu`, `gelu_tanh`, `silu`; None: the family's."""
     rotation: str = "rope"
     """Angle of pair i of n: `rope` base^(-i/n), `linspace` base^(-i/(n-1)) (torchscale), `none`."""
-    rotation_base: float = 10000.0
-    learned_positions: int = 0
+    rotation_base: Base = 10000.0
+    learned_positions: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Rows of a table of positions added to the embedding, and so the longest input; 0: none."""
 
     def __post_init__(self) -> None:
@@ -94,7 +104,7 @@ class ModelConfig:
 
 def _choose(field: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise UserError(f'{field} "{value}" is unknown{did_you_mean(value, allowed)}')
+        raise UserError(f'{field} "{quoted(value)}" is unknown{did_you_mean(value, allowed)}')
 
 
 @dataclass(frozen=True)
@@ -136,4 +146,4 @@ def size(name: str) -> Size:
     try:
         return SIZES[name]
     except KeyError:
-        raise UserError(f'unknown size "{name}"{did_you_mean(name, SIZES)}') from None
+        raise UserError(f'unknown size "{quoted(name)}"{did_you_mean(name, SIZES)}') from None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, quoted
 from retnet_bench.models import cost
 from retnet_bench.models.config import ModelConfig, size
 from retnet_bench.models.mixers import MIXERS
@@ -58,7 +58,7 @@ def match(
     Raises UserError for unknown names and for a residual over 1 %.
     """
     if by not in MATCHES:
-        raise UserError(f'match "{by}" is unknown{did_you_mean(by, MATCHES)}')
+        raise UserError(f'match "{quoted(by)}" is unknown{did_you_mean(by, MATCHES)}')
     base = reference(size_name, family, vocab_size)
     options = {name: value for name, value in options.items() if value is not None}
     defaults = MIXERS[mixer].defaults(size(size_name), family, options)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -58,6 +59,7 @@ def load(name: str) -> PaperTable:
     )
 
 
+@cache
 def claims() -> dict[str, dict[str, Any]]:
     """What the paper and its critics claim, by name, as a study would write it (`claims.yaml`)."""
     return yaml.safe_load((_FOLDER / "claims.yaml").read_text(encoding="utf-8"))

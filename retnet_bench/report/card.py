@@ -10,6 +10,7 @@ from rich.table import Table
 from retnet_bench import files
 from retnet_bench.analysis.claims import Finding
 from retnet_bench.analysis.curves import contract_text
+from retnet_bench.base import printable
 from retnet_bench.report.claims import asked, ours, stated
 from retnet_bench.results.document import markdown_table
 from retnet_bench.results.store import read_records
@@ -52,14 +53,14 @@ def markdown(findings: Iterable[Finding], conditions: Sequence[str]) -> str:
     lines = [
         "# Claims, the paper and here",
         NOTE,
-        "\n".join(f"- {line}" for line in conditions),
+        "\n".join(f"- {printable(line)}" for line in conditions),
         markdown_table(tuple(COLUMNS), map(_of_one_line, map(_row, findings))),
     ]
     return "\n\n".join(lines)
 
 
 def _of_one_line(row: Iterable[str]) -> list[str]:
-    return [cell.replace("\n", "<br>") for cell in row]
+    return [printable(cell, keep="\n").replace("\n", "<br>") for cell in row]
 
 
 def _row(finding: Finding) -> tuple[str, ...]:

@@ -51,12 +51,17 @@ def ours(finding: Finding) -> str:
         return "not measured"
     scale, unit = SHOWN_IN.get(finding.unit, (1.0, finding.unit))
     estimate, low, high = (scale * part for part in finding.interval[:3])
-    where = {0.0: f"below {_number(high)}", np.inf: f"above {_number(low)}"}
+    where = {0.0: ("below", high), np.inf: ("above", low)}
     if finding.claim.measure.kind == "crossover" and estimate in where:
-        return _with(where[estimate], unit)
-    interval = "no interval" if np.isnan(low) else f"{_number(low)}, {_number(high)}"
+        side, end = where[estimate]
+        return (
+            f"{side} the measured range"
+            if np.isnan(end)
+            else _with(f"{side} {quantity(end)}", unit)
+        )
+    interval = "no interval" if np.isnan(low) else f"{quantity(low)}, {quantity(high)}"
     exact = low == high == estimate
-    return _with(_number(estimate), unit) + ("" if exact else f" [{interval}]")
+    return _with(quantity(estimate), unit) + ("" if exact else f" [{interval}]")
 
 
 def asked(finding: Finding) -> str:
@@ -91,10 +96,6 @@ def _of(claim: Claim) -> str:
         return f"{measure.metric} {measure.of} / {measure.over}"
     subject = {"slope": "slope over position", "exponent": f"exponent of {measure.metric}"}
     return f"{subject.get(measure.kind, measure.metric)}, {measure.of}"
-
-
-def _number(value: float) -> str:
-    return "\N{INFINITY}" if np.isinf(value) else quantity(value)
 
 
 def _bound(value: float) -> str:

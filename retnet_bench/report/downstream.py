@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import pandas as pd
 from rich.table import Table
+from rich.text import Text
 
 from retnet_bench.analysis.downstream import scores
+from retnet_bench.base import printable
 from retnet_bench.results.numbers import interval, quantity
 
 
 def scores_table(records: pd.DataFrame) -> Table | None:
     """Every score with its interval, standard error and number of documents; with its checkpoint
-    where an arm has more than one."""
+    where an arm has more than one. Below it, what to know of them."""
     frame = scores(records)
     if frame.empty:
         return None
     table = Table(title="Scores on tasks", title_justify="left", header_style="bold")
+    table.caption_justify = "left"
     named = ["task", "phase", "arm", "metric"]
     if frame.groupby("arm")["checkpoint"].nunique().max() > 1:
         named.insert(3, "checkpoint")
@@ -28,4 +31,7 @@ def scores_table(records: pd.DataFrame) -> Table | None:
         names = [str(row[name]) for name in named]
         counts = f"{row['n_params']:,}", f"{row['n']:.0f}"
         table.add_row(*names, counts[0], interval(row), error, counts[1])
+    noted = frame.dropna(subset="reason")[["task", "arm", "reason"]].drop_duplicates()
+    lines = [": ".join(map(str, row)) for row in noted.itertuples(index=False)]
+    table.caption = Text(printable("\n".join(lines), keep="\n")) if lines else None
     return table

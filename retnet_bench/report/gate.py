@@ -13,7 +13,7 @@ from retnet_bench import files
 from retnet_bench.analysis.decision import NOT_COMPARABLE, PASS, REGRESSION, Policy
 from retnet_bench.analysis.floor import read_floors
 from retnet_bench.analysis.gate import Report, Row, compare
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable
 from retnet_bench.figures import gate as picture
 from retnet_bench.figures import style
 from retnet_bench.results.store import read_records
@@ -101,8 +101,8 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"{_escaped(report.summary)}. Exit code {report.exit_code}."
     yield ""
     for side in ("candidate", "baseline"):
-        revision = report.about.get(f"{side}_git_revision", "not recorded")
-        yield f"- {side}: {report.about.get(f'{side}_machine', 'not recorded')}, {revision}"
+        known = (report.about.get(f"{side}_{key}") for key in ("machine", "git_revision"))
+        yield f"- {side}: {', '.join(_escaped(value or 'not recorded') for value in known)}"
     rows = listed(report)
     if not rows:
         return
@@ -114,7 +114,8 @@ def _lines(report: Report) -> Iterator[str]:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+    one_line = printable(text.replace("\n", " "))
+    return one_line.replace("|", "\\|").replace("<", "&lt;")
 
 
 def junit(report: Report) -> str:
@@ -131,16 +132,12 @@ def junit(report: Report) -> str:
 
 
 def _case(suite: ElementTree.Element, row: Row) -> None:
-    case = ElementTree.SubElement(suite, "testcase", classname=_legal(row.cell), name=row.figure)
+    case = ElementTree.SubElement(suite, "testcase", classname=printable(row.cell))
+    case.set("name", printable(row.figure))
     message = "; ".join(filter(None, [ratio_text(row), _remark(row)])) or row.verdict
     tag = {REGRESSION: "failure", "inconclusive": "error", NOT_COMPARABLE: "skipped"}
     if row.verdict in tag:
         said = f"{row.verdict}: {row.baseline} -> {row.candidate}; {message}"
-        ElementTree.SubElement(case, tag[row.verdict], message=_legal(said))
+        ElementTree.SubElement(case, tag[row.verdict], message=printable(said))
     else:
-        ElementTree.SubElement(case, "system-out").text = _legal(f"{row.verdict}: {message}")
-
-
-def _legal(text: str) -> str:
-    """Without the control characters that XML 1.0 has no way to write."""
-    return "".join(c for c in text if c in "\t\n" or ord(c) >= 32)
+        ElementTree.SubElement(case, "system-out").text = printable(f"{row.verdict}: {message}")

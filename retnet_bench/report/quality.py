@@ -137,8 +137,10 @@ def joined(records: pd.DataFrame) -> Table | None:
     families = found.frame["block_family"].nunique() > 1
     for _, row in found.frame.iterrows():
         arm = f"{row['arm']} ({row['block_family']})" if families else row["arm"]
-        scales = {"tokens_per_s": 1.0, "decode_s": 1e3, "memory_bytes": 1e-6}
-        speeds = [_speed(row, name, scale) for name, scale in scales.items()]
+        speeds = [
+            _speed(row, name, scale) for name, scale in (("tokens_per_s", 1), ("decode_s", 1e3))
+        ]
+        speeds.append(quantity(1e-6 * row.get("memory_bytes", math.nan)))
         bits = _ends(row["bits_per_byte"], row["bits_low"], row["bits_high"])
         table.add_row(arm, row["size"], *speeds, bits, str(row["seeds"]))
     return table

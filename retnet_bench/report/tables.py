@@ -15,6 +15,7 @@ from retnet_bench.analysis.floor import Floors, read_floors
 from retnet_bench.report import quality
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.results.numbers import interval, quantity
+from retnet_bench.results.schema import EXACT
 from retnet_bench.results.store import of_latest_runs
 
 Cells = list[str]
@@ -173,8 +174,12 @@ def _ratios(records: pd.DataFrame, floors: Floors | None) -> Table | None:
         shown,
         keys,
         "ratio [95 % interval]|verdict",
-        lambda row: [interval(row), row["verdict"]],
+        lambda row: [_ratio(row), row["verdict"]],
     )
+
+
+def _ratio(row: pd.Series) -> str:
+    return f"{quantity(row['estimate'])} (exact)" if row["metric"] in EXACT else interval(row)
 
 
 def _crossovers(records: pd.DataFrame) -> Table | None:

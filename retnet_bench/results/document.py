@@ -5,25 +5,34 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 
+from retnet_bench.results.part import MOST_ROWS
 from retnet_bench.results.schema import COLUMNS, METRICS, SCHEMA_VERSION
 
 _HEAD = f"""\
 <!-- Written by `python -m retnet_bench.results.document > docs/results.md`; do not edit. -->
 # The results table
 
-A study's results are the parquet files in its folder `records/`, one part per finished cell; read
-together they are one tidy table. One row is one cell, metric, phase, process, block and position
-or document. Raw samples are always kept; tokens/s, slopes, ratios and perplexities are derived
-when they are read, never stored. Bytes are whole numbers of bytes; GB means 1e9, GiB means 2^30
-bytes. A value that was not measured is null, with a `reason`. This is version {SCHEMA_VERSION} of
-the layout; later versions of retnet-bench read it too.
+A study's results are the parquet files in its folder `records/`, one part per interleaved pair (or
+per cell, where cells are not interleaved); read together they are one tidy table. One row is one
+cell, metric, phase, process, block and position or document. Raw samples are always kept; tokens/s,
+slopes, ratios and perplexities are derived when they are read, never stored. Bytes are whole
+numbers of bytes; GB means 1e9, GiB means 2^30 bytes. A value that was not measured is null, with a
+`reason`. This is version {SCHEMA_VERSION} of the layout; later versions of retnet-bench read it
+too.
 """
 
-_PANDAS = """\
+_PANDAS = f"""\
 ## Reading the results with pandas
 
-Parts are only ever added, so a folder can be read while its study runs. `read_records` is
-`pandas.read_parquet` with a check of the schema version and readable errors.
+Parts are only ever added, so a folder can be read while its study runs. `read_records`, by which
+every verb reads, is `pandas.read_parquet` with each part checked against this page, and two rules.
+A row that stands in two parts (a part copied beside itself) counts once, and a line names both
+files. Of a pair that `--retry` ran again, the run in which an arm failed does not count.
+
+A part that is no whole parquet is refused by name; `run` sets it aside in `corrupt/` and measures
+its cells again. One that is whole but holds what is no record (`batch` 1.5), is larger than
+{MOST_ROWS:,} rows, or can't be read just now is refused by name and stays where it is, for `run`,
+too.
 
 ```python
 import pandas as pd

@@ -11,6 +11,8 @@ def quantity(value: float) -> str:
     """Four significant digits, thousands separated: 12,340; 3.142; 0.0012."""
     if value != value:
         return "not measured"
+    if math.isinf(value):
+        return "\N{INFINITY}" if value > 0 else "-\N{INFINITY}"
     if value == 0:
         return "0"
     if abs(value) < 1e-3:

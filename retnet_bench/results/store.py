@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from numbers import Integral, Real
 from pathlib import Path
@@ -15,7 +15,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, printable
+from retnet_bench.files import guarded, sync, write_bytes
+from retnet_bench.results import copies, lock, part
+from retnet_bench.results.content import DOCUMENTS
+from retnet_bench.results.part import CorruptPart
 from retnet_bench.results.schema import (
     COLUMNS,
     METRICS,
@@ -23,64 +27,51 @@ from retnet_bench.results.schema import (
     OK_STATUSES,
     SCHEMA_VERSION,
     STATUSES,
-    VERSION_KEY,
     Column,
     arrow_schema,
 )
+from retnet_bench.results.soundness import sound
 
-_ADDED = {
-    1: (
-        *("learning_rate", "task", "predicted", "roofline_s", "bound"),
-        *("flops_utilisation", "bandwidth_utilisation"),
-    )
-}
-"""Columns that version v + 1 has and version v lacks."""
+MOST_ROWS = 1_000_000
+"""Rows that are read at once, of all parts together."""
 
-
-def _add_columns(version: int) -> Callable[[pa.Table], pa.Table]:
-    """A migration that adds what a version did not know yet: null, for nobody measured it."""
-
-    def migrate(table: pa.Table) -> pa.Table:
-        for name in _ADDED[version]:
-            field = arrow_schema().field(name)
-            table = table.append_column(field, pa.nulls(len(table), field.type))
-        return table
-
-    return migrate
-
-
-MIGRATIONS = {version: _add_columns(version) for version in _ADDED}
-"""From version v to version v + 1, for every v below SCHEMA_VERSION."""
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _COLUMNS = {column.name: column for column in COLUMNS}
 _STATUS_COLUMNS = ["cell_id", "run_id", "recorded_at", "metric", "status"]
 _PANDAS = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
-class CorruptPart(UserError):
-    """A part that cannot be read as parquet."""
-
-
 class Store:
     """The records of one study: `folder/records/*.parquet`.
 
-    One process writes at a time. A cell is finished once its rows are appended, so append all
-    rows of a cell in one call. Opening removes what a killed writer left half-written.
+    Open it for writing with `alone`. A cell is finished once its rows are appended, so append all
+    rows of a cell in one call.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.records = self.folder / "records"
         self._make_folder()
-        for partial in self.records.glob(".*.tmp"):
-            partial.unlink()
+
+    @classmethod
+    @contextmanager
+    def alone(cls, folder: str | Path) -> Iterator[Store]:
+        """The store for writing, while no other process writes to `folder`.
+
+        What a killed writer left half-written is removed. Raises UserError where another process
+        holds the folder, or it can't be written.
+        """
+        with lock.alone(Path(folder)):
+            store = cls(folder)
+            with guarded(store.records, "tidied"):
+                for partial in store.records.glob(".*.tmp"):
+                    partial.unlink(missing_ok=True)
+            yield store
 
     def append(self, records: Sequence[Mapping[str, Any]], name: str) -> Path:
         """Write `records` as one new part and return its path: `name`.parquet, or name-2, ...
 
         Missing columns become null; `value` becomes the median of `samples` where it is not given.
-        Raises ValueError for a record that breaks the schema, UserError when the disk is full.
+        Raises ValueError for a record that breaks the schema, UserError when it can't be written.
         """
         rows = [_complete(record) for record in records]
         if not rows:
@@ -90,41 +81,37 @@ class Store:
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
         path = self._free(name)
         try:
-            _write_whole(path, sink.getvalue())
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            raise UserError(
-                f"no space left for {path.name} in {self.records}: free some and run again; "
-                "the parts written so far are whole"
-            ) from None
+            write_bytes(path, sink.getvalue().to_pybytes(), durable=True)
+        except UserError as error:
+            raise UserError(f"{error}; the parts written so far are whole: run again") from error
         return path
 
     def finished(self) -> dict[str, str]:
         """Status per cell that has records: of its latest run, the failure, impure or ok."""
-        parts = [_read_part(part, _STATUS_COLUMNS) for part in _parts(self.records)]
-        if not parts:
+        tables = [part.read(path, _STATUS_COLUMNS) for path in part.parts(self.records)]
+        if not tables:
             return {}
-        cells = of_latest_runs(pa.concat_tables(parts).to_pandas()).groupby("cell_id")
+        cells = of_latest_runs(pa.concat_tables(tables).to_pandas()).groupby("cell_id")
         return {str(cell): _cell_status(group) for cell, group in cells}
 
     def quarantine(self) -> list[Path]:
-        """Move parts that cannot be read out of the way, so that their cells are run again.
+        """Move parts whose bytes are no whole parquet out of the way, so that their cells are run
+        again. What can't be read now, or holds what is no record, raises UserError and stays.
 
         They go to `folder/corrupt/<name>.parquet.corrupt`; returns their new paths. Not beside
         the good parts, because `pandas.read_parquet` opens every file of a folder.
         """
         moved = []
-        for part in _parts(self.records):
+        for path in part.parts(self.records):
             try:
-                _read_part(part)
+                part.read(path)
             except CorruptPart:
-                moved.append(_move(part, self.folder / "corrupt" / f"{part.name}.corrupt"))
+                moved.append(_move(path, self.folder / "corrupt" / f"{path.name}.corrupt"))
         return moved
 
     def clear(self) -> Path | None:
         """Start anew: move the records to `records.<UTC time>.bak`; None when there were none."""
-        if not _parts(self.records):
+        if not part.parts(self.records):
             return None
         now = datetime.now(timezone.utc)
         backup = _move(self.records, self.folder / f"records.{now:%Y%m%dT%H%M%S.%fZ}.bak")
@@ -145,77 +132,96 @@ class Store:
         return path
 
 
-def read_records(path: str | Path) -> pd.DataFrame:
-    """All records under `path`: a study's folder, its records folder or one parquet file.
+# --- reading --------------------------------------------------------------------------------------
 
-    Integers and flags are nullable. Older parts are migrated; raises UserError, naming the file,
-    for parts that are corrupt, of a newer version or no records of retnet-bench at all.
+
+def read_records(path: str | Path) -> pd.DataFrame:
+    """The records under `path`: a study's folder, its records folder or one parquet file.
+
+    Without those that `--retry` replaced, each row once and without cells that hold impossible
+    values (see `read_runs`). Integers and flags are nullable. Older parts are migrated; raises
+    UserError, naming the file, for parts that can't be read, are corrupt, of a newer version or no
+    records of retnet-bench at all.
     """
-    parts = _parts(Path(path))
-    if not parts:
-        raise UserError(f"no records in {path}: give the folder of a study that has run")
-    table = pa.concat_tables([_read_part(part) for part in parts])
-    return table.to_pandas(types_mapper=_PANDAS.get)
+    return read_all([path])
 
 
 def read_all(paths: Sequence[str | Path]) -> pd.DataFrame:
     """The records of several results as one table; a path that is named twice is read once."""
-    once = {Path(path).resolve(): path for path in paths}
-    return pd.concat([read_records(path) for path in once.values()], ignore_index=True)
+    kept = [without_retried(records) for records in read_runs(paths)]
+    return pd.concat(kept, ignore_index=True) if len(kept) > 1 else kept[0]
 
 
-def _parts(path: Path) -> list[Path]:
-    """The parts under `path`, in order; half-written files start with a dot and are not seen."""
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"no results at {path}: no such file or folder")
-    folder = path / "records" if (path / "records").is_dir() else path
-    return sorted(part for part in folder.glob("*.parquet") if not part.name.startswith("."))
+def read_runs(paths: Sequence[str | Path]) -> list[pd.DataFrame]:
+    """The records under each of `paths`, whatever was run again since.
+
+    A row counts once: one that stands in another part, too, as in a part that was copied beside
+    itself or into another folder, is left out of the later, and a line on stderr names both files.
+    A cell that holds impossible values is one row that says so (`soundness`).
+    """
+    folders = list({_resolved(Path(path)): Path(path) for path in paths}.values())
+    found = [(i, path) for i, folder in enumerate(folders) for path in _some_parts(folder)]
+    once = {_resolved(path): (i, path) for i, path in reversed(found)}
+    indices, files = zip(*reversed(once.values()), strict=True)
+    tables = list(_bounded(part.read(path) for path in files))
+    records = _frame(pa.concat_tables(tables))
+    of_part = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    counted = copies.counted(records, of_part, files)
+    of_folder = np.array(indices)[of_part]
+    if records.empty:
+        raise UserError(f"{printable(folders[0])}: its parts have no rows: run the study again")
+    return [sound(_rows(records, counted & (of_folder == i))) for i in range(len(folders))]
 
 
-def _read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """One part in today's layout; only `columns` when given."""
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            version = _version(path, file.schema_arrow)
-            table = file.read(columns if version == SCHEMA_VERSION else None)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, PermissionError):
-            raise UserError(f"cannot read {path}: permission denied") from None
-        raise CorruptPart(
-            f"{path} is not whole parquet ({str(error).splitlines()[0].rstrip('.')}): delete it "
-            "and run the study again; only the cells it held are re-run"
-        ) from None
-    for old in range(version, SCHEMA_VERSION):
-        table = MIGRATIONS[old](table)
-    return _in_layout(path, table, columns or NAMES)
+def _rows(records: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
+    """The chosen rows, numbered anew; all of them are not copied."""
+    return records if chosen.all() else records[chosen].reset_index(drop=True)
 
 
-def _version(path: Path, schema: pa.Schema) -> int:
-    said = (schema.metadata or {}).get(VERSION_KEY)
-    if said is None or not said.isdigit():
-        raise UserError(f"{path} holds no records of retnet-bench (its schema has no version)")
-    if int(said) > SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has schema version {int(said)}, this retnet-bench reads up to "
-            f"{SCHEMA_VERSION}: upgrade retnet-bench"
-        )
-    return int(said)
+def _resolved(path: Path) -> Path:
+    with guarded(path, "read"):
+        return Path(os.path.realpath(path))
 
 
-def _in_layout(path: Path, table: pa.Table, columns: list[str]) -> pa.Table:
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise UserError(f"{path} lacks the column {missing[0]} of its own schema version")
-    schema = pa.schema([arrow_schema().field(name) for name in columns])
-    return table.select(columns).cast(schema)
+def _some_parts(folder: Path) -> list[Path]:
+    parts = part.parts(folder)
+    if not parts:
+        words = "give the folder of a study that has run"
+        raise UserError(f"no records in {printable(folder)}: {words}")
+    return parts
+
+
+def _bounded(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    rows = 0
+    for table in tables:
+        rows += len(table)
+        if rows > MOST_ROWS:
+            raise UserError(f"more than {MOST_ROWS:,} records: read fewer parts at once")
+        yield table
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    records = table.to_pandas(types_mapper=_PANDAS.get)
+    return records.astype(dict.fromkeys(DOCUMENTS, object))  # equal documents are one object
 
 
 def of_latest_runs(records: pd.DataFrame) -> pd.DataFrame:
     """Rows of each cell's latest run, by time: a cell that was run again counts as that went."""
     rows = records.sort_values("recorded_at", kind="stable")
     return rows[rows["run_id"] == rows.groupby("cell_id")["run_id"].transform("last")]
+
+
+def without_retried(records: pd.DataFrame) -> pd.DataFrame:
+    """Rows but for those of a pair's run in which an arm failed, where their cell was run again
+    since: `--retry` runs the pair anew, and its good arm would have the blocks of both runs."""
+    lost = (records["metric"] == "outcome") & (records["status"] != "unsupported")
+    if not lost.any():
+        return records
+    failed = records[lost]
+    half = set(zip(failed["pair_id"], failed["run_id"], strict=True))
+    in_half = [run in half for run in zip(records["pair_id"], records["run_id"], strict=True)]
+    latest = of_latest_runs(records[["cell_id", "run_id", "recorded_at"]]).index
+    return _rows(records, records.index.isin(latest) | ~np.array(in_half))
 
 
 def _cell_status(rows: pd.DataFrame) -> str:
@@ -293,31 +299,9 @@ def _written_schema() -> pa.Schema:
     return schema.with_metadata({**schema.metadata, **hints})
 
 
-def _write_whole(path: Path, content: pa.Buffer) -> None:
-    """`content` under `path` at once and for good: a kill or power cut leaves all or nothing."""
-    partial = path.with_name(f".{path.name}.tmp")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _move(source: Path, target: Path) -> Path:
-    target.parent.mkdir(exist_ok=True)
-    os.replace(source, target)
-    _sync_folder(target.parent)
+    with guarded(source, "moved"):
+        target.parent.mkdir(exist_ok=True)
+        os.replace(source, target)
+        sync(target.parent)
     return target

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,18 +47,20 @@ class Measured:
     selftest_of: Path
 
 
-def measure(
+@contextmanager
+def measured(
     study_name: str,
     revision: str,
     policy: Policy,
     budget_s: float,
     allow_dirty: bool,
     console: Console,
-) -> Measured:
+) -> Iterator[Measured]:
     """Measure a study with this code and with the code of `revision`, interleaved.
 
-    Records go to `runs/<study>-against-<revision>`. UserError for a revision that is not there or
-    can't be built, and for changes that are not committed unless they are allowed.
+    Records go to `runs/<study>-against-<revision>`, which is held while the context lasts, so that
+    they are compared before another call clears them. UserError for a revision that is not there
+    or can't be built, and for changes that are not committed unless they are allowed.
     """
     if not budget_s > 0:
         raise UserError(f"--budget is {budget_s:g}, must be a positive number of seconds")
@@ -75,8 +78,10 @@ def measure(
         policy=policy,
         floors=read_floors(home),
     )
-    duel.run(console)
-    return Measured(duel.folder / CANDIDATE, duel.folder / BASELINE, home)
+    with ExitStack() as held:
+        stores = {side: held.enter_context(Store.alone(duel.folder / side)) for side in duel.sides}
+        duel.run(stores, console)
+        yield Measured(duel.folder / CANDIDATE, duel.folder / BASELINE, home)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +98,7 @@ class _Duel:
     policy: Policy
     floors: Floors
 
-    def run(self, console: Console) -> None:
+    def run(self, stores: dict[str, Store], console: Console) -> None:
         """Measure every cell with both revisions, in rounds.
 
         A round gives each cell that is not settled a new process of either revision. So a burst of
@@ -101,7 +106,6 @@ class _Duel:
         memory above all, is not taken for the code.
         """
         environment_variables()
-        stores = {name: Store(self.folder / name) for name in self.sides}
         for store in stores.values():
             store.clear()
         runner = Runner(

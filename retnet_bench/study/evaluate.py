@@ -73,20 +73,21 @@ def evaluate(
     tokenizer = tasks.tokenizer_of(folder, meta, options.tokenizer)
     tasks.check_vocabulary(folder, model, tokenizer)
     scorer = tasks.scorer_of(model, meta, tokenizer, options.length)
-    store, run_id, weights, part = Store(out), new_run_id(), identity(folder), out
-    for name in names:
-        cell = _cell(folder, weights, model, meta, tokenizer, scorer, device, name, options)
-        scores = tasks.evaluate(
-            scorer,
-            tokenizer,
-            [name],
-            manager,
-            shots=options.shots,
-            limit=options.limit,
-            seed=options.seed,
-        )
-        rows = _rows(cell, model.cfg, run_id, scores)
-        part = store.append(rows, cell.cell_id)
+    run_id, weights, part = new_run_id(), identity(folder), out
+    with Store.alone(out) as store:
+        for name in names:
+            cell = _cell(folder, weights, model, meta, tokenizer, scorer, device, name, options)
+            scores = tasks.evaluate(
+                scorer,
+                tokenizer,
+                [name],
+                manager,
+                shots=options.shots,
+                limit=options.limit,
+                seed=options.seed,
+            )
+            rows = _rows(cell, model.cfg, run_id, scores)
+            part = store.append(rows, cell.cell_id)
     return part
 
 
@@ -138,6 +139,7 @@ def _cell(
         shots=options.shots,
         limit=options.limit,
         include=options.include,
+        tokenizer_checksum=tasks.file_checksum(tokenizer),
         **(retention if cfg.mixer == "retention" else {}),
     )
 

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from retnet_bench.analysis.floor import AGAIN
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, quoted
 from retnet_bench.data import load_corpus, load_tokenizer
 from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.measure.protocol import Protocol
@@ -67,8 +67,10 @@ Pair = list[Planned]
 
 
 def make(study: Study) -> list[Pair]:
-    """Every pair of the study, in its order. Raises UserError for names nobody knows and for a
-    corpus or tokenizer that can't be had."""
+    """Every pair of the study, in its order. Raises UserError for names nobody knows, settings that
+    an arm's mixer does not read, and for a corpus or tokenizer that can't be had."""
+    for name, arm in study.arms.items():
+        _check_arm(name, arm)
     pairs = [_pair(study.arms, *point) for point in study.points()]
     seen: set[str] = set()
     for planned in (p for pair in pairs for p in pair):
@@ -76,6 +78,26 @@ def make(study: Study) -> list[Pair]:
             raise UserError(f"the study lists one cell twice: {planned.cell.name}")
         seen.add(planned.cell.cell_id)
     return pairs
+
+
+ALWAYS = ("mixer", "kernel", "family", "checkpoint")
+"""Settings that an arm has whatever its mixer."""
+
+
+def _check_arm(name: str, arm: Arm) -> None:
+    """UserError for a setting that changes nothing: it would make a second name for one model."""
+    said = [key for key in Arm.model_fields if key in arm.model_fields_set]
+    mixer = MIXERS[arm.mixer]
+    heeded = (*ALWAYS, *mixer.heeds)
+    unread = [key for key in said if key not in heeded and getattr(arm, key) is not None]
+    if unread:
+        raise UserError(
+            f"arms.{name}: mixer {arm.mixer} does not read {', '.join(unread)}; "
+            f"its settings are {', '.join(heeded)}"
+        )
+    kernel = None if arm.kernel == "auto" else KERNELS[arm.kernel]
+    if "chunk" in said and kernel and kernel.mixer == mixer.kernels and kernel.form != "chunkwise":
+        raise UserError(f"arms.{name}: kernel {kernel.name} does not read chunk")
 
 
 def against_itself(pairs: list[Pair]) -> list[Pair]:
@@ -156,7 +178,7 @@ def _downstream(name: str, arm: Arm, values: dict) -> dict:
     if arm.checkpoint is None:
         raise UserError(f"workload downstream: arms.{name}.checkpoint is missing; name its folder")
     if not Path(arm.checkpoint).is_dir():
-        raise UserError(f"arms.{name}.checkpoint: there is no folder {arm.checkpoint}")
+        raise UserError(f"arms.{name}.checkpoint: there is no folder {quoted(arm.checkpoint)}")
     return {"checkpoint": arm.checkpoint, "weights": identity(arm.checkpoint)}
 
 
@@ -181,7 +203,8 @@ def device(name: str) -> str:
     try:
         return str(torch.device(name))
     except RuntimeError:
-        raise UserError(f'device "{name}" is none that torch knows; try cpu or cuda') from None
+        words = f'device "{quoted(name)}" is none that torch knows; try cpu or cuda'
+        raise UserError(words) from None
 
 
 def devices_of(pairs: list[Pair]) -> list[str]:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from retnet_bench.base import printable
 from retnet_bench.results.schema import OK_STATUSES, TIMES
 from retnet_bench.study.runner import Finished
 
@@ -49,7 +50,7 @@ class Reporter:
 
     def turn(self, words: str) -> None:
         """A few words on what is being done now."""
-        self.progress.update(self.task, description=escape(words))
+        self.progress.update(self.task, description=escape(printable(words)))
         self.progress.refresh()
 
     def finished(self, cell: Finished, predicted_s: float) -> None:
@@ -58,7 +59,7 @@ class Reporter:
         colour = "green" if cell.status == "ok" else "yellow"
         self.console.print(
             Text(f"{cell.status:<11}", colour),
-            Text(outcome_text(cell)),
+            Text(printable(outcome_text(cell))),
             soft_wrap=True,
         )
 

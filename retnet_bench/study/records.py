@@ -124,7 +124,7 @@ class Rows:
                 "value": sample.value,
                 "samples": list(sample.values) or None,
                 "status": "unavailable" if sample.reason else "impure" if impure else "ok",
-                "reason": sample.reason or impure,
+                "reason": sample.reason or impure or sample.note,
             }
         )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, quoted
 from retnet_bench.measure import rates
 from retnet_bench.models.config import SIZES
 from retnet_bench.models.config import size as size_of
@@ -65,7 +65,8 @@ def names(asked: Sequence[str]) -> list[str]:
     known = [*MINUTES, "headlines", "all"]
     for name in asked:
         if name not in known:
-            raise UserError(f'the paper has no "{name}" to reproduce{did_you_mean(name, known)}')
+            near = did_you_mean(name, known)
+            raise UserError(f'the paper has no "{quoted(name)}" to reproduce{near}')
     groups = {"all": tuple(MINUTES), "headlines": HEADLINES}
     return list(dict.fromkeys(n for name in asked for n in groups.get(name, (name,))))
 

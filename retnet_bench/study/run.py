@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,11 +21,6 @@ from retnet_bench.study.runner import CHECKPOINTS, Runner, environment_variables
 from retnet_bench.study.study import Source, Study
 from retnet_bench.workloads import WORKLOADS
 from retnet_bench.workloads.live import require_tensorboard
-
-try:
-    import fcntl
-except ImportError:  # Windows has no flock: there, two runs in one folder are the user's care
-    fcntl = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -68,8 +61,8 @@ def run(
         pairs = plan.make(study)
     if skip_oom:
         pairs = predict.skip_oom(pairs, _target(pairs))
-    with _alone(folder):
-        return _run(study, source, pairs, folder, console, fresh, retry, tensorboard)
+    with Store.alone(folder) as store:
+        return _run(study, source, pairs, store, console, fresh, retry, tensorboard)
 
 
 def selftest(
@@ -81,24 +74,22 @@ def selftest(
         pairs = plan.against_itself(plan.make(study))
     if not pairs:
         raise UserError(f"study {study.name} has no cell that can be timed on this machine")
-    target = folder / floor.FOLDER
-    with _alone(target):
-        return _run(study, source, pairs, target, console, fresh, retry=False)
+    with Store.alone(folder / floor.FOLDER) as store:
+        return _run(study, source, pairs, store, console, fresh, retry=False)
 
 
 def _run(
     study: Study,
     source: Source,
     pairs: list[Pair],
-    folder: Path,
+    store: Store,
     console: Console,
     fresh: bool,
     retry: bool,
     tensorboard: bool = False,
 ) -> Summary:
-    store = Store(folder)
+    folder = store.folder
     files.sweep(folder)
-    files.sweep(store.records)
     files.sweep_scratch()
     if fresh:
         with files.guarded(store.records, "set aside"):
@@ -116,24 +107,6 @@ def _run(
         _say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
     failed = _run_pairs(study, source, store, todo, console, tensorboard)
     return Summary(folder, cells, kept, failed)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the system lets go however the process ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")  # noqa: SIM115  (held until the run ends)
-    except OSError as error:
-        raise UserError(f"can't write to {folder}: {error.strerror}; use --out") from None
-    with lock:
-        try:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            words = f"another run is writing to {folder}; wait for it, or use --out"
-            raise UserError(words) from None
-        yield
 
 
 def _run_pairs(

@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from retnet_bench import yaml_file
 from retnet_bench.analysis import claims
 from retnet_bench.analysis.claims import Claim
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, printable, quoted
+from retnet_bench.fields import (
+    Count,
+    Flag,
+    Float,
+    Index,
+    Integer,
+    Name,
+    Number,
+    Once,
+    Place,
+    Strict,
+    Text,
+    Word,
+    problem,
+)
 from retnet_bench.measure.protocol import Protocol
 
-Count = Annotated[int, Field(gt=0, strict=True)]
+MAX_CELLS = 10_000
+"""Of a study: at one second a cell, three hours."""
+MAX_STEP_TOKENS = 2**30
+"""Of one step, batch x length: a thousand times what one accelerator takes. Tensors over pairs of
+tokens still have fewer than 2^63 bytes, so that a plan can count them."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Settings(_Strict):
+class Settings(Strict):
     """What a cell may be told, as fixed setting or axis. None: not said here."""
 
-    size: str | None = None
+    size: Word | None = None
     family: Literal["paper", "modern"] | None = None
     match: Literal["params", "train_flops"] | None = None
     batch: Count | None = None
@@ -36,30 +54,34 @@ class Settings(_Strict):
     length: Count | None = None
     dtype: Literal["fp64", "fp32", "bf16", "fp16"] | None = None
     mode: Literal["eager", "compile", "cudagraph"] | None = None
-    device: str | None = None
-    threads: Count | None = None
-    corpus: str | None = None
-    tokenizer: str | None = None
-    seed: Annotated[int, Field(ge=0, strict=True)] | None = None
-    measure: tuple[Literal["time", "memory"], ...] | None = Field(default=None, min_length=1)
+    device: Word | None = None
+    threads: Annotated[Count, Field(le=4096)] | None = None
+    corpus: Place | None = None
+    tokenizer: Place | None = None
+    seed: Annotated[Integer, Field(ge=0, lt=2**32)] | None = None
+    measure: Annotated[tuple[Literal["time", "memory"], ...], Once] | None = Field(
+        default=None, min_length=1
+    )
     positions: Count | None = None
-    token_budget: Count | None = None
-    learning_rate: float | None = Field(default=None, gt=0)
+    token_budget: Annotated[Integer, Field(gt=0, le=2**50)] | None = None
+    learning_rate: Number | None = Field(default=None, gt=0)
     documents: Count | None = None
-    recipe: str | None = None
-    dropout: float | None = Field(default=None, ge=0, lt=1)
+    recipe: Word | None = None
+    dropout: Number | None = Field(default=None, ge=0, lt=1)
     micro_batch: Count | None = None
-    recompute: bool | None = None
+    recompute: Flag | None = None
     checkpoint_every: Count | None = None
     context: Literal["chunked", "sliding", "carried"] | None = None
     stride: Count | None = None
-    contexts: tuple[Count, ...] | None = Field(default=None, min_length=1)
-    by_position: bool | None = None
-    score_corpus: str | None = None
-    task: str | None = None
-    shots: Annotated[int, Field(ge=0, strict=True)] | None = None
+    contexts: Annotated[tuple[Count, ...], Once] | None = Field(
+        default=None, min_length=1, max_length=100
+    )
+    by_position: Flag | None = None
+    score_corpus: Place | None = None
+    task: Word | None = None
+    shots: Index | None = None
     limit: Count | None = None
-    include: str | None = None
+    include: Place | None = None
 
 
 DEFAULTS = Settings(
@@ -76,61 +98,61 @@ DEFAULTS = Settings(
 )
 
 
-class Arm(_Strict):
+class Arm(Strict):
     """One architecture's side: what may differ between the arms of a pair."""
 
-    mixer: str
-    kernel: str = "auto"
+    mixer: Word
+    kernel: Word = "auto"
     chunk: Count = 128
     decay: Literal["experiments", "eq8", "single", "none"] | None = None
-    gate: bool | None = None
+    gate: Flag | None = None
     head_norm: Literal["group", "rms", "none"] | None = None
     head_dim: Count | None = None
-    checkpoint: str | None = None
+    checkpoint: Place | None = None
     """Downstream: folder of this arm's trained model."""
     family: Literal["paper", "modern"] | None = None
     """The block family of this arm alone; the pair's where it is not said."""
 
 
-class ProtocolSettings(_Strict):
+class ProtocolSettings(Strict):
     """Fields of measure.protocol.Protocol; None keeps the default."""
 
-    processes: int | None = None
-    blocks: int | None = None
-    max_blocks: int | None = None
-    precision: float | None = None
-    budget_s: float | None = None
-    block_s: float | None = None
-    min_samples: int | None = None
-    max_samples: int | None = None
-    warmup_max_s: float | None = None
-    warmup_min_steps: int | None = None
-    timeout_s: float | None = None
+    processes: Integer | None = None
+    blocks: Integer | None = None
+    max_blocks: Integer | None = None
+    precision: Float | None = None
+    budget_s: Float | None = None
+    block_s: Float | None = None
+    min_samples: Integer | None = None
+    max_samples: Integer | None = None
+    warmup_max_s: Float | None = None
+    warmup_min_steps: Integer | None = None
+    timeout_s: Float | None = None
     interleave: Literal["blocks", "processes"] | None = None
 
 
-class Group(_Strict):
+class Group(Strict):
     """One workload over the product of its axes."""
 
-    workload: str
+    workload: Word
     fixed: Settings = Settings()
     axes: dict[str, list[Any]] = {}
     protocol: ProtocolSettings = ProtocolSettings()
 
 
-class Study(_Strict):
+class Study(Strict):
     """A study as written: a question, its arms, its workloads, and the figures it ends in."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    question: str
-    takes: str = "not measured"
+    name: Name
+    question: Text
+    takes: Text = "not measured"
     """How long it takes, and on what machine."""
     fixed: Settings = Settings()
-    arms: dict[str, Arm] = Field(min_length=1)
-    workloads: list[Group] = Field(min_length=1)
+    arms: dict[Name, Arm] = Field(min_length=1, max_length=100)
+    workloads: list[Group] = Field(min_length=1, max_length=1000)
     protocol: ProtocolSettings = ProtocolSettings()
-    figures: list[str] = []
-    claims: list[Claim] = []
+    figures: list[Name] = Field(default=[], max_length=100)
+    claims: list[Claim] = Field(default=[], max_length=claims.MOST)
 
     @model_validator(mode="before")
     @classmethod
@@ -139,13 +161,22 @@ class Study(_Strict):
             return said
         return said | {"claims": claims.filled_in(said["claims"], said.get("figures"))}
 
+    @property
+    def n_cells(self) -> int:
+        """From the lengths of the axes, before they are multiplied out."""
+        points = (math.prod(map(len, group.axes.values())) for group in self.workloads)
+        return len(self.arms) * sum(points)
+
     def points(self) -> Iterator[tuple[Group, Settings, Protocol]]:
         """Every group's axes multiplied out: (group, complete settings, protocol)."""
         for group in self.workloads:
             protocol = _protocol(self.protocol, group.protocol)
+            base = _merged(*(_said(layer) for layer in (DEFAULTS, self.fixed, group.fixed)))
             for values in itertools.product(*group.axes.values()):
-                point = dict(zip(group.axes, values, strict=True))
-                yield group, _merge(DEFAULTS, self.fixed, group.fixed, point), protocol
+                said = dict(zip(group.axes, values, strict=True))
+                point = Settings.model_validate(_merged(base, said))
+                _check_step(point)
+                yield group, point, protocol
 
 
 @dataclass(frozen=True)
@@ -161,7 +192,7 @@ class Source:
         try:
             yield
         except UserError as error:
-            raise UserError(f"{self.path}: {error}") from None
+            raise UserError(f"{printable(self.path)}: {error}") from None
 
 
 def folder() -> Path:
@@ -178,63 +209,39 @@ def names() -> list[str]:
 
 def find(name_or_path: str) -> Path:
     """A study's file by path, or by the name of one that comes with the package."""
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    shipped = folder() / f"{name_or_path}.yaml"
-    if shipped.is_file():
-        return shipped
+    path, shipped = Path(name_or_path), folder() / f"{name_or_path}.yaml"
+    for there in (path, shipped):
+        if os.path.isfile(there):  # False, too, for what can be no path
+            return there
+    if os.path.exists(path):
+        return path  # reading it says what is wrong with it
     if path.suffix in (".yaml", ".yml"):
-        raise UserError(f'study file "{path}" does not exist')
-    raise UserError(f'unknown study "{name_or_path}"{did_you_mean(name_or_path, names())}')
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, but a key that stands twice is an error, not the last one's win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen: list[Any] = []
-        for key, _ in node.value:
-            if key.value in seen:
-                problem = f'key "{key.value}" stands twice'
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.append(key.value)
-        return super().construct_mapping(node, deep)
+        raise UserError(f'study file "{quoted(path)}" does not exist')
+    raise UserError(f'unknown study "{quoted(name_or_path)}"{did_you_mean(name_or_path, names())}')
 
 
 def load(name_or_path: str) -> tuple[Study, Source]:
     """Read and check a study. Raises UserError: file, field, what is wrong, what would be right."""
     path = find(name_or_path)
-    try:
-        source = Source(path, path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can't be read: {error}") from error
+    source = Source(path, yaml_file.read(path))
     return parse(source), source
 
 
 def parse(source: Source) -> Study:
     """The study that a file's text says, checked. Raises UserError as `load` does."""
-    path = source.path
-    try:
-        raw = yaml.load(source.text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", error)).split())
-        raise UserError(f"{path}:{where} is not valid YAML: {problem}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: a study is a mapping with name, question, arms and workloads")
-    try:
-        study = Study.model_validate(raw)
-        _check_axes(study)
-        list(study.points())  # each point's values are checked, too
-        _check_claims(study)
-    except ValidationError as error:
-        raise UserError(f"{path}: {_first_problem(error)}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+    raw = yaml_file.parse(source.text, source.path)
+    with source.named():
+        if not isinstance(raw, dict):
+            raise UserError("a study is a mapping with name, question, arms and workloads")
+        try:
+            study = Study.model_validate(raw)
+            _check_axes(study)
+            points = list(study.points())  # each point's values are checked, too
+        except ValidationError as error:
+            raise UserError(problem(error, _keys_at)) from None
+        except ValueError as error:  # of the protocol
+            raise UserError(str(error)) from None
+        _check_claims(study, points)
     return study
 
 
@@ -243,34 +250,66 @@ def _check_axes(study: Study) -> None:
     for i, group in enumerate(study.workloads):
         for axis, values in group.axes.items():
             if axis not in allowed:
-                raise UserError(
-                    f'workloads.{i}.axes: unknown key "{axis}"{did_you_mean(axis, allowed)}'
-                )
+                near = did_you_mean(axis, allowed)
+                raise UserError(f'workloads.{i}.axes: unknown key "{quoted(axis)}"{near}')
             if not values:
                 raise UserError(
                     f"workloads.{i}.axes.{axis} is empty, so the study has no cells; "
                     f"give it at least one value"
                 )
-            if len(set(map(repr, values))) < len(values):
-                raise UserError(f"workloads.{i}.axes.{axis} names a value twice: {values}")
+    if study.n_cells > MAX_CELLS:
+        raise UserError(f"the study has {study.n_cells:,} cells, at most {MAX_CELLS:,} are taken")
+    for i, group in enumerate(study.workloads):
+        for axis, values in group.axes.items():
+            _check_values(f"workloads.{i}.axes", axis, values)
 
 
-def _check_claims(study: Study) -> None:
-    points = [(group.workload, point) for group, point, _ in study.points()]
+def _check_values(where: str, axis: str, values: list[Any]) -> None:
+    """Each value of an axis on its own, before they are multiplied out."""
+    seen: set[Any] = set()
+    for value in values:
+        try:
+            checked = getattr(Settings.model_validate({axis: value}), axis)
+        except ValidationError as error:
+            raise UserError(f"{where}.{problem(error, _keys_at)}") from None
+        if checked is None and (axis == "batch_tokens" or getattr(DEFAULTS, axis) is not None):
+            raise UserError(f"{where}.{axis}: null is no value of it")
+        if checked in seen:
+            raise UserError(f"{where}.{axis} names a value twice: {quoted(value)}")
+        seen.add(checked)
 
-    def values(workload: str, key: str) -> set[Any]:
-        found = {getattr(point, key) for name, point in points if name == workload}
-        return set() if None in found else found
+
+def _check_step(point: Settings) -> None:
+    tokens = (point.batch or 1) * (point.length or 1)
+    if tokens > MAX_STEP_TOKENS:
+        raise UserError(
+            f"batch {point.batch} x length {point.length} are {tokens:,} tokens a step; "
+            f"at most {MAX_STEP_TOKENS:,} are taken"
+        )
+
+
+def _check_claims(study: Study, points: list[tuple[Group, Settings, Protocol]]) -> None:
+    settings: dict[str, list[Settings]] = {}
+    for group, point, _ in points:
+        settings.setdefault(group.workload, []).append(point)
+
+    @cache
+    def values(workload: str, key: str) -> frozenset[Any]:
+        found = frozenset(getattr(point, key) for point in settings[workload])
+        return frozenset() if None in found else found
 
     claims.check(study.claims)
-    workloads = {name for name, _ in points}
-    claims.check_against(study.claims, study.arms, workloads, study.figures, values)
+    claims.check_against(study.claims, study.arms, settings, study.figures, values)
 
 
-def _merge(*layers: Settings | dict[str, Any]) -> Settings:
+def _said(layer: Settings) -> dict[str, Any]:
+    return layer.model_dump(exclude_none=True)
+
+
+def _merged(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Settings over settings; batch and batch_tokens are two words for one of them."""
     merged: dict[str, Any] = {}
-    for layer in layers:
-        said = layer if isinstance(layer, dict) else layer.model_dump(exclude_none=True)
+    for said in layers:
         if {"batch", "batch_tokens"} <= said.keys():
             raise UserError("batch and batch_tokens stand side by side; keep one of them")
         if "batch_tokens" in said:
@@ -278,7 +317,7 @@ def _merge(*layers: Settings | dict[str, Any]) -> Settings:
         if "batch" in said:
             merged.pop("batch_tokens", None)
         merged |= said
-    return Settings.model_validate(merged)
+    return merged
 
 
 def _protocol(*layers: ProtocolSettings) -> Protocol:
@@ -286,24 +325,6 @@ def _protocol(*layers: ProtocolSettings) -> Protocol:
     for layer in layers:
         merged |= layer.model_dump(exclude_none=True)
     return Protocol(**merged)
-
-
-def _first_problem(error: ValidationError) -> str:
-    """pydantic's first complaint in the house's words."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        parent = ".".join(str(part) for part in problem["loc"][:-1])
-        key = problem["loc"][-1]
-        prefix = f"{parent}: " if parent else ""
-        return f'{prefix}unknown key "{key}"{did_you_mean(key, _keys_at(problem["loc"][:-1]))}'
-    if problem["type"] == "literal_error":
-        given, expected = problem["input"], problem["ctx"]["expected"]
-        choices = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
-        return f'{where}: "{given}" is unknown{did_you_mean(given, choices)}'
-    if problem["type"] == "missing":
-        return f"{where} is missing"
-    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
 
 
 def _keys_at(location: tuple[int | str, ...]) -> list[str]:

@@ -55,12 +55,20 @@ class Score:
 
 @dataclass
 class Scorer:
-    """`model` on its device. No input is longer than `max_length`: contexts lose their left."""
+    """`model` on its device. No input is longer than `max_length`: contexts lose their left.
+
+    A model may know more ids than its tokenizer, where its table is padded. They have their share
+    of P, as the model defines it, but are never written.
+    """
 
     model: LanguageModel
     max_length: int
     window_bos: int | None = None
     """<bos>, if each window of a document begins with it, as in training; None: as it is."""
+    n_ids: int | None = None
+    """Ids from 0 on that may be written; all when None."""
+    ends: tuple[int, ...] = ()
+    """Ids that end a text, beside <bos>."""
 
     @torch.no_grad()
     def score(self, requests: Sequence[Request]) -> list[Score]:
@@ -137,7 +145,7 @@ class Scorer:
             logits = logits if logits.dtype == torch.float64 else logits.float()
             chosen = logits.log_softmax(-1).gather(-1, truth[..., None]).squeeze(-1)
             logprobs.append(chosen.double())
-            best.append(logits.argmax(-1))
+            best.append(self._likeliest(logits))
         return torch.cat(logprobs, 1), torch.cat(best, 1)
 
     def rolling(self, documents: Sequence[Sequence[int]]) -> list[float]:
@@ -188,7 +196,7 @@ class Scorer:
         """Step all members together until each is done."""
         going = set(members)
         for step in range(most):
-            chosen = logits[:, -1].argmax(-1)
+            chosen = self._likeliest(logits[:, -1])
             for i, token in zip(members, chosen.tolist(), strict=True):
                 if i in going:
                     written[i].append(token)
@@ -199,6 +207,9 @@ class Scorer:
             logits = self.model.step(chosen[:, None], state)
 
     # --- tensors -----------------------------------------------------------------------------
+
+    def _likeliest(self, logits: Tensor) -> Tensor:
+        return logits[..., : self.n_ids].argmax(-1)
 
     def _read(self, state: DecodeState, rows: list[tuple[int, ...]]) -> DecodeState:
         """Take rows of equal length into `state`."""

@@ -38,6 +38,8 @@ class Sample:
     task: str | None = None
     value: float | None = None
     """What the values come to, where that is not their median."""
+    note: str | None = None
+    """What to know of known values."""
 
     @classmethod
     def of(cls, series: Series, phase: str) -> Sample:

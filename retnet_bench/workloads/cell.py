@@ -85,6 +85,8 @@ class Cell:
     """Downstream: first documents of the task to take; all when None."""
     include: str | None = None
     """Downstream: folder of the user's own task files."""
+    tokenizer_checksum: str | None = None
+    """Downstream: of a tokenizer.json, whose name says nothing; None for the built-in ones."""
 
     ARM_FIELDS: ClassVar[tuple[str, ...]] = (
         "arm",

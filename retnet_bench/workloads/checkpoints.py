@@ -8,6 +8,7 @@ function of seed and step. A folder is written beside and renamed once it is on 
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,15 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from retnet_bench import files
 from retnet_bench.files import NotWritten
 from retnet_bench.models import LanguageModel, checkpoint
+from retnet_bench.models.strict import Count, parse
 
 TRAINING = "training.safetensors"
 KEEP = 2
 """Checkpoints kept: the last, and the one before it in case the last gets damaged."""
+
+
+class Training(BaseModel):
+    """The header of a training's state."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    of: dict[str, Any]
+    step: Count
+    curve: list[tuple[Count, float]]
+    watch: dict[str, Any]
+    scaler: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a checkpoint, ascending."""
-        return sorted(int(path.name.split("-")[1]) for path in self.folder.glob("step-?????????"))
+        numbers = (path.name.split("-", 1)[1] for path in self.folder.glob("step-?????????"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}"
@@ -73,7 +88,9 @@ class Checkpoints:
     def read(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
         """(weights, training tensors, training header). UserError if anything is damaged."""
         weights, _ = checkpoint.load_tensors(self.path(step) / checkpoint.WEIGHTS)
-        tensors, header = checkpoint.load_tensors(self.path(step) / TRAINING)
+        path = self.path(step) / TRAINING
+        tensors, header = checkpoint.load_tensors(path)
+        parse(Training, json.dumps(header), path)
         return weights, tensors, header
 
     def set_aside(self, step: int) -> Path:

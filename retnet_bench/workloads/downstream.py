@@ -7,7 +7,7 @@ import importlib.util
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.data import Tokenizer, load_corpus, load_tokenizer
-from retnet_bench.data.tokenizer_file import load_tokenizer_file
+from retnet_bench.data.tokenizer_file import FileTokenizer, load_tokenizer_file, token_ids
 from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import LanguageModel, checkpoint
@@ -25,6 +25,7 @@ from retnet_bench.models.foreign import load_any
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.workloads.answers import Scorer
 from retnet_bench.workloads.base import WORKLOADS, NotFinite, Sample, Workload
+from retnet_bench.workloads.unspelled import WEIGHED, Unspelled
 
 TASK_LISTS = {
     "paper": (
@@ -41,8 +42,6 @@ UNITS = {
     "bits_per_byte": "bit",
 }
 """lm-eval's metrics that the results know by name; any other is an `other_score`."""
-WEIGHED = {"word_perplexity": "words", "byte_perplexity": "bytes", "bits_per_byte": "bytes"}
-"""Metrics whose per-document values are (ln P, words or bytes)."""
 
 
 # --- what is scored ----------------------------------------------------------------------------
@@ -70,15 +69,23 @@ def tokenizer_of(folder: Path, meta: dict[str, Any], spec: str | None = None) ->
     return tokenizer
 
 
+def file_checksum(tokenizer: Tokenizer) -> str | None:
+    """What tells two tokenizer.json apart; None for a built-in tokenizer, told by its name."""
+    return tokenizer.checksum[:16] if isinstance(tokenizer, FileTokenizer) else None
+
+
 def check_vocabulary(folder: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer whose ids are not the model's. A table may be padded, but not ours."""
-    rows, ids = model.cfg.vocab_size, tokenizer.vocab_size
-    own = tokenizer.bos_id == ids - 1  # our tokenizers end in <bos>, so that its place would move
-    if rows < max(ids, tokenizer.bos_id + 1) or (own and rows != ids):
+    """Refuse a tokenizer whose ids are not the model's. Another project's table may have more rows
+    than its tokenizer has ids; ours end in <bos>, which would not be where it was."""
+    rows, ids, bos = model.cfg.vocab_size, tokenizer.vocab_size, tokenizer.bos_id
+    padded = isinstance(tokenizer, FileTokenizer)
+    if rows < ids or (rows != ids and not padded):
         raise UserError(
             f"{folder}: the model knows {rows} tokens, tokenizer {tokenizer.name} has {ids}; "
             "choose the tokenizer it was trained with (--tokenizer)"
         )
+    if rows <= bos:
+        raise UserError(f"{folder}: bos_token_id is {bos}, but the model knows {rows} tokens")
 
 
 def longest_input(model: LanguageModel, meta: dict[str, Any], length: int | None) -> int:
@@ -92,7 +99,9 @@ def scorer_of(
 ) -> Scorer:
     """The model, reading as it was trained to."""
     bos = tokenizer.bos_id if meta.get("bos_windows") else None
-    return Scorer(model, longest_input(model, meta, length), bos)
+    ends = token_ids(meta.get("eos_token_id"), "eos_token_id")
+    n_ids = max(tokenizer.vocab_size, *(end + 1 for end in (tokenizer.bos_id, *ends)))
+    return Scorer(model, longest_input(model, meta, length), bos, n_ids, ends)
 
 
 def task_names(names: Sequence[str]) -> list[str]:
@@ -120,10 +129,11 @@ def evaluate(
 
     from retnet_bench.workloads.lm_eval_adapter import Adapter
 
+    adapter = Adapter(scorer, tokenizer)
     try:
         with _no_environment():
             results = simple_evaluate(
-                model=Adapter(scorer, tokenizer),
+                model=adapter,
                 tasks=list(names),
                 task_manager=manager,
                 num_fewshot=shots,
@@ -133,7 +143,11 @@ def evaluate(
             )
     except OSError as error:  # datasets' ConnectionError and FileNotFoundError
         raise UserError(_no_data(names, error)) from None
-    return [sample for task in results["samples"] for sample in _samples(task, results)]
+    return [
+        sample
+        for task in results["samples"]
+        for sample in _noted(task, results, adapter.unspelled.get(task))
+    ]
 
 
 @contextmanager
@@ -188,6 +202,16 @@ def _no_data(names: Sequence[str], error: OSError) -> str:
         return f"a data file of {', '.join(names)} can't be read: {what}"
     why = "HF_HUB_OFFLINE is set" if datasets.config.HF_HUB_OFFLINE else "no network here?"
     return f"{', '.join(names)}: {what}; {why}; local tasks need none: --include FOLDER"
+
+
+def _noted(task: str, results: dict[str, Any], unspelled: Unspelled | None) -> Iterator[Sample]:
+    """The samples, without what the tokenizer could not spell, which is noted."""
+    if unspelled is None:
+        yield from _samples(task, results)
+        return
+    unspelled.correct(results["samples"][task], results["results"][task])
+    for sample in _samples(task, results):
+        yield replace(sample, note=unspelled.reason)
 
 
 def _samples(task: str, results: dict[str, Any]) -> Iterator[Sample]:

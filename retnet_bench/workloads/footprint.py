@@ -90,7 +90,10 @@ class Footprint:
 
 
 LONGEST = 2**20
-"""Most tokens of a sequence that is run without data: each chunk of it is a call of its own."""
+"""Most tokens of a sequence that is run without data."""
+MOST_CALLS = LONGEST // 64
+"""Most calls of a step, run one by one: for each chunk of a sequence (of the recurrent kernel: each
+token) in each micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +116,12 @@ class Step:
 @lru_cache(maxsize=1024)
 def footprint(step: Step) -> Footprint:
     """The footprint of one warm step. UserError where the kernel can't be run without its package,
-    or for sequences above LONGEST.
+    or for sequences above LONGEST or a step of more than MOST_CALLS.
 
     Seconds: a few tenths, whatever the size; the recurrent kernel's grow with the length.
     """
-    if step.workload != "decode" and step.length > LONGEST:
-        raise UserError(f"sequences above {LONGEST:,} tokens are not modelled")
+    if step.workload != "decode":
+        _check_calls(step)
     layers = step.config.n_layers
     if layers <= SMALL[1]:
         return _run(step, layers)
@@ -128,6 +131,15 @@ def footprint(step: Step) -> Footprint:
         one.peaks[FIRST] = one.peaks[LAST]  # a lone block is both
     peaks = {part: _extend(one.peaks[part], two.peaks[part], more) for part in two.peaks}
     return Footprint(peaks, Counter(_extend(one.ops, two.ops, more)))
+
+
+def _check_calls(step: Step) -> None:
+    if step.length > LONGEST:
+        raise UserError(f"sequences above {LONGEST:,} tokens are not modelled")
+    chunks = {"chunkwise": -(-step.length // step.config.chunk), "recurrent": step.length}
+    batches = -(-step.batch // step.micro_batch) if step.micro_batch else 1
+    if batches * chunks.get(KERNELS[step.config.kernel].form, 1) > MOST_CALLS:
+        raise UserError(f"steps of more than {MOST_CALLS:,} chunks one by one are not modelled")
 
 
 def _extend(one: dict, two: dict, more: int) -> dict:

@@ -24,7 +24,7 @@ def test_a_tenth_of_a_second_for_2_times_512_tokens_is_10240_tokens_a_second():
     assert (row["arm"], row["length"], row["n"]) == ("retnet", 512, 1)
     assert row["estimate"] == 10240.0
     assert np.isnan([row["low"], row["high"]]).all()
-    assert row["reason"] == "no interval from one block"
+    assert row["reason"] == "no interval from 1 block, needs 4"
 
 
 def test_columns_are_arm_x_separators_summary():
@@ -36,7 +36,7 @@ def test_columns_are_arm_x_separators_summary():
 
 
 def test_throughput_of_blocks_is_their_median_with_an_interval():
-    row = only(curves.throughput(frame(blocks("train_step_s", "retnet", [0.1, 0.2, 0.4]))))
+    row = only(curves.throughput(frame(blocks("train_step_s", "retnet", [0.1, 0.2, 0.2, 0.4]))))
     assert row["estimate"] == 1024 / 0.2
     assert row["low"] < 1024 / 0.2 < row["high"]
 
@@ -154,7 +154,7 @@ def test_memory_is_read_once_a_cell_whole_before_last_position():
     read = curves.memory_by_length(frame(rows), "decode", "state_bytes")
     assert read["estimate"].tolist() == [700.0, 700.0]
     ratio = only(curves.pair_ratios(frame(rows)))
-    assert (ratio["n"], ratio["verdict"]) == (1, "equal (one reading)")
+    assert (ratio["n"], ratio["verdict"]) == (1, "equal (exact)")
 
 
 def test_unavailable_memory_says_why():
@@ -201,18 +201,20 @@ def train_pair(b_exponent=2.0, at=1000.0):
     for length in (256, 512, 2048, 4096):
         for arm, exponent in (("retnet", 1.0), ("transformer", b_exponent)):
             level = 0.1 * (length / at) ** exponent
-            rows += blocks("train_step_s", arm, [level, 1.2 * level, 0.8 * level], length=length)
+            rows += blocks(
+                "train_step_s", arm, [level, 1.2 * level, 0.8 * level, level], length=length
+            )
     return rows
 
 
 def costs(arm: str, power: float, batch: int = 2, lengths=(256, 512, 1024)) -> list:
-    """Time of a step, memory and state that grow as length^power; 3 blocks 1 % apart."""
+    """Time of a step, memory and state that grow as length^power; 4 blocks 1 % apart."""
     rows = []
     for length in lengths:
         cost, at = batch * 1e-6 * length**power, {"length": length, "batch": batch}
-        levels = [cost * noise for noise in (0.99, 1.0, 1.01)]
+        levels = [cost * noise for noise in (0.99, 1.0, 1.0, 1.01)]
         rows += blocks("train_step_s", arm, levels, **at) + blocks("prefill_s", arm, levels, **at)
-        rows += decode(arm, {1: 1e-3, length: cost}, n_blocks=3, **at)
+        rows += decode(arm, {1: 1e-3, length: cost}, **at)
         for workload in ("train", "prefill", "decode"):
             peak = {"samples": [1e9 * cost], "workload": workload, **at}
             rows.append(record("peak_tensor_bytes", arm, **peak))
@@ -232,13 +234,13 @@ def test_exponents_are_those_of_the_costs():
         for arm, power in (("retnet", 1.0), ("transformer", 2.0)):
             row = found.loc[(workload, what, arm)]
             assert list(row[["estimate", "low", "high"]]) == pytest.approx([power] * 3), row
-            assert row["n"] == (3 if what == "time" else 1)
+            assert row["n"] == (4 if what == "time" else 1)
             assert (row["reason"] == "counted") == (what != "time")
     assert len(table) == 14
 
 
 def test_an_exponent_of_noisy_times_has_an_interval_and_of_one_block_none():
-    noise = {256: (1.0, 1.1, 0.9), 512: (1.1, 0.9, 1.0), 1024: (0.9, 1.0, 1.2)}
+    noise = {256: (1.0, 1.1, 0.9, 1), 512: (1.1, 0.9, 1.0, 1), 1024: (0.9, 1.0, 1.2, 1)}
     rows = [
         row
         for length, levels in noise.items()
@@ -249,7 +251,7 @@ def test_an_exponent_of_noisy_times_has_an_interval_and_of_one_block_none():
     alone = only(curves.exponents(frame([row for row in rows if row["block"] == 0])))
     assert alone["estimate"] == pytest.approx(np.log(0.9 * 4) / np.log(4), abs=0.15)
     assert np.isnan([alone["low"], alone["high"]]).all()
-    assert alone["reason"] == "no interval from one block"
+    assert alone["reason"] == "no interval from 1 block, needs 4"
 
 
 def test_of_constant_tokens_a_step_the_time_is_of_a_sequence_and_bytes_do_not_compare():
@@ -306,7 +308,7 @@ def test_crossover_of_training_and_of_decoding():
         "retnet",
         "transformer",
         "length",
-        3,
+        4,
     )
     assert train[["estimate", "low", "high"]].tolist() == pytest.approx([1000.0] * 3)
     # From 0.1 to 10 in ratio over two decades of position: 1 in the middle.
@@ -322,18 +324,18 @@ def test_no_crossover_says_who_is_ahead_and_one_length_says_so():
 
 
 def test_ratios_stay_inside_a_pair():
-    rows = blocks("train_step_s", "retnet", [0.1, 0.2, 0.3])
-    rows += blocks("train_step_s", "transformer", [0.2, 0.4, 0.6])
-    rows += blocks("train_step_s", "transformer", [9.0, 9.0, 9.0], batch=4)
+    rows = blocks("train_step_s", "retnet", [0.1, 0.2, 0.3, 0.4])
+    rows += blocks("train_step_s", "transformer", [0.2, 0.4, 0.6, 0.8])
+    rows += blocks("train_step_s", "transformer", [9.0, 9.0, 9.0, 9.0], batch=4)
     row = only(curves.pair_ratios(frame(rows)))
     assert row[["estimate", "low", "high"]].tolist() == pytest.approx([0.5] * 3)
-    assert (row["a"], row["b"], row["n"], row["batch"]) == ("retnet", "transformer", 3, 2)
+    assert (row["a"], row["b"], row["n"], row["batch"]) == ("retnet", "transformer", 4, 2)
     assert row["verdict"] == "retnet 2 x faster than transformer"
 
 
 def test_blocks_are_paired_by_process_and_block_whatever_the_order_of_rows():
-    rows = blocks("train_step_s", "retnet", [1.0, 10.0, 100.0])
-    rows += blocks("train_step_s", "transformer", [2.0, 20.0, 200.0])[::-1]
+    rows = blocks("train_step_s", "retnet", [1.0, 10.0, 100.0, 1000.0])
+    rows += blocks("train_step_s", "transformer", [2.0, 20.0, 200.0, 2000.0])[::-1]
     row = only(curves.pair_ratios(frame(rows)))
     assert row[["low", "high"]].tolist() == pytest.approx([0.5, 0.5])
 
@@ -373,10 +375,8 @@ def test_ratios_of_the_small_study():
     table = curves.pair_ratios(frame(small_study())).set_index(["metric", "length"])["verdict"]
     assert table["train_step_s", 512] == "retnet 2 x faster than transformer"
     assert table["decode_step_s", 1024] == "retnet 1.1 x faster than transformer"
-    assert table["peak_tensor_bytes", 512] == (
-        "retnet 2 x less than transformer (one reading, no interval)"
-    )
-    assert table["perplexity_per_byte", 512] == "no difference shown (one seed)"
+    assert table["peak_tensor_bytes", 512] == ("retnet 2 x less than transformer (exact)")
+    assert table["perplexity_per_byte", 512] == ("retnet 1.82 x better than transformer (one seed)")
     assert table["outcome", 2048] == "no comparison: transformer oom"
 
 
@@ -386,8 +386,11 @@ def test_ratios_of_the_small_study():
         (Interval(0.5, 0.4, 0.6, 6), "a 2 x faster than b"),
         (Interval(1.05, 1.02, 1.08, 6), "a 5 % slower than b"),
         (Interval(1.05, 0.98, 1.08, 6), "no difference shown"),
-        (Interval(2.0, np.nan, np.nan, 1), "a 2 x slower than b (one reading, no interval)"),
-        (Interval(1.0, np.nan, np.nan, 1), "equal (one reading)"),
+        (
+            Interval(2.0, np.nan, np.nan, 1),
+            "a 2 x slower than b (no interval from 1 block, needs 4)",
+        ),
+        (Interval(1.0, np.nan, np.nan, 1), "equal (no interval from 1 block, needs 4)"),
         (Interval(np.nan, np.nan, np.nan, 0), "no comparison"),
     ],
 )
@@ -437,7 +440,7 @@ def test_the_caption_says_what_the_records_say():
     text = curves.contract_text(frame(small_study()))
     assert text == (
         "Test CPU; threads 2; fp32, eager; retnet: chunkwise; transformer: sdpa; "
-        "size 1m (arms matched by params within 0.2 %); torch 2.0; 3 blocks a cell; "
+        "size 1m (arms matched by params within 0.2 %); torch 2.0; 4 blocks a cell; "
         "one seed (perplexity's intervals are of documents only)"
     )
 

@@ -65,8 +65,8 @@ def test_a_ratio_below_the_floor_shows_no_difference():
 
 
 def test_ratios_of_pairs_use_the_floor_of_their_metric():
-    rows = blocks("train_step_s", "retnet", [0.1] * 3) + blocks(
-        "train_step_s", "transformer", [0.102] * 3
+    rows = blocks("train_step_s", "retnet", [0.1] * 4) + blocks(
+        "train_step_s", "transformer", [0.102] * 4
     )
     shown = curves.pair_ratios(frame(rows), {"train_step_s": Floor(0.05, 4)})["verdict"].tolist()
     assert shown == ["no difference shown (below the noise floor of 5 %)"]

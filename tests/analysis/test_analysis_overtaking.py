@@ -17,7 +17,7 @@ positive = st.floats(1e-3, 1e3)
 @settings(max_examples=30, deadline=None)
 @given(p=st.floats(-3, 3), scale=positive, unit=positive)
 def test_the_exponent_of_a_power_law_is_exact_in_any_unit(p, scale, unit):
-    costs = scale * np.array([LENGTHS**p, 1.1 * LENGTHS**p, 0.9 * LENGTHS**p])
+    costs = scale * np.array([LENGTHS**p, 1.1 * LENGTHS**p, 0.9 * LENGTHS**p, LENGTHS**p])
     assert exponent(unit * LENGTHS, costs)[:3] == pytest.approx([p] * 3, abs=1e-8)
 
 

@@ -7,12 +7,14 @@ bandwidth, chunkwise retention against flash attention, and both arms against ot
 
 CPU, fp32, all threads by default. Everything that is compared is interleaved in one process, and
 every number has its 95 % interval over blocks. PATHs are checkouts of microsoft/torchscale (needs
-fairscale and einops) and karpathy/nanoGPT; nothing of them is in this repository.
+fairscale and einops) and karpathy/nanoGPT; nothing of them is in this repository. Exit code 1: a
+peer was asked for and something is missing for it; the rest was measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -43,19 +45,37 @@ BANDWIDTH_BYTES = 2**30
 L3 = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
 
-def main() -> None:
-    args = _arguments()
+def main(words: Sequence[str] | None = None) -> int:
+    args = _arguments(words)
     torch.set_num_threads(args.threads)
     memory.keep_freed_memory(True)  # as in a study's workers, for every side of a comparison
     console = Console(width=150)
     protocol = Protocol(blocks=args.blocks, block_s=args.block_s, min_samples=1, warmup_max_s=3.0)
     console.print(f"torch {torch.__version__}, threads: {args.threads}, fp32")
+    problems = _without_peers_that_lack_something(args) if "peers" in args.tables else []
+    for problem in problems:
+        print(problem, file=sys.stderr)
     for name in args.tables:
         for table in TABLES[name](args, protocol):
             console.print(table, "")
+    return 1 if problems else 0
 
 
-def _arguments() -> argparse.Namespace:
+def _without_peers_that_lack_something(args: argparse.Namespace) -> list[str]:
+    """Take them out of what was asked for; returns what is missing, a line each."""
+    if not args.torchscale and not args.nanogpt:
+        return ["peers: none is named; say --torchscale PATH or --nanogpt PATH"]
+    lacking = []
+    for option, peer in (("torchscale", peers.TORCHSCALE), ("nanogpt", peers.NANOGPT)):
+        checkout = getattr(args, option)
+        problems = peer.problems(checkout) if checkout else []
+        if problems:
+            setattr(args, option, None)
+        lacking += problems
+    return lacking
+
+
+def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     default = ["train", "decode", "kernels"]
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=default)
@@ -67,7 +87,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--torchscale", type=Path)
     parser.add_argument("--nanogpt", type=Path)
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def _table(title: str, columns: str, rows: Iterable[Sequence[str]]) -> Table:
@@ -273,7 +293,7 @@ def peer_models(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]
     """A training step of ours and of theirs: same shape, tokens and optimiser."""
     columns = "arm|family|size|peer|our parameters|theirs|our step, ms|theirs|ours is faster, times"
     title = f"Peers: training at T = {TRAIN_LENGTH}, batch 1"
-    for size in args.sizes:
+    for size in args.sizes if args.torchscale or args.nanogpt else ():
         for family in ("paper", "modern"):
             yield _table(title, columns, _peer_rows(size, family, args, protocol))
 
@@ -311,4 +331,4 @@ def _peer_row(
 TABLES = {"train": training, "decode": decoding, "kernels": kernels, "peers": peer_models}
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from fakes.folders import CLAIM, STUDY, repacked, results
 
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable
 from retnet_bench.bundle import pack as packing
 from retnet_bench.bundle.archive import MANIFEST, opened
 from retnet_bench.bundle.pack import pack, results_of
@@ -90,7 +91,9 @@ def test_a_selftest_and_no_half_written_part_is_packed(folder, tmp_path):
 
 def test_a_figure_that_cannot_be_drawn_is_named_with_the_reason(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "golden")
-    (copy / "study.yaml").write_text(yaml.safe_dump(STUDY | {"figures": ["fig6a", "fig6d"]}))
+    (copy / "study.yaml").write_text(
+        yaml.safe_dump(STUDY | {"figures": ["throughput", "fig6a", "fig6d"]})
+    )
     packed = pack(copy)
     assert "fig6a" in packed.lacking["figure fig6a"]
     assert 'unknown figure "fig6d"' in packed.lacking["figure fig6d"]
@@ -104,9 +107,12 @@ def test_a_figure_that_cannot_be_drawn_is_named_with_the_reason(folder, tmp_path
         (lambda f: shutil.rmtree(f / "records"), "no records in"),
         (lambda f: [p.unlink() for p in (f / "records").iterdir()], "no records in"),
         (lambda f: (f / "study.yaml").unlink(), "has no study.yaml"),
-        (lambda f: (f / "study.yaml").write_text("a: [b"), "study.yaml: can't be read"),
-        (lambda f: (f / "study.yaml").write_text("question: why?"), "it has no name"),
-        (lambda f: (f / "study.yaml").write_text("{name: a, figures: fig5}"), "a list of names"),
+        (lambda f: (f / "study.yaml").write_text("a: [b"), "study.yaml: line 1 is not valid YAML"),
+        (lambda f: (f / "study.yaml").write_text("question: why?"), "study.yaml: name is missing"),
+        (
+            lambda f: (f / "study.yaml").write_text("{name: a, figures: fig5}"),
+            "study.yaml: question is missing",
+        ),
         (lambda f: (f / "records" / "x.parquet").write_text("no"), "x.parquet is not whole parq"),
     ],
 )
@@ -119,6 +125,60 @@ def test_results_that_cannot_be_packed_are_one_line_and_no_file(folder, tmp_path
     assert str(copy) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _link(target: str) -> Callable[[Path], None]:
+    return lambda path: path.symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("pipe.parquet", _pipe, "pipe.parquet is no regular file: move it away"),
+        ("zero.parquet", _link("/dev/zero"), "zero.parquet is no regular file: move it away"),
+        ("lost.parquet", _link("nowhere"), "lost.parquet: can't be read: No such file"),
+        ("loop.parquet", _link("loop.parquet"), "loop.parquet: "),
+        ("folder.parquet", Path.mkdir, "folder.parquet is no regular file: move it away"),
+        ("a\x1b[31m.parquet", None, '"records/a\\x1b[31m.parquet" is no plain file name'),
+        ("a\\b.parquet", None, '"records/a\\b.parquet" leads out of the archive'),
+        ("C:a.parquet", None, '"records/C:a.parquet" leads out of the archive'),
+        ("a\udcff.parquet", None, '"records/a\\udcff.parquet" is no plain file name'),
+        ("PART.parquet", None, "records/part.parquet stands there twice"),
+        ("x" * 220 + ".parquet", None, "is longer than 200 characters"),
+    ],
+)
+def test_what_could_not_be_unpacked_elsewhere_is_not_packed(folder, tmp_path, name, make, said):
+    """What `pack` writes, `opened` reads."""
+    copy = shutil.copytree(folder, tmp_path / "golden")
+    part = copy / "records" / name
+    (make or (lambda path: shutil.copyfile(copy / "records" / "part.parquet", path)))(part)
+    with pytest.raises(UserError) as caught:
+        pack(copy, tmp_path / "x.zip")
+    assert said in str(caught.value)
+    assert str(caught.value) == printable(caught.value)
+    assert list(tmp_path.iterdir()) == [copy]
+
+
+def test_a_linked_part_is_packed_as_the_file_it_is(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "golden")
+    (copy / "records" / "part.parquet").rename(tmp_path / "kept")
+    (copy / "records" / "part.parquet").symlink_to(tmp_path / "kept")
+    with opened(pack(copy).path) as found:
+        assert (found.folder / "records" / "part.parquet").read_bytes() == (
+            tmp_path / "kept"
+        ).read_bytes()
+
+
+def test_a_part_that_is_set_aside_while_packing_is_one_line(folder, tmp_path, monkeypatch):
+    copy = shutil.copytree(folder, tmp_path / "golden")
+    lost = [copy / "records" / "gone.parquet"]
+    monkeypatch.setattr(packing, "_kept", lambda folder: lost)
+    with pytest.raises(UserError, match=r"gone\.parquet: no regular file, or no longer there"):
+        pack(copy, tmp_path / "x.zip")
 
 
 def test_an_archive_is_a_zip_that_can_be_written(folder, tmp_path):

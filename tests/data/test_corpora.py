@@ -250,7 +250,7 @@ def test_bad_file(tmp_path: Path, data: bytes, expected: str, user_error: Messag
 def test_folder_without_text(tmp_path: Path, user_error: Message) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     assert user_error(load_corpus, str(tmp_path)) == (
-        f'folder "{tmp_path}" has no text files (.txt, .md, .jsonl, .parquet)'
+        f'folder "{tmp_path}" has no text files (.txt, .md, .jsonl, .ndjson, .parquet)'
     )
 
 

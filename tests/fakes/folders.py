@@ -87,7 +87,7 @@ def repacked(
         if change is not None:
             files[name] = change(data)
     if honest:
-        files[MANIFEST] = _honest(files)
+        files[MANIFEST] = honest_manifest(files)
     target = folder / "repacked.zip"
     with zipfile.ZipFile(target, "w") as packed:
         for name, data in files.items():
@@ -95,8 +95,12 @@ def repacked(
     return target
 
 
-def _honest(files: Mapping[str, bytes]) -> bytes:
-    manifest = json.loads(files[MANIFEST])
+def honest_manifest(files: Mapping[str, bytes]) -> bytes:
+    """The manifest with the checksums that are true now; as it is, where it is none."""
+    try:
+        manifest = json.loads(files[MANIFEST])
+    except ValueError:
+        return files[MANIFEST]
     manifest["files"] = {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
         for name, data in files.items()

@@ -99,15 +99,19 @@ def frame(rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def small_study() -> list[Row]:
-    """Training at two lengths, a decode curve, memory, two documents and a failed cell."""
+    """Training at two lengths, a decode curve, memory, four documents and a failed cell."""
     rows: list[Row] = []
     for arm, factor in (("retnet", 1.0), ("transformer", 2.0)):
         for length in (512, 1024):
-            levels = [factor * 0.1 * length / 512 * (1 + 0.01 * i) for i in (-1, 0, 1)]
+            levels = [factor * 0.1 * length / 512 * (1 + 0.01 * i) for i in (-1, 0, 0, 1)]
             rows += blocks("train_step_s", arm, levels, length=length)
         rise = 0.0 if arm == "retnet" else 1e-6
-        rows += decode(arm, {p: 0.005 + rise * p for p in (1, 512, 1024)}, n_blocks=3)
-        rows += document(arm, "2001", 50.0 * factor) + document(arm, "2002", 70.0 * factor)
+        rows += decode(arm, {p: 0.005 + rise * p for p in (1, 512, 1024)})
+        rows += [
+            row
+            for year, nll in (("2001", 50.0), ("2002", 70.0), ("2003", 50.0), ("2004", 70.0))
+            for row in document(arm, year, nll * factor)
+        ]
         rows.append(record("peak_tensor_bytes", arm, samples=[factor * 2.0**40]))
     rows.append(failure("transformer", "train", "oom", length=2048))
     unread = {"status": "unavailable", "reason": "no CUDA device"}

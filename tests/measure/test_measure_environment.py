@@ -38,13 +38,25 @@ def test_every_none_has_its_reason_and_every_reason_its_none(captured):
     assert all(captured["unknown"].values())
 
 
+def release(version: str) -> str:
+    """2.11.0 of 2.11.0+cu130: the build's own part is in torch's word, not always in pip's."""
+    return version.partition("+")[0]
+
+
 def test_capture_knows_what_psutil_and_torch_know(captured):
     import psutil
     import torch
 
     assert captured["memory"]["total_bytes"] == psutil.virtual_memory().total
-    assert captured["torch"]["version"] == captured["packages"]["torch"] == torch.__version__
+    assert captured["torch"]["version"] == torch.__version__
+    assert release(captured["packages"]["torch"]) == release(torch.__version__)
     assert captured["threads"]["intra_op"] == torch.get_num_threads()
+
+
+def test_a_version_is_kept_with_its_build(monkeypatch):
+    monkeypatch.setattr("torch.__version__", "2.11.0+cu130")
+    assert capture("cpu")["torch"]["version"] == "2.11.0+cu130"
+    assert release("2.11.0+cu130") == release("2.11.0") == "2.11.0"
 
 
 def example() -> dict:

@@ -8,45 +8,31 @@ from pathlib import Path
 
 import pytest
 import torch
+from foreign_models import (
+    EQ8,
+    F64,
+    FFN,
+    FLA,
+    LAYERS,
+    LLAMA,
+    TOKENS,
+    TORCHSCALE,
+    VOCAB,
+    D,
+    H,
+    T,
+    Weights,
+    fla_weights,
+    gpt2_weights,
+    llama_weights,
+    torchscale_weights,
+    write,
+)
 from safetensors.torch import save_file
 from torch import Tensor
 
 from retnet_bench.base import UserError
 from retnet_bench.models import LanguageModel, checkpoint, cost, foreign, match
-
-VOCAB, D, LAYERS, FFN, T = 37, 16, 2, 24, 21
-F64 = torch.float64
-TOKENS = torch.arange(T)[None] * 7 % VOCAB
-Weights = dict[str, Tensor]
-
-
-class Dice:
-    """Random weights in fp64 under the names asked for; norm weights differ from 1."""
-
-    def __init__(self) -> None:
-        self.generator = torch.Generator().manual_seed(0)
-        self.made: Weights = {}
-
-    def linear(self, name: str, rows: int, columns: int, bias: bool = False) -> None:
-        self.made[f"{name}.weight"] = self.normal(rows, columns) / columns**0.5
-        if bias:
-            self.made[f"{name}.bias"] = self.normal(rows)
-
-    def norm(self, name: str, width: int, bias: bool = False) -> None:
-        self.made[f"{name}.weight"] = 1 + 0.3 * self.normal(width)
-        if bias:
-            self.made[f"{name}.bias"] = 0.3 * self.normal(width)
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.generator, dtype=F64)
-
-
-def write(folder: Path, tensors: Weights, config: dict) -> Path:
-    folder.mkdir(exist_ok=True)
-    whole = {name: value.clone().contiguous() for name, value in tensors.items()}
-    save_file(whole, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 def assert_same_logits(folder: Path, expected: Tensor):
@@ -109,9 +95,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 # --- torchscale --------------------------------------------------------------------------------
 
-H = 2
-EQ8 = torch.tensor([1 - 2.0 ** (-5 - i) for i in range(H)], dtype=F64)
-
 
 def scored_retention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """torchscale's parallel form with its normalisations: D by the root of its row sums, and every
@@ -123,27 +106,6 @@ def scored_retention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = torch.einsum("nhd,mhd->hnm", q, k / k.shape[-1] ** 0.5) * decay
     scores = scores / scores.abs().sum(-1, keepdim=True).clamp(min=1)
     return torch.einsum("hnm,mhd->nhd", scores, v)
-
-
-def torchscale_weights(old: bool, dv: int = 24) -> Weights:
-    dice = Dice()
-    dice.linear("embed_tokens", VOCAB, D)
-    for i in range(LAYERS):
-        for name, rows in (("q", D), ("k", D), ("v", dv), ("g", dv)):
-            dice.linear(f"layers.{i}.retention.{name}_proj", rows, D, bias=old)
-        dice.linear(f"layers.{i}.retention.out_proj", D, dv, bias=old)
-        dice.norm(f"layers.{i}.retention_layer_norm", D, bias=old)
-        dice.norm(f"layers.{i}.final_layer_norm", D, bias=old)
-        dice.linear(f"layers.{i}.ffn.fc1", FFN, D, bias=old)
-        dice.linear(f"layers.{i}.ffn.fc2", D, FFN, bias=old)
-        if not old:
-            dice.linear(f"layers.{i}.ffn.gate", FFN, D)
-    dice.norm("layer_norm", D, bias=old)
-    dice.linear("output_projection", VOCAB, D)
-    angle = 1e4 ** -torch.linspace(0, 1, D // H // 2, dtype=F64)
-    dice.made["retnet_rel_pos.angle"] = angle.repeat_interleave(2)
-    dice.made["retnet_rel_pos.decay"] = EQ8.log()
-    return dice.made
 
 
 def torchscale_logits(w: Weights, old: bool, act, scaled: bool) -> Tensor:
@@ -168,9 +130,6 @@ def torchscale_logits(w: Weights, old: bool, act, scaled: bool) -> Tensor:
         up = act(lin(h, f"layers.{i}.ffn.fc1"))
         x = x + lin(up if old else up * lin(h, f"layers.{i}.ffn.gate"), f"layers.{i}.ffn.fc2")
     return norm(x, "layer_norm") @ w["output_projection.weight"].T
-
-
-TORCHSCALE = {"decoder_retention_heads": H, "layernorm_eps": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -198,30 +157,6 @@ def test_torchscale_with_the_paper_decay_and_with_one_of_its_own(tmp_path):
 
 
 # --- fla ---------------------------------------------------------------------------------------
-
-
-def fla_weights(kv_heads: int, gated: bool, fused: bool, dv: int = 32) -> Weights:
-    dice, group = Dice(), H // kv_heads
-    dice.linear("model.embeddings", VOCAB, D)
-    for i in range(LAYERS):
-        a = f"model.layers.{i}.attn"
-        dice.linear(f"{a}.q_proj", D, D)
-        dice.linear(f"{a}.k_proj", D // group, D)
-        dice.linear(f"{a}.v_proj", dv // group, D)
-        if gated:
-            dice.linear(f"{a}.g_proj", dv, D)
-        dice.norm(f"{a}.g_norm_swish_gate" if gated else f"{a}.g_norm", dv // H)
-        dice.linear(f"{a}.o_proj", D, dv)
-        dice.norm(f"model.layers.{i}.attn_norm", D)
-        dice.norm(f"model.layers.{i}.mlp_norm", D)
-        m = f"model.layers.{i}.mlp"
-        dice.linear(f"{m}.gate_proj", 2 * FFN if fused else FFN, D)
-        if not fused:
-            dice.linear(f"{m}.up_proj", FFN, D)
-        dice.linear(f"{m}.down_proj", D, FFN)
-    dice.norm("model.norm", D)
-    dice.linear("lm_head", VOCAB, D)
-    return dice.made
 
 
 def fla_retention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -258,9 +193,6 @@ def fla_logits(w: Weights, kv_heads: int, eps: float = 1e-6) -> Tensor:
     return rms(x, w["model.norm.weight"], eps) @ w["lm_head.weight"].T
 
 
-FLA = {"model_type": "retnet", "num_heads": H, "norm_eps": 1e-6, "max_position_embeddings": 64}
-
-
 @pytest.mark.parametrize(
     ("kv_heads", "gated", "fused"), [(2, True, False), (1, True, True), (2, False, False)]
 )
@@ -273,26 +205,6 @@ def test_fla(tmp_path, kv_heads, gated, fused):
 
 
 # --- GPT-2 -------------------------------------------------------------------------------------
-
-
-def gpt2_weights(transposed: bool, bias: bool) -> Weights:
-    dice = Dice()
-    dice.linear("wte", VOCAB, D)
-    dice.linear("wpe", 32, D)
-    for i in range(LAYERS):
-        for name, rows, columns in (
-            ("attn.c_attn", 3 * D, D),
-            ("attn.c_proj", D, D),
-            ("mlp.c_fc", FFN, D),
-            ("mlp.c_proj", D, FFN),
-        ):
-            dice.linear(f"h.{i}.{name}", rows, columns, bias)
-            weight = f"h.{i}.{name}.weight"
-            dice.made[weight] = dice.made[weight].T if transposed else dice.made[weight]
-        dice.norm(f"h.{i}.ln_1", D, bias)
-        dice.norm(f"h.{i}.ln_2", D, bias)
-    dice.norm("ln_f", D, bias)
-    return dice.made
 
 
 def gpt2_logits(w: Weights, transposed: bool, act, eps: float) -> Tensor:
@@ -330,24 +242,6 @@ def test_gpt2_of_hugging_face_and_of_nanogpt(tmp_path, transposed, bias):
 # --- LLaMA -------------------------------------------------------------------------------------
 
 
-def llama_weights(kv_heads: int, qkv_bias: bool, head_dim: int, n_heads: int) -> Weights:
-    dice = Dice()
-    dice.linear("model.embed_tokens", VOCAB, D)
-    for i in range(LAYERS):
-        a, m = f"model.layers.{i}.self_attn", f"model.layers.{i}.mlp"
-        for name, heads in (("q", n_heads), ("k", kv_heads), ("v", kv_heads)):
-            dice.linear(f"{a}.{name}_proj", heads * head_dim, D, qkv_bias)
-        dice.linear(f"{a}.o_proj", D, n_heads * head_dim)
-        dice.linear(f"{m}.gate_proj", FFN, D)
-        dice.linear(f"{m}.up_proj", FFN, D)
-        dice.linear(f"{m}.down_proj", D, FFN)
-        dice.norm(f"model.layers.{i}.input_layernorm", D)
-        dice.norm(f"model.layers.{i}.post_attention_layernorm", D)
-    dice.norm("model.norm", D)
-    dice.linear("lm_head", VOCAB, D)
-    return dice.made
-
-
 def llama_logits(w: Weights, kv_heads: int, n_heads: int, base: float, eps: float) -> Tensor:
     def lin(x: Tensor, name: str) -> Tensor:
         return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
@@ -366,9 +260,6 @@ def llama_logits(w: Weights, kv_heads: int, n_heads: int, base: float, eps: floa
         x = x + lin(silu(lin(h, f"{m}.gate_proj")) * lin(h, f"{m}.up_proj"), f"{m}.down_proj")
     head = w.get("lm_head.weight", w["model.embed_tokens.weight"])
     return rms(x, w["model.norm.weight"], eps) @ head.T
-
-
-LLAMA = {"num_attention_heads": 4, "rms_norm_eps": 1e-5, "rope_theta": 5e5}
 
 
 @pytest.mark.parametrize(

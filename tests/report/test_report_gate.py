@@ -129,11 +129,11 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
 
 
 def test_a_baseline_of_a_newer_schema_is_refused(tmp_path, monkeypatch):
-    from retnet_bench.results import store
+    from retnet_bench.results import part
 
     Store(tmp_path / "mine").append(side("a"), "x")
     Store(tmp_path / "base").append(side("b"), "x")
-    newer = store.SCHEMA_VERSION - 1
-    monkeypatch.setattr(store, "SCHEMA_VERSION", newer)
+    newer = part.SCHEMA_VERSION - 1
+    monkeypatch.setattr(part, "SCHEMA_VERSION", newer)
     with pytest.raises(UserError, match=f"this retnet-bench reads up to {newer}"):
         shown.check(tmp_path / "mine", tmp_path / "base", Policy())

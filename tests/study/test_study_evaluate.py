@@ -6,9 +6,11 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import tokenizers as hf
 import torch
 from rich.console import Console
 
@@ -18,12 +20,13 @@ from retnet_bench.catalogue import _plan_row
 from retnet_bench.measure.rates import Rates
 from retnet_bench.models import LanguageModel, checkpoint, match
 from retnet_bench.report.downstream import scores_table
-from retnet_bench.results.store import read_records
+from retnet_bench.results.store import Store, read_records
 from retnet_bench.study import plan, predict, study
 from retnet_bench.study import run as running
 from retnet_bench.study.evaluate import Options, evaluate
 from retnet_bench.study.predict import Target
 from retnet_bench.workloads import WORKLOADS
+from retnet_bench.workloads import downstream as tasks
 
 YAML = """
 name: tasks
@@ -60,6 +63,15 @@ def folder(tmp_path):
 needs_lm_eval = pytest.mark.skipif(
     not __import__("importlib.util").util.find_spec("lm_eval"), reason="extra eval"
 )
+
+
+@needs_lm_eval
+def test_eval_writes_nothing_into_a_folder_that_a_run_holds(folder):
+    options = Options(shots=0, limit=1, include=str(folder))
+    with Store.alone(folder / "out") as store:
+        with pytest.raises(UserError, match=r"another run is writing to .*out: wait until it ends"):
+            evaluate(folder / "retention", ["pick"], folder / "out", options)
+        assert store.finished() == {}
 
 
 @needs_lm_eval
@@ -113,6 +125,79 @@ def test_bad_options_are_one_line(folder, options, message):
     said = Options(**({"include": str(folder)} | options))
     with pytest.raises(UserError, match=message):
         evaluate(folder / "retention", ["pick"], folder / "out", said)
+
+
+def letters(path, known: str):
+    """A tokenizer.json of single characters, which knows no others."""
+    vocab = {"<s>": 0} | {letter: i for i, letter in enumerate(known, 1)}
+    model = hf.Tokenizer(hf.models.BPE(vocab, []))
+    model.decoder = hf.decoders.Fuse()
+    model.enable_truncation(4)
+    model.save(str(path))
+    return path
+
+
+@needs_lm_eval
+def test_bytes_without_tokens_do_not_flatter_and_two_tokenizers_are_two_cells(folder):
+    texts = ["we sew \U0001f642 wool", "sea"]
+    data = folder / "whole.jsonl"
+    data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (folder / "whole.yaml").write_text(
+        f"task: whole\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {data}}}}}\n"
+        'test_split: test\noutput_type: loglikelihood_rolling\ndoc_to_text: ""\n'
+        'doc_to_target: "{{text}}"\nmetric_list:\n'
+        "- {metric: bits_per_byte, aggregation: bits_per_byte, higher_is_better: false}\n"
+    )
+    for name, known in (("some.json", "abelosw "), ("all.json", "wsolea b\U0001f642")):
+        path = letters(folder / name, known)
+        options = Options(include=str(folder), tokenizer=str(path))
+        evaluate(folder / "retention", ["whole"], folder / "out", options)
+    records = read_records(folder / "out")
+    assert records["cell_id"].nunique() == 2
+    found = {
+        reason: part.set_index("metric")
+        for reason, part in records.groupby(records["reason"].fillna(""))
+    }
+    some, every = found.pop(next(filter(None, found))), found[""]
+    nats = {
+        name: -np.sum(part.loc["request_loglikelihood_nat", "samples"])
+        for name, part in (("some", some), ("every", every))
+    }
+    assert list(some.loc["scored_bytes", "samples"]) == [12, 3]
+    assert list(every.loc["scored_bytes", "samples"]) == [16, 3]
+    assert some.loc["bits_per_byte", "value"] == pytest.approx(nats["some"] / 15 / math.log(2))
+    assert every.loc["bits_per_byte", "value"] == pytest.approx(nats["every"] / 19 / math.log(2))
+    assert set(some["status"]) == {"ok"}
+    reason = some.loc["bits_per_byte", "reason"]
+    assert reason.startswith("some.json can't spell all of 1 text (first at ")
+    assert reason.endswith("): 4 bytes are not counted")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(scores_table(records))
+    assert f"whole: retention: {reason}" in console.file.getvalue()
+
+
+def test_only_a_tokenizer_s_file_has_its_checksum_in_the_cell(folder):
+    model, meta = checkpoint.load(folder / "retention")
+    byte = tasks.tokenizer_of(folder, meta)
+    file = tasks.tokenizer_of(folder, meta, str(letters(folder / "some.json", "abc")))
+    assert tasks.file_checksum(byte) is None
+    assert tasks.file_checksum(file) == file.checksum[:16]
+    tasks.check_vocabulary(folder, model, file)  # 4 ids, 257 rows: a padded table
+    with pytest.raises(UserError, match="bos_token_id is 257, but the model knows 257 tokens"):
+        tasks.check_vocabulary(folder, model, replace(file, bos=257))
+    many = letters(folder / "many.json", "".join(map(chr, range(300, 557))))
+    tokenizer = tasks.tokenizer_of(folder, meta, str(many))
+    with pytest.raises(UserError, match=r"knows 257 tokens, tokenizer many\.json has 258"):
+        tasks.check_vocabulary(folder, model, tokenizer)
+
+
+@pytest.mark.parametrize(("said", "ends"), [(None, ()), (2, (2,)), ([2, 5], (2, 5)), (-1, ())])
+def test_the_config_s_ends_of_text_reach_the_scorer(folder, said, ends):
+    model, meta = checkpoint.load(folder / "retention")
+    tokenizer = tasks.tokenizer_of(folder, meta, str(letters(folder / "some.json", "abc")))
+    scorer = tasks.scorer_of(model, {"eos_token_id": said}, tokenizer, None)
+    assert scorer.ends == ends
+    assert scorer.n_ids == max(4, *(end + 1 for end in ends), 0)
 
 
 def planned(folder, change=lambda text: text):

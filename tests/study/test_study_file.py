@@ -237,7 +237,7 @@ def test_what_cannot_run_here_is_planned_with_its_reason(load, content, reasons)
 
 def test_arms_that_cannot_be_matched_are_refused_with_the_residual(load):
     """Eq. 5's quadratic term alone costs more than the whole Transformer at this length."""
-    made = put("arms.retnet.kernel", "parallel")
+    made = put("arms.retnet", {"mixer": "retention", "kernel": "parallel"})
     made["fixed"] |= {"match": "train_flops", "length": 4096}
     del made["workloads"][0]["fixed"]
     (retnet, _), *_ = plan.make(load(made))

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from fakes import cells, faults
+from fakes.parts import with_column, written
 from rich.console import Console
 
 from retnet_bench import files
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.measure.devices import Rates
-from retnet_bench.results.store import read_records
+from retnet_bench.results.store import Store, read_records
 from retnet_bench.study import launch, predict
 from retnet_bench.study import run as running
 from retnet_bench.study import study as studies
@@ -212,12 +215,34 @@ def test_results_of_another_machine_are_not_mixed_in(copy, monkeypatch):
 
 def test_a_second_run_in_the_same_folder_is_refused_while_the_first_goes_on(copy):
     before = parts(copy)
-    with running._alone(copy):
+    with Store.alone(copy):
         with pytest.raises(UserError, match="another run is writing to") as caught:
             go(copy)
         assert "\n" not in str(caught.value)
     assert parts(copy) == before
     assert go(copy)[0].kept == 4  # the lock is gone with its holder, the file may stay
+
+
+def test_a_part_that_says_what_no_record_can_stops_the_run_and_stays(copy):
+    (part, _) = sorted((copy / "records").iterdir())
+    table = pq.read_table(part)
+    wrong = with_column(table, "batch", pa.array([1.5] * len(table)))
+    part.write_bytes(written(wrong))
+    before = parts(copy)
+    with pytest.raises(UserError, match=rf"{part.name} holds what is no record: batch must be int"):
+        go(copy)
+    assert parts(copy) == before
+    assert not (copy / "corrupt").exists()
+
+
+def test_a_self_test_is_kept_out_of_its_own_folder_only(copy):
+    path = copy.parent / "written.yaml"
+    path.write_text(yaml.safe_dump(cells.study(), sort_keys=False))
+    study, source = studies.load(str(path))
+    with Store.alone(copy / "selftest"):
+        with pytest.raises(UserError, match=r"another run is writing to .*selftest: wait"):
+            running.selftest(study, source, copy, Console(quiet=True))
+        assert go(copy)[0].kept == 4
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "closed/below"])

@@ -152,12 +152,16 @@ def test_this_code_against_its_own_head(tmp_path, monkeypatch):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(study))
     monkeypatch.chdir(tmp_path)
+    how = (str(path), "HEAD", Policy(), 5.0, True)
     try:
-        found = against.measure(str(path), "HEAD", Policy(), 5.0, True, Console(quiet=True))
+        with against.measured(*how, Console(quiet=True)) as found:
+            refused = pytest.raises(UserError, match=r"another run is writing to .*-against-")
+            with refused, against.measured(*how, Console(quiet=True)):
+                pytest.fail("both would write into one folder")
+            report = gate.check(found.candidate, found.baseline, Policy(), found.selftest_of)
     finally:
         for tree in (tmp_path / "cache" / "revisions").glob("?" * 40):
             revisions._git(revisions._checkout(), "worktree", "remove", "--force", str(tree))
-    report = gate.check(found.candidate, found.baseline, Policy(), found.selftest_of)
     exact = {row.figure: row.verdict for row in report.rows if row.kind == "exact"}
     assert exact["loss_after_steps_nat (train at 5)"] == "pass"
     assert exact["n_params"] == "pass"

@@ -163,3 +163,16 @@ def test_a_context_too_long_loses_its_left_but_not_its_bos():
 def test_a_continuation_too_long_is_an_error():
     with pytest.raises(UserError, match="continuation of 8 tokens does not fit"):
         Scorer(MODELS["retention"], 6).score([Request((BOS,), (1,) * 8)])
+
+
+@pytest.mark.parametrize("mixer", MODELS)
+def test_ids_beyond_the_tokenizer_s_are_never_written_but_have_their_share_of_p(mixer):
+    model, request = MODELS[mixer], Request((BOS, 3, 5), (7, 2))
+    whole, part = Scorer(model, 64), Scorer(model, 64, n_ids=9)
+    assert part.score([request])[0].loglikelihood == whole.score([request])[0].loglikelihood
+    contexts = [(BOS, i) for i in range(9)]
+    written = part.generate(contexts, 6, lambda i, ids: False)
+    assert max(max(ids) for ids in written) < 9
+    assert max(max(ids) for ids in whole.generate(contexts, 6, lambda i, ids: False)) >= 9
+    scored = part.score([Request(contexts[0], tuple(written[0]))])
+    assert scored[0].greedy

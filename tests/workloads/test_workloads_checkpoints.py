@@ -156,6 +156,20 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_it_taken(make, tmp_path, 
     assert (tmp_path / "c" / "damaged-000000006").is_dir()
 
 
+@pytest.mark.parametrize("changes", [{"step": "6"}, {"curve": None}, {"colour": 1}, {"step": -1}])
+def test_a_training_header_of_another_form_is_set_aside_too(make, tmp_path, changes):
+    of = make(checkpoint_every=3)
+    interrupted(of, tmp_path / "c", after=8)
+    path = tmp_path / "c" / "step-000000006" / "training.safetensors"
+    tensors, header = checkpoint.load_tensors(path)
+    checkpoint.save_tensors(tensors, path, header | changes)
+    (tmp_path / "c" / "step-abcdefghi").mkdir()  # somebody else's
+    _, taken, lines = resumed(of, tmp_path / "c")
+    assert taken == 10 - 3
+    assert "training.safetensors" in lines[0]
+    assert min(changes) in lines[0]
+
+
 def test_another_training_s_checkpoint_is_refused(make, tmp_path):
     interrupted(make(), tmp_path / "c", after=8)
     resumed(make(checkpoint_every=7), tmp_path / "c")  # how often they are kept is no matter

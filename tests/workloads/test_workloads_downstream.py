@@ -9,10 +9,12 @@ import random
 from pathlib import Path
 
 import pytest
+import tokenizers as hf
 import torch
 
 from retnet_bench.base import UserError
 from retnet_bench.data import load_corpus, load_tokenizer
+from retnet_bench.data.tokenizer_file import load_tokenizer_file
 from retnet_bench.models import LanguageModel, match
 from retnet_bench.workloads import Sample, downstream
 from retnet_bench.workloads.answers import Scorer
@@ -215,6 +217,109 @@ def test_training_teaches_subject_verb_agreement(mixer, tasks):
     assert value(samples, "bits_per_byte", "ppl") < 1.5
     # One of eight verb forms by chance; the model cannot know which verb, only its number.
     assert 0.0 < value(samples, "exact_match", "written") < 0.7
+
+
+# --- a tokenizer of whole words ------------------------------------------------------------------
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Splits "hello world is" into three tokens, and "hello wor" into two; knows no emoji."""
+    merges = [("h", "e"), ("he", "l"), ("hel", "l"), ("hell", "o"), ("Ġ", "w"), ("Ġw", "o")]
+    merges += [("Ġwo", "r"), ("l", "d"), ("Ġwor", "ld"), ("Ġ", "i"), ("Ġi", "s")]
+    tokens = ["<s>", "</s>", *"heloĠwrdis.", *map("".join, merges)]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    model = hf.Tokenizer(hf.models.BPE(vocab, merges))
+    model.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = hf.decoders.ByteLevel()
+    model.add_special_tokens(["<s>", "</s>"])
+    model.save(str(tmp_path / "tokenizer.json"))
+    return load_tokenizer_file(tmp_path / "tokenizer.json")
+
+
+def adapter_of(tokenizer, ends=()):
+    from retnet_bench.workloads.lm_eval_adapter import Adapter
+
+    return Adapter(Scorer(model_of("attention").eval(), 64, ends=ends), tokenizer)
+
+
+PAIRS = [
+    ("hello", " world"),
+    ("hello ", "world is"),
+    ("hello wor", "d"),
+    ("hello wor", "ld is"),
+    ("hello  ", " is"),
+    ("", "hello"),
+    ("", "<s>hello"),
+    ("<s>hello", " is"),
+]
+
+
+@pytest.mark.parametrize(("context", "continuation"), PAIRS)
+def test_an_answer_has_the_ids_that_lm_eval_gives_it(context, continuation, words):
+    """Its own models begin with <bos> where their tokenizer does."""
+    from lm_eval.api.model import TemplateLM
+
+    class Theirs(TemplateLM):
+        eot_token_id = 0
+        generate_until = loglikelihood_rolling = None
+
+        def tok_encode(self, string, add_special_tokens=None):
+            ids = words.encode(string).tolist()
+            return ids if add_special_tokens is False or ids[:1] == [0] else [0, *ids]
+
+        def _loglikelihood_tokens(self, requests, **kwargs):
+            return [request[1:] for request in requests]
+
+    asked = lm_eval.api.instance.Instance("loglikelihood", {}, (context, continuation), 0)
+    [(context_ids, continuation_ids)] = Theirs().loglikelihood([asked], disable_tqdm=True)
+    request = adapter_of(words).encode_pair(context, continuation)
+    assert list(request.context) == context_ids
+    assert list(request.continuation) == continuation_ids
+
+
+def test_an_answer_by_hand(words):
+    hello, wor, world, end = words.encode("hello wor world is").tolist()
+    assert words.decode([world]) == " world"
+    request = adapter_of(words).encode_pair("hello wor", "ld is")
+    assert request.context == (0, hello, wor)
+    assert request.continuation == (end,)  # what comes after " world", which the context hides
+
+
+@pytest.mark.parametrize(
+    ("context", "answer"), [("hello wor", "ld"), ("hello", ""), ("", ""), ("hello", "🙂")]
+)
+def test_an_answer_without_a_token_of_its_own_is_refused(context, answer, words):
+    """It would have ln P = 0, and always win."""
+    with pytest.raises(UserError, match=f'the answer "{answer}" after .* has no token of its own'):
+        adapter_of(words).encode_pair(context, answer)
+
+
+def instance(task: str, *arguments):
+    return lm_eval.api.instance.Instance("generate_until", {}, arguments, 0, metadata=(task, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("ends", "options", "text"),
+    [
+        ((), {"max_new_tokens": 6}, "hello hello hello"),
+        ((), {"max_completion_tokens": 2}, "hello "),
+        ((1,), {"max_gen_toks": 6}, "hello hello"),
+        ((7, 1), {"until": ["", None]}, "hello hello"),
+        ((1,), {"until": [" "]}, "hello"),
+    ],
+)
+def test_text_ends_at_an_id_of_the_config(ends, options, text, words, monkeypatch):
+    hello, blank = words.encode("hello").tolist() + words.encode(" ").tolist()
+    said, adapter = [hello, blank, hello, 1, blank, hello], adapter_of(words, ends)
+
+    def generate(contexts, most, done):
+        """What the model says, until it is stopped."""
+        stop = next(n for n in range(1, 7) if n == most or done(0, said[:n]))
+        return [said[:stop]]
+
+    monkeypatch.setattr(adapter.scorer, "generate", generate)
+    assert adapter.generate_until([instance("t", "hello", options)]) == [text]
 
 
 # --- what goes wrong ---------------------------------------------------------------------------

@@ -19,10 +19,10 @@ def make_corpus(name: str, licence: str, source: str, splits: Splits) -> Corpus:
     """
     corpus = build(name, licence, source, splits)
     if not corpus.is_text:
-        raise UserError(f'corpus "{name}" is empty: it has no document with text')
+        raise UserError(f'corpus "{corpus.name}" is empty: it has no document with text')
     passed = cache_folder() / "leaks-checked" / f"{corpus.checksum}-{RUN}-{SHARE}"
     if not passed.is_file():
-        refuse_leaks(name, splits)
+        refuse_leaks(corpus.name, splits)
         with suppress(NotWritten):  # without a note it is checked again
             replace(passed, b"")
     return corpus

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable, quoted
 from retnet_bench.data.corpus import Corpus, Document, Split
 from retnet_bench.data.sources import tables
 from retnet_bench.data.sources.checked import make_corpus
@@ -15,6 +17,9 @@ from retnet_bench.data.splitting import split_documents
 
 PREFIX = "hf:"
 FORM = "hf:owner/name, hf:owner/name:config or hf:owner/name:config:column"
+_WORD = r"\b(?:\w|-(?!-)|\.(?!\.)){1,96}\b"
+_NAME = re.compile(rf"(?:{_WORD}/)?{_WORD}", re.ASCII)
+"""The hub's own rule for the names of data sets."""
 THEIRS: dict[Split, str] = {"train": "train", "valid": "validation", "test": "test"}
 
 
@@ -40,8 +45,13 @@ def load(spec: str) -> Corpus:
 
 def _parts(spec: str) -> tuple[str, str | None, str]:
     name, *more = spec[len(PREFIX) :].split(":")
-    if not name or len(more) > 2:
-        raise UserError(f'corpus "{spec}": wants {FORM}')
+    if not _NAME.fullmatch(name) or len(more) > 2:
+        raise UserError(f'corpus "{quoted(spec)}": wants {FORM}')
+    if os.path.lexists(name):  # the library would read it without asking the hub
+        raise UserError(
+            f'corpus "{quoted(spec)}": there is a file or folder "{name}" here, which would be '
+            f'read instead of the hub\'s; write "./{name}" if it is meant, else move it away'
+        )
     config, column = (*more, "", "")[:2]
     return name, config or None, column or tables.COLUMN
 
@@ -51,14 +61,14 @@ def _download(spec: str, name: str, config: str | None) -> dict[str, Any]:
         datasets = importlib.import_module("datasets")
     except ImportError as error:
         raise UserError(
-            f'corpus "{spec}" needs the package datasets ({error}); pip install datasets'
+            f'corpus "{quoted(spec)}" needs the package datasets ({error}); pip install datasets'
         ) from error
     # It would log each of its retries; what matters of them is in the error.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         return dict(datasets.load_dataset(name, config))
     except Exception as error:  # the library raises whatever its back ends do
-        said = " ".join(str(error).split())[:300]
+        said = printable(" ".join(str(error).split()), 300)
         hint = "; it wants the network, or a copy got before" if isinstance(error, OSError) else ""
         raise UserError(
             f'cannot get data set "{name}" from the Hugging Face hub: '
@@ -82,7 +92,7 @@ def _about(found: dict[str, Any], name: str, config: str | None) -> tuple[str, s
 
 def _documents(spec: str, rows: Any, theirs: str, column: str) -> tuple[list[Document], int]:
     if column not in rows.column_names:
-        raise tables.no_column(f'corpus "{spec}"', column, rows.column_names)
+        raise tables.no_column(f'corpus "{quoted(spec)}"', column, rows.column_names)
     return tables.documents_of(_named(rows, theirs, column), column)
 
 

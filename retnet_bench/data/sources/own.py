@@ -6,13 +6,16 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, printable, quoted
 from retnet_bench.data.corpus import Corpus
 from retnet_bench.data.sources import files, tables
 from retnet_bench.data.sources.checked import make_corpus
 from retnet_bench.data.splitting import split_documents
+from retnet_bench.files import reason
 
 LICENCE = "the user's own text; licence not known"
+LONGEST_SPEC = 1000
+"""Characters of a path that is not there which a message repeats."""
 SUFFIXES = (*files.TEXT_SUFFIXES, *tables.TABLE_SUFFIXES)
 
 
@@ -28,6 +31,7 @@ def load(spec: str, known: Iterable[str]) -> Corpus:
     rows = [file for file in found if file.suffix.lower() in tables.TABLE_SUFFIXES]
     texts = [file for file in found if file not in set(rows)]
     _refuse_mixture(spec, column, texts, rows)
+    files.check_sizes(rows or texts)
     root = path if is_folder else path.parent
     if rows:
         documents, blank = tables.read_documents(root, rows, column or tables.COLUMN)
@@ -38,23 +42,25 @@ def load(spec: str, known: Iterable[str]) -> Corpus:
 
 
 def _refuse_mixture(spec: str, column: str, texts: list[Path], rows: list[Path]) -> None:
+    shown = printable(spec)
     if not texts and not rows:
-        raise UserError(f'folder "{spec}" has no text files ({", ".join(SUFFIXES)})')
+        raise UserError(f'folder "{shown}" has no text files ({", ".join(SUFFIXES)})')
     if column and not rows:
         raise UserError(
-            f'corpus "{spec}": only .jsonl and .parquet have columns, and there are none; '
-            f"leave out #{column}"
+            f'corpus "{shown}": only .jsonl and .parquet have columns, and there are none; '
+            f"leave out #{quoted(column)}"
         )
     if texts and rows and not column:
+        text, table = quoted(texts[0].name), quoted(rows[0].name)
         raise UserError(
-            f'folder "{spec}" has both text ("{texts[0].name}") and tables ("{rows[0].name}"); '
-            f'write "{spec}#{tables.COLUMN}" for the column of the tables, or keep one kind there'
+            f'folder "{shown}" has both text ("{text}") and tables ("{table}"); '
+            f'write "{shown}#{tables.COLUMN}" for the column of the tables, or keep one kind there'
         )
 
 
 def _place(spec: str, known: Iterable[str]) -> tuple[Path, str]:
     """The path and the column; a `#` that belongs to an existing path is no column's."""
-    location = os.path.expanduser(spec)
+    location, shown = os.path.expanduser(spec), printable(spec, LONGEST_SPEC)
     try:
         if _exists(location):
             return Path(location), ""
@@ -62,11 +68,10 @@ def _place(spec: str, known: Iterable[str]) -> tuple[Path, str]:
         if before and column and _exists(before):
             return Path(before), column
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        said = getattr(error, "strerror", None) or error
-        raise UserError(f'cannot read corpus "{spec}": {said}') from error
+        raise UserError(f'cannot read corpus "{shown}": {reason(error)}') from error
     looks_like_name = not Path(spec).suffix and os.path.basename(spec) == spec
     hint = did_you_mean(spec, known) if looks_like_name else ""
-    raise UserError(f'corpus "{spec}" is neither a known corpus nor an existing path{hint}')
+    raise UserError(f'corpus "{shown}" is neither a known corpus nor an existing path{hint}')
 
 
 def _exists(location: str) -> bool:

@@ -31,6 +31,7 @@ class Attention(Mixer):
 
     kernels = "attention"
     reference = "math"
+    heeds = ("head_dim",)
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__(cfg)

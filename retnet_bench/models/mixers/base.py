@@ -25,7 +25,8 @@ class Mixer(Exact, ABC):
     reference: ClassVar[str]
     """The one of these that the others are held against before anything is timed."""
     heeds: ClassVar[tuple[str, ...]] = ()
-    """Which of chunk, decay, gate and head_norm mean something to it; records keep these."""
+    """Which of chunk, decay, gate, head_norm and head_dim it reads: a study's arm may set these and
+    no others, and records keep them."""
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()

@@ -48,7 +48,7 @@ class Retention(Mixer):
 
     kernels = "retention"
     reference = "recurrent"
-    heeds = ("chunk", "decay", "gate", "head_norm")
+    heeds = ("chunk", "decay", "gate", "head_norm", "head_dim")
     log_decay: Tensor
 
     def __init__(self, cfg: ModelConfig) -> None:

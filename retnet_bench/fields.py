@@ -1,0 +1,80 @@
+"""Types of what a user writes into a file: bounded, finite, printable. And a wrong field in one
+line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from retnet_bench.base import did_you_mean, printable, quoted
+
+MOST = 2**24
+"""Of what is listed or held one by one: sequences, tokens of a sequence, documents, steps. Sixteen
+million is beyond what a step or a list in memory can have; products of two stay below 2^63."""
+
+
+class Strict(BaseModel):
+    """Fields that are declared, and no others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _no_escapes(text: str) -> str:
+    if printable(text) != text:
+        raise PydanticCustomError("unprintable", "has characters that can't be printed")
+    return text
+
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(values)) < len(values):
+        raise PydanticCustomError("twice", "names a value twice")
+    return values
+
+
+Once = AfterValidator(_once)
+"""Of a tuple: no value stands in it twice."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+"""What the user calls something; it becomes part of files' names, labels and XML."""
+Word = Annotated[str, Field(max_length=100), AfterValidator(_no_escapes)]
+"""A name that is ours to know: of a size, a kernel, a task."""
+Place = Annotated[str, Field(max_length=1000), AfterValidator(_no_escapes)]
+"""A word, or a path."""
+Text = Annotated[str, AfterValidator(lambda text: printable(text, keep="\n\t"))]
+"""Prose. What can't be printed is kept as its escape."""
+Count = Annotated[int, Field(strict=True, gt=0, le=MOST)]
+Index = Annotated[int, Field(strict=True, ge=0, le=MOST)]
+Integer = Annotated[int, Field(strict=True)]
+Float = Annotated[float, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+
+
+def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], list[str]]) -> str:
+    """pydantic's first complaint in the house's words. `keys_at` gives the keys that are allowed at
+    a place."""
+    first = error.errors()[0]
+    place, given, kind = first["loc"], first["input"], first["type"]
+    where = ".".join(quoted(part) for part in place)
+    if kind == "extra_forbidden":
+        prefix = "".join(f"{quoted(part)}." for part in place[:-1])[:-1]
+        said = f'unknown key "{quoted(place[-1])}"{did_you_mean(place[-1], keys_at(place[:-1]))}'
+        return f"{prefix}: {said}" if prefix else said
+    if kind == "literal_error":
+        return f'{where}: "{quoted(given)}" is unknown{did_you_mean(given, _choices(first))}'
+    if kind == "missing":
+        return f"{where} is missing"
+    said = f"{where}: {_lowered(first['msg'])}"
+    return said if kind == "too_long" else f"{said}, not {quoted(repr(given))}"
+
+
+def _choices(problem: Any) -> list[str]:
+    """The values of a Literal, from pydantic's sentence."""
+    expected = problem["ctx"]["expected"]
+    return [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]

@@ -1,0 +1,14 @@
+"""Imported before anything that imports matplotlib: it reads MPLBACKEND as it is imported, and
+refuses an unknown one. Figures are saved to files only, so the variable concerns them not at all.
+"""
+
+from __future__ import annotations
+
+import os
+
+_given = os.environ.pop("MPLBACKEND", None)
+try:
+    import matplotlib  # noqa: F401
+finally:
+    if _given is not None:
+        os.environ["MPLBACKEND"] = _given

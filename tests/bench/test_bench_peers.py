@@ -1,0 +1,88 @@
+"""A peer that lacks something is one line each; the rest of the bench goes on."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import bench
+from peers import NANOGPT, TORCHSCALE, Peer
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The bench with one other table; returns exit code and what it said."""
+    other = {"train": lambda *_: [Table("the rest")], "peers": bench.peer_models}
+    monkeypatch.setattr(bench, "TABLES", other)
+    monkeypatch.setattr(bench.torch, "set_num_threads", lambda _: None)
+
+    def call(*words: str) -> tuple[int, list[str], str]:
+        code = bench.main(["--tables", "peers", "train", *words])
+        shown = capsys.readouterr()
+        return code, shown.err.splitlines(), shown.out
+
+    return call
+
+
+def installed(monkeypatch, *names: str) -> None:
+    found = {name: None for name in ("fairscale", "einops") if name not in names}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: found.get(name, "here"))
+
+
+@pytest.mark.parametrize("have", [(), ("einops",), ("fairscale",)])
+def test_each_missing_package_is_a_line_and_the_rest_goes_on(run, monkeypatch, tmp_path, have):
+    installed(monkeypatch, *have)
+    code, said, shown = run("--torchscale", str(tmp_path))
+    lacking = [name for name in ("fairscale", "einops") if name not in have]
+    assert said == [f"torchscale: the package {p} is missing; pip install {p}" for p in lacking]
+    assert code == 1
+    assert "the rest" in shown
+
+
+def test_a_folder_that_is_not_there_says_how_to_get_it(run, tmp_path):
+    code, said, _ = run("--nanogpt", str(tmp_path / "x"))
+    clone = f"git clone https://github.com/karpathy/nanoGPT {tmp_path / 'x'}"
+    assert said == [f"nanoGPT: there is no folder {tmp_path / 'x'}; {clone}"]
+    assert code == 1
+
+
+def test_a_folder_of_something_else_is_told(monkeypatch, tmp_path):
+    installed(monkeypatch, "fairscale", "einops")
+    module = TORCHSCALE.modules[0].partition(".")[0]
+    (said,) = TORCHSCALE.problems(tmp_path)
+    assert said == (
+        f"torchscale: there is no module {module}; {tmp_path} is no checkout of "
+        "microsoft/torchscale"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import no_such_package", "there is no module no_such_package; pip install it"),
+        ("from math import no_such_name", "can't be imported with what is installed here: "),
+    ],
+)
+def test_what_the_checkout_imports_and_has_not_is_told(tmp_path, code, said):
+    (tmp_path / "peer_model.py").write_text(code)
+    peer = Peer("peer", "owner/peer", ("peer_model",))
+    (line,) = peer.problems(tmp_path)
+    assert line.startswith(f"peer: {said}")
+    assert str(tmp_path) not in sys.path
+
+
+def test_a_whole_checkout_has_no_problem(tmp_path):
+    (tmp_path / "model.py").write_text("GPT = 1")
+    assert NANOGPT.problems(tmp_path) == []
+    del sys.modules["model"]
+
+
+def test_peers_without_a_path_are_told(run):
+    code, said, shown = run()
+    assert (code, said) == (1, ["peers: none is named; say --torchscale PATH or --nanogpt PATH"])
+    assert "the rest" in shown

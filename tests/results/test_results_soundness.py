@@ -1,0 +1,130 @@
+"""Cells whose records hold impossible values: left out with the reason, all others untouched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from golden.records import Row, blocks, decode, document, frame, record
+
+from retnet_bench.analysis import claims, curves, history
+from retnet_bench.analysis.claims import Claim
+from retnet_bench.analysis.decision import Policy
+from retnet_bench.figures import FIGURES
+from retnet_bench.report import gate
+from retnet_bench.report.tables import tables
+from retnet_bench.results.soundness import sound
+from retnet_bench.results.store import Store, read_records
+
+
+def study(run: str = "run-1") -> list[Row]:
+    rows: list[Row] = []
+    at = {"run_id": run, "git_revision": run}
+    for arm, factor in (("retnet", 1.0), ("transformer", 2.0)):
+        for length in (512, 1024):
+            rows += blocks("train_step_s", arm, [0.1 * factor] * 4, length=length, **at)
+            rows.append(record("peak_tensor_bytes", arm, length=length, samples=[1e6], **at))
+        rows += decode(arm, {1: 0.01, 512: 0.01 * factor}, **at)
+        rows += [row for i in range(4) for row in document(arm, f"d{i}", 50 * factor + i, **at)]
+    return rows
+
+
+def poison(rows: list[Row], metric: str, sample: float) -> str:
+    """Put `sample` into one record of RetNet; returns its cell."""
+    row = next(r for r in rows if (r["metric"], r["arm"]) == (metric, "retnet"))
+    row["samples"] = [*row["samples"][:-1], sample]
+    return row["cell_id"]
+
+
+IMPOSSIBLE = [
+    *(("train_step_s", v) for v in (0.0, -1.0, np.nan, np.inf, -np.inf)),
+    ("decode_step_s", 0.0),
+    ("peak_tensor_bytes", -1.0),
+    ("document_nll_nat", np.inf),
+    ("document_bytes", np.nan),
+]
+
+
+@pytest.fixture(params=IMPOSSIBLE, ids=str)
+def poisoned(request, tmp_path):
+    """A results folder with one impossible value, the cell that holds it, and its metric."""
+    rows = study()
+    cell = poison(rows, *request.param)
+    Store(tmp_path / "bad").append(rows, "all")
+    return tmp_path / "bad", cell, request.param[0]
+
+
+def test_the_cell_is_left_out_with_its_reason_and_the_rest_is_as_before(poisoned):
+    folder, cell, metric = poisoned
+    records = read_records(folder)
+    (lost,) = records[records["cell_id"] == cell].to_dict("records")
+    assert (lost["metric"], lost["status"]) == ("outcome", "unavailable")
+    assert lost["reason"].startswith(f"{metric} holds ")
+    others = records[records["cell_id"] != cell]
+    assert len(others) == sum(row["cell_id"] != cell for row in study())
+
+
+def test_it_is_shown_drawn_and_judged_without_that_cell(poisoned):
+    folder, _, metric = poisoned
+    records = read_records(folder)
+    shown = {table.title: table for table in tables(records)}
+    assert shown["Not measured"].row_count == 1
+    with np.errstate(all="raise", under="ignore"):
+        curves.pair_ratios(records)
+    FIGURES["throughput"](records)
+    trained = curves.throughput(records).set_index(["arm", "length"])["estimate"]
+    assert trained["transformer", 512] == pytest.approx(2 * 512 / 0.2)
+    assert np.isnan(trained["retnet", 512]) == metric.startswith(("train", "peak"))
+
+
+def test_a_claim_about_it_is_not_measured():
+    rows = study()
+    poison(rows, "train_step_s", 0.0)
+    measure = {"kind": "level", "metric": "train_step_s", "of": "retnet"}
+    where = {"workload": "train", "length": 512}
+    made = {"name": "c", "says": "so", "source": "me", "at_least": 1}
+    stated = Claim.model_validate(made | {"measure": measure, "where": where})
+    (found,) = claims.evaluate(sound(frame(rows)), [stated])
+    assert found.verdict == "not measured"
+    assert found.reason == "retnet unavailable: train_step_s holds 0 s, which cannot be"
+
+
+@pytest.mark.parametrize(("side", "code"), [("candidate", 3), ("baseline", 0)])
+def test_the_gate_calls_it_neither_a_regression_nor_a_pass(tmp_path, side, code):
+    good, bad = study(), study("run-2")
+    poison(bad, "train_step_s", -1.0)
+    folders = {name: tmp_path / name for name in ("good", "bad")}
+    Store(folders["good"]).append(good, "all")
+    Store(folders["bad"]).append(bad, "all")
+    mine, theirs = ("bad", "good") if side == "candidate" else ("good", "bad")
+    report = gate.check(folders[mine], folders[theirs], Policy())
+    assert report.exit_code == code
+    (row,) = [row for row in report.rows if "which cannot be" in row.remark]
+    assert row.verdict == "not comparable"
+
+
+def test_a_history_goes_on_without_it(tmp_path):
+    for i in range(3):
+        rows = study(f"run-{i}")
+        if i == 1:
+            poison(rows, "train_step_s", 0.0)
+        Store(tmp_path / str(i)).append(rows, "all")
+    lines = history.lines(history.read([tmp_path]))
+    about = {(x.about["arm"], x.about["metric"], x.about["length"]): len(x.points) for x in lines}
+    assert about["retnet", "train_step_s", 512] == 2
+    assert about["transformer", "train_step_s", 512] == 3
+
+
+def test_a_later_good_run_of_the_cell_counts():
+    rows = [*study("run-1"), *study("run-2")]
+    poison(rows, "train_step_s", 0.0)
+    table = curves.throughput(sound(frame(rows)))
+    assert table["estimate"].notna().all()
+
+
+def test_zero_is_a_count_and_a_document_may_have_no_words():
+    rows = [record("state_bytes", samples=[0.0])]
+    rows += [row for i in range(4) for row in document("retnet", f"d{i}", 50.0)]
+    next(row for row in rows if row["metric"] == "document_words")["samples"] = [0.0]
+    records = frame(rows)
+    assert sound(records) is records
+    assert curves.perplexities(records, per="word")["n"].tolist() == [3]
