@@ -21,6 +21,17 @@ from retnet_bench import cli, interrupts
 TREE = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """The signals as a terminal has them: one that is ignored here (nohup, a background job of a
+    shell) would be ignored by every process that is started, too."""
+    earlier = {number: signal.signal(number, signal.SIG_DFL) for number in interrupts.SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
+
+
 def python(words: str, **options) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"PYTHONPATH": str(TREE)}
@@ -32,7 +43,7 @@ def test_a_signal_to_a_run_ends_it_with_everything_cleared_up(tmp_path, number):
     """To the whole group, as terminals and service managers send it: a worker that heard it would
     be a crash in the records."""
     content = cells.study()
-    content["protocol"] |= {"block_s": 60.0, "max_samples": 1_000_000}
+    content["protocol"] |= {"block_s": 60.0, "max_samples": 100_000}
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "tmp").mkdir()
     command = [sys.executable, "-m", "retnet_bench", "run", "long.yaml", "--out", "out"]

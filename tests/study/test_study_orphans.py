@@ -124,6 +124,7 @@ def test_a_worker_whose_server_is_stopped_is_let_go_of(tmp_path, quick):
 
 
 def test_a_stopped_worker_is_a_timeout(tmp_path):
+    launch.Worker(planned(), launch.Here(), tmp_path / "0").stop()  # the server's start takes long
     worker = launch.Worker(planned(timeout_s=1.0), launch.Here(), tmp_path / "log")
     os.kill(worker.started.process.pid, signal.SIGSTOP)
     assert worker.ask("prepare").status == "timeout"
