@@ -215,6 +215,7 @@ def plot(
 
 def _plot(results: list[Path], names: list[str] | None, out: Path | None, console: Console) -> None:
     from retnet_bench.figures import FIGURES, plot
+    from retnet_bench.files import NotWritten
     from retnet_bench.report.claims import notes
     from retnet_bench.results.store import read_all
 
@@ -229,6 +230,8 @@ def _plot(results: list[Path], names: list[str] | None, out: Path | None, consol
         try:
             for path in plot(records, [name], folder, notes=told):
                 console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
+        except NotWritten:
+            raise
         except UserError:
             if names:
                 raise

@@ -73,7 +73,7 @@ def _most(options: Mapping[str, Any]) -> int:
     said = [(name, options[name]) for name in LIMITS if options.get(name) is not None]
     name, value = said[0] if said else (LIMITS[0], MOST_NEW_TOKENS)
     try:
-        most = int(value)
+        most = 0 if isinstance(value, bool) else int(value)
     except (TypeError, ValueError, OverflowError):
         most = 0
     if most < 1:

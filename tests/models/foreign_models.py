@@ -137,4 +137,11 @@ def llama_weights(kv_heads: int, qkv_bias: bool, head_dim: int, n_heads: int) ->
     return dice.made
 
 
-LLAMA = {"num_attention_heads": 4, "rms_norm_eps": 1e-5, "rope_theta": 5e5}
+LLAMA = {
+    "model_type": "llama",
+    "num_attention_heads": 4,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 5e5,
+}
+QWEN2 = LLAMA | {"model_type": "qwen2"}
+"""The same with biases on queries, keys and values."""

@@ -15,6 +15,7 @@ from foreign_models import (
     FLA,
     LAYERS,
     LLAMA,
+    QWEN2,
     TOKENS,
     TORCHSCALE,
     VOCAB,
@@ -270,7 +271,8 @@ def test_llama(tmp_path, kv_heads, bias, head_dim, tied):
     weights = llama_weights(kv_heads, bias, head_dim, 4)
     if tied:
         del weights["lm_head.weight"]
-    config = LLAMA | {"num_key_value_heads": kv_heads, "tie_word_embeddings": tied}
+    said = {"num_key_value_heads": kv_heads, "tie_word_embeddings": tied}
+    config = (QWEN2 if bias else LLAMA) | said
     folder = write(tmp_path, weights, config)
     model = assert_same_logits(folder, llama_logits(weights, kv_heads, 4, 5e5, 1e-5))
     assert model.cfg.tied == tied
@@ -312,7 +314,11 @@ ONE = torch.ones(4, dtype=F64)
         ),
         (fla_weights(2, True, False), FLA | {"attn": {"layers": [0]}}, r"config\.json: attn is"),
         (fla_weights(2, True, False), FLA | {"hidden_act": "relu"}, 'hidden_act is "relu"'),
-        (fla_weights(2, True, False), {}, r'config\.json: field "num_heads" is missing'),
+        (
+            fla_weights(2, True, False),
+            {"model_type": "retnet"},
+            r'config\.json: field "num_heads" is missing',
+        ),
         (llama_weights(4, False, 4, 4), LLAMA | {"num_attention_heads": 5}, "divide into 5 heads"),
         (fla_weights(2, True, False), FLA | {"num_heads": 3}, "has not the shape of its config"),
         (
@@ -347,7 +353,7 @@ def test_pickles_are_never_opened(tmp_path):
 
 def test_a_model_from_elsewhere_can_be_saved_as_ours(tmp_path):
     weights = llama_weights(2, True, 4, 4)
-    folder = write(tmp_path / "theirs", weights, LLAMA | {"num_key_value_heads": 2})
+    folder = write(tmp_path / "theirs", weights, QWEN2 | {"num_key_value_heads": 2})
     model, meta = foreign.load_any(folder)
     ours, kept = foreign.load_any(checkpoint.save(model, tmp_path / "ours", meta))
     assert torch.equal(ours(TOKENS), model(TOKENS))

@@ -97,9 +97,19 @@ def test_a_model_type_without_its_tensors_is_refused(tmp_path):
     assert 'model_type is "gpt2", but tensor "h.0.attn.c_attn.weight" is missing' in said
 
 
-def test_a_config_that_does_not_say_is_read_by_its_names_and_says_so(tmp_path):
-    with pytest.warns(UserWarning, match="has no model_type; its tensors have the names of llama"):
-        foreign.load_any(write(tmp_path, llama(), LLAMA))
+def test_a_config_that_does_not_say_is_refused_since_others_have_the_same_names(tmp_path):
+    """A Gemma without model_type would be scored as a LLaMA."""
+    unsaid = {name: value for name, value in LLAMA.items() if name != "model_type"}
+    said = refusal(tmp_path, llama(), unsaid)
+    assert 'config.json: field "model_type" is missing: ' in said
+    assert "are those of llama, but other architectures have them, too" in said
+
+
+def test_the_window_of_a_mistral_counts_whatever_else_is_said(tmp_path):
+    """transformers' Mistral does not read use_sliding_window."""
+    window = {"model_type": "mistral", "sliding_window": 4, "use_sliding_window": False}
+    said = refusal(tmp_path, llama(), LLAMA | window)
+    assert "sliding_window is 4; it should be null" in said
 
 
 def test_projects_that_write_no_model_type_need_none(tmp_path, recwarn):
@@ -181,7 +191,8 @@ def test_defaults_are_those_of_the_architecture(tmp_path, changes, message):
 
 
 def test_architectures_alone_say_whose_defaults(tmp_path):
-    said = refusal(tmp_path, llama(), LLAMA | {"architectures": ["MistralForCausalLM"]})
+    mistral = {"model_type": None, "architectures": ["MistralForCausalLM"]}
+    said = refusal(tmp_path, llama(), LLAMA | mistral)
     assert "for mistral means 4096" in said
 
 

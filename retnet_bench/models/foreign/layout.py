@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,9 +168,8 @@ def _by_names(
             f"here; known are {known}"
         )
     if not fitting[0].unnamed:
-        warnings.warn(
-            f"{printable(path)} has no model_type; its tensors have the names of "
-            f"{fitting[0].name}'s, so it is read as that",
-            stacklevel=2,
+        raise UserError(
+            f'{printable(path)}: field "model_type" is missing: the names of the tensors are those '
+            f"of {fitting[0].name}, but other architectures have them, too"
         )
     return fitting[0]

@@ -107,8 +107,8 @@ def _rotation_base(said: Llama) -> float:
 def _check_window(source: Source, said: Llama) -> None:
     """Refuse windows of attention; Mistral has one of 4096 unless its config says null."""
     path = printable(source.config)
-    switched = said.model_type == "qwen2" or said.use_sliding_window is not None
-    if said.sliding_window is not None and not switched:
+    switched_off = said.model_type == "qwen2"  # by use_sliding_window, which others do not read
+    if said.sliding_window is not None and not switched_off:
         raise UserError(f"{path}: sliding_window is {said.sliding_window}; it should be null")
     if said.model_type == "mistral" and "sliding_window" not in said.model_fields_set:
         raise UserError(
