@@ -32,7 +32,7 @@ def test_a_signal_to_a_run_ends_it_with_everything_cleared_up(tmp_path, number):
     """To the whole group, as terminals and service managers send it: a worker that heard it would
     be a crash in the records."""
     content = cells.study()
-    content["protocol"] |= {"block_s": 60.0, "max_samples": 1_000_000}
+    content["protocol"] |= {"block_s": 60.0, "max_samples": 100_000}
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(content))
     (tmp_path / "tmp").mkdir()
     command = [sys.executable, "-m", "retnet_bench", "run", "long.yaml", "--out", "out"]
