@@ -420,7 +420,8 @@ def _refuse_several(values: pd.DataFrame, free: str = "") -> None:
         left_open = [x, *left_open]
     if left_open:
         found = [
-            f"{key} ({', '.join(map(str, sorted(values[key].unique())))})" for key in left_open
+            f"{key} ({', '.join(map(str, sorted(values[key].unique(), key=str)))})"
+            for key in left_open
         ]
         raise _NotMeasured(f"where leaves open: {', '.join(found)}; say which")
 

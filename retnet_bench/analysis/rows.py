@@ -206,9 +206,9 @@ def over_positions(rows: pd.DataFrame) -> pd.DataFrame:
 def _mean_over_positions(block: pd.DataFrame) -> float:
     rows = block.sort_values("position")
     values = np.array([np.median(samples) for samples in rows["samples"]])
-    if len(rows) == 1:
-        return float(values[0])
     steps = np.diff(rows["position"].to_numpy(dtype=float))
+    if not steps.sum() > 0:  # one position, or none that is known
+        return float(values.mean())
     return float((steps * (values[1:] + values[:-1]) / 2).sum() / steps.sum())
 
 

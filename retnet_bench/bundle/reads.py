@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from retnet_bench.base import UserError, quoted
+from retnet_bench.base import UserError, printable, quoted
 from retnet_bench.data import CORPORA
 from retnet_bench.data.sources import hub
 from retnet_bench.data.tokenizers import TOKENIZERS
@@ -37,7 +37,11 @@ def reads(study: Study) -> list[Read]:
     checkpoints = (arm.checkpoint for arm in study.arms.values())
     found = [
         *(read for point in settings for read in _reads(point)),
-        *(Read(f"checkpoint {quoted(c)}", "a folder of weights", True) for c in checkpoints if c),
+        *(
+            Read(f"checkpoint {printable(c)}", "a folder of weights", True)
+            for c in checkpoints
+            if c
+        ),
     ]
     return list(dict.fromkeys(found))
 
@@ -62,17 +66,17 @@ def _reads(point: Settings) -> Iterator[Read]:
     for corpus in dict.fromkeys(filter(None, (point.corpus, point.score_corpus))):
         yield _corpus(corpus)
     if point.tokenizer and point.tokenizer.partition(":")[0] not in TOKENIZERS:
-        yield Read(f"tokenizer {quoted(point.tokenizer)}", "a file", True)
+        yield Read(f"tokenizer {printable(point.tokenizer)}", "a file", True)
     if point.include:
         how = "a folder of task files; the Python functions they name are run"
-        yield Read(f"include {quoted(point.include)}", how, True)
+        yield Read(f"include {printable(point.include)}", how, True)
     if point.task:
         own = "one of the included" if point.include else "lm-eval's own; its data are downloaded"
         yield Read(f"task {quoted(point.task)}", own, True)
 
 
 def _corpus(name: str) -> Read:
-    what = f"corpus {quoted(name)}"
+    what = f"corpus {printable(name)}"
     if name in CORPORA:
         return Read(what, "comes with retnet-bench, or was got by its name", False)
     if name.startswith(hub.PREFIX):

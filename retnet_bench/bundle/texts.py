@@ -16,7 +16,7 @@ from typing import Literal
 import pandas as pd
 from pydantic import BaseModel, TypeAdapter
 
-from retnet_bench.base import UserError, quoted
+from retnet_bench.base import UserError, printable, quoted
 from retnet_bench.bundle.contents import DATA, Listed, as_json, read_list
 from retnet_bench.bundle.reads import TRUST
 from retnet_bench.data import CORPORA, Corpus, Tokenizer, load_corpus, load_tokenizer
@@ -45,8 +45,8 @@ class Text(BaseModel):
 
     @property
     def words(self) -> str:
-        of = f" of {quoted(self.corpus)}" if self.corpus else ""
-        return f"{self.kind} {quoted(self.name)}{of}"
+        of = f" of {printable(self.corpus, 1000)}" if self.corpus else ""
+        return f"{self.kind} {printable(self.name, 1000)}{of}"
 
 
 def named(records: pd.DataFrame) -> list[Text]:

@@ -83,8 +83,8 @@ def test_the_line_names_both_files_and_is_said_once(study, caplog):
     assert said.levelno == logging.WARNING
     records = study / "records"
     assert said.getMessage() == (
-        f"100 rows stand in two parts, such as {records}/a (1).parquet and {records}/a.parquet: "
-        "each counts once"
+        f"{2 * len(small_study())} rows stand in two parts, such as {records}/a (1).parquet and "
+        f"{records}/a.parquet: each counts once"
     )
 
 

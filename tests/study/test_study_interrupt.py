@@ -21,6 +21,17 @@ from retnet_bench import cli, interrupts
 TREE = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """The signals as a terminal has them: one that is ignored here (nohup, a background job of a
+    shell) would be ignored by every process that is started, too."""
+    earlier = {number: signal.signal(number, signal.SIG_DFL) for number in interrupts.SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in earlier.items():
+        signal.signal(number, handler)
+
+
 def python(words: str, **options) -> subprocess.Popen[str]:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     environment = os.environ | {"PYTHONPATH": str(TREE)}

@@ -23,7 +23,7 @@ from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.measure.devices import Rates
 from retnet_bench.results.store import Store, read_records
-from retnet_bench.study import launch, predict
+from retnet_bench.study import launch, plan, predict
 from retnet_bench.study import run as running
 from retnet_bench.study import study as studies
 from retnet_bench.study.run import Summary
@@ -257,9 +257,10 @@ def test_a_folder_that_cannot_be_made_is_the_user_s_to_mend(tmp_path, machine, p
     assert "\n" not in str(caught.value)
 
 
-def test_reasons_and_names_in_brackets_are_shown_as_they_are(tmp_path, machine):
+def test_reasons_in_brackets_are_shown_as_they_are(tmp_path, machine, monkeypatch):
     """rich takes [words] for markup: it would swallow them, or stop at a stray [/word]."""
-    arms = {"[/x]": {"mixer": "retention", "kernel": "fla"}}
+    monkeypatch.setattr(plan, "_why_not", lambda cell: "no [/x] here")
+    arms = {"x": {"mixer": "retention"}}
     once = [{"workload": "train", "fixed": {"length": 16}}]
     summary, said = go(tmp_path / "results", cells.study(arms=arms, workloads=once))
     assert summary.failed == 1

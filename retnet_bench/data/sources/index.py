@@ -30,7 +30,7 @@ from urllib.request import (
     url2pathname,
 )
 
-from retnet_bench.base import UserError, quoted
+from retnet_bench.base import UserError, printable, quoted
 from retnet_bench.data.sources.files import read_bytes
 from retnet_bench.files import reason, write_bytes
 
@@ -223,4 +223,4 @@ def _local(url: str) -> Path | None:
 def _public(url: str) -> str:
     """A URL without user and password, for messages."""
     parts = urlsplit(url)
-    return quoted(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl())
+    return printable(parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl(), 1000)
