@@ -40,7 +40,7 @@ def downstream(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The tests that take minutes: compiled modes, twenty kill -9."""
+    """The tests that take minutes: compiled modes, runs that are killed."""
     install(session, *TEST)
     session.run("pytest", "-m", "slow and not gpu", *session.posargs)
 

@@ -1,4 +1,4 @@
-"""Killed at random moments, and nothing lost; the script prints what it saw."""
+"""Ended at random moments, and nothing lost; `python tests/kill_resume.py` does it forty times."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from kill_resume import main
 
 
 @pytest.mark.slow
-def test_twenty_kills_lose_nothing(capsys):
-    main(times=20, seed=0)
+def test_three_ends_lose_nothing(capsys):
+    main(times=3, seed=0)
     assert "unreadable parts 0" in capsys.readouterr().out
