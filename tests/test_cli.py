@@ -51,6 +51,7 @@ MISTAKES = [
     (("show", "nowhere"), "nowhere"),
     (("show", "r\udcff"), "r\\udcff is not UTF-8: names and paths must be text"),
     (("plot", str(GOLDEN), "--figure", "fig6d"), 'unknown figure "fig6d"'),
+    (("plot", str(GOLDEN), "--out", __file__), "can't be written"),
     (("show", __file__), Path(__file__).name),
     (("data", "get", "bundel"), 'no corpus "bundel" to get; did you mean "bundle"?'),
     (

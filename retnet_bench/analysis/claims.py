@@ -420,7 +420,7 @@ def _refuse_several(values: pd.DataFrame, free: str = "") -> None:
         left_open = [x, *left_open]
     if left_open:
         found = [
-            f"{key} ({', '.join(map(str, sorted(values[key].unique(), key=str)))})"
+            f"{key} ({', '.join(map(str, sorted(values[key].dropna().unique())))})"
             for key in left_open
         ]
         raise _NotMeasured(f"where leaves open: {', '.join(found)}; say which")

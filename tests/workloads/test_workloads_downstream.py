@@ -271,7 +271,9 @@ def test_an_answer_has_the_ids_that_lm_eval_gives_it(context, continuation, word
         def _loglikelihood_tokens(self, requests, **kwargs):
             return [request[1:] for request in requests]
 
-    asked = lm_eval.api.instance.Instance("loglikelihood", {}, (context, continuation), 0)
+    from lm_eval.api.instance import Instance
+
+    asked = Instance("loglikelihood", {}, (context, continuation), 0)
     [(context_ids, continuation_ids)] = Theirs().loglikelihood([asked], disable_tqdm=True)
     request = adapter_of(words).encode_pair(context, continuation)
     assert list(request.context) == context_ids
@@ -296,7 +298,9 @@ def test_an_answer_without_a_token_of_its_own_is_refused(context, answer, words)
 
 
 def instance(task: str, *arguments):
-    return lm_eval.api.instance.Instance("generate_until", {}, arguments, 0, metadata=(task, 0, 1))
+    from lm_eval.api.instance import Instance
+
+    return Instance("generate_until", {}, arguments, 0, metadata=(task, 0, 1))
 
 
 @pytest.mark.parametrize(
