@@ -20,7 +20,7 @@ UNPRINTABLE = {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}
 changes of writing direction), lone surrogates, noncharacters, and line ends other than "\\n"."""
 QUOTED_LENGTH = 80
 """Characters of a user's value that a message repeats."""
-LISTED_LENGTH = 320
+LISTED_LENGTH = 240
 """Characters of a list of choices."""
 
 

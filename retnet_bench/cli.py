@@ -176,10 +176,9 @@ def _show(results: list[Path], console: Console) -> None:
     from retnet_bench.report.tables import tables
     from retnet_bench.results.store import read_all
 
-    records = read_all(results)
+    records, findings = read_all(results), _findings(results)  # all that may be refused, first
     for table in tables(records, read_all_floors(results, set(records["fingerprint"]))):
         console.print(table)
-    findings = _findings(results)
     if findings:
         console.print(claims_table(findings))
     console.print(contract_text(records), highlight=False)

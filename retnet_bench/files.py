@@ -41,6 +41,9 @@ def guarded(path: Path, verb: str = "written", kind: type[UserError] = UserError
 
 def reason(error: Exception) -> str:
     """What the system says of a failure, in a few words."""
+    if isinstance(error, UnicodeDecodeError):
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        return f"not UTF-8: byte 0x{error.object[error.start]:02x} in line {line}; save it as UTF-8"
     return printable(getattr(error, "strerror", None) or error, most=200)
 
 

@@ -159,7 +159,7 @@ def test_only_a_regular_file_of_bounded_size_is_read(tmp_path):
         (Path("/dev/zero"), "is no regular file"),
         (tmp_path, "is no regular file"),
         (tmp_path / "large", "has more than 1,000,000 bytes, the limit"),
-        (tmp_path / "latin", "can't be read: 'utf-8' codec"),
+        (tmp_path / "latin", "can't be read: not UTF-8: byte 0xe9 in line 1; save"),
         (tmp_path / "none", "can't be read: No such file"),
         (tmp_path / ("x" * 300), "can't be read: File name too long"),
     ):

@@ -74,8 +74,11 @@ def _per_document(row: pd.Series, records: pd.DataFrame) -> dict[str, float]:
     if not set(wanted) <= set(kept.index):
         return {"low": math.nan, "high": math.nan, "n": 0}
     logs, units = (np.asarray(kept[name], dtype=float) for name in wanted)
-    found = replication.perplexity(-logs, units)
+    scored = units > 0  # a document that is empty, or that the tokenizer can't spell
+    if not scored.any():
+        return {"low": math.nan, "high": math.nan, "n": 0}
+    found = replication.perplexity(-logs[scored], units[scored])
     ends = [found.low, found.high]
     if row["metric"] == "bits_per_byte":
         ends = [math.log2(end) if end > 0 else math.nan for end in ends]
-    return {"low": ends[0], "high": ends[1], "n": len(logs)}
+    return {"low": ends[0], "high": ends[1], "n": int(scored.sum())}

@@ -70,18 +70,23 @@ def load_tokenizer_file(path: Path, bos_id: object = None) -> FileTokenizer:
     if hasattr(model.model, "dropout"):
         model.model.dropout = None
 
+    def ids_of(text: str) -> list[int]:
+        try:
+            return model.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # tokenizers raises bare Exception
+            raise UserError(f"{path} can't encode a text: {quoted(error)}") from None
+
     def encode(text: str) -> np.ndarray:
-        return np.array(model.encode(text, add_special_tokens=False).ids, dtype=np.int32)
+        return np.array(ids_of(text), dtype=np.int32)
 
     def decode(ids: Iterable[int]) -> str:
         return model.decode([int(i) for i in ids])
 
     def spellings(text: str) -> Iterable[str]:
-        ids = [i for i in model.encode(text, add_special_tokens=False).ids if i != unknown]
+        ids = [i for i in ids_of(text) if i != unknown]
         yield model.decode(ids, skip_special_tokens=False)
-        yield "".join(
-            model.id_to_token(i) or "" for i in ids
-        )  # without a decoder, blanks join tokens
+        # Without a decoder, blanks join tokens.
+        yield "".join(model.id_to_token(i) or "" for i in ids)
 
     return FileTokenizer(
         path.name,

@@ -71,6 +71,7 @@ def make(study: Study) -> list[Pair]:
     an arm's mixer does not read, and for a corpus or tokenizer that can't be had."""
     for name, arm in study.arms.items():
         _check_arm(name, arm)
+    _check_read(study)
     pairs = [_pair(study.arms, *point) for point in study.points()]
     seen: set[str] = set()
     for planned in (p for pair in pairs for p in pair):
@@ -98,6 +99,22 @@ def _check_arm(name: str, arm: Arm) -> None:
     kernel = None if arm.kernel == "auto" else KERNELS[arm.kernel]
     if "chunk" in said and kernel and kernel.mixer == mixer.kernels and kernel.form != "chunkwise":
         raise UserError(f"arms.{name}: kernel {kernel.name} does not read chunk")
+
+
+def _check_read(study: Study) -> None:
+    """UserError for a setting that no workload it is said for reads: it would change nothing."""
+    workloads = {group.workload: WORKLOADS[group.workload] for group in study.workloads}
+    said = [("fixed", study.fixed.model_fields_set, workloads.keys())]
+    for i, group in enumerate(study.workloads):
+        said.append((f"workloads.{i}.fixed", group.fixed.model_fields_set, {group.workload}))
+        said.append((f"workloads.{i}.axes", group.axes.keys(), {group.workload}))
+    for where, keys, asked in said:
+        for reading, own in ((r, own) for own, r in OWN.items() if not asked & set(r)):
+            if unread := [key for key in own if key in keys]:
+                raise UserError(
+                    f"{where}.{unread[0]}: workload {', '.join(asked)} does not read it; "
+                    f"{' and '.join(reading)} {'do' if len(reading) > 1 else 'does'}"
+                )
 
 
 def against_itself(pairs: list[Pair]) -> list[Pair]:

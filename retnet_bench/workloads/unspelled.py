@@ -62,25 +62,30 @@ class Unspelled:
 
     def correct(self, rows: list[dict[str, Any]], values: dict[str, float]) -> None:
         """Take what is missing out of lm-eval's `rows` (of documents) and its `values` (of metrics,
-        by "metric,filter")."""
+        by "metric,filter"). UserError if nothing is left."""
         if not self.missing:
             return
         for row in rows:
             for metric in WEIGHED.keys() & row.keys():
                 logprob, weight = row[metric]
-                row[metric] = (logprob, weight - self.missing[row["doc_id"]][WEIGHED[metric]])
+                left = weight - self.missing[row["doc_id"]][WEIGHED[metric]]
+                row[metric] = (logprob if left else 0.0, left)  # nothing left: nothing is scored
         for key in values:
             metric, _, name = key.partition(",")
             if metric in WEIGHED:
-                values[key] = _weighed(metric, [r[metric] for r in rows if r["filter"] == name])
+                values[key] = self._weighed(metric, [r[metric] for r in rows if r["filter"] == name])
+
+    def _weighed(self, metric: str, documents: list[tuple[float, float]]) -> float:
+        """lm-eval's aggregation."""
+        total = sum(weight for _, weight in documents)
+        if total <= 0:
+            raise UserError(
+                f"{self.tokenizer} can spell none of the {WEIGHED[metric]} scored, such as "
+                f'"{self.example}"; take the tokenizer that the model was trained with'
+            )
+        nat = -sum(logprob for logprob, _ in documents) / total
+        return nat / math.log(2) if metric == "bits_per_byte" else math.exp(nat)
 
 
 def _nothing() -> dict[str, int]:
     return {"words": 0, "bytes": 0}
-
-
-def _weighed(metric: str, documents: list[tuple[float, float]]) -> float:
-    """lm-eval's aggregation. NaN where nothing is left."""
-    total = sum(weight for _, weight in documents)
-    nat = -sum(logprob for logprob, _ in documents) / total if total > 0 else math.nan
-    return nat / math.log(2) if metric == "bits_per_byte" else math.exp(nat)

@@ -181,3 +181,15 @@ def test_not_a_tokenizer_s_file(tmp_path):
     path.write_text("[" * 100_000)
     with pytest.raises(UserError, match=r"tokenizer\.json is no readable tokenizer\.json"):
         load_tokenizer_file(path)
+
+
+def test_a_text_without_a_token_for_what_is_unknown_is_one_line(tmp_path):
+    """A WordLevel model that has no unk_token raises for each word outside of its vocabulary."""
+    model = hf.Tokenizer(hf.models.WordLevel({"<s>": 0, "hello": 1}, unk_token="[UNK]"))
+    model.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer_file(tmp_path / "tokenizer.json")
+    assert tokenizer.encode("hello").tolist() == [1]
+    with pytest.raises(UserError, match=r"tokenizer\.json can't encode a text: .*\[UNK\]"):
+        tokenizer.encode("world")
+    with pytest.raises(UserError, match=r"tokenizer\.json can't encode a text: .*\[UNK\]"):
+        tokenizer.spelled("world")

@@ -139,7 +139,7 @@ def letters(path, known: str):
 
 @needs_lm_eval
 def test_bytes_without_tokens_do_not_flatter_and_two_tokenizers_are_two_cells(folder):
-    texts = ["we sew \U0001f642 wool", "sea"]
+    texts = ["we sew \U0001f642 wool", "sea", "\U0001f642"]
     data = folder / "whole.jsonl"
     data.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     (folder / "whole.yaml").write_text(
@@ -163,14 +163,15 @@ def test_bytes_without_tokens_do_not_flatter_and_two_tokenizers_are_two_cells(fo
         name: -np.sum(part.loc["request_loglikelihood_nat", "samples"])
         for name, part in (("some", some), ("every", every))
     }
-    assert list(some.loc["scored_bytes", "samples"]) == [12, 3]
-    assert list(every.loc["scored_bytes", "samples"]) == [16, 3]
+    assert list(some.loc["scored_bytes", "samples"]) == [12, 3, 0]
+    assert list(every.loc["scored_bytes", "samples"]) == [16, 3, 4]
     assert some.loc["bits_per_byte", "value"] == pytest.approx(nats["some"] / 15 / math.log(2))
-    assert every.loc["bits_per_byte", "value"] == pytest.approx(nats["every"] / 19 / math.log(2))
+    assert every.loc["bits_per_byte", "value"] == pytest.approx(nats["every"] / 23 / math.log(2))
     assert set(some["status"]) == {"ok"}
     reason = some.loc["bits_per_byte", "reason"]
-    assert reason.startswith("some.json can't spell all of 1 text (first at ")
-    assert reason.endswith("): 4 bytes are not counted")
+    assert reason.startswith("some.json can't spell all of 2 texts (first at ")
+    assert reason.endswith("): 8 bytes are not counted")
+    assert sorted(scores(records)["n"]) == [2, 3]
     console = Console(file=io.StringIO(), width=200)
     console.print(scores_table(records))
     assert f"whole: retention: {reason}" in console.file.getvalue()

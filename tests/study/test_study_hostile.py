@@ -255,6 +255,38 @@ def test_a_setting_that_changes_nothing_is_refused(arm, said):
         plan.make(parse(yaml.safe_dump(study(arms={"a": arm}, claims=[]))))
 
 
+DECODE = {"workload": "decode", "axes": {"length": [64]}}
+PERPLEXITY = {"workload": "perplexity", "axes": {"length": [64], "token_budget": [4096]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"workloads": [DECODE | {"fixed": {"dropout": 0.1}}]},
+            "workloads.0.fixed.dropout: workload decode does not read it; train and perplexity do",
+        ),
+        (
+            {"workloads": [PERPLEXITY, DECODE | {"axes": {"length": [64], "token_budget": [4096]}}]},
+            "workloads.1.axes.token_budget: workload decode does not read it; perplexity does",
+        ),
+        (
+            {"fixed": {"size": "0.1M", "positions": 8}, "workloads": [PERPLEXITY]},
+            "fixed.positions: workload perplexity does not read it; decode does",
+        ),
+    ],
+)
+def test_a_setting_that_no_workload_reads_is_refused(changes, said):
+    with pytest.raises(UserError, match=f"^{said}$"):
+        plan.make(parse(yaml.safe_dump(study(claims=[], figures=[]) | changes)))
+
+
+def test_a_setting_that_one_of_the_workloads_reads_is_planned():
+    fixed = {"size": "0.1M", "dropout": 0.1, "positions": 8}
+    raw = study(claims=[], figures=[], fixed=fixed, workloads=[PERPLEXITY, DECODE])
+    assert plan.make(parse(yaml.safe_dump(raw)))
+
+
 @pytest.mark.parametrize(
     "arm",
     [

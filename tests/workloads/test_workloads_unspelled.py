@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from retnet_bench.base import UserError
 from retnet_bench.workloads.unspelled import Unspelled
 
 LN2 = math.log(2)
@@ -46,8 +47,22 @@ def test_nothing_left_out_changes_nothing():
     assert unspelled.reason is None
 
 
-def test_a_document_of_nothing_else_has_no_bits_per_byte():
+def test_a_document_of_nothing_else_is_not_scored():
+    unspelled, values = Unspelled("tokenizer.json"), {"bits_per_byte,none": 9.0}
+    unspelled.document(3, "\U0001f642", "")
+    unspelled.document(4, "ab", "ab")
+    rows = [
+        {"doc_id": 3, "filter": "none", "bits_per_byte": (-7.0, 4)},
+        {"doc_id": 4, "filter": "none", "bits_per_byte": (-math.log(8), 2)},
+    ]
+    unspelled.correct(rows, values)
+    assert rows[0]["bits_per_byte"] == (0.0, 0)
+    assert values["bits_per_byte,none"] == pytest.approx(1.5)
+
+
+def test_a_text_of_nothing_else_is_refused():
     unspelled, values = Unspelled("tokenizer.json"), {"bits_per_byte,none": 0.0}
     unspelled.document(3, "\U0001f642", "")
-    unspelled.correct([{"doc_id": 3, "filter": "none", "bits_per_byte": (0.0, 4)}], values)
-    assert math.isnan(values["bits_per_byte,none"])
+    rows = [{"doc_id": 3, "filter": "none", "bits_per_byte": (-7.0, 4)}]
+    with pytest.raises(UserError, match="tokenizer.json can spell none of the bytes scored, such"):
+        unspelled.correct(rows, values)

@@ -26,6 +26,7 @@ _TABLE = "write its texts as a column of a .jsonl (an object a line) or .parquet
 _PLAIN = "write its text, without what lays it out, as .txt"
 NOT_PROSE = {
     **dict.fromkeys((".json", ".csv", ".tsv", ".xlsx", ".ipynb"), _TABLE),
+    **dict.fromkeys((".yaml", ".yml", ".toml", ".ini", ".cfg", ".conf", ".sql"), _PLAIN),
     **dict.fromkeys((".htm", ".html", ".xhtml", ".xml"), _PLAIN),
     **dict.fromkeys((".pdf", ".epub", ".doc", ".docx", ".odt", ".rtf"), _PLAIN),
     **dict.fromkeys((".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".tar", ".7z"), _UNPACK),
