@@ -73,7 +73,8 @@ class Unspelled:
         for key in values:
             metric, _, name = key.partition(",")
             if metric in WEIGHED:
-                values[key] = self._weighed(metric, [r[metric] for r in rows if r["filter"] == name])
+                documents = [row[metric] for row in rows if row["filter"] == name]
+                values[key] = self._weighed(metric, documents)
 
     def _weighed(self, metric: str, documents: list[tuple[float, float]]) -> float:
         """lm-eval's aggregation."""

@@ -267,7 +267,7 @@ PERPLEXITY = {"workload": "perplexity", "axes": {"length": [64], "token_budget":
             "workloads.0.fixed.dropout: workload decode does not read it; train and perplexity do",
         ),
         (
-            {"workloads": [PERPLEXITY, DECODE | {"axes": {"length": [64], "token_budget": [4096]}}]},
+            {"workloads": [PERPLEXITY, DECODE | {"axes": PERPLEXITY["axes"]}]},
             "workloads.1.axes.token_budget: workload decode does not read it; perplexity does",
         ),
         (
