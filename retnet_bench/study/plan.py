@@ -103,16 +103,16 @@ def _check_arm(name: str, arm: Arm) -> None:
 
 def _check_read(study: Study) -> None:
     """UserError for a setting that no workload it is said for reads: it would change nothing."""
-    workloads = {group.workload: WORKLOADS[group.workload] for group in study.workloads}
-    said = [("fixed", study.fixed.model_fields_set, workloads.keys())]
+    every = {group.workload for group in study.workloads if WORKLOADS[group.workload]}
+    said = [("fixed", study.fixed.model_fields_set, every)]
     for i, group in enumerate(study.workloads):
         said.append((f"workloads.{i}.fixed", group.fixed.model_fields_set, {group.workload}))
-        said.append((f"workloads.{i}.axes", group.axes.keys(), {group.workload}))
+        said.append((f"workloads.{i}.axes", set(group.axes), {group.workload}))
     for where, keys, asked in said:
         for reading, own in ((r, own) for own, r in OWN.items() if not asked & set(r)):
             if unread := [key for key in own if key in keys]:
                 raise UserError(
-                    f"{where}.{unread[0]}: workload {', '.join(asked)} does not read it; "
+                    f"{where}.{unread[0]}: workload {', '.join(sorted(asked))} does not read it; "
                     f"{' and '.join(reading)} {'do' if len(reading) > 1 else 'does'}"
                 )
 
