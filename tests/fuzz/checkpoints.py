@@ -281,11 +281,10 @@ def _cast(dice: Dice, tensors: dict[str, Tensor], name: str) -> None:
 
 def _fill(dice: Dice, tensors: dict[str, Tensor], name: str) -> None:
     value = dice.choice((float("nan"), float("inf"), 1e30, 0.0))
-    tensors[name] = (
-        torch.full_like(tensors[name], value)
-        if tensors[name].is_floating_point()
-        else (tensors[name] * 0)
-    )
+    old = tensors[name]
+    # By way of fp32: an fp8 can't be filled with what it does not hold.
+    filled = torch.full(old.shape, value if old.is_floating_point() else 0.0)
+    tensors[name] = filled.to(old.dtype)
 
 
 def _reshape(dice: Dice, tensors: dict[str, Tensor], name: str) -> None:
