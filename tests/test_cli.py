@@ -8,6 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from retnet_bench import cli
+from retnet_bench.base import UserError
 
 VERBS = (
     *("run", "plan", "show", "plot", "selftest", "check", "history", "bundle", "verify", "list"),
@@ -21,10 +26,15 @@ def call(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
 
 
+def here(*words: str) -> Result:
+    """The same in this process, which has its imports behind it."""
+    return CliRunner().invoke(cli.app, words)
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_help_of_every_verb_has_an_example(verb):
-    done = call(verb, "--help")
-    assert done.returncode == 0
+    done = here(verb, "--help")
+    assert done.exit_code == 0
     assert f"Example: retnet-bench {verb}" in done.stdout
 
 
@@ -46,11 +56,13 @@ def test_help_is_quick_and_loads_nothing_heavy():
 
 MISTAKES = [
     (("run", "quickstrat"), 'unknown study "quickstrat"; did you mean "quickstart"?'),
+    (("show", "r\udcff"), "r\\udcff is not UTF-8: names and paths must be text"),
+    (("plot", str(GOLDEN), "--figure", "fig6d"), 'unknown figure "fig6d"'),
+]
+REFUSED = [
     (("plan", "none.yaml"), 'study file "none.yaml" does not exist'),
     (("list", "kernel"), 'can\'t list "kernel"; did you mean "kernels"?'),
     (("show", "nowhere"), "nowhere"),
-    (("show", "r\udcff"), "r\\udcff is not UTF-8: names and paths must be text"),
-    (("plot", str(GOLDEN), "--figure", "fig6d"), 'unknown figure "fig6d"'),
     (("plot", str(GOLDEN), "--out", __file__), "can't be written"),
     (("show", __file__), Path(__file__).name),
     (("data", "get", "bundel"), 'no corpus "bundel" to get; did you mean "bundle"?'),
@@ -68,6 +80,16 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(words, said, tmp_path):
     assert said in done.stderr
     assert done.stderr.startswith("retnet-bench: ")
     assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSED, ids=[" ".join(w)[:30] for w, _ in REFUSED])
+def test_what_a_verb_refuses_is_a_mistake_of_the_user(words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refusal = here(*words).exception
+    assert isinstance(refusal, UserError)
+    assert said in str(refusal)
+    assert "\n" not in str(refusal)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -90,15 +112,15 @@ def test_debug_shows_where():
     ],
 )
 def test_each_list_names_its_things(what, name):
-    done = call("list", what)
-    assert done.returncode == 0
-    assert name in done.stdout
-    assert "\x1b" not in done.stdout  # no colours where the output is not a terminal
+    done = here("list", what)
+    assert done.exit_code == 0
+    assert name in done.output
+    assert "\x1b" not in done.output  # no colours where the output is not a terminal
 
 
 def test_data_show_counts_a_corpus():
-    done = call("data", "show", "sotu")
-    assert done.returncode == 0, done.stderr
+    done = here("data", "show", "sotu")
+    assert done.exit_code == 0, done.exception
     for said in (
         "249",
         "12,185,751",
@@ -106,7 +128,7 @@ def test_data_show_counts_a_corpus():
         "public domain",
         "4c951926667f8c",
     ):
-        assert said in done.stdout
+        assert said in done.output
 
 
 def test_plot_and_show_read_one_part(tmp_path):
@@ -120,11 +142,11 @@ def test_plot_and_show_read_one_part(tmp_path):
 
 def test_several_results_are_read_as_one(tmp_path):
     parts = [GOLDEN, GOLDEN.with_name("v1_small.parquet"), GOLDEN]
-    shown = call("show", *map(str, parts[:1]), str(GOLDEN))
-    assert shown.returncode == 0, shown.stderr
-    assert shown.stdout == call("show", str(GOLDEN)).stdout  # named twice, read once
-    alone = call("plot", *map(str, parts), "--figure", "throughput")
-    assert alone.returncode == 2
-    assert "--out is missing" in alone.stderr
-    drawn = call("plot", *map(str, parts), "--figure", "throughput", "--out", str(tmp_path))
-    assert drawn.returncode == 0, drawn.stderr
+    shown = here("show", *map(str, parts[:1]), str(GOLDEN))
+    assert shown.exit_code == 0, shown.exception
+    assert shown.output == here("show", str(GOLDEN)).output  # named twice, read once
+    alone = here("plot", *map(str, parts), "--figure", "throughput")
+    assert isinstance(alone.exception, UserError)
+    assert "--out is missing" in str(alone.exception)
+    drawn = here("plot", *map(str, parts), "--figure", "throughput", "--out", str(tmp_path))
+    assert drawn.exit_code == 0, drawn.exception

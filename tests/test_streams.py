@@ -52,7 +52,7 @@ def test_a_mistake_stays_a_mistake_whoever_reads():
     assert done.returncode == 2
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_any_encoding_can_show_tables_with_micro_signs(encoding):
     done = subprocess.run(
         [*PYTHON, "show", str(GOLDEN)],

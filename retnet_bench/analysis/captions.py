@@ -5,7 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from retnet_bench.analysis import rows
+from retnet_bench.base import quoted
 from retnet_bench.results.schema import OK_STATUSES
+
+MOST = 12
+"""Values that a caption lists of one thing."""
 
 
 def contract_text(records: pd.DataFrame) -> str:
@@ -32,7 +36,9 @@ def contract_text(records: pd.DataFrame) -> str:
 def _list(column: pd.Series, ordered: bool = False) -> str:
     known = list(column.dropna().unique())
     known = known if ordered else sorted(known)
-    words = [f"{value:g}" if isinstance(value, float) else str(value) for value in known]
+    words = [f"{value:g}" if isinstance(value, float) else quoted(value) for value in known]
+    if len(words) > MOST:
+        words = [*words[:MOST], f"{len(words) - MOST} more"]
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "not recorded"
 
 

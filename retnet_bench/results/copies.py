@@ -1,4 +1,4 @@
-"""Rows that stand in two parts: a part that was copied beside itself, or with its whole folder."""
+"""Rows that stand twice: in a part that was copied beside itself, or with its whole folder."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ import pandas as pd
 
 from retnet_bench.base import printable
 
-_CELL = ["run_id", "cell_id"]
+PLACE = [
+    *("run_id", "cell_id", "metric", "task", "phase", "process", "block", "position", "document")
+]
+"""What one row alone has: a cell's run takes one value of a metric in a block, at a position."""
 
 
 def counted(records: pd.DataFrame, part: np.ndarray, paths: Sequence[Path]) -> np.ndarray:
-    """Which rows count, (rows,) bool: one that equals a row of an earlier part does not.
+    """Which rows count, (rows,) bool: one that equals an earlier row does not.
 
-    `part` (rows,) is the index in `paths` of the part each row stands in. A line on stderr tells
+    `part` (rows,) is the index in `paths` of the part each row stands in. A line on stderr reports
     how many rows are left out, and names two of the files.
     """
-    first = _first_part(records, part)
-    copy = first < part
+    first = _first_row(records)
+    copy = first < np.arange(len(records))
     if copy.any():
-        one, other = (printable(paths[index[copy][0]]) for index in (first, part))
-        _say(f"{copy.sum():,} rows stand in two parts, such as {one} and {other}: each counts once")
+        one, other = (
+            printable(paths[part[rows[copy][0]]]) for rows in (first, np.arange(len(part)))
+        )
+        places = f"in two parts, such as {one} and {other}" if one != other else f"twice in {one}"
+        _say(f"{copy.sum():,} rows stand {places}: each counts once")
     return ~copy
 
 
-def _first_part(records: pd.DataFrame, part: np.ndarray) -> np.ndarray:
-    """For each row the first part that has an equal one."""
-    if len(np.unique(part)) < 2:
-        return part
-    cells = records[_CELL].assign(part=part).drop_duplicates()
-    if not cells.duplicated(_CELL).any():  # as written: what a run has of a cell is one part
-        return part
-    return pd.Series(part).groupby(_fingerprints(records)).transform("min").to_numpy()
+def _first_row(records: pd.DataFrame) -> np.ndarray:
+    """For each row the first one that equals it."""
+    numbers = np.arange(len(records))
+    if not records.duplicated(PLACE).any():  # as written, and much quicker
+        return numbers
+    return pd.Series(numbers).groupby(_fingerprints(records)).transform("min").to_numpy()
 
 
 def _fingerprints(records: pd.DataFrame) -> np.ndarray:

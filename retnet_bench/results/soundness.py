@@ -6,6 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from retnet_bench.results.copies import PLACE
 from retnet_bench.results.schema import METRICS, OK_STATUSES, TIMES
 
 LEFT_OUT = "unavailable"
@@ -17,7 +18,8 @@ _RUN = ["cell_id", "run_id"]
 
 def sound(records: pd.DataFrame) -> pd.DataFrame:
     """`records` with one row `outcome` in place of all rows of a cell's run that holds a step's
-    time that is not above 0, a count below 0, or either or a loss that is no finite number."""
+    time that is not above 0, a count below 0, or either or a loss that is no finite number; or two
+    rows for one place (`copies.PLACE`), of which nobody knows which is right."""
     reasons = _reasons(records)
     if reasons.empty:
         return records
@@ -49,6 +51,9 @@ def _reasons(records: pd.DataFrame) -> pd.Series:
         bad = numbers[~(np.isfinite(numbers) & (numbers >= bounds[metric]))]
         if len(bad):
             found[index] = f"{metric} holds {bad[0]:g} {unit}, which cannot be"
+    again = records[records.duplicated(PLACE)]
+    for index, metric in zip(again.index, again["metric"], strict=True):
+        found.setdefault(index, f"{metric} stands twice for one block, with different values")
     return pd.Series(found, dtype=object)
 
 

@@ -445,6 +445,17 @@ def test_the_caption_says_what_the_records_say():
     )
 
 
+def test_a_caption_shortens_what_is_long_and_counts_what_is_many():
+    """A machine's name of 100,000 characters once took a figure four seconds."""
+    rows = [row | {"machine": "x" * 1000, "torch_version": "2.0"} for row in small_study()]
+    text = curves.contract_text(frame(rows))
+    assert text.startswith(f"{'x' * 77}...; threads")
+    many = [row | {"machine": f"m{i:02}"} for i in range(20) for row in small_study()]
+    text = curves.contract_text(frame(many))
+    assert text.startswith("m00, m01, ")
+    assert ", m11 and 8 more; threads" in text
+
+
 def test_the_caption_counts_processes_where_there_are_several():
     rows = blocks("train_step_s", "retnet", [0.1, 0.1])
     rows += blocks("train_step_s", "retnet", [0.1, 0.1], process=1)

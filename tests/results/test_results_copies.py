@@ -88,10 +88,24 @@ def test_the_line_names_both_files_and_is_said_once(study, caplog):
     )
 
 
-def test_rows_that_differ_in_the_last_bit_of_a_sample_both_count(tmp_path):
+def test_two_rows_of_one_block_that_differ_in_the_last_bit_leave_their_cell_out(tmp_path):
+    """Nobody knows which of them is right."""
     for name, level in (("a", 0.1), ("b", 0.1 + 2**-55)):
-        Store(tmp_path).append(blocks("train_step_s", "retnet", [level], value=0.1), name)
-    assert len(read_records(tmp_path)) == 2
+        Store(tmp_path).append(blocks("train_step_s", "retnet", [level, 0.2], value=0.1), name)
+    (left,) = read_records(tmp_path).to_dict("records")
+    assert (left["metric"], left["status"]) == ("outcome", "unavailable")
+    assert left["reason"] == "train_step_s stands twice for one block, with different values"
+
+
+def test_a_row_that_stands_many_times_in_one_part_counts_once(tmp_path, caplog):
+    """500 of each once took a merge's square of memory."""
+    Store(tmp_path).append([row for row in small_study() for _ in range(500)], "a")
+    assert len(read_records(tmp_path)) == len(small_study())
+    (said,) = caplog.records
+    assert said.getMessage() == (
+        f"{499 * len(small_study()):,} rows stand twice in {tmp_path}/records/a.parquet: "
+        "each counts once"
+    )
 
 
 def test_a_copied_folder_is_no_further_run_of_a_history(study, tmp_path):

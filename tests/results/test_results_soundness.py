@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from golden.records import Row, blocks, decode, document, frame, record
@@ -44,18 +46,18 @@ IMPOSSIBLE = [
 ]
 
 
-@pytest.fixture(params=IMPOSSIBLE, ids=str)
-def poisoned(request, tmp_path):
-    """A results folder with one impossible value, the cell that holds it, and its metric."""
+def poisoned(folder: Path, metric: str, sample: float) -> str:
+    """Records with one impossible value, in `folder`; returns the cell that holds it."""
     rows = study()
-    cell = poison(rows, *request.param)
-    Store(tmp_path / "bad").append(rows, "all")
-    return tmp_path / "bad", cell, request.param[0]
+    cell = poison(rows, metric, sample)
+    Store(folder).append(rows, "all")
+    return cell
 
 
-def test_the_cell_is_left_out_with_its_reason_and_the_rest_is_as_before(poisoned):
-    folder, cell, metric = poisoned
-    records = read_records(folder)
+@pytest.mark.parametrize(("metric", "sample"), IMPOSSIBLE)
+def test_the_cell_is_left_out_with_its_reason_and_the_rest_is_as_before(tmp_path, metric, sample):
+    cell = poisoned(tmp_path / "bad", metric, sample)
+    records = read_records(tmp_path / "bad")
     (lost,) = records[records["cell_id"] == cell].to_dict("records")
     assert (lost["metric"], lost["status"]) == ("outcome", "unavailable")
     assert lost["reason"].startswith(f"{metric} holds ")
@@ -63,9 +65,12 @@ def test_the_cell_is_left_out_with_its_reason_and_the_rest_is_as_before(poisoned
     assert len(others) == sum(row["cell_id"] != cell for row in study())
 
 
-def test_it_is_shown_drawn_and_judged_without_that_cell(poisoned):
-    folder, _, metric = poisoned
-    records = read_records(folder)
+@pytest.mark.parametrize(
+    ("metric", "sample"), [("train_step_s", np.inf), ("document_nll_nat", np.inf)]
+)
+def test_it_is_shown_drawn_and_judged_without_that_cell(tmp_path, metric, sample):
+    poisoned(tmp_path / "bad", metric, sample)
+    records = read_records(tmp_path / "bad")
     shown = {table.title: table for table in tables(records)}
     assert shown["Not measured"].row_count == 1
     with np.errstate(all="raise", under="ignore"):

@@ -34,7 +34,7 @@ def step(**fields):
 
 
 def test_append_then_read_gives_every_column_and_derives_value(store):
-    path = store.append([step(samples=[0.3, 0.1, 0.2]), step(samples=[], value=7)], "a")
+    path = store.append([step(samples=[0.3, 0.1, 0.2]), step(samples=[], value=7, block=1)], "a")
     assert path == store.records / "a.parquet"
     table = read_records(store.folder)
     assert list(table.columns) == NAMES
@@ -101,7 +101,7 @@ def test_numpy_numbers_are_welcome(store):
 
 
 def test_a_part_is_never_overwritten(store):
-    paths = [store.append([step(value=1.0 + i)], "a") for i in range(3)]
+    paths = [store.append([step(value=1.0 + i, block=i)], "a") for i in range(3)]
     assert [path.name for path in paths] == ["a.parquet", "a-2.parquet", "a-3.parquet"]
     assert sorted(read_records(store.folder)["value"]) == [1.0, 2.0, 3.0]
 
@@ -281,7 +281,8 @@ from golden.records import record
 from retnet_bench.results.store import Store
 store = Store(sys.argv[1])
 for i in range(10_000):
-    store.append([record("train_step_s", value=1.0 + i, cell_id=str(i))] * 20, f"part-{i:05d}")
+    rows = [record("train_step_s", value=1.0 + i, cell_id=str(i), block=b) for b in range(20)]
+    store.append(rows, f"part-{i:05d}")
     print(i, flush=True)
 """
 

@@ -38,7 +38,10 @@ def python(words: str, **options) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", words], env=environment, **(pipes | options))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *SLOW])
 def test_a_signal_to_a_run_ends_it_with_everything_cleared_up(tmp_path, number):
     """To the whole group, as terminals and service managers send it: a worker that heard it would
     be a crash in the records."""

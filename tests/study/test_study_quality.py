@@ -29,10 +29,11 @@ SAID: dict[str, Any] = {
 
 
 def planned(workload: str = "perplexity", **said: Any) -> list[Cell]:
-    budget = {"token_budget": 10_000}
-    group = {"workload": workload, "fixed": FIXED | budget | said}
-    study = Study.model_validate(cells.study(workloads=[group], fixed={}))
-    return [p.cell for pair in plan.make(study) for p in pair]
+    """The cells of one workload in a study that says it all for that and for perplexity."""
+    groups = [{"workload": name} for name in dict.fromkeys((workload, "perplexity"))]
+    fixed = FIXED | {"token_budget": 10_000} | said
+    pairs = plan.make(Study.model_validate(cells.study(workloads=groups, fixed=fixed)))
+    return [p.cell for pair in pairs for p in pair if p.cell.workload == workload]
 
 
 def test_every_setting_reaches_the_cells_of_both_arms():
