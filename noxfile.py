@@ -34,7 +34,7 @@ def tests(session: nox.Session) -> None:
 def downstream(session: nox.Session) -> None:
     """The tests that need lm-eval (extra eval, which takes a minute or more to install)."""
     install(session, "-e", ".[eval]", *TEST)
-    files = ("tests/workloads/test_workloads_downstream.py", "tests/study/test_study_evaluate.py")
+    files = ("tests/workloads/test_workloads_downstream.py", "tests/run/test_run_evaluate.py")
     session.run("pytest", *(session.posargs or files), env={"OMP_NUM_THREADS": "1"})
 
 

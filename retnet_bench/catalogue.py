@@ -14,8 +14,11 @@ from retnet_bench.results.numbers import quantity, seconds, size_bytes
 if TYPE_CHECKING:
     from retnet_bench.data import Document
     from retnet_bench.measure.devices import Rates
+    from retnet_bench.predict.calibrating import Calibration
+    from retnet_bench.predict.predicting import Prediction
+    from retnet_bench.predict.prices import Price
+    from retnet_bench.predict.targets import Target
     from retnet_bench.study.plan import Planned
-    from retnet_bench.study.predict import Calibration, Prediction, Price, Target
 
 Rows = Iterable[Sequence[str]]
 
@@ -227,10 +230,11 @@ def plan_table(
     records: Path | None = None,
 ) -> Iterator[Table | str]:
     """A study's cells with what each is predicted to need, then lines on the whole."""
-    from retnet_bench.study import plan, predict, study
+    from retnet_bench.predict import predicting, prices, targets
+    from retnet_bench.study import plan, study
 
-    cost = None if price is None else predict.price(price)
-    target = None if on is None else predict.on(on)
+    cost = None if price is None else prices.price(price)
+    target = None if on is None else targets.on(on)
     loaded, source = study.load(name_or_path)
     with source.named():
         pairs = plan.make(loaded)
@@ -238,10 +242,10 @@ def plan_table(
             raise UserError("the study has no cells; give it a workload with a size and a length")
     if target is None:
         dtypes = dict.fromkeys(p.cell.dtype for pair in pairs for p in pair)
-        target = predict.here(plan.devices_of(pairs)[0], [*dtypes, "fp32"])
-    pairs = predict.moved(pairs, target)
+        target = targets.here(plan.devices_of(pairs)[0], [*dtypes, "fp32"])
+    pairs = targets.moved(pairs, target)
     calibration = _calibration(records, Path("runs") / loaded.name, target)
-    found = list(predict.predictions(pairs, target, calibration))
+    found = list(predicting.predictions(pairs, target, calibration))
     yield _table(
         f"Plan of {loaded.name}: {loaded.question}",
         "workload|size|arm|kernel|>length|>batch|mode|>TFLOP|>roofline|bound|>step|>cell|>memory"
@@ -277,12 +281,12 @@ def _memory_table(found: list[tuple[Planned, Prediction | None]]) -> Table:
 
 def _calibration(given: Path | None, usual: Path, target: Target) -> Calibration | None:
     """From the records the user names, else from those of earlier runs of the study."""
+    from retnet_bench.predict import calibrating
     from retnet_bench.results.store import read_records
-    from retnet_bench.study import predict
 
     if given is None and not any((usual / "records").glob("*.parquet")):
         return None
-    return predict.calibrate(read_records(given or usual), target)
+    return calibrating.calibrate(read_records(given or usual), target)
 
 
 def _remarks(found: list[tuple[Planned, Prediction | None]]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from retnet_bench.streams import BROKEN, Output, complain
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from retnet_bench.analysis.claims import Finding
+    from retnet_bench.analysis.verdicts.judging import Finding
 
 app = typer.Typer(
     name="retnet-bench",
@@ -73,7 +73,7 @@ def run(
 ) -> None:
     """Run a study; what is already in the folder is kept, and only the rest is run."""
     from retnet_bench.figures import FIGURES
-    from retnet_bench.study import run as running
+    from retnet_bench.run import session as running
     from retnet_bench.study import study as studies
 
     loaded, source = studies.load(study)
@@ -122,7 +122,7 @@ def reproduce(
 ) -> None:
     """Redo the paper's tables and figures at this machine's sizes, and hold its claims to them."""
     from retnet_bench.report import card
-    from retnet_bench.study import reproduce as paper
+    from retnet_bench.run import reproduce as paper
 
     names, console, done = paper.names(what), _console(), []
     for name in names:
@@ -170,8 +170,8 @@ def show(results: Results) -> None:
 
 
 def _show(results: list[Path], console: Console) -> None:
-    from retnet_bench.analysis.curves import contract_text
-    from retnet_bench.analysis.floor import read_all_floors
+    from retnet_bench.analysis.tables.curves import contract_text
+    from retnet_bench.analysis.tables.floor import read_all_floors
     from retnet_bench.report.claims import claims_table
     from retnet_bench.report.tables import tables
     from retnet_bench.results.store import read_all
@@ -186,7 +186,7 @@ def _show(results: list[Path], console: Console) -> None:
 
 def _findings(results: list[Path]) -> list[Finding]:
     """What each study's own records say to its claims."""
-    from retnet_bench.analysis import claims
+    from retnet_bench.analysis.verdicts import claims, judging
     from retnet_bench.results.store import read_records
 
     stated = {folder: claims.beside(folder) for folder in results}
@@ -194,7 +194,7 @@ def _findings(results: list[Path]) -> list[Finding]:
         finding
         for folder, said in stated.items()
         if said
-        for finding in claims.evaluate(read_records(folder), said)
+        for finding in judging.evaluate(read_records(folder), said)
     ]
 
 
@@ -248,7 +248,7 @@ def selftest(
 ) -> None:
     """Run a study's plan against itself: the noise floor of this machine, per workload."""
     from retnet_bench.report.tables import floors_table
-    from retnet_bench.study import run as running
+    from retnet_bench.run import session as running
     from retnet_bench.study import study as studies
 
     loaded, source = studies.load(study)
@@ -288,14 +288,14 @@ def check(
 ) -> None:
     """Hold results, or this code, against a baseline: exit code 0 pass, 1 regression, 2 usage,
     3 inconclusive, 4 nothing measured; 70 something is broken, so no verdict."""
-    from retnet_bench.analysis.decision import Policy
+    from retnet_bench.analysis.verdicts.decision import Policy
     from retnet_bench.report import gate
 
     if (baseline is None) == (against is None):
         raise UserError("check wants one of --baseline RESULTS and --against REVISION")
     policy, console = Policy(limit=limit, exact_only=exact), _console()
     if against is not None:
-        from retnet_bench.study.against import measured
+        from retnet_bench.run.against import measured
 
         with measured(candidate, against, policy, budget, dirty, console) as duel:
             report = gate.check(duel.candidate, duel.baseline, policy, duel.selftest_of)
@@ -318,7 +318,7 @@ def history(
     out: Annotated[Path | None, typer.Option(help="Also draw the history into a folder.")] = None,
 ) -> None:
     """Show how results changed from run to run, and at which revision their level stepped."""
-    from retnet_bench.analysis import history as histories
+    from retnet_bench.analysis.verdicts import history as histories
     from retnet_bench.report.history import history_table, summary
 
     runs = histories.read(folders)
@@ -441,7 +441,7 @@ def eval_(
     """Score a checkpoint on lm-eval's tasks; records like any study's."""
     from retnet_bench.report.downstream import scores_table
     from retnet_bench.results.store import read_records
-    from retnet_bench.study.evaluate import Options, evaluate
+    from retnet_bench.run.evaluate import Options, evaluate
 
     names = [name.strip() for name in tasks.split(",") if name.strip()]
     options = Options(shots, limit, include, tokenizer, length, dtype, device, arm, seed)

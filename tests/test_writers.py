@@ -14,8 +14,8 @@ from fakes.cells import cell
 from matplotlib.figure import Figure
 
 from retnet_bench import files
-from retnet_bench.analysis.decision import Policy
-from retnet_bench.analysis.gate import Report
+from retnet_bench.analysis.verdicts.decision import Policy
+from retnet_bench.analysis.verdicts.gate import Report
 from retnet_bench.bundle import archive
 from retnet_bench.data import cache
 from retnet_bench.figures import style
@@ -23,7 +23,7 @@ from retnet_bench.measure import rates
 from retnet_bench.measure.devices import Rates
 from retnet_bench.models import LanguageModel, checkpoint
 from retnet_bench.report import gate
-from retnet_bench.study import run
+from retnet_bench.run import session as run
 from retnet_bench.study.study import Source
 from retnet_bench.workloads.checkpoints import Checkpoints
 

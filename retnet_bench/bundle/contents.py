@@ -17,8 +17,8 @@ import pandas as pd
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from retnet_bench import __version__
-from retnet_bench.analysis import claims
-from retnet_bench.analysis.claims import Finding
+from retnet_bench.analysis.verdicts import claims, judging
+from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.base import UserError, quoted
 from retnet_bench.figures import plot
 from retnet_bench.report.claims import notes
@@ -86,7 +86,7 @@ class Stated(BaseModel):
 
 def findings(folder: Path, records: pd.DataFrame) -> list[Finding]:
     """What the records in a results folder say to the claims of its study."""
-    return claims.evaluate(records, claims.beside(folder))
+    return judging.evaluate(records, claims.beside(folder))
 
 
 def stated(finding: Finding) -> Stated:

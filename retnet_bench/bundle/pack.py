@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from retnet_bench import files
-from retnet_bench.analysis.floor import FOLDER as SELFTEST
+from retnet_bench.analysis.tables.floor import FOLDER as SELFTEST
 from retnet_bench.base import UserError, printable
 from retnet_bench.bundle import contents
 from retnet_bench.bundle.archive import SUFFIX, Manifest, naming, sha256_of, write

@@ -10,9 +10,9 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from retnet_bench.analysis.claims import Finding
-from retnet_bench.analysis.decision import PASS, REGRESSION, Policy
-from retnet_bench.analysis.gate import Report
+from retnet_bench.analysis.verdicts.decision import PASS, REGRESSION, Policy
+from retnet_bench.analysis.verdicts.gate import Report
+from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.base import UserError
 from retnet_bench.bundle import contents
 from retnet_bench.bundle.archive import Bundle
@@ -23,7 +23,7 @@ from retnet_bench.bundle.verify import DIFFERS, NOT_COMPARED, OK, Check
 from retnet_bench.report import gate
 from retnet_bench.report.claims import ours
 from retnet_bench.results.store import read_records
-from retnet_bench.study import run as running
+from retnet_bench.run import session as running
 from retnet_bench.study import study as studies
 
 DECIDED = ("holds", "does not hold")

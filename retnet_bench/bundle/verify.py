@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retnet_bench import files
-from retnet_bench.analysis.claims import Finding
+from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.base import UserError, printable, quoted
 from retnet_bench.bundle import contents
 from retnet_bench.bundle.archive import Bundle

@@ -10,7 +10,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from retnet_bench import paper
-from retnet_bench.analysis import curves, scaling
+from retnet_bench.analysis.tables import curves, scaling
 from retnet_bench.base import UserError
 from retnet_bench.figures import axes, laws, panels
 from retnet_bench.figures.registry import figure

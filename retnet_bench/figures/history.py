@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from retnet_bench.analysis.history import Line, Run
+from retnet_bench.analysis.verdicts.history import Line, Run
 from retnet_bench.figures import axes, panels, style
 
 _COLUMNS = 2

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from retnet_bench.analysis.scaling import Crossing, Fit
+from retnet_bench.analysis.tables.scaling import Crossing, Fit
 from retnet_bench.figures import panels, style
 from retnet_bench.figures.sheet import Sheet
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from retnet_bench.analysis import curves
+from retnet_bench.analysis.tables import curves
 from retnet_bench.base import UserError
 from retnet_bench.figures import laws, panels
 from retnet_bench.figures.registry import figure

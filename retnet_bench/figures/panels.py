@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
-from retnet_bench.analysis import curves
-from retnet_bench.analysis.statistics import FEWEST
+from retnet_bench.analysis.statistics.intervals import FEWEST
+from retnet_bench.analysis.tables import curves
 from retnet_bench.base import UserError
 from retnet_bench.figures import style
 from retnet_bench.figures.sheet import OPEN, End, Sheet

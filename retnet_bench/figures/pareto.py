@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from retnet_bench.analysis import curves, quality
+from retnet_bench.analysis.tables import curves, quality
 from retnet_bench.base import UserError
 from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure

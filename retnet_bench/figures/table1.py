@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retnet_bench import paper
-from retnet_bench.analysis import curves
+from retnet_bench.analysis.tables import curves
 from retnet_bench.base import UserError
 from retnet_bench.figures import axes, laws, panels, style
 from retnet_bench.figures.registry import figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retnet_bench import paper
-from retnet_bench.analysis.downstream import scores
+from retnet_bench.analysis.tables.downstream import scores
 from retnet_bench.base import UserError
 from retnet_bench.figures import panels, style
 from retnet_bench.figures.registry import figure

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from retnet_bench import paper
-from retnet_bench.analysis import quality
+from retnet_bench.analysis.tables import quality
 from retnet_bench.base import UserError
 from retnet_bench.figures import axes, laws, panels, style
 from retnet_bench.figures.registry import figure

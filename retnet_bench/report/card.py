@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.table import Table
 
 from retnet_bench import files
-from retnet_bench.analysis.claims import Finding
-from retnet_bench.analysis.curves import contract_text
+from retnet_bench.analysis.tables.curves import contract_text
+from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.base import printable
 from retnet_bench.report.claims import asked, ours, stated
-from retnet_bench.results.document import markdown_table
+from retnet_bench.results.markdown import markdown_table
 from retnet_bench.results.store import read_records
 
 COLUMNS = {"claim": 4, "paper": 4, "ours [95 % interval]": 4, "verdict": 2, "why they differ": 6}

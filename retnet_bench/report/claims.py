@@ -7,7 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from rich.table import Table
 
-from retnet_bench.analysis.claims import Claim, Finding
+from retnet_bench.analysis.verdicts.claims import Claim
+from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.results.numbers import quantity
 
 SHOWN_IN = {"bytes": (1e-6, "MB"), "s": (1e3, "ms")}

@@ -6,7 +6,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from retnet_bench.analysis.downstream import scores
+from retnet_bench.analysis.tables.downstream import scores
 from retnet_bench.base import printable
 from retnet_bench.results.numbers import interval, quantity
 

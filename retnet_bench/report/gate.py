@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 from rich.table import Table
 
 from retnet_bench import files
-from retnet_bench.analysis.decision import NOT_COMPARABLE, PASS, REGRESSION, Policy
-from retnet_bench.analysis.floor import read_floors
-from retnet_bench.analysis.gate import Report, Row, compare
+from retnet_bench.analysis.tables.floor import read_floors
+from retnet_bench.analysis.verdicts.decision import NOT_COMPARABLE, PASS, REGRESSION, Policy
+from retnet_bench.analysis.verdicts.gate import Report, Row, compare
 from retnet_bench.base import UserError, printable
 from retnet_bench.figures import gate as picture
 from retnet_bench.figures import style

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 from rich.table import Table
 
-from retnet_bench.analysis.history import FEWEST, Line, Run, Step
+from retnet_bench.analysis.verdicts.history import FEWEST, Line, Run, Step
 from retnet_bench.report.claims import SHOWN_IN
 from retnet_bench.results.numbers import quantity
 from retnet_bench.results.schema import EXACT

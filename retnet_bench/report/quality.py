@@ -8,8 +8,8 @@ import pandas as pd
 from rich.table import Table
 
 from retnet_bench import paper
-from retnet_bench.analysis import curves, quality, scaling
-from retnet_bench.analysis.statistics import Interval
+from retnet_bench.analysis.statistics.intervals import Interval
+from retnet_bench.analysis.tables import curves, quality, scaling
 from retnet_bench.base import UserError
 from retnet_bench.results.numbers import interval, quantity
 

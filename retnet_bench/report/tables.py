@@ -9,9 +9,9 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from retnet_bench.analysis import curves
-from retnet_bench.analysis import rows as contracts
-from retnet_bench.analysis.floor import Floors, read_floors
+from retnet_bench.analysis.tables import curves
+from retnet_bench.analysis.tables import rows as contracts
+from retnet_bench.analysis.tables.floor import Floors, read_floors
 from retnet_bench.report import quality
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.results.numbers import interval, quantity

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from retnet_bench.analysis.floor import AGAIN
+from retnet_bench.analysis.tables.floor import AGAIN
 from retnet_bench.base import UserError, quoted
 from retnet_bench.data import load_corpus, load_tokenizer
 from retnet_bench.kernels import KERNELS, Setting, best

@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from retnet_bench import yaml_file
-from retnet_bench.analysis import claims
-from retnet_bench.analysis.claims import Claim
+from retnet_bench.analysis.verdicts import claims
+from retnet_bench.analysis.verdicts.claims import Claim
 from retnet_bench.base import UserError, did_you_mean, printable, quoted
 from retnet_bench.fields import (
     Count,

@@ -10,9 +10,9 @@ from golden.records import blocks, decode, document, failure, frame, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retnet_bench.analysis import claims
-from retnet_bench.analysis.claims import Claim
-from retnet_bench.analysis.statistics import Interval
+from retnet_bench.analysis.statistics.intervals import Interval
+from retnet_bench.analysis.verdicts import claims, judging
+from retnet_bench.analysis.verdicts.claims import Claim
 from retnet_bench.base import UserError
 
 ARMS = {"of": "retnet", "over": "transformer"}
@@ -29,9 +29,9 @@ def claim(kind: str, where: dict[str, Any], metric: str | None = None, **fields:
     return Claim.model_validate(made | comparison | fields)
 
 
-def find(rows: list[dict[str, Any]], stated: Claim) -> claims.Finding:
+def find(rows: list[dict[str, Any]], stated: Claim) -> judging.Finding:
     claims.check([stated])
-    (found,) = claims.evaluate(frame(rows), [stated])
+    (found,) = judging.evaluate(frame(rows), [stated])
     return found
 
 
@@ -255,7 +255,7 @@ def test_arms_of_different_runs_are_no_ratio():
 def test_the_verdict_comes_from_the_ends(comparison, verdicts):
     made = claim("ratio", TRAIN, "train_step_s").model_dump(exclude={"at_least"})
     stated = Claim.model_validate(made | comparison)
-    found = [claims.judge(stated, Interval(np.nan, low, low + 1, 5)) for low in (1, 2, 3)]
+    found = [judging.judge(stated, Interval(np.nan, low, low + 1, 5)) for low in (1, 2, 3)]
     assert tuple(found) == verdicts
 
 
@@ -265,7 +265,7 @@ def test_at_least_and_at_most_never_both_fail(bound, low, width):
     made = claim("ratio", TRAIN, "train_step_s").model_dump(exclude={"at_least"})
     interval = Interval(low, low, low + width, 5)
     verdicts = [
-        claims.judge(Claim.model_validate(made | {name: bound}), interval)
+        judging.judge(Claim.model_validate(made | {name: bound}), interval)
         for name in ("at_least", "at_most")
     ]
     assert verdicts.count("does not hold") <= 1

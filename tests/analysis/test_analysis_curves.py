@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from golden.records import blocks, decode, document, failure, frame, record, small_study
 
-from retnet_bench.analysis import curves
-from retnet_bench.analysis.pairs import sides, verdict
-from retnet_bench.analysis.statistics import Interval
+from retnet_bench.analysis.statistics.intervals import Interval
+from retnet_bench.analysis.tables import curves
+from retnet_bench.analysis.tables.pairs import sides, verdict
 from retnet_bench.base import UserError
 from retnet_bench.results.store import Store, read_records
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from golden.records import frame, record, small_study
 
-from retnet_bench.analysis.curves import energy_per_token
+from retnet_bench.analysis.tables.curves import energy_per_token
 from retnet_bench.report.tables import tables
 
 CPU = {"device": "cpu", "length": 512, "batch": 2, "workload": "train"}

@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from golden.records import blocks, frame
 
-from retnet_bench.analysis import curves
-from retnet_bench.analysis.floor import Floor, floors, log_ratios, read_all_floors, read_floors
-from retnet_bench.analysis.pairs import verdict
-from retnet_bench.analysis.statistics import Interval
+from retnet_bench.analysis.statistics.intervals import Interval
+from retnet_bench.analysis.tables import curves
+from retnet_bench.analysis.tables.floor import (
+    Floor,
+    floors,
+    log_ratios,
+    read_all_floors,
+    read_floors,
+)
+from retnet_bench.analysis.tables.pairs import verdict
 from retnet_bench.base import UserError
 from retnet_bench.results.store import Store
 

@@ -11,11 +11,12 @@ from golden.records import blocks, decode, document, failure, frame, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retnet_bench.analysis import floor, gate
-from retnet_bench.analysis.decision import Policy, bounds, decide
-from retnet_bench.analysis.floor import Floor
-from retnet_bench.analysis.gate import Report, Row
-from retnet_bench.analysis.statistics import Interval
+from retnet_bench.analysis.statistics.intervals import Interval
+from retnet_bench.analysis.tables import floor
+from retnet_bench.analysis.tables.floor import Floor
+from retnet_bench.analysis.verdicts import gate
+from retnet_bench.analysis.verdicts.decision import Policy, bounds, decide
+from retnet_bench.analysis.verdicts.gate import Report, Row
 from retnet_bench.base import UserError
 
 UNKNOWN = floor.unknown("no self-test in runs/x/selftest")

@@ -10,7 +10,7 @@ from golden.records import blocks, document, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retnet_bench.analysis import history
+from retnet_bench.analysis.verdicts import history
 from retnet_bench.base import UserError
 from retnet_bench.results.store import Store
 

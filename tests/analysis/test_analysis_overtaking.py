@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retnet_bench.analysis.replication import Scores, perplexity_overtaking
-from retnet_bench.analysis.statistics import exponent, overtaking
+from retnet_bench.analysis.statistics.crossings import overtaking
+from retnet_bench.analysis.statistics.estimates import exponent
+from retnet_bench.analysis.statistics.replication import Scores, perplexity_overtaking
 
 LENGTHS = np.array([250.0, 500, 1000, 2000, 4000])
 positive = st.floats(1e-3, 1e3)

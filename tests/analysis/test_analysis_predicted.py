@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from golden.records import Row, blocks, frame, record
 
-from retnet_bench.analysis import predicted
+from retnet_bench.analysis.tables import predicted
 
 
 def cells() -> list[Row]:

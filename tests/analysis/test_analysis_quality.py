@@ -7,7 +7,7 @@ import pytest
 from fakes import scored
 from golden.records import document, failure, frame
 
-from retnet_bench.analysis import curves, quality
+from retnet_bench.analysis.tables import curves, quality
 from retnet_bench.base import UserError
 
 

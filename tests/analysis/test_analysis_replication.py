@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retnet_bench.analysis.replication import Scores, draw, loss, mean, perplexity_ratio
-from retnet_bench.analysis.statistics import student_factor
+from retnet_bench.analysis.statistics.intervals import student_factor
+from retnet_bench.analysis.statistics.replication import Scores, draw, loss, mean, perplexity_ratio
 
 DIFFICULTY = np.random.default_rng(0).uniform(1.0, 3.0, 20)
 UNITS = np.random.default_rng(1).uniform(50.0, 150.0, 20)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
-from retnet_bench.analysis import scaling
-from retnet_bench.analysis.replication import Scores, draw
+from retnet_bench.analysis.statistics.replication import Scores, draw
+from retnet_bench.analysis.tables import scaling
 from retnet_bench.base import UserError
 
 N = np.array([0.2, 0.5, 1, 2, 3.3]) * 1e6

@@ -8,14 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from retnet_bench.analysis import statistics
-from retnet_bench.analysis.statistics import (
-    center,
-    crossover,
-    log_ratio,
-    slope,
-    widening,
-)
+from retnet_bench.analysis.statistics import crossings, estimates, intervals, resampling, testing
+from retnet_bench.analysis.statistics.crossings import crossover
+from retnet_bench.analysis.statistics.estimates import center, log_ratio, slope
+from retnet_bench.analysis.statistics.intervals import widening
 
 levels = st.lists(st.floats(1e-6, 1e6), min_size=4, max_size=8)
 
@@ -35,14 +31,14 @@ def test_center_is_the_median_of_block_medians_not_of_samples():
 
 @pytest.mark.parametrize("values", [[2.0], [1.0, 3.0], [1e-3, 2.0, 1e3]])
 def test_fewer_than_four_blocks_have_a_value_and_no_interval(values):
-    assert statistics.FEWEST == 4
+    assert intervals.FEWEST == 4
     x, curves = [1.0, 2.0], np.array([[v, v] for v in values])
     for found in (
         center(blocks(values)),
         center(blocks(values, range(len(values)))),
         log_ratio(blocks(values), blocks([1.0] * len(values))),
         slope(x, curves),
-        statistics.overtaking(x, curves, 0.5 * curves),
+        crossings.overtaking(x, curves, 0.5 * curves),
     ):
         assert np.isnan([found.low, found.high]).all()
         assert found.n == len(values)
@@ -169,7 +165,7 @@ def test_widening_falls_towards_one():
 
 def test_resampling_draws_processes_then_blocks():
     processes = np.array([7, 3, 7, 3, 3, 7])
-    rows = statistics._resample(processes, 4000, seed=0)
+    rows = resampling.resample(processes, 4000, seed=0)
     drawn = processes[rows]
     places_of_7 = drawn[:, processes == 7]
     assert (places_of_7 == places_of_7[:, :1]).all()
@@ -207,8 +203,7 @@ def test_intervals_of_8_lognormal_blocks_cover_the_truth(n_processes):
 )
 def test_swapping_the_sides_of_an_unpaired_ratio_inverts_it(a, b):
     there, back = (
-        statistics.unpaired_ratio(blocks(x), blocks(y), n_resamples=300)
-        for x, y in ((a, b), (b, a))
+        estimates.unpaired_ratio(blocks(x), blocks(y), n_resamples=300) for x, y in ((a, b), (b, a))
     )
     assert there.low <= there.estimate * (1 + 1e-12)
     assert back.estimate == pytest.approx(1 / there.estimate)
@@ -218,47 +213,47 @@ def test_swapping_the_sides_of_an_unpaired_ratio_inverts_it(a, b):
 
 @pytest.mark.parametrize("few", [[2.0], [2.0, 2.1], [2.0, 2.1, 2.2]])
 def test_an_unpaired_ratio_to_few_blocks_has_no_interval(few):
-    found = statistics.unpaired_ratio(blocks(few), blocks([1.0, 1.1, 1.2, 1.3, 1.4]))
+    found = estimates.unpaired_ratio(blocks(few), blocks([1.0, 1.1, 1.2, 1.3, 1.4]))
     assert np.isnan(found.low)
     assert found.n == len(few)
-    assert np.isnan(statistics.p_at_most(found, 1.0))
-    assert statistics.blocks_needed(found, 0.1) is None
+    assert np.isnan(testing.p_at_most(found, 1.0))
+    assert testing.blocks_needed(found, 0.1) is None
 
 
 def test_benjamini_hochberg_of_a_known_example():
     """p.adjust(c(0.01, 0.04, 0.03, 0.5), "BH") in R."""
-    adjusted = statistics.benjamini_hochberg([0.01, 0.04, np.nan, 0.03, 0.5])
+    adjusted = testing.benjamini_hochberg([0.01, 0.04, np.nan, 0.03, 0.5])
     assert adjusted[[0, 1, 3, 4]] == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
     assert np.isnan(adjusted[2])
-    assert statistics.benjamini_hochberg([]).size == 0
+    assert testing.benjamini_hochberg([]).size == 0
 
 
 @given(p=st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_adjusted_p_values_keep_their_order_and_never_fall(p):
-    adjusted = statistics.benjamini_hochberg(p)
+    adjusted = testing.benjamini_hochberg(p)
     assert (adjusted >= np.array(p) - 1e-15).all()
     assert (adjusted <= 1).all()
     assert (np.diff(adjusted[np.argsort(p)]) >= -1e-15).all()
 
 
 def test_p_is_small_only_where_the_interval_lies_above_the_bound():
-    ratio = statistics.Interval(1.10, 1.05, 1.16, 8)
-    assert statistics.p_at_most(ratio, 1.04) < 0.025 < statistics.p_at_most(ratio, 1.06)
-    assert statistics.p_at_most(ratio, 1.10) == pytest.approx(0.5)
-    flat = statistics.Interval(1.1, 1.1, 1.1, 8)
-    assert statistics.p_at_most(flat, 1.0) == 0
-    assert statistics.p_at_most(flat, 1.2) == 1
+    ratio = intervals.Interval(1.10, 1.05, 1.16, 8)
+    assert testing.p_at_most(ratio, 1.04) < 0.025 < testing.p_at_most(ratio, 1.06)
+    assert testing.p_at_most(ratio, 1.10) == pytest.approx(0.5)
+    flat = intervals.Interval(1.1, 1.1, 1.1, 8)
+    assert testing.p_at_most(flat, 1.0) == 0
+    assert testing.p_at_most(flat, 1.2) == 1
 
 
 def test_blocks_needed_for_half_the_width_are_a_good_four_times_as_many():
-    ratio = statistics.Interval(1.0, 1 / 1.1, 1.1, 40)
-    assert 145 < statistics.blocks_needed(ratio, np.log(1.1) / 2) <= 160
-    assert statistics.blocks_needed(ratio, np.log(1.1)) == 40
+    ratio = intervals.Interval(1.0, 1 / 1.1, 1.1, 40)
+    assert 145 < testing.blocks_needed(ratio, np.log(1.1) / 2) <= 160
+    assert testing.blocks_needed(ratio, np.log(1.1)) == 40
 
 
 def test_what_is_detectable_falls_with_the_scatter_and_never_below_the_floor():
     found = [
-        statistics.minimum_detectable(statistics.Interval(1.0, 1 / w, w, 8), 0.01, 0.01)
+        testing.minimum_detectable(intervals.Interval(1.0, 1 / w, w, 8), 0.01, 0.01)
         for w in (1.0, 1.05, 1.2)
     ]
     assert found == sorted(found)
@@ -271,14 +266,14 @@ def test_medians_of_many_blocks_are_distributed_as_if_resampled(n, n_processes):
     random = np.random.default_rng(0)
     processes = random.integers(n_processes, size=n)
     values = (random.lognormal(size=n) + processes).round(1)  # some are equal
-    quick = statistics._order_medians(processes, values, 20_000, 0)
-    drawn = np.median(values[statistics._resample(processes, 20_000, 1)], axis=1)
+    quick = resampling._order_medians(processes, values, 20_000, 0)
+    drawn = np.median(values[resampling.resample(processes, 20_000, 1)], axis=1)
     assert stats.ks_2samp(quick, drawn).statistic < 0.02
 
 
 def test_a_hundred_thousand_blocks_in_ten_processes_are_resampled_ten_thousand_times():
     values = np.random.default_rng(0).normal(size=100_000)
-    drawn = statistics._order_medians(np.arange(100_000) % 10, values, 10_000, 0)
+    drawn = resampling._order_medians(np.arange(100_000) % 10, values, 10_000, 0)
     between = np.var(np.median(values.reshape(-1, 10), axis=0)) / 10
     within = np.pi / 2 / 100_000
     assert drawn.std() == pytest.approx(np.sqrt(between + within), rel=0.05)
@@ -291,7 +286,7 @@ def test_a_hundred_thousand_samples_are_resampled_in_chunks():
     found = center(data, n_resamples=200)
     assert found.n == 1000
     assert found.low < 1.0 < found.high
-    chunks = list(statistics._resamples(np.zeros(100_000, int), 50, 0))
+    chunks = list(resampling.resamples(np.zeros(100_000, int), 50, 0))
     assert len(chunks) > 1
     assert sum(map(len, chunks)) == 50
 
@@ -301,10 +296,10 @@ def test_processes_that_differ_have_fewer_degrees_of_freedom():
     processes = np.repeat([0, 1, 2], 4)
     alike = np.tile(random.normal(size=4), 3)
     apart = alike + np.array([0.0, 20.0, 40.0])[processes]
-    widen = statistics.median_widening
+    widen = intervals.median_widening
     assert widen(processes, alike) < 1.3
     assert widen(processes, apart) > 2
-    assert widen(processes, np.ones(12)) == statistics.widening(12)
+    assert widen(processes, np.ones(12)) == intervals.widening(12)
 
 
 @pytest.mark.parametrize("n_processes", [1, 2, 3, 5])
@@ -313,7 +308,7 @@ def test_the_factor_of_medians_falls_with_every_further_block(n_processes):
     numbers = range(max(4, n_processes + 1), 60)
     alike = [np.arange(n) % n_processes for n in numbers]
     values = [np.where(np.arange(len(p)) // n_processes % 2, 1.0, -1.0) for p in alike]
-    found = [statistics.median_widening(p, v) for p, v in zip(alike, values)]
+    found = [intervals.median_widening(p, v) for p, v in zip(alike, values)]
     steps = np.diff(found)
     assert (steps < 0.02).all() if n_processes > 1 else (steps < 0).all()
 

@@ -25,7 +25,9 @@ from rich.console import Console
 from rich.table import Table
 from timing import Steps, Times, fastest, interleaved, milliseconds, speed_ratio, text
 
-from retnet_bench.analysis.statistics import Interval, center, crossover, log_ratio
+from retnet_bench.analysis.statistics.crossings import crossover
+from retnet_bench.analysis.statistics.estimates import center, log_ratio
+from retnet_bench.analysis.statistics.intervals import Interval
 from retnet_bench.kernels import attention, retention
 from retnet_bench.measure import memory
 from retnet_bench.measure.protocol import Protocol

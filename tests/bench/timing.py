@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from retnet_bench.analysis.statistics import Block, Interval, center, log_ratio
+from retnet_bench.analysis.statistics.estimates import center, log_ratio
+from retnet_bench.analysis.statistics.intervals import Interval
+from retnet_bench.analysis.statistics.resampling import Block
 from retnet_bench.measure.clock import WallClock
 from retnet_bench.measure.protocol import (
     Protocol,

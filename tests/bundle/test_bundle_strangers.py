@@ -26,7 +26,7 @@ from retnet_bench.bundle.rerun import rerun
 from retnet_bench.bundle.verify import DIFFERS, NOT_COMPARED, OK, Check, failed, table, verify
 from retnet_bench.cli import app
 from retnet_bench.data import tokenizers
-from retnet_bench.study import run as running
+from retnet_bench.run import session as running
 
 PLAIN = STUDY | {"figures": [], "claims": [{k: v for k, v in CLAIM.items() if k != "figure"}]}
 

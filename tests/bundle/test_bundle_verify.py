@@ -24,7 +24,7 @@ from retnet_bench.bundle.rerun import rerun, tables
 from retnet_bench.bundle.verify import DIFFERS, NOT_COMPARED, OK, Check, failed, summary, verify
 from retnet_bench.cli import app
 from retnet_bench.results.store import Store
-from retnet_bench.study import run as running
+from retnet_bench.run import session as running
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,20 @@ import psutil
 from fakes import faults
 from fakes.cells import QUICK, cell
 
-from retnet_bench.study import launch
+from retnet_bench.run import wire
+from retnet_bench.run.launchers import local
+from retnet_bench.run.launchers.local import LocalLauncher
+from retnet_bench.run.worker_handle import WorkerHandle
 from retnet_bench.study.plan import Planned
 
 
 def main() -> None:
-    launch.serve = faults.serve  # type: ignore[attr-defined]
+    local.serve = faults.serve  # type: ignore[attr-defined]
     planned = Planned(cell(arm="hangs", measure=("time",)), QUICK, None)
     log = Path(tempfile.mkdtemp()) / "log"
-    worker = launch.Worker(planned, launch.Here(), log)
+    worker = WorkerHandle(planned, LocalLauncher(), log)
     pid = worker.started.process.pid
-    launch.wire.request(worker.started.conn, "prepare")
+    wire.request(worker.started.conn, "prepare")
     while psutil.Process(pid).num_threads() < 2 or not log.exists():
         time.sleep(0.05)
     time.sleep(1.0)  # it is in its first step by now

@@ -19,7 +19,7 @@ import torch
 from retnet_bench.measure.memory import available_bytes
 from retnet_bench.models import forms
 from retnet_bench.models.forms import Agreement
-from retnet_bench.study import worker
+from retnet_bench.run import worker
 from retnet_bench.workloads import train
 from retnet_bench.workloads.train import Train
 

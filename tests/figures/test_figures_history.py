@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from retnet_bench.analysis.history import Line, Run, Step
+from retnet_bench.analysis.verdicts.history import Line, Run, Step
 from retnet_bench.figures.history import draw, draw_history
 
 RUNS = [Run(f"{i}" * 7, pd.DataFrame()) for i in range(6)]

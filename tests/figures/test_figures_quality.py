@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from retnet_bench import figures, paper
-from retnet_bench.analysis import curves, quality
+from retnet_bench.analysis.tables import curves, quality
 from retnet_bench.base import UserError
 from retnet_bench.figures import FIGURES
 

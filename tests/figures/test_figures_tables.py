@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from retnet_bench import paper
-from retnet_bench.analysis import curves
+from retnet_bench.analysis.tables import curves
 from retnet_bench.base import UserError
 from retnet_bench.figures import FIGURES
 

@@ -10,7 +10,7 @@ from retnet_bench.base import UserError
 
 TABLES = {"fig5", "fig6a", "fig6b", "fig6c", "sizes"} | {f"table{n}" for n in (1, 3, 4, 5, 6, 8)}
 LATER = {"later_table1", "later_table3", "later_table10"}
-PREDICTED = {"predicted"}  # by the cost model: tests/study/test_study_proof.py
+PREDICTED = {"predicted"}  # by the cost model: tests/docs/test_docs_paper.py
 
 
 def value(name: str, **where: object) -> float:

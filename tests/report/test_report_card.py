@@ -6,8 +6,9 @@ import io
 
 from rich.console import Console
 
-from retnet_bench.analysis.claims import Claim, Finding, filled_in
-from retnet_bench.analysis.statistics import Interval
+from retnet_bench.analysis.statistics.intervals import Interval
+from retnet_bench.analysis.verdicts.claims import Claim, filled_in
+from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.report import card
 
 WHERE = {"workload": "decode", "length": "max"}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from retnet_bench.analysis.claims import Claim, Finding
-from retnet_bench.analysis.statistics import Interval
+from retnet_bench.analysis.statistics.intervals import Interval
+from retnet_bench.analysis.verdicts.claims import Claim
+from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.report.claims import asked, claims_table, notes, ours
 
 NOTHING = Interval(np.nan, np.nan, np.nan, 0)

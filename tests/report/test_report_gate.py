@@ -13,8 +13,9 @@ import pytest
 from golden.records import blocks, failure, frame
 from rich.console import Console
 
-from retnet_bench.analysis import floor, gate
-from retnet_bench.analysis.decision import Policy
+from retnet_bench.analysis.tables import floor
+from retnet_bench.analysis.verdicts import gate
+from retnet_bench.analysis.verdicts.decision import Policy
 from retnet_bench.base import UserError
 from retnet_bench.figures import gate as picture
 from retnet_bench.report import gate as shown

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from golden.records import blocks, failure, small_study
 
-from retnet_bench.analysis import history
-from retnet_bench.analysis.curves import pair_ratios, throughput
-from retnet_bench.analysis.decision import Policy
+from retnet_bench.analysis.tables.curves import pair_ratios, throughput
+from retnet_bench.analysis.verdicts import history
+from retnet_bench.analysis.verdicts.decision import Policy
 from retnet_bench.report import gate
 from retnet_bench.results.store import Store, read_all, read_records, read_runs
 

@@ -22,8 +22,8 @@ from fakes.parts import damaged, of_version, of_wrong_content, with_column, writ
 from golden.records import FOLDER, small_study
 from typer.testing import CliRunner
 
-from retnet_bench.analysis import history
-from retnet_bench.analysis.decision import Policy
+from retnet_bench.analysis.verdicts import history
+from retnet_bench.analysis.verdicts.decision import Policy
 from retnet_bench.base import UserError
 from retnet_bench.bundle.pack import pack
 from retnet_bench.cli import app

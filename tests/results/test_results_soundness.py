@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from golden.records import Row, blocks, decode, document, frame, record
 
-from retnet_bench.analysis import claims, curves, history
-from retnet_bench.analysis.claims import Claim
-from retnet_bench.analysis.decision import Policy
+from retnet_bench.analysis.tables import curves
+from retnet_bench.analysis.verdicts import history, judging
+from retnet_bench.analysis.verdicts.claims import Claim
+from retnet_bench.analysis.verdicts.decision import Policy
 from retnet_bench.figures import FIGURES
 from retnet_bench.report import gate
 from retnet_bench.report.tables import tables
@@ -88,7 +89,7 @@ def test_a_claim_about_it_is_not_measured():
     where = {"workload": "train", "length": 512}
     made = {"name": "c", "says": "so", "source": "me", "at_least": 1}
     stated = Claim.model_validate(made | {"measure": measure, "where": where})
-    (found,) = claims.evaluate(sound(frame(rows)), [stated])
+    (found,) = judging.evaluate(sound(frame(rows)), [stated])
     assert found.verdict == "not measured"
     assert found.reason == "retnet unavailable: train_step_s holds 0 s, which cannot be"
 

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from stats import noise
+from stats.noise import Noise
 
-from retnet_bench.analysis import noise, statistics
-from retnet_bench.analysis.decision import (
+from retnet_bench.analysis.statistics import estimates, resampling
+from retnet_bench.analysis.statistics.intervals import Interval
+from retnet_bench.analysis.tables.floor import Floor
+from retnet_bench.analysis.verdicts.decision import (
     PASS,
     REGRESSION,
     Policy,
@@ -22,9 +26,6 @@ from retnet_bench.analysis.decision import (
     bounds,
     decide,
 )
-from retnet_bench.analysis.floor import Floor
-from retnet_bench.analysis.noise import Noise
-from retnet_bench.analysis.statistics import Interval
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.results.store import read_records
 
@@ -92,11 +93,11 @@ class Design:
 
     def ratio(self, logs: np.ndarray, effect: float = 0.0) -> Interval:
         """candidate / baseline of one trial (2, n), the candidate slower by `effect`."""
-        ratio = statistics.log_ratio if self.paired else statistics.unpaired_ratio
+        ratio = estimates.log_ratio if self.paired else estimates.unpaired_ratio
         mine, theirs = self._blocks(logs[0] + np.log1p(effect)), self._blocks(logs[1])
         return ratio(mine, theirs, n_resamples=RESAMPLES)
 
-    def _blocks(self, logs: np.ndarray) -> list[statistics.Block]:
+    def _blocks(self, logs: np.ndarray) -> list[resampling.Block]:
         process = np.repeat(np.arange(self.processes), self.blocks)
         return [(int(p), np.array([np.exp(v)])) for p, v in zip(process, logs, strict=True)]
 
@@ -135,7 +136,7 @@ def center_coverage(design: Design, trials: int, seed: int = 0) -> float:
     """The same for the time of one arm itself; the truth is the median of very many blocks."""
     truth = float(np.exp(np.median(design.draw(20_000, seed + 1))))
     sets = design.draw(trials, seed)[:, 0]
-    found = [statistics.center(design._blocks(one), n_resamples=RESAMPLES) for one in sets]
+    found = [estimates.center(design._blocks(one), n_resamples=RESAMPLES) for one in sets]
     return float(np.mean([r.low <= truth <= r.high for r in found]))
 
 

@@ -9,7 +9,7 @@ import yaml
 from fakes import cells
 
 from retnet_bench import paper
-from retnet_bench.analysis.claims import Claim, filled_in
+from retnet_bench.analysis.verdicts.claims import Claim, filled_in
 from retnet_bench.base import UserError
 from retnet_bench.study import study as studies
 

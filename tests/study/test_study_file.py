@@ -210,8 +210,9 @@ def test_settings_of_other_workloads_do_not_split_cells(load):
     """A train cell is the same whatever the study says for decode and perplexity."""
     made = put("fixed.positions", 4)
     made["fixed"] |= {"token_budget": 100, "documents": 3, "learning_rate": 0.1}
-    others = ("perplexity", "decode")
-    made["workloads"] += [{"workload": other, "fixed": {"length": 32}} for other in others]
+    made["workloads"] += [
+        {"workload": w, "fixed": {"length": 32}} for w in ("perplexity", "decode")
+    ]
     plain = plan.make(load(put("question", "?")))
     assert plan.make(load(made))[0][0].cell == plain[0][0].cell
 

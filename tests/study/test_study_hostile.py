@@ -12,7 +12,7 @@ import pytest
 import yaml
 from fakes import cells
 
-from retnet_bench.analysis import claims
+from retnet_bench.analysis.verdicts import claims
 from retnet_bench.base import UserError, printable
 from retnet_bench.study import plan
 from retnet_bench.study import study as studies

@@ -1,0 +1,125 @@
+"""docs/results.md, written from the schema: `python docs/build/results_page.py > docs/results.md`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from retnet_bench.results.part import MOST_ROWS
+from retnet_bench.results.markdown import markdown_table
+from retnet_bench.results.schema import COLUMNS, METRICS, SCHEMA_VERSION
+
+_HEAD = f"""\
+<!-- Written by `python docs/build/results_page.py > docs/results.md`; do not edit. -->
+# The results table
+
+A study's results are the parquet files in its folder `records/`, one part per interleaved pair (or
+per cell, where cells are not interleaved); read together they are one tidy table. One row is one
+cell, metric, phase, process, block and position or document. Raw samples are always kept; tokens/s,
+slopes, ratios and perplexities are derived when they are read, never stored. Bytes are whole
+numbers of bytes; GB means 1e9, GiB means 2^30 bytes. A value that was not measured is null, with a
+`reason`. This is version {SCHEMA_VERSION} of the layout; later versions of retnet-bench read it
+too.
+"""
+
+_PANDAS = f"""\
+## Reading the results with pandas
+
+Parts are only ever added, so a folder can be read while its study runs. `read_records`, by which
+every verb reads, is `pandas.read_parquet` with each part checked against this page, and two rules.
+A row that stands in two parts (a part copied beside itself) counts once, and a line names both
+files. Of a pair that `--retry` ran again, the run in which an arm failed does not count.
+
+A part that is no whole parquet is refused by name; `run` sets it aside in `corrupt/` and measures
+its cells again. One that is whole but holds what is no record (`batch` 1.5), is larger than
+{MOST_ROWS:,} rows, or can't be read just now is refused by name and stays where it is, for `run`,
+too.
+
+```python
+import pandas as pd
+
+records = pd.read_parquet("results/quickstart/records")
+# or: from retnet_bench.results.store import read_records
+#     records = read_records("results/quickstart")
+measured = records[records["status"].isin(["ok", "impure"])]
+print(measured.groupby(["workload", "metric", "arm"])["value"].median())
+```
+
+Training tokens per second, per arm and length:
+
+```python
+train = measured[measured["metric"] == "train_step_s"]
+rate = train["batch"] * train["length"] / train["value"]
+tokens_per_s = train.assign(tokens_per_s=rate).pivot_table(
+    index="length", columns="arm", values="tokens_per_s", aggfunc="median"
+)
+print(tokens_per_s)
+```
+
+How much slower decoding gets per 1000 positions, in milliseconds (one line per block, then the
+median over blocks):
+
+```python
+import numpy as np
+
+decode = measured[measured["metric"] == "decode_step_s"]
+blocks = decode.groupby(["arm", "length", "batch", "run_id", "process", "block"])
+slope = blocks.apply(lambda b: np.polyfit(b["position"].astype(float), b["value"], 1)[0] * 1e6)
+slope_ms = slope.groupby(["arm", "length", "batch"]).median()
+print(slope_ms)
+```
+
+Bits per byte of the held-out documents, per arm and size:
+
+```python
+documents = measured[measured["document"].notna()]
+totals = documents.pivot_table(
+    index=["arm", "size"], columns="metric", values="value", aggfunc="sum"
+)
+bits_per_byte = totals["document_nll_nat"] / np.log(2) / totals["document_bytes"]
+print(bits_per_byte)
+```
+
+Cells that failed, and why:
+
+```python
+failed = records[records["metric"] == "outcome"]
+print(failed[["arm", "workload", "length", "batch", "status", "reason", "stderr_tail"]])
+```
+
+The same with intervals, and ratios inside pairs, as the figures use them:
+
+```python
+from retnet_bench.analysis.tables import curves
+
+print(curves.throughput(records))
+print(curves.slopes(records))
+print(curves.pair_ratios(records)[["metric", "length", "estimate", "low", "high", "verdict"]])
+```
+"""
+
+
+def write_documentation() -> str:
+    """The whole text of docs/results.md."""
+    groups = dict.fromkeys(column.group for column in COLUMNS)
+    columns = [f"### {group.capitalize()}\n\n{_columns(group)}" for group in groups]
+    metrics = f"## Metrics\n\nWhat `metric` can be; the rows' `value` is in `unit`.\n\n{_metrics()}"
+    return "\n".join([_HEAD, metrics, "## Columns\n", *columns, _PANDAS])
+
+
+def _columns(group: str) -> str:
+    rows = (
+        (f"`{c.name}`", c.type, c.unit, "yes" if c.required else "", c.meaning)
+        for c in COLUMNS
+        if c.group == group
+    )
+    return markdown_table(("column", "type", "unit", "always given", "meaning"), rows)
+
+
+def _metrics() -> str:
+    rows = ((f"`{m.name}`", m.unit, m.workload or "any", m.meaning) for m in METRICS.values())
+    return markdown_table(("metric", "unit", "workload", "meaning"), rows)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(write_documentation())

@@ -1,0 +1,90 @@
+"""What a figure's caption must say about where its numbers come from."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from retnet_bench.analysis.tables import rows
+from retnet_bench.base import quoted
+from retnet_bench.results.schema import OK_STATUSES
+
+MOST = 12
+"""Values that a caption lists of one thing."""
+
+
+def contract_text(records: pd.DataFrame) -> str:
+    """Machine, threads, dtype, mode, kernels, sizes and blocks of the measured rows.
+
+    Several values are all listed; what the records do not say is called "not recorded".
+    """
+    measured = records[records["status"].isin(OK_STATUSES)]
+    if measured.empty:
+        return "nothing measured"
+    parts = [
+        _list(measured["machine"]),
+        f"threads {_list(measured['threads'])}",
+        f"{_list(measured['dtype'])}, {_list(measured['mode'])}",
+        *_arms(measured),
+        f"size {_list(measured.sort_values('n_params')['size'], ordered=True)}{_matched(measured)}",
+        f"torch {_list(measured['torch_version'])}",
+        _blocks(measured),
+        _seeds(measured),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _list(column: pd.Series, ordered: bool = False) -> str:
+    known = list(column.dropna().unique())
+    known = known if ordered else sorted(known)
+    words = [f"{value:g}" if isinstance(value, float) else quoted(value) for value in known]
+    if len(words) > MOST:
+        words = [*words[:MOST], f"{len(words) - MOST} more"]
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "not recorded"
+
+
+def _arms(measured: pd.DataFrame) -> list[str]:
+    """Which kernels ran, arms of the same kernels together."""
+    alike: dict[str, list[str]] = {}
+    for arm, cell in measured.groupby("arm"):
+        alike.setdefault(_kernels(cell), []).append(str(arm))
+    return [f"{', '.join(arms)}: {kernels}" for kernels, arms in alike.items()]
+
+
+def _kernels(cell: pd.DataFrame) -> str:
+    dispatched = _list(cell["kernel_dispatched"])
+    return f"kernel {dispatched}" if dispatched == "not recorded" else dispatched
+
+
+def _matched(measured: pd.DataFrame) -> str:
+    if measured["mismatch"].isna().all():
+        return ""
+    worst = measured["mismatch"].abs().max()
+    return f" (arms matched by {_list(measured['match'])} within {100 * worst:.2g} %)"
+
+
+def _blocks(measured: pd.DataFrame) -> str:
+    timed = measured[measured["metric"].str.endswith("_s") & measured["block"].notna()]
+    blocks = timed.drop_duplicates(["cell_id", *rows.BLOCK])
+    if blocks.empty:
+        return ""
+    processes = blocks.drop_duplicates(["cell_id", *rows.RUN]).groupby("cell_id").size()
+    within = f" in {_range(processes)} processes" if processes.max() > 1 else ""
+    impure = timed[timed["status"] == "impure"].drop_duplicates(["cell_id", *rows.BLOCK])
+    flagged = f", {len(impure)} of {len(blocks)} blocks impure" if len(impure) else ""
+    return f"{_range(blocks.groupby('cell_id').size())} blocks{within} a cell{flagged}"
+
+
+def _seeds(measured: pd.DataFrame) -> str:
+    """Of how many seeds the perplexities are; one seed shows nothing of how much seeds differ."""
+    scored = measured[measured["metric"].str.endswith("_nll_nat")]
+    if scored.empty:
+        return ""
+    counts = scored.groupby(["arm", "n_params", "token_budget"], dropna=False)["seed"].nunique()
+    if counts.max() <= 1:
+        return "one seed (perplexity's intervals are of documents only)"
+    return f"{_range(counts.clip(lower=1))} seeds a point"
+
+
+def _range(counts: pd.Series) -> str:
+    low, high = counts.min(), counts.max()
+    return str(low) if low == high else f"{low} to {high}"

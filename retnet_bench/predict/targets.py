@@ -1,0 +1,79 @@
+"""Where a cell would run: this machine, or a row of the table of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from retnet_bench.base import UserError
+from retnet_bench.kernels import KERNELS
+from retnet_bench.measure import environment, rates
+from retnet_bench.measure.devices import Rates, find, recognise
+from retnet_bench.measure.memory import available_bytes
+from retnet_bench.study.plan import Pair, Planned
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Target:
+    """The machine a plan is for."""
+
+    rates: Rates
+    device: str
+    """cpu or cuda: whose operators' memory is counted."""
+    memory_bytes: int | None
+    elsewhere: bool = False
+
+
+def here(device: str, dtypes: Iterable[str]) -> Target:
+    """This machine: rates kept by `env --measure`, else measured now; a known GPU's memory."""
+    found = rates.kept(device) or rates.measure(device, dtypes)
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return Target(found, kind, available_bytes())
+    known = recognise(found.name)
+    return Target(found, kind, known.value.memory_bytes if known.value else None)
+
+
+def on(name: str) -> Target:
+    """A row of the table of devices. UserError with a suggestion for an unknown name."""
+    device = find(name)
+    return Target(device, "cuda", device.memory_bytes, elsewhere=True)
+
+
+def moved(pairs: list[Pair], target: Target) -> list[Pair]:
+    """The pairs as they would be planned on `target`. What this machine lacks does not count
+    there; whether packages are installed there is not known and taken for granted."""
+    if not target.elsewhere:
+        return pairs
+    return [[_moved(planned, target.device) for planned in pair] for pair in pairs]
+
+
+def _moved(planned: Planned, device: str) -> Planned:
+    cell = replace(planned.cell, device=device)
+    kernel = KERNELS[cell.kernel]
+    dtypes = kernel.cuda_dtypes or kernel.dtypes
+    reason = None
+    try:
+        cell.matched()
+    except UserError as error:
+        reason = str(error)
+    if cell.dtype not in dtypes:
+        reason = f"kernel {cell.kernel}: takes {', '.join(dtypes)}, not {cell.dtype}"
+    return Planned(cell, planned.protocol, reason)
+
+
+def target_of_records(device: str) -> Target:
+    """Whose rates stand behind a record's utilisation: a known GPU's maker's peaks, else what
+    `env --measure` kept here, else nothing, and then the columns are null."""
+    name = environment.machine_name(environment.capture(device))
+    kind = torch.device(device).type
+    known = recognise(name).value if kind == "cuda" else None
+    unknown = Rates(name, {}, None, None, None, "not measured: retnet-bench env --measure")
+    found = known or rates.kept(device) or unknown
+    return Target(found, kind, found.memory_bytes)

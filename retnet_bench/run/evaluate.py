@@ -1,0 +1,158 @@
+"""The verb `eval`: a checkpoint on lm-eval's tasks, into records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.data import Tokenizer
+from retnet_bench.kernels import KERNELS
+from retnet_bench.measure import environment
+from retnet_bench.measure.protocol import Protocol
+from retnet_bench.models import LanguageModel, ModelConfig, cost
+from retnet_bench.models.checkpoint import identity
+from retnet_bench.models.foreign import load_any
+from retnet_bench.models.forms import DTYPES
+from retnet_bench.models.pairs import Matched
+from retnet_bench.results.store import Store
+from retnet_bench.run.records import Row, Rows, new_run_id
+from retnet_bench.study.plan import Planned
+from retnet_bench.workloads import Cell, Sample
+from retnet_bench.workloads import downstream as tasks
+from retnet_bench.workloads.answers import Scorer
+
+OUT = Path("runs") / "eval"
+
+
+@dataclass(frozen=True)
+class Given(Planned):
+    """A cell whose model was given, not matched."""
+
+    config: ModelConfig = field(kw_only=True)
+
+    @cached_property
+    def matched(self) -> Matched:
+        return Matched(self.config, 0.0)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be said beside the checkpoint and the tasks; None: as the checkpoint says."""
+
+    shots: int | None = None
+    limit: int | None = None
+    include: str | None = None
+    tokenizer: str | None = None
+    length: int | None = None
+    dtype: str | None = None
+    device: str = "auto"
+    arm: str | None = None
+    seed: int = 0
+
+
+def evaluate(
+    folder: Path, names: Sequence[str], out: Path = OUT, options: Options | None = None
+) -> Path:
+    """Score the checkpoint in `folder` on each task and append one part of records a task to
+    `out`; returns the newest part. Raises UserError before anything is written, or between parts.
+    """
+    options = options or Options()
+    names = tasks.task_names(names)
+    if not names:
+        raise UserError('--tasks names none; such as --tasks "hellaswag,piqa" or --tasks paper')
+    manager = tasks.find_tasks(names, options.include)
+    device = _device(options.device)
+    model, meta = load_any(folder, device, _dtype(options.dtype))
+    model.eval()
+    tokenizer = tasks.tokenizer_of(folder, meta, options.tokenizer)
+    tasks.check_vocabulary(folder, model, tokenizer)
+    scorer = tasks.scorer_of(model, meta, tokenizer, options.length)
+    run_id, weights, part = new_run_id(), identity(folder), out
+    with Store.alone(out) as store:
+        for name in names:
+            cell = _cell(folder, weights, model, meta, tokenizer, scorer, device, name, options)
+            scores = tasks.evaluate(
+                scorer,
+                tokenizer,
+                [name],
+                manager,
+                shots=options.shots,
+                limit=options.limit,
+                seed=options.seed,
+            )
+            rows = _rows(cell, model.cfg, run_id, scores)
+            part = store.append(rows, cell.cell_id)
+    return part
+
+
+def _rows(cell: Cell, cfg: ModelConfig, run_id: str, scores: list[Sample]) -> list[Row]:
+    """The scores of one task as rows; nothing was matched or timed."""
+    planned = Given(cell, Protocol(), None, config=cfg)
+    label = KERNELS[cfg.kernel].label()
+    rows = Rows("eval", run_id, planned, environment.capture(cell.device), label)
+    unmatched: Row = {"mismatch": None, "protocol_json": None}
+    return [rows.sample(score, 0, None, None) | unmatched for score in scores]
+
+
+def _cell(
+    folder: Path,
+    weights: str,
+    model: LanguageModel,
+    meta: dict[str, Any],
+    tokenizer: Tokenizer,
+    scorer: Scorer,
+    device: str,
+    task: str,
+    options: Options,
+) -> Cell:
+    cfg = model.cfg
+    retention = {name: getattr(cfg, name) for name in ("decay", "gate", "head_norm")}
+    return Cell(
+        workload="downstream",
+        arm=options.arm or meta.get("arm") or folder.resolve().name,
+        mixer=cfg.mixer,
+        kernel=cfg.kernel,
+        size=meta.get("size") or f"{cost.body_parameters(cfg) / 1e6:.3g}M",
+        family=cfg.family,
+        match="none",
+        batch=1,
+        length=scorer.max_length,
+        dtype=next(n for n, d in DTYPES.items() if d == model.embedding.weight.dtype),
+        mode="eager",
+        device=device,
+        threads=torch.get_num_threads(),
+        corpus=meta.get("corpus") or "unknown",
+        tokenizer=tokenizer.name,
+        vocab_size=cfg.vocab_size,
+        seed=options.seed,
+        measure=("time",),
+        chunk=cfg.chunk,
+        checkpoint=str(folder),
+        weights=weights,
+        task=task,
+        shots=options.shots,
+        limit=options.limit,
+        include=options.include,
+        tokenizer_checksum=tasks.file_checksum(tokenizer),
+        **(retention if cfg.mixer == "retention" else {}),
+    )
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: no CUDA device on this machine")
+    return name
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    if name is not None and name not in DTYPES:
+        raise UserError(f'--dtype "{name}" is unknown{did_you_mean(name, DTYPES)}')
+    return None if name is None else DTYPES[name]

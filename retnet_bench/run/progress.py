@@ -1,0 +1,99 @@
+"""What a run says while it runs: a live bar in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from types import TracebackType
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from retnet_bench.base import printable
+from retnet_bench.results.schema import OK_STATUSES, TIMES
+from retnet_bench.run.runner import Finished
+
+
+class Reporter:
+    """Use as a context. `weights` are the predicted seconds of what there is to do."""
+
+    def __init__(self, console: Console, total_s: float) -> None:
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.percentage:>3.0f} %"),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+            # The bar redraws between blocks only: a redraw inside one would be measured.
+            auto_refresh=False,
+        )
+        self.task = self.progress.add_task("", total=max(total_s, 1e-9))
+
+    def __enter__(self) -> Reporter:
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def turn(self, words: str) -> None:
+        """A few words on what is being done now."""
+        self.progress.update(self.task, description=escape(printable(words)))
+        self.progress.refresh()
+
+    def finished(self, cell: Finished, predicted_s: float) -> None:
+        """A line for a cell that is done."""
+        self.progress.update(self.task, advance=predicted_s)
+        colour = "green" if cell.status == "ok" else "yellow"
+        self.console.print(
+            Text(f"{cell.status:<11}", colour),
+            Text(printable(outcome_text(cell))),
+            soft_wrap=True,
+        )
+
+
+def outcome_text(cell: Finished) -> str:
+    """Cell and outcome in one line."""
+    return f"{cell.planned.cell.name:<52} {headline(cell)}"
+
+
+def headline(cell: Finished) -> str:
+    """The cell's result in a few words, or why there is none."""
+    if cell.status not in OK_STATUSES:
+        return cell.reason or cell.status
+    workload = cell.planned.cell.workload
+    metric = TIMES.get(workload, "")
+    values = [v for row in cell.rows if row["metric"] == metric for v in row["samples"]]
+    if values:
+        unit = "ms a step" if metric.endswith("_step_s") else "ms"
+        return f"{1e3 * statistics.median(values):.4g} {unit}"
+    return bits_per_byte(cell) or scores(cell) or "memory only"
+
+
+def scores(cell: Finished) -> str:
+    """Each score of a task, in the task's own order."""
+    shown = [row for row in cell.rows if row["task"] and row["value"] is not None]
+    return ", ".join(f"{row['metric']} {row['value']:.3g}" for row in shown)
+
+
+def bits_per_byte(cell: Finished) -> str:
+    totals = {
+        metric: sum(row["samples"][0] for row in cell.rows if row["metric"] == metric)
+        for metric in ("document_nll_nat", "document_bytes")
+    }
+    if not totals["document_bytes"]:
+        return ""
+    bits = totals["document_nll_nat"] / totals["document_bytes"] / math.log(2)
+    return f"{bits:.3f} bits per byte"

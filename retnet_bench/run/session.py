@@ -1,0 +1,190 @@
+"""The verb `run`: a study, a folder, and everything between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from retnet_bench import files
+from retnet_bench.analysis.tables import floor
+from retnet_bench.base import UserError
+from retnet_bench.measure import environment
+from retnet_bench.predict import predicting, targets
+from retnet_bench.results.schema import OK_STATUSES
+from retnet_bench.results.store import Store, read_records
+from retnet_bench.run.progress import Reporter
+from retnet_bench.run.records import new_run_id
+from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
+from retnet_bench.study import plan
+from retnet_bench.study.plan import Pair
+from retnet_bench.study.study import Source, Study
+from retnet_bench.workloads import WORKLOADS
+from retnet_bench.workloads.live import require_tensorboard
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a call of `run` did."""
+
+    folder: Path
+    cells: int
+    kept: int
+    failed: int
+
+
+def default_folder(study: Study) -> Path:
+    return Path("runs") / study.name
+
+
+def run(
+    study: Study,
+    source: Source,
+    folder: Path,
+    console: Console,
+    *,
+    fresh: bool = False,
+    retry: bool = False,
+    skip_oom: bool = False,
+    tensorboard: bool = False,
+) -> Summary:
+    """Run what is missing of `study` in `folder`; stored cells are kept and not run again.
+
+    `fresh` sets earlier records aside first; `retry` runs failed cells again, too; `skip_oom`
+    leaves out cells that are predicted not to fit, as records that say so; `tensorboard` has
+    trainings write its events to the folder, too.
+    """
+    if tensorboard:
+        require_tensorboard()
+    environment_variables()
+    with source.named():
+        pairs = plan.make(study)
+    if skip_oom:
+        pairs = predicting.skip_oom(pairs, _target(pairs))
+    with Store.alone(folder) as store:
+        return _run(study, source, pairs, store, console, fresh, retry, tensorboard)
+
+
+def selftest(
+    study: Study, source: Source, folder: Path, console: Console, *, fresh: bool = False
+) -> Summary:
+    """Run the plan of `study` against itself; the records go to `folder`'s own self-test folder."""
+    environment_variables()
+    with source.named():
+        pairs = plan.against_itself(plan.make(study))
+    if not pairs:
+        raise UserError(f"study {study.name} has no cell that can be timed on this machine")
+    with Store.alone(folder / floor.FOLDER) as store:
+        return _run(study, source, pairs, store, console, fresh, retry=False)
+
+
+def _run(
+    study: Study,
+    source: Source,
+    pairs: list[Pair],
+    store: Store,
+    console: Console,
+    fresh: bool,
+    retry: bool,
+    tensorboard: bool = False,
+) -> Summary:
+    folder = store.folder
+    files.sweep(folder)
+    files.sweep_scratch()
+    if fresh:
+        with files.guarded(store.records, "set aside"):
+            _say(console, store.clear())
+        files.remove(folder / CHECKPOINTS)  # a new start trains anew
+    for part in store.quarantine():
+        _say(console, f"unreadable part set aside: {part}; its cells run again")
+    _refuse_other_machine(store, pairs)
+    _keep_copy(source, folder)
+    todo = _missing(pairs, store.finished(), retry)
+    cells = sum(map(len, pairs))
+    kept = cells - sum(map(len, todo))
+    if kept:
+        rest = "running the others" if todo else "nothing left to run"
+        _say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
+    failed = _run_pairs(study, source, store, todo, console, tensorboard)
+    return Summary(folder, cells, kept, failed)
+
+
+def _run_pairs(
+    study: Study,
+    source: Source,
+    store: Store,
+    pairs: list[Pair],
+    console: Console,
+    tensorboard: bool,
+) -> int:
+    if not pairs:
+        return 0
+    seconds = _predicted_seconds(pairs)
+    # The shortest first: what can be known soon is known soon, and what may fail for its size comes
+    # last.
+    pairs = sorted(pairs, key=lambda pair: sum(seconds[p.cell.cell_id] for p in pair))
+    failed = 0
+    with Reporter(console, sum(seconds.values())) as reporter:
+        home = plan.devices_of(pairs)[0]
+        runner = Runner(
+            study.name, new_run_id(), store, home, reporter.turn, source.text, tensorboard
+        )
+        for pair in pairs:
+            for cell in runner.run(pair):
+                reporter.finished(cell, seconds[cell.planned.cell.cell_id])
+                failed += cell.status not in OK_STATUSES
+    return failed
+
+
+def _predicted_seconds(pairs: list[Pair]) -> dict[str, float]:
+    """Predicted seconds of each cell, for the bar; a guess where the prediction knows none."""
+    return {
+        planned.cell.cell_id: (found.cell_s or plan.START_S) if found else 0.0
+        for planned, found in predicting.predictions(pairs, _target(pairs))
+    }
+
+
+def _target(pairs: list[Pair]) -> targets.Target:
+    dtypes = {planned.cell.dtype for pair in pairs for planned in pair}
+    return targets.here(plan.devices_of(pairs)[0], dtypes)
+
+
+def _missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[Pair]:
+    """What is still to run. Arms that interleave run together or not at all: the blocks of one
+    run are no pair to those of another."""
+
+    def done(planned: plan.Planned) -> bool:
+        status = finished.get(planned.cell.cell_id)
+        return status is not None and not (retry and status not in ("ok", "impure", "unsupported"))
+
+    todo = []
+    for pair in pairs:
+        left = [planned for planned in pair if not done(planned)]
+        if left and WORKLOADS[pair[0].cell.workload].interleaved:
+            left = pair
+        if left:
+            todo.append(left)
+    return todo
+
+
+def _refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
+    if not store.finished():
+        return
+    taken = set(read_records(store.folder)["machine"])
+    here = {environment.machine_name(environment.capture(d)) for d in plan.devices_of(pairs)}
+    if not taken <= here:
+        raise UserError(
+            f"{store.folder} holds results taken on {', '.join(sorted(taken))}, this is "
+            f"{', '.join(sorted(here))}; choose another folder with --out, "
+            f"or start anew with --fresh"
+        )
+
+
+def _keep_copy(source: Source, folder: Path) -> None:
+    files.write_text(folder / "study.yaml", source.text)
+
+
+def _say(console: Console, words: object) -> None:
+    if words:
+        console.print(str(words), highlight=False, markup=False)

@@ -1,0 +1,245 @@
+"""The worker: one process, one cell. It does what the runner asks, in order, and nothing else.
+
+Workers are forked from a server that has imported this module (and so torch) but has touched
+neither a device nor a thread pool: a fresh process costs milliseconds, and CUDA is safe.
+`python -m retnet_bench.run.worker ADDRESS` is such a server for a runner of another revision.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Client, Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retnet_bench.base import UserError
+from retnet_bench.files import NotWritten
+from retnet_bench.measure import cores, environment, memory, purity
+from retnet_bench.measure.clock import WallClock
+from retnet_bench.measure.protocol import Protocol, warm_up
+from retnet_bench.measure.reading import untold
+from retnet_bench.models import forms
+from retnet_bench.run import orphans, wire
+from retnet_bench.run.wire import Answer, Failure, Prepared, Samples
+from retnet_bench.workloads import WORKLOADS, Cell, Diverged, NotFinite, Sample
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+NO_SPACE = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+"""What the system says of a full disk; libraries wrap its error, but keep its words."""
+
+
+class Incorrect(Exception):
+    """The forms of a model, or its modes, disagree: no speed is taken."""
+
+
+@dataclass
+class Session:
+    """A cell being measured. Each method is one request of the runner."""
+
+    cell: Cell
+    protocol: Protocol
+    step_s: float = field(default=0.0, init=False)
+    report: Callable[[str], None] = field(default=lambda words: None, init=False)
+    """Takes a few words from within a long block."""
+    _told: set[tuple[str, str]] = field(default_factory=set, init=False)
+
+    def prepare(
+        self,
+        agreements: list[dict[str, Any]] | None = None,
+        memory_bytes: int | None = None,
+        checkpoints: str | None = None,
+        tensorboard: str | None = None,
+    ) -> Prepared:
+        """Gate, build, warm up. `agreements` are those found before for the same model;
+        `checkpoints` and `tensorboard` are folders for this cell's."""
+        torch.set_num_threads(self.cell.threads)
+        cores.pin(self.cell.threads)
+        if memory_bytes is not None:
+            memory.limit_memory(memory_bytes)
+        memory.keep_freed_memory(True)
+        config = self.cell.matched().config
+        found = wire.agreements(agreements)
+        if found is None:
+            found = forms.check(config, self.cell.device, self.cell.dtype)
+        for agreement in found:
+            if not agreement.ok:
+                raise Incorrect(f"forms disagree: {agreement.line()}")
+        self.workload = WORKLOADS[self.cell.workload](self.cell)
+        self.workload.report = self.report
+        self.workload.checkpoints = None if checkpoints is None else Path(checkpoints)
+        self.workload.tensorboard = None if tensorboard is None else Path(tensorboard)
+        self.workload.prepare()
+        self.clock = WallClock(self.cell.device)
+        self.clock_cost_s = purity.clock_cost_s(self.clock)
+        env = environment.capture(self.cell.device)
+        dispatched = self.workload.dispatched()
+        warm = None
+        if self.workload.interleaved and "time" in self.cell.measure:
+            warm = warm_up(self.clock, self.workload.step, self.protocol)
+            self.step_s = warm.step_s
+        return Prepared(env, found, dispatched, warm, self._mode_error())
+
+    def _mode_error(self) -> float | None:
+        """How far the compiled step is from the eager one on the same input; None for eager."""
+        if self.cell.mode == "eager":
+            return None
+        error = self.workload.mode_error()
+        limit = forms.TOLERANCE["fp32" if self.cell.dtype == "fp64" else self.cell.dtype]
+        if not error <= limit:
+            raise Incorrect(
+                f"mode {self.cell.mode} differs from eager by {error:.1e} (limit {limit:.0e})"
+            )
+        return error
+
+    def block(self) -> Samples:
+        """One block, and what else happened in its window. Where nothing is timed (perplexity)
+        nothing can be impure."""
+        before = purity.snapshot(self.cell.device)
+        samples = list(self.workload.block(self.clock, self.protocol, self.step_s))
+        after = purity.snapshot(self.cell.device)
+        self.workload.check()
+        if not self.workload.interleaved:
+            return Samples(samples)
+        times = [value for sample in samples if sample.unit == "s" for value in sample.values]
+        impure = purity.judge(before, after, steps_s=times, clock_cost_s=self.clock_cost_s)
+        counted = untold(purity.readings(before, after), self._told)
+        return Samples([*samples, *(Sample.of(c, self.workload.phase) for c in counted)], impure)
+
+    def memory(self) -> Samples:
+        memory.keep_freed_memory(False)  # what a step needs, not what the heap holds on to
+        return Samples(list(self.workload.memory()))
+
+    def facts(self) -> Samples:
+        return Samples(list(self.workload.facts()))
+
+
+def serve(conn: Connection, life: Connection, output: str, cell: Cell, protocol: Protocol) -> None:
+    """Answer the runner's requests until it says stop or is gone.
+
+    `life` is a pipe whose other end only the runner holds: its end of file means that the runner
+    died, however it died. `output`: the file that takes this process's stdout and stderr.
+    """
+    orphans.end_with(os.getppid())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
+    try:
+        _redirect(output)
+    except FileNotFoundError:
+        return  # the runner was interrupted while this process started, and has cleared up
+    except OSError as error:
+        wire.requested(conn)
+        wire.send(conn, Failure(wire.UNWRITTEN, f"{output}: can't be written: {error.strerror}"))
+        return
+    _die_first()
+    threading.Thread(target=_follow, args=(life,), daemon=True).start()
+    session = Session(cell, protocol)
+    session.report = lambda words: wire.send(conn, wire.Progress(words))
+    while True:
+        name, arguments = wire.requested(conn)
+        if name == "stop":
+            return
+        wire.send(conn, _attempt(session, name, arguments))
+
+
+def _attempt(session: Session, name: str, arguments: dict[str, Any]) -> Answer:
+    try:
+        return getattr(session, name)(**arguments)
+    except Exception as error:
+        with suppress(OSError):  # a full disk
+            traceback.print_exc()
+        return _failure(error)
+
+
+def _failure(error: Exception) -> Failure:
+    text = str(error).strip().split("\n")[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in str(error).lower() for words in OUT_OF_MEMORY
+    ):
+        return Failure("oom", text or "out of memory")
+    if isinstance(error, NotWritten) or any(words in str(error) for words in NO_SPACE):
+        return Failure(wire.UNWRITTEN, text)
+    if isinstance(error, Diverged):
+        return Failure("diverged", text)
+    if isinstance(error, NotFinite):
+        return Failure("nan", text)
+    if isinstance(error, Incorrect):
+        return Failure("incorrect", text)
+    if isinstance(error, UserError):
+        return Failure("error", text)
+    return Failure("error", f"{type(error).__name__}: {text}")
+
+
+def _redirect(output: str) -> None:
+    target = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(target, stream)
+
+
+def _die_first() -> None:
+    """Where memory runs out all the same, the kernel shall take the worker, not the runner."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:
+        return  # not Linux, or not allowed: the kernel's own choice stands
+
+
+def _follow(life: Connection) -> None:
+    """Wait, without waking, for the runner's end of the pipe to close; then end at once."""
+    try:
+        life.recv()
+    except EOFError:
+        os._exit(3)
+
+
+def listen(address: str) -> None:
+    """Be the server: fork a worker for each assignment of the runner at `address`, one at a time,
+    and tell it the worker's pid and, later, its exit code. Ends when the runner does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    server = os.getpid()
+    with Client(address, "AF_UNIX") as control:
+        while True:
+            try:
+                said = control.recv_bytes()
+            except EOFError:
+                return
+            pid = os.fork()
+            if pid == 0:
+                orphans.end_with(server)
+                control.close()
+                _forked(address, said)
+            control.send_bytes(str(pid).encode())
+            _, status = os.waitpid(pid, 0)
+            control.send_bytes(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _forked(address: str, said: bytes) -> None:
+    """The rest of a forked worker's life; never returns."""
+    code = 1
+    try:
+        conn, life = Client(address, "AF_UNIX"), Client(address, "AF_UNIX")
+        try:
+            cell, protocol, output = wire.assigned(said)
+        except UserError as error:
+            wire.requested(conn)
+            wire.send(conn, Failure("unsupported", str(error)))
+        else:
+            serve(conn, life, output, cell, protocol)
+        code = 0
+    except EOFError:
+        code = 0
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    listen(sys.argv[1])

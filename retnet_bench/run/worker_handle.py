@@ -1,0 +1,116 @@
+"""The runner's end of a worker process: what it asks, and what became of it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from retnet_bench.measure import cgroup
+from retnet_bench.run import wire
+from retnet_bench.run.launchers.base import (
+    ANSWER_S,
+    SERVER_LOST,
+    Launcher,
+    deadline,
+    lost_server,
+)
+from retnet_bench.study.plan import Planned
+
+TAIL_BYTES = 4000
+"""Of what a worker wrote to stdout and stderr."""
+
+
+class WorkerHandle:
+    """The runner's end of one worker process."""
+
+    def __init__(self, planned: Planned, launcher: Launcher, output: Path) -> None:
+        self.planned, self.output = planned, output
+        self.spent_s = 0.0
+        self.oom_kills = cgroup.oom_kills()
+        self.started = launcher.start(planned, str(output))
+
+    def ask(
+        self, name: str, on_progress: Callable[[str], None] = lambda words: None, **arguments: Any
+    ) -> wire.Answer:
+        """The worker's answer, or a Failure: its own, a time-out, or its death."""
+        start = time.monotonic()
+        try:
+            wire.request(self.started.conn, name, **arguments)
+            while True:
+                left = self.planned.protocol.timeout_s - self.spent_s - time.monotonic() + start
+                answer = self._answer(max(left, 0.0))
+                if not isinstance(answer, wire.Progress):
+                    return answer
+                on_progress(answer.words)
+        except (EOFError, ConnectionError):
+            return self._death()
+        finally:
+            self.spent_s += time.monotonic() - start
+
+    def _answer(self, timeout_s: float) -> wire.Answer:
+        words = f"not finished after timeout_s = {self.planned.protocol.timeout_s:g} s"
+        if self.started.conn.poll(timeout_s):
+            begun = time.monotonic()
+            try:
+                with deadline(ANSWER_S, self.kill):
+                    return wire.receive(self.started.conn)
+            except (EOFError, ConnectionError):
+                if time.monotonic() - begun < ANSWER_S:
+                    raise
+            words = f"stopped for {ANSWER_S:g} s in the midst of an answer"
+        self.kill()
+        return wire.Failure("timeout", words)
+
+    def _death(self) -> wire.Failure:
+        """What ended the worker. Raises UserError when it was the server's end."""
+        code = self.started.process.wait(2 * ANSWER_S)
+        if code in (None, SERVER_LOST):
+            raise lost_server()
+        if code == -signal.SIGKILL:
+            return self._killed()
+        return wire.Failure("crash", f"the worker died: {_end_text(code)}")
+
+    def _killed(self) -> wire.Failure:
+        """The kernel counts whom it kills for memory; anyone else's kill -9 is not counted."""
+        now = cgroup.oom_kills()
+        if now is not None and now != self.oom_kills:
+            return wire.Failure("oom", "killed by the system, which had run out of memory")
+        unknown = "" if now is not None else "; whether for memory this system does not tell"
+        return wire.Failure("killed", f"killed by signal 9 from outside{unknown}")
+
+    def tail(self) -> str | None:
+        """The end of what the worker wrote to stdout and stderr."""
+        if not self.output.exists():
+            return None
+        return self.output.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace") or None
+
+    def kill(self) -> None:
+        self.started.process.kill()
+
+    def stop(self) -> None:
+        """Let the worker end; kill it if it does not."""
+        process = self.started.process
+        if process.wait(0) is None:
+            try:
+                wire.request(self.started.conn, "stop")
+            except OSError:
+                process.kill()
+        if process.wait(ANSWER_S) is None:
+            process.kill()
+        if process.wait(ANSWER_S) is None:
+            process.abandon()
+        self.started.conn.close()
+        self.started.liveness.close()
+
+
+def _end_text(code: int) -> str:
+    """An exit code in words; a negative one is a signal, which may have no name of its own."""
+    if code >= 0:
+        return f"exit code {code}"
+    with suppress(ValueError):
+        return f"signal {signal.Signals(-code).name} ({signal.strsignal(-code)})"
+    return f"signal {-code}"

@@ -1,0 +1,135 @@
+"""Messages survive the wire, and a worker of another revision is driven like one of ours."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes.cells import QUICK, cell
+
+from retnet_bench.base import UserError
+from retnet_bench.measure.protocol import WarmUp
+from retnet_bench.models.forms import Agreement
+from retnet_bench.results.schema import OK_STATUSES
+from retnet_bench.results.store import Store, read_records
+from retnet_bench.run import stopping, wire
+from retnet_bench.run.launchers import revision
+from retnet_bench.run.launchers.revision import RevisionLauncher
+from retnet_bench.run.runner import Runner, Track
+from retnet_bench.run.worker_handle import WorkerHandle
+from retnet_bench.study.plan import Planned
+from retnet_bench.workloads import Sample
+
+TREE = Path(__file__).parents[2]
+
+ANSWERS = [
+    wire.Prepared(
+        {"cpu": {"model": None}},
+        [Agreement("fp64", 1e-15, "here")],
+        "chunkwise / bmm",
+        WarmUp(0.1 + 0.2, 3, 1.0, True, (0.30000000000000004, 0.2, 0.1)),
+        None,
+    ),
+    wire.Samples([Sample("train_step_s", "s", (1 / 3, 2e-300), "train", position=4)], "GC ran"),
+    wire.Progress("step 3"),
+    wire.Failure("oom", "too big"),
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda a: type(a).__name__)
+def test_an_answer_arrives_as_it_was_sent(answer):
+    here, there = multiprocessing.Pipe()
+    wire.send(there, answer)
+    assert wire.receive(here) == answer
+
+
+def test_nan_and_infinity_arrive():
+    here, there = multiprocessing.Pipe()
+    wire.send(there, wire.Samples([Sample("x", "s", (math.nan, math.inf), "train")]))
+    nan, infinite = wire.receive(here).samples[0].values
+    assert math.isnan(nan)
+    assert infinite == math.inf
+
+
+def test_an_answer_of_a_later_revision_is_read_without_its_new_field():
+    here, there = multiprocessing.Pipe()
+    there.send_bytes(
+        json.dumps({"kind": "Failure", "status": "oom", "reason": "r", "x": 1}).encode()
+    )
+    assert wire.receive(here) == wire.Failure("oom", "r")
+
+
+def test_an_assignment_keeps_cell_and_protocol():
+    made = cell(gate=False, measure=("time",))
+    assert wire.assigned(wire.assignment(made, QUICK, "out")) == (made, QUICK, "out")
+
+
+def test_a_setting_that_this_revision_lacks_is_refused_but_a_protocol_field_is_not():
+    said = json.loads(wire.assignment(cell(), QUICK, "out"))
+    said["protocol"]["later"] = 1
+    assert wire.assigned(json.dumps(said).encode())[1] == QUICK
+    said["cell"]["flavour"] = "x"
+    with pytest.raises(UserError, match="does not know the setting flavour"):
+        wire.assigned(json.dumps(said).encode())
+
+
+def test_two_revisions_are_interleaved_block_by_block(tmp_path):
+    """D9: base minutes after head. Both sides are this tree here; each has a folder of its own."""
+    planned = Planned(cell(measure=("time",)), replace(QUICK, blocks=4), None)
+    python = Path(sys.executable)
+    with revision.serving(TREE, python) as a, revision.serving(TREE, python) as b:
+        runner = Runner("tiny", "run-1", Store(tmp_path / "a"))
+        for attempt in range(2):  # a server serves one worker after another
+            tracks = [Track(planned, "candidate", a), Track(planned, "baseline", b)]
+            runner.measure(tracks, stopping.by_protocol(planned.protocol))
+            finished = [runner.finish(track) for track in tracks]
+            assert {f.status for f in finished} <= set(OK_STATUSES), attempt
+    for name, outcome in zip("ab", finished, strict=True):
+        Store(tmp_path / name).append(outcome.rows, "part")
+    mine, theirs = (read_records(tmp_path / name) for name in "ab")
+    order = [
+        list(rows.loc[rows["metric"] == "train_step_s"].sort_values("block")["order"])
+        for rows in (mine, theirs)
+    ]
+    assert order == [[0, 3, 4, 7], [1, 2, 5, 6]]
+    losses = [r.loc[r["metric"] == "loss_after_steps_nat", "value"].item() for r in (mine, theirs)]
+    assert losses[0] == losses[1]
+    assert mine["cell_id"].unique().tolist() == theirs["cell_id"].unique().tolist()
+
+
+def test_a_served_worker_that_dies_says_how(tmp_path):
+    planned = Planned(cell(measure=("time",)), QUICK, None)
+    with revision.serving(TREE, Path(sys.executable)) as there:
+        worker = WorkerHandle(planned, there, tmp_path / "log")
+        worker.kill()
+        assert worker.ask("prepare").status == "killed"
+        worker.stop()
+        again = WorkerHandle(planned, there, tmp_path / "log-2")
+        assert isinstance(again.ask("prepare"), wire.Prepared)
+        again.stop()
+
+
+def test_a_tree_without_a_worker_says_so(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"has no worker that can be driven: .*No module named"),
+        revision.serving(tmp_path, Path(sys.base_prefix) / "bin" / "python3"),
+    ):
+        pass
+
+
+def test_a_dead_server_is_one_line(tmp_path):
+    class Dead:
+        def send_bytes(self, data: bytes) -> None:
+            raise BrokenPipeError
+
+        def kill(self) -> None:
+            pass
+
+    there = RevisionLauncher(TREE, listener=None, control=Dead(), process=Dead())
+    with pytest.raises(UserError, match=r"has died, .*the same command goes on"):
+        WorkerHandle(Planned(cell(), QUICK, None), there, tmp_path / "log")
