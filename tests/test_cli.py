@@ -11,8 +11,8 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from retnet_bench import cli
 from retnet_bench.base import UserError
+from retnet_bench.cli import main as cli
 
 VERBS = (
     *("run", "plan", "show", "plot", "selftest", "check", "history", "bundle", "verify", "list"),
@@ -40,7 +40,7 @@ def test_the_help_of_every_verb_has_an_example(verb):
 
 def test_help_is_quick_and_loads_nothing_heavy():
     code = (
-        "import sys; from typer.testing import CliRunner; from retnet_bench.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from retnet_bench.cli.main import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "print(sorted({'torch', 'pandas', 'matplotlib', 'pydantic'} & set(sys.modules)))"
     )

@@ -20,7 +20,7 @@ from retnet_bench.bundle.pack import RUNS
 from retnet_bench.bundle.reads import refuse_outside
 from retnet_bench.bundle.records import read
 from retnet_bench.bundle.verify import DIFFERS, NOT_COMPARED, OK, Check
-from retnet_bench.report import gate
+from retnet_bench.report import gate, layout
 from retnet_bench.report.claims import ours
 from retnet_bench.results.store import read_records
 from retnet_bench.run import session as running
@@ -120,9 +120,9 @@ def tables(found: Rerun) -> Iterator[Table]:
 
 
 def _claims_table(found: Rerun) -> Table:
-    shown = Table(title="Claims, there and here", title_justify="left", header_style="bold")
-    for name in ("claim", "there", "verdict", "here", "verdict here"):
-        shown.add_column(name)
-    for there, here in found.claims:
-        shown.add_row(here.claim.name, ours(there), there.verdict, ours(here), here.verdict)
-    return shown
+    rows = (
+        (here.claim.name, ours(there), there.verdict, ours(here), here.verdict)
+        for there, here in found.claims
+    )
+    columns = "claim|there|verdict|here|verdict here"
+    return layout.table("Claims, there and here", columns, rows)

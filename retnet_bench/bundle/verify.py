@@ -22,6 +22,7 @@ from retnet_bench.bundle.reads import TRUST, outside, reads
 from retnet_bench.bundle.records import read
 from retnet_bench.bundle.texts import Text as DataText
 from retnet_bench.bundle.texts import look_again, named, read_texts
+from retnet_bench.report import layout
 from retnet_bench.study.study import Study
 
 OK, DIFFERS, NOT_COMPARED = "ok", "differs", "not compared"
@@ -75,13 +76,8 @@ def failed(checks: Iterable[Check]) -> bool:
 
 def table(checks: Iterable[Check], title: str = "Verification") -> Table:
     """A row per check."""
-    shown = Table(title=title, title_justify="left", header_style="bold")
-    for name in ("what", "result", "remark"):
-        shown.add_column(name)
-    for check in checks:
-        said = printable(check.said, MOST_SAID)
-        shown.add_row(Text(printable(check.what)), check.result, Text(said))
-    return shown
+    rows = ((Text(printable(c.what)), c.result, Text(printable(c.said, MOST_SAID))) for c in checks)
+    return layout.table(title, "what|result|remark", rows)
 
 
 def summary(checks: Iterable[Check]) -> str:

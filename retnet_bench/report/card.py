@@ -11,6 +11,7 @@ from retnet_bench import files
 from retnet_bench.analysis.tables.curves import contract_text
 from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.base import printable
+from retnet_bench.report import layout
 from retnet_bench.report.claims import asked, ours, stated
 from retnet_bench.results.markdown import markdown_table
 from retnet_bench.results.store import read_records
@@ -39,13 +40,7 @@ def parts(folders: Sequence[Path], findings: Sequence[Finding], out: Path) -> It
 
 def card(findings: Iterable[Finding]) -> Table:
     """A row per claim, for the terminal."""
-    table = Table(title="Claims, the paper and here", title_justify="left", show_lines=True)
-    table.expand = True
-    for name, share in COLUMNS.items():
-        table.add_column(name, ratio=share)
-    for row in map(_row, findings):
-        table.add_row(*row)
-    return table
+    return layout.prose("Claims, the paper and here", COLUMNS, map(_row, findings))
 
 
 def markdown(findings: Iterable[Finding], conditions: Sequence[str]) -> str:

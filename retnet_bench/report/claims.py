@@ -9,6 +9,7 @@ from rich.table import Table
 
 from retnet_bench.analysis.verdicts.claims import Claim
 from retnet_bench.analysis.verdicts.judging import Finding
+from retnet_bench.report import layout
 from retnet_bench.results.numbers import quantity
 
 SHOWN_IN = {"bytes": (1e-6, "MB"), "s": (1e3, "ms")}
@@ -19,18 +20,16 @@ _SAID = {"at_least": "at least", "at_most": "at most", "includes": "interval inc
 
 def claims_table(findings: Iterable[Finding]) -> Table:
     """A row per claim: what it says and whence, what it asks, our number and the verdict."""
-    table = Table(title="Claims", title_justify="left", header_style="bold", show_lines=True)
-    table.expand = True
     columns = {"claim": 5, "stated": 4, "ours [95 % interval]": 3, "verdict": 2}
-    for name, share in columns.items():
-        table.add_column(name, ratio=share)
-    for finding in findings:
-        claim = finding.claim
-        why = f"\n{finding.reason}" if finding.reason else ""
-        at = f"\n{finding.at}" if finding.at else ""
-        told = f"{claim.name}: {claim.says}\n({claim.source})"
-        table.add_row(told, _stated(finding), ours(finding) + at, finding.verdict + why)
-    return table
+    return layout.prose("Claims", columns, map(_row, findings))
+
+
+def _row(finding: Finding) -> tuple[str, ...]:
+    claim = finding.claim
+    why = f"\n{finding.reason}" if finding.reason else ""
+    at = f"\n{finding.at}" if finding.at else ""
+    what = f"{claim.name}: {claim.says}\n({claim.source})"
+    return what, _stated(finding), ours(finding) + at, finding.verdict + why
 
 
 def notes(findings: Iterable[Finding]) -> dict[str, list[str]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 from rich.table import Table
-from rich.text import Text
 
 from retnet_bench.analysis.tables.downstream import scores
-from retnet_bench.base import printable
+from retnet_bench.report import layout
 from retnet_bench.results.numbers import interval, quantity
 
 
@@ -17,21 +16,19 @@ def scores_table(records: pd.DataFrame) -> Table | None:
     frame = scores(records)
     if frame.empty:
         return None
-    table = Table(title="Scores on tasks", title_justify="left", header_style="bold")
-    table.caption_justify = "left"
     named = ["task", "phase", "arm", "metric"]
     if frame.groupby("arm")["checkpoint"].nunique().max() > 1:
         named.insert(3, "checkpoint")
-    for name in named:
-        table.add_column({"phase": "shots"}.get(name, name))
-    for name in ("parameters", "score [95 % interval]", "standard error", "documents"):
-        table.add_column(name, justify="right")
-    for _, row in frame.sort_values(["task", "phase", "metric"], kind="stable").iterrows():
+    shown = ["shots" if name == "phase" else name for name in named]
+    columns = [*shown, ">parameters|>score [95 % interval]|>standard error|>documents"]
+
+    def text(row: pd.Series) -> list[str]:
         error = "" if pd.isna(row["stderr"]) else quantity(row["stderr"])
-        names = [str(row[name]) for name in named]
-        counts = f"{row['n_params']:,}", f"{row['n']:.0f}"
-        table.add_row(*names, counts[0], interval(row), error, counts[1])
+        names = (str(row[name]) for name in named)
+        return [*names, f"{row['n_params']:,}", interval(row), error, f"{row['n']:.0f}"]
+
     noted = frame.dropna(subset="reason")[["task", "arm", "reason"]].drop_duplicates()
     lines = [": ".join(map(str, row)) for row in noted.itertuples(index=False)]
-    table.caption = Text(printable("\n".join(lines), keep="\n")) if lines else None
-    return table
+    ordered = frame.sort_values(["task", "phase", "metric"], kind="stable")
+    rows = (text(row) for _, row in ordered.iterrows())
+    return layout.table("Scores on tasks", "|".join(columns), rows, caption="\n".join(lines))

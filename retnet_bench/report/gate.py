@@ -16,6 +16,7 @@ from retnet_bench.analysis.verdicts.gate import Report, Row, compare
 from retnet_bench.base import UserError, printable
 from retnet_bench.figures import gate as picture
 from retnet_bench.figures import style
+from retnet_bench.report import layout
 from retnet_bench.results.store import read_records
 
 HEADER = ("verdict", "cell", "figure", "baseline", "candidate", "ratio [95 % interval]", "remark")
@@ -40,12 +41,10 @@ def check(
 
 def table(report: Report) -> Table:
     """Timed figures and whatever did not pass; exact figures that passed are only counted."""
-    shown = Table(title="Gate: candidate / baseline", title_justify="left", header_style="bold")
-    for name in HEADER:
-        shown.add_column(name, justify="right" if name.startswith("ratio") else "left")
-    for row in listed(report):
-        shown.add_row(*_cells(row))
-    return shown
+    columns = (f">{name}" if name.startswith("ratio") else name for name in HEADER)
+    return layout.table(
+        "Gate: candidate / baseline", "|".join(columns), map(_cells, listed(report))
+    )
 
 
 def listed(report: Report) -> list[Row]:

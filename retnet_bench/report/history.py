@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from rich.table import Table
 
 from retnet_bench.analysis.verdicts.history import FEWEST, Line, Run, Step
+from retnet_bench.report import layout
 from retnet_bench.report.claims import SHOWN_IN
 from retnet_bench.results.numbers import quantity
 from retnet_bench.results.schema import EXACT
@@ -17,21 +18,21 @@ _KEYS = ("workload", "metric", "arm", "size", "length", "batch")
 
 def history_table(lines: Sequence[Line]) -> Table:
     """A row per line: first and last value, noise from run to run, and its steps."""
-    table = Table(title="History", title_justify="left", header_style="bold")
     machines = len({line.about["fingerprint"] for line in lines}) > 1
-    for name in [*_KEYS, *(["machine"] if machines else [])]:
-        table.add_column(name, no_wrap=True)
-    for name in ("runs", "first", "last", "noise"):
-        table.add_column(name, justify="right")
-    table.add_column("steps")
-    for line in sorted(lines, key=_order):
-        machine = [_word(line.about["fingerprint"])] if machines else []
-        keys = [_word(line.about[key]) for key in _KEYS] + machine
-        ends = [_value(line, i) for i in (0, -1)]
-        exact = line.about["metric"] in EXACT
-        noise = "exact" if exact else f"{100 * line.noise:.2g} %"
-        table.add_row(*keys, str(len(line.points)), *ends, noise, steps_text(line))
-    return table
+    keys = {key: key for key in _KEYS} | ({"fingerprint": "machine"} if machines else {})
+    columns = "|".join([*keys.values(), ">runs|>first|>last|>noise|steps"])
+    rows = (_row(line, keys) for line in sorted(lines, key=_order))
+    made = layout.table("History", columns, rows)
+    for column in made.columns[: len(keys)]:
+        column.no_wrap = True
+    return made
+
+
+def _row(line: Line, keys: Iterable[str]) -> list[str]:
+    ends = (_value(line, i) for i in (0, -1))
+    noise = "exact" if line.about["metric"] in EXACT else f"{100 * line.noise:.2g} %"
+    named = (_word(line.about[key]) for key in keys)
+    return [*named, str(len(line.points)), *ends, noise, steps_text(line)]
 
 
 def summary(runs: Sequence[Run], lines: Sequence[Line]) -> str:

@@ -11,15 +11,8 @@ from retnet_bench import paper
 from retnet_bench.analysis.statistics.intervals import Interval
 from retnet_bench.analysis.tables import curves, quality, scaling
 from retnet_bench.base import UserError
+from retnet_bench.report import layout
 from retnet_bench.results.numbers import interval, quantity
-
-
-def _table(title: str, columns: str, caption: str = "") -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold")
-    table.caption, table.caption_justify = caption or None, "left"
-    for name in columns.split("|"):
-        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
-    return table
 
 
 def _ends(estimate: float, low: float, high: float, scale: float = 1.0) -> str:
@@ -42,7 +35,9 @@ def scaling_laws(records: pd.DataFrame) -> Table | None:
     if not found["bits per byte"].fits:
         return None
     columns = "against|at|arm|>E, bits per byte|>E, nat per token|>alpha|>beta|>points|>seeds"
-    table = _table("Scaling laws: loss = E + A x^-alpha", columns, _remarks(records, found))
+    table = layout.table(
+        "Scaling laws: loss = E + A x^-alpha", columns, caption=_remarks(records, found)
+    )
     bits, nats = (_by_place(found[unit].fits) for unit in scaling.UNITS)
     for place, fit in bits.items():
         known = {name: _of(value) for name, value in fit.coefficients().items()}
@@ -58,9 +53,7 @@ def _by_place(fits: list[scaling.Fit]) -> dict[tuple[str, str, str], scaling.Fit
 
 
 def _no_laws(reason: str) -> Table:
-    table = _table("Scaling laws", "not fitted, because")
-    table.add_row(reason)
-    return table
+    return layout.table("Scaling laws", "not fitted, because", [[reason]])
 
 
 def _remarks(records: pd.DataFrame, found: dict[str, scaling.Scaling]) -> str:
@@ -80,7 +73,7 @@ def ablations(records: pd.DataFrame) -> Table | None:
     theirs = _paper_ablations()
     columns = "arm|size|>bits per byte|>perplexity per token, %|>paper, in domain, %|>seeds|remark"
     title = f"Ablations: difference to {quality.REFERENCE}; above 0 is worse"
-    table = _table(title, columns)
+    table = layout.table(title, columns)
     for _, row in found.sort_values(["size", "relative"]).iterrows():
         bits = interval(row)
         relative = _ends(row["relative"], row["relative_low"], row["relative_high"], 100)
@@ -107,8 +100,8 @@ def context(records: pd.DataFrame) -> Table | None:
     others = found.loc[found["over"].notna(), "over_arm"].unique()
     over = [f">to {other}, %" for other in others]
     numbers = [">context (tokens)", ">perplexity per token", ">to the context above, %", *over]
-    columns = "|".join(["arm", *words, *numbers, ">paper", ">seeds"])
-    table = _table("Perplexity against the length of context", columns)
+    columns = "|".join(["arm", *words, *numbers, ">paper|>seeds"])
+    table = layout.table("Perplexity against the length of context", columns)
     for _, row in found.iterrows():
         stated = theirs.get((row["arm"], row["position"]), math.nan)
         names = [str(row[key]) for key in keys]
@@ -133,7 +126,7 @@ def joined(records: pd.DataFrame) -> Table | None:
     columns = "arm|size|>training, tokens/s|>decode step, ms|>memory, MB|>bits per byte|>seeds"
     names = {"tokens_per_s": "tokens/s", "decode_s": "decode step", "memory_bytes": "memory"}
     notes = [f"{names.get(name, 'bits per byte')}: {note}" for name, note in found.notes.items()]
-    table = _table("Quality joined to speed", columns, "; ".join(notes))
+    table = layout.table("Quality joined to speed", columns, caption="; ".join(notes))
     families = found.frame["block_family"].nunique() > 1
     for _, row in found.frame.iterrows():
         arm = f"{row['arm']} ({row['block_family']})" if families else row["arm"]

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from retnet_bench.analysis.tables import curves
 from retnet_bench.analysis.tables import rows as contracts
-from retnet_bench.analysis.tables.floor import Floors, read_floors
-from retnet_bench.report import quality
+from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
+from retnet_bench.report import layout, quality
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.results.numbers import interval, quantity
 from retnet_bench.results.schema import EXACT
@@ -44,13 +44,15 @@ def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Tabl
 
 def floors_table(results: Path) -> Table:
     """Noise floors of the self-test in a results folder."""
-    table = Table(title="Noise floor (A/A)", title_justify="left", header_style="bold")
-    for name in ("metric", "floor", "A/A ratios", "remark"):
-        table.add_column(name, justify="left" if name in ("metric", "remark") else "right")
-    for metric, found in read_floors(results).items():
+
+    def row(metric: str, found: Floor) -> Cells:
         value = "unknown" if found.value is None else f"{100 * found.value:.2g} %"
-        table.add_row(metric, value, str(found.n), found.reason or "")
-    return table
+        return [metric, value, str(found.n), found.reason or ""]
+
+    columns = "metric|>floor|>A/A ratios|remark"
+    return layout.table(
+        "Noise floor (A/A)", columns, (row(*floor) for floor in read_floors(results).items())
+    )
 
 
 def _table(
@@ -59,14 +61,11 @@ def _table(
     """One row for each row of a curve that has an estimate: its keys, then `text`'s cells."""
     if frame.empty:
         return None
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for key in keys:
-        table.add_column(key.replace("_", " "), justify="left" if key == "arm" else "right")
-    for name in value.split("|"):
-        table.add_column(name, justify="right")
-    for _, row in frame[frame["estimate"].notna()].iterrows():
-        table.add_row(*(_plain(row[key]) for key in keys), *text(row))
-    return table
+    named = [key.replace("_", " ") for key in keys]
+    columns = [name if name == "arm" else f">{name}" for name in (*named, *value.split("|"))]
+    known = frame[frame["estimate"].notna()]
+    rows = ([*(_plain(row[key]) for key in keys), *text(row)] for _, row in known.iterrows())
+    return layout.table(title, "|".join(columns), rows)
 
 
 def _plain(value: object) -> str:
@@ -188,23 +187,25 @@ def _crossovers(records: pd.DataFrame) -> Table | None:
         return None
     columns = list(frame.columns)
     per = columns[columns.index("x") + 1 : columns.index("estimate")]
-    table = Table(title="Crossovers", title_justify="left", header_style="bold")
-    for name in ("workload", "arms", "along", *per, "crossover [95 % interval]", "remark"):
-        table.add_column(name.replace("_", " "), justify="right" if name in per else "left")
-    for _, row in frame.sort_values(["workload", *per], kind="stable").iterrows():
+
+    def text(row: pd.Series) -> Cells:
         where = interval(row) if row["estimate"] == row["estimate"] else "none in range"
         remark = _plain(row["reason"]).removeprefix("none in range: ")
         keys = (_plain(row[name]) for name in per)
-        table.add_row(row["workload"], f"{row['a']} / {row['b']}", row["x"], *keys, where, remark)
-    return table
+        return [row["workload"], f"{row['a']} / {row['b']}", row["x"], *keys, where, remark]
+
+    named = [f">{name.replace('_', ' ')}" for name in per]
+    ordered = frame.sort_values(["workload", *per], kind="stable")
+    return layout.table(
+        "Crossovers",
+        "|".join(["workload|arms|along", *named, "crossover [95 % interval]|remark"]),
+        (text(row) for _, row in ordered.iterrows()),
+    )
 
 
 def _failures(records: pd.DataFrame) -> Table | None:
     latest = of_latest_runs(records)
     lost = latest[latest["metric"] == "outcome"]
-    table = Table(title="Not measured", title_justify="left", header_style="bold")
-    for name in ("workload", "arm", "size", "length", "batch", "status", "reason"):
-        table.add_column(name)
-    for _, row in lost.iterrows():
-        table.add_row(*(_plain(row[c.header]) for c in table.columns))  # type: ignore[index]
-    return table
+    columns = ["workload", "arm", "size", "length", "batch", "status", "reason"]
+    rows = lost[columns].itertuples(index=False)
+    return layout.table("Not measured", "|".join(columns), (map(_plain, row) for row in rows))

@@ -24,7 +24,7 @@ from retnet_bench.bundle.archive import opened
 from retnet_bench.bundle.pack import pack
 from retnet_bench.bundle.rerun import rerun
 from retnet_bench.bundle.verify import DIFFERS, NOT_COMPARED, OK, Check, failed, table, verify
-from retnet_bench.cli import app
+from retnet_bench.cli.main import app
 from retnet_bench.data import tokenizers
 from retnet_bench.run import session as running
 

@@ -22,7 +22,7 @@ from retnet_bench.bundle.archive import MANIFEST, opened
 from retnet_bench.bundle.pack import pack
 from retnet_bench.bundle.rerun import rerun, tables
 from retnet_bench.bundle.verify import DIFFERS, NOT_COMPARED, OK, Check, failed, summary, verify
-from retnet_bench.cli import app
+from retnet_bench.cli.main import app
 from retnet_bench.results.store import Store
 from retnet_bench.run import session as running
 

@@ -31,8 +31,8 @@ from fuzz import bundles, checkpoints, corpora, parts, sandbox, studies, tokeniz
 from fuzz.mutate import Dice
 from fuzz.sandbox import Child, Outcome
 
-from retnet_bench import cli
 from retnet_bench.base import printable
+from retnet_bench.cli import main as cli
 
 KINDS: dict[str, ModuleType] = {
     "studies": studies,

@@ -26,7 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retnet_bench import base, cli
+from retnet_bench import base
+from retnet_bench.cli import main as cli
 
 LIMIT_S = 2.0
 LIMIT_BYTES = 500_000_000

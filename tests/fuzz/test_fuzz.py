@@ -16,8 +16,8 @@ import pytest
 from fuzz import run, sandbox, studies
 from fuzz.run import Fuzz
 
-from retnet_bench import cli
 from retnet_bench.base import UserError
+from retnet_bench.cli import main as cli
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="watches by /proc and pidfd")
 

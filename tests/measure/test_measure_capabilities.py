@@ -103,7 +103,7 @@ def test_a_cuda_build_without_a_gpu_says_so(monkeypatch):
 
 
 def test_env_shows_each_field_with_its_value_or_why_unknown():
-    from retnet_bench.catalogue import machine
+    from retnet_bench.catalogue.machine import machine
 
     facts, here, recorded = machine()
     assert [table.row_count > 0 for table in (facts, here, recorded)] == [True] * 3

@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from retnet_bench.analysis.verdicts.history import Line, Run, Step
-from retnet_bench.cli import app
+from retnet_bench.cli.main import app
 from retnet_bench.report.history import history_table, steps_text, summary
 
 

@@ -26,7 +26,7 @@ from retnet_bench.analysis.verdicts import history
 from retnet_bench.analysis.verdicts.decision import Policy
 from retnet_bench.base import UserError
 from retnet_bench.bundle.pack import pack
-from retnet_bench.cli import app
+from retnet_bench.cli.main import app
 from retnet_bench.report import gate
 from retnet_bench.results import footer, part
 from retnet_bench.results.part import CorruptPart

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from retnet_bench.analysis.tables.downstream import scores
 from retnet_bench.base import UserError
-from retnet_bench.catalogue import _plan_row
+from retnet_bench.catalogue.plan import _plan_row
 from retnet_bench.measure.rates import Rates
 from retnet_bench.models import LanguageModel, checkpoint, match
 from retnet_bench.predict import predicting

@@ -16,7 +16,8 @@ import yaml
 from fakes import cells
 from typer.main import get_command
 
-from retnet_bench import cli, interrupts
+from retnet_bench import interrupts
+from retnet_bench.cli import main as cli
 
 TREE = Path(__file__).parents[2]
 

@@ -1,0 +1,1 @@
+"""What the verbs `list`, `data`, `env` and `plan` print; it needs both wings."""

@@ -1,0 +1,136 @@
+"""What there is to choose from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rich.table import Table
+
+from retnet_bench.base import UserError, did_you_mean, quoted
+from retnet_bench.catalogue.machine import memory_of
+from retnet_bench.report.layout import Rows, table
+
+
+def _first_line(item: object) -> str:
+    return (item.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ").replace("    ", "")
+
+
+def _studies() -> Table:
+    from retnet_bench.study import study
+
+    found = (study.load(name)[0] for name in study.names())
+    return table("Studies", "name|takes|question", ((s.name, s.takes, s.question) for s in found))
+
+
+def _models() -> Table:
+    from retnet_bench.models import MIXERS
+    from retnet_bench.models.pairs import match
+
+    def rows() -> Rows:
+        for name, mixer in MIXERS.items():
+            for family in ("paper", "modern"):
+                cfg = match("3M", name, family=family).config
+                widths = f"d {cfg.d_model}, keys {cfg.d_key}, values {cfg.d_value}, ffn {cfg.d_ffn}"
+                yield name, family, widths, _first_line(mixer)
+
+    return table("Models (widths at size 3M)", "mixer|family|widths|what it is", rows())
+
+
+def _sizes() -> Table:
+    from retnet_bench.models import SIZES
+
+    rows = (
+        (
+            name,
+            f"{s.nominal_body:,}",
+            *map(str, (s.d_model, s.n_layers)),
+            f"{s.d_model // s.retention_head_dim} x {s.retention_head_dim}",
+            f"{s.d_model // s.attention_head_dim} x {s.attention_head_dim}",
+        )
+        for name, s in SIZES.items()
+    )
+    columns = "size|>body parameters|>d_model|>layers|>retention heads|>attention heads"
+    return table("Sizes", columns, rows)
+
+
+def _kernels() -> Table:
+    import torch
+
+    from retnet_bench.kernels import KERNELS, Setting
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = (
+        (name, k.mixer, k.why_not(Setting(device)) or f"available on {device}", k.meaning)
+        for name, k in KERNELS.items()
+    )
+    return table("Kernels", "kernel|mixer|here|what it is", rows)
+
+
+def _workloads() -> Table:
+    from retnet_bench.workloads import WORKLOADS
+
+    rows = ((name, _first_line(workload)) for name, workload in WORKLOADS.items())
+    return table("Workloads", "workload|what is measured", rows)
+
+
+def _figures() -> Table:
+    from retnet_bench.figures import FIGURES
+
+    return table(
+        "Figures", "figure|what it shows", ((n, _first_line(f)) for n, f in FIGURES.items())
+    )
+
+
+def _corpora() -> Table:
+    from retnet_bench.data import CORPORA
+
+    def here(name: str) -> str:
+        return "here" if CORPORA[name].is_here else f"retnet-bench data get {name}"
+
+    rows = [*((n, here(n), c.description) for n, c in CORPORA.items())]
+    own = (
+        "a path",
+        "",
+        "your own .txt or .md, a folder of them, or the column of .jsonl, .parquet",
+    )
+    hub = (
+        "hf:owner/name",
+        "",
+        "a Hugging Face data set, with the package datasets and the network",
+    )
+    return table("Corpora", "corpus|how to have it|what it is", [*rows, own, hub])
+
+
+def _devices() -> Table:
+    from retnet_bench.measure.devices import DEVICES
+
+    def tera(value: float | None) -> str:
+        return "unknown" if value is None else f"{value / 1e12:g}"
+
+    rows = (
+        (name, *map(tera, d.flops_per_s.values()), tera(d.bytes_per_s), memory_of(d), d.source)
+        for name, d in DEVICES.items()
+    )
+    columns = "device|>fp64|>fp32|>bf16|>fp16|>TB/s|>memory|source"
+    return table("Devices (dense TFLOP/s by dtype)", columns, rows)
+
+
+LISTS: dict[str, Callable[[], Table]] = {
+    "studies": _studies,
+    "models": _models,
+    "sizes": _sizes,
+    "kernels": _kernels,
+    "workloads": _workloads,
+    "figures": _figures,
+    "corpora": _corpora,
+    "devices": _devices,
+}
+
+
+def listing(what: str | None) -> Iterator[Table]:
+    """The table of one kind of thing, or of all kinds."""
+    if what is not None and what not in LISTS:
+        raise UserError(f'can\'t list "{quoted(what)}"{did_you_mean(what, LISTS)}')
+    for name, make in LISTS.items():
+        if what in (None, name):
+            yield make()

@@ -1,0 +1,160 @@
+"""A study's plan in words: each cell with what it is predicted to need, and the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from retnet_bench.base import UserError
+from retnet_bench.catalogue.machine import memory_of
+from retnet_bench.report.layout import table
+from retnet_bench.results.numbers import quantity, seconds, size_bytes
+
+if TYPE_CHECKING:
+    from retnet_bench.measure.devices import Rates
+    from retnet_bench.predict.calibrating import Calibration
+    from retnet_bench.predict.predicting import Prediction
+    from retnet_bench.predict.prices import Price
+    from retnet_bench.predict.targets import Target
+    from retnet_bench.study.plan import Planned
+
+
+def plan_table(
+    name_or_path: str,
+    on: str | None = None,
+    price: str | None = None,
+    records: Path | None = None,
+) -> Iterator[Table | str]:
+    """A study's cells with what each is predicted to need, then lines on the whole."""
+    from retnet_bench.predict import predicting, prices, targets
+    from retnet_bench.study import plan, study
+
+    cost = None if price is None else prices.price(price)
+    target = None if on is None else targets.on(on)
+    loaded, source = study.load(name_or_path)
+    with source.named():
+        pairs = plan.make(loaded)
+        if not any(pairs):
+            raise UserError("the study has no cells; give it a workload with a size and a length")
+    if target is None:
+        dtypes = dict.fromkeys(p.cell.dtype for pair in pairs for p in pair)
+        target = targets.here(plan.devices_of(pairs)[0], [*dtypes, "fp32"])
+    pairs = targets.moved(pairs, target)
+    calibration = _calibration(records, Path("runs") / loaded.name, target)
+    found = list(predicting.predictions(pairs, target, calibration))
+    yield table(
+        f"Plan of {loaded.name}: {loaded.question}",
+        "workload|size|arm|kernel|>length|>batch|mode|>TFLOP|>roofline|bound|>step|>cell|>memory"
+        "|fits",
+        (_plan_row(planned, prediction) for planned, prediction in found),
+    )
+    yield _memory_table(found)
+    yield from dict.fromkeys(_remarks(found))
+    yield from _plan_lines(found, target, cost, calibration)
+
+
+def _memory_table(found: list[tuple[Planned, Prediction | None]]) -> Table:
+    """Cells that differ in the mode only have one line."""
+    lines = {
+        (cell.workload, cell.size, cell.arm, str(cell.length), str(cell.batch)): prediction.memory
+        for cell, prediction in ((planned.cell, p) for planned, p in found)
+        if prediction and prediction.memory
+    }
+    names = list(next(iter(lines.values()), {}))
+    return table(
+        "Predicted memory at the peak of an eager step",
+        "workload|size|arm|>length|>batch|>" + "|>".join([*names, "sum"]),
+        (
+            (
+                *where,
+                *(size_bytes(memory[name]) for name in names),
+                size_bytes(sum(memory.values())),
+            )
+            for where, memory in lines.items()
+        ),
+    )
+
+
+def _calibration(given: Path | None, usual: Path, target: Target) -> Calibration | None:
+    """From the records the user names, else from those of earlier runs of the study."""
+    from retnet_bench.predict import calibrating
+    from retnet_bench.results.store import read_records
+
+    if given is None and not any((usual / "records").glob("*.parquet")):
+        return None
+    return calibrating.calibrate(read_records(given or usual), target)
+
+
+def _remarks(found: list[tuple[Planned, Prediction | None]]) -> Iterator[str]:
+    """What a table's cell has no room for: why not, and what instead."""
+    for planned, prediction in found:
+        name = planned.cell.name
+        if prediction is None:
+            yield f"unsupported: {name}: {planned.unsupported}"
+        elif prediction.fits is False:
+            yield f"does not fit: {name}: {prediction.instead}"
+        elif prediction.reason:
+            yield f"not known: {name}: {prediction.reason}"
+
+
+def _plan_lines(
+    found: list[tuple[Planned, Prediction | None]],
+    target: Target,
+    cost: Price | None,
+    calibration: Calibration | None,
+) -> Iterator[str]:
+    able = [prediction for _, prediction in found if prediction]
+    if not able:
+        yield f"{len(found)} cells, none of which can be run here; --on plans for another"
+        return
+    rates = target.rates
+    known = [p.cell_s for p in able if p.cell_s is not None and p.fits is not False]
+    words = f"{len(found)} cells, predicted {seconds(sum(known))} on {rates.name}"
+    if cost:
+        words += f", {cost.of(sum(known))} at {cost.per_hour:g} {cost.currency} an hour"
+    left_out = len(found) - len(known)
+    yield words + (f"; {left_out} cells without a predicted time left out" if left_out else "")
+    yield f"rates: {rates.source}; {_rates_text(rates)}; memory {memory_of(target)}"
+    lines = list(calibration.lines()) if calibration else []
+    for line in lines:
+        yield f"calibrated: {line}"
+    if not lines:
+        yield "not calibrated on any record: a step's time is a floor, operator by operator"
+    watts = calibration.watts if calibration else None
+    if watts is None:
+        yield "energy: not predicted (no counter's records to go by)"
+    else:
+        joules = watts * sum(known)
+        yield f"energy: predicted {quantity(joules)} J at {watts:.3g} W, the median of your records"
+
+
+def _rates_text(rates: Rates) -> str:
+    peaks = ", ".join(
+        f"{dtype} {f'{peak / 1e12:.3g} TFLOP/s' if peak else 'unknown'}"
+        for dtype, peak in rates.flops_per_s.items()
+    )
+    moved = f"{rates.bytes_per_s / 1e9:,.4g} GB/s" if rates.bytes_per_s else "bandwidth unknown"
+    launch = "unknown" if rates.launch_s is None else f"{1e6 * rates.launch_s:.3g} µs"
+    return f"{peaks}, {moved}, operator call {launch}"
+
+
+def _plan_row(planned: Planned, found: Prediction | None) -> tuple[str, ...]:
+    cell = planned.cell
+    where = (cell.workload, cell.size, cell.arm, cell.kernel, str(cell.length), str(cell.batch))
+    if found is None:
+        return (*where, cell.mode, *[""] * 6, "unsupported")
+    least, step_s = found.roofline.seconds, found.step_s
+    return (
+        *where,
+        cell.mode,
+        "" if found.flops is None else f"{found.flops / 1e12:.3g}",
+        "unknown" if least is None else f"{1e3 * least:.3g} ms",
+        found.roofline.bound or "",
+        "unknown" if step_s is None else f"{1e3 * step_s:.3g} ms",
+        "unknown" if found.cell_s is None else seconds(found.cell_s),
+        "unknown" if found.peak_bytes is None else size_bytes(found.peak_bytes),
+        {True: "yes", False: "NO", None: "unknown"}[found.fits],
+    )

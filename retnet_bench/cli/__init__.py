@@ -1,0 +1,1 @@
+"""The verbs: parse, call, print. Everything else is in the rooms, imported when it is used."""

@@ -1,0 +1,56 @@
+"""Entry point: the verbs, and the exit codes they end with."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+from retnet_bench import interrupts
+from retnet_bench.base import UserError, quoted
+from retnet_bench.cli import bundles, checkpoints, lists, results, studies
+from retnet_bench.cli.app import app
+from retnet_bench.streams import BROKEN, Output, complain
+
+__all__ = ["bundles", "checkpoints", "lists", "results", "studies"]
+"""Importing them adds their verbs."""
+ORDER = "run reproduce plan show plot selftest check history bundle verify list eval env".split()
+"""Of the verbs in the help."""
+app.registered_commands.sort(
+    key=lambda verb: ORDER.index(verb.name or getattr(verb.callback, "__name__", ""))
+)
+
+
+def _refuse_bytes(arguments: list[str]) -> None:
+    """UserError for an argument that is no text: libraries can't open such a path."""
+    for word in arguments:
+        if not word.isascii() and any("\ud800" <= char <= "\udfff" for char in word):
+            raise UserError(f"{quoted(word)} is not UTF-8: names and paths must be text")
+
+
+def main() -> None:
+    """Entry point. A user's mistake is one line and exit code 2, a signal that ends the command one
+    line and 128 + its number (Ctrl-C: 130), whatever is broken 70, and an output that nobody reads
+    any more 141; the other codes are the verbs' own."""
+    output = Output()
+    sys.exit(output.exit_code(_exit_code()))
+
+
+def _exit_code() -> int:
+    debug = "--debug" in sys.argv
+    interrupts.handle()
+    try:
+        with interrupts.heard(sys.argv[1:]):
+            _refuse_bytes(sys.argv[1:])
+            app()
+        return 0
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except Exception as error:
+        mistake = isinstance(error, UserError)
+        if debug:
+            traceback.print_exc()
+        elif mistake:
+            complain(error)
+        else:
+            complain(f"unexpected {type(error).__name__}: {error} (--debug shows where)")
+        return 2 if mistake else BROKEN

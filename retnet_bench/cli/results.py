@@ -1,0 +1,169 @@
+"""The verbs of results: show, plot, check, history."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retnet_bench.base import UserError
+from retnet_bench.cli.app import Results, app, open_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from retnet_bench.analysis.verdicts.judging import Finding
+
+
+@app.command(epilog="Example: retnet-bench show runs/quickstart")
+def show(results: Results) -> None:
+    """Show what was measured, as tables."""
+    show_results(results, open_console())
+
+
+def show_results(results: list[Path], console: Console) -> None:
+    from retnet_bench.analysis.tables.curves import contract_text
+    from retnet_bench.analysis.tables.floor import read_all_floors
+    from retnet_bench.report.claims import claims_table
+    from retnet_bench.report.tables import tables
+    from retnet_bench.results.store import read_all
+
+    records, findings = read_all(results), findings_of(results)  # all that may be refused, first
+    for table in tables(records, read_all_floors(results, set(records["fingerprint"]))):
+        console.print(table)
+    if findings:
+        console.print(claims_table(findings))
+    console.print(contract_text(records), highlight=False)
+
+
+def findings_of(results: list[Path]) -> list[Finding]:
+    """What each study's own records say to its claims."""
+    from retnet_bench.analysis.verdicts import claims, judging
+    from retnet_bench.results.store import read_records
+
+    stated = {folder: claims.beside(folder) for folder in results}
+    return [
+        finding
+        for folder, said in stated.items()
+        if said
+        for finding in judging.evaluate(read_records(folder), said)
+    ]
+
+
+@app.command(epilog="Example: retnet-bench plot runs/quickstart --figure fig6a")
+def plot(
+    results: Results,
+    figure: Annotated[
+        list[str] | None, typer.Option(help="A figure's name; may be repeated. Default: all.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures; default <results>/figures.")
+    ] = None,
+) -> None:
+    """Draw figures from results, as SVG and PNG."""
+    plot_results(results, figure, out, open_console())
+
+
+def plot_results(
+    results: list[Path], names: list[str] | None, out: Path | None, console: Console
+) -> None:
+    from retnet_bench.figures import FIGURES, plot
+    from retnet_bench.files import NotWritten
+    from retnet_bench.report.claims import notes
+    from retnet_bench.results.store import read_all
+
+    if len(results) > 1 and out is None:
+        raise UserError("--out is missing: figures of several results need a folder of their own")
+    records = read_all(results)
+    told = notes(findings_of(results))
+    first = results[0]
+    folder = out or (first if first.is_dir() else first.parent) / "figures"
+    left_out = []
+    for name in names or FIGURES:
+        try:
+            for path in plot(records, [name], folder, notes=told):
+                console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
+        except NotWritten:
+            raise
+        except UserError:
+            if names:
+                raise
+            left_out.append(name)
+    if left_out:
+        why = "these records lack what they need; --figure NAME says what that is"
+        console.print(f"not drawn: {', '.join(left_out)}: {why}", highlight=False, soft_wrap=True)
+
+
+@app.command(
+    epilog="Example: retnet-bench check runs/mine --baseline results/decode, or: "
+    "retnet-bench check gate --against main"
+)
+def check(
+    candidate: Annotated[
+        str, typer.Argument(help="A results folder or parquet; with --against, a study.")
+    ],
+    baseline: Annotated[
+        Path | None, typer.Option(help="A results folder or parquet to hold it against.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="A git revision: both are measured now, their blocks interleaved."),
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Compare exact figures only.")] = False,
+    limit: Annotated[
+        float, typer.Option(help="The slow-down that must not be missed; 0.05 is 5 %.")
+    ] = 0.05,
+    budget: Annotated[float, typer.Option(help="With --against: seconds for all cells.")] = 120.0,
+    dirty: Annotated[
+        bool, typer.Option("--dirty", help="With --against: measure uncommitted changes.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for gate.md, gate.xml, gate.json and the figure.")
+    ] = None,
+) -> None:
+    """Hold results, or this code, against a baseline: exit code 0 pass, 1 regression, 2 usage,
+    3 inconclusive, 4 nothing measured; 70 something is broken, so no verdict."""
+    from retnet_bench.analysis.verdicts.decision import Policy
+    from retnet_bench.report import gate
+
+    if (baseline is None) == (against is None):
+        raise UserError("check wants one of --baseline RESULTS and --against REVISION")
+    policy, console = Policy(limit=limit, exact_only=exact), open_console()
+    if against is not None:
+        from retnet_bench.run.against import measured
+
+        with measured(candidate, against, policy, budget, dirty, console) as duel:
+            report = gate.check(duel.candidate, duel.baseline, policy, duel.selftest_of)
+    else:
+        assert baseline is not None
+        report = gate.check(Path(candidate), baseline, policy)
+    if gate.listed(report):
+        console.print(gate.table(report))
+    for path in gate.write(report, out) if out else []:
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
+    console.print(report.summary, highlight=False)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command(epilog="Example: retnet-bench history runs --out runs/figures")
+def history(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Results folders of several runs, or folders of such.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Also draw the history into a folder.")] = None,
+) -> None:
+    """Show how results changed from run to run, and at which revision their level stepped."""
+    from retnet_bench.analysis.verdicts import history as histories
+    from retnet_bench.report.history import history_table, summary
+
+    runs = histories.read(folders)
+    lines = histories.lines(runs)
+    console = open_console()
+    console.print(history_table(lines))
+    console.print(summary(runs, lines), highlight=False)
+    if out is not None:
+        from retnet_bench.figures.history import draw_history
+
+        for path in draw_history(runs, lines, out):
+            console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
