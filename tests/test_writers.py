@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from retnet_bench import files
 from retnet_bench.analysis.verdicts.decision import Policy
-from retnet_bench.analysis.verdicts.gate import Report
+from retnet_bench.analysis.verdicts.gate_report import Report
 from retnet_bench.bundle import archive
 from retnet_bench.data import cache
 from retnet_bench.figures import style

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from retnet_bench.analysis.verdicts.decision import PASS, REGRESSION, Policy
-from retnet_bench.analysis.verdicts.gate import Report
+from retnet_bench.analysis.verdicts.gate_report import Report
 from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.base import UserError
 from retnet_bench.bundle import contents

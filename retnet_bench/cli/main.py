@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import traceback
 
+import typer
+
 from retnet_bench import interrupts
 from retnet_bench.base import UserError, quoted
 from retnet_bench.cli import bundles, checkpoints, lists, results, studies
@@ -13,11 +15,19 @@ from retnet_bench.streams import BROKEN, Output, complain
 
 __all__ = ["bundles", "checkpoints", "lists", "results", "studies"]
 """Importing them adds their verbs."""
-ORDER = "run reproduce plan show plot selftest check history bundle verify list eval env".split()
-"""Of the verbs in the help."""
-app.registered_commands.sort(
-    key=lambda verb: ORDER.index(verb.name or getattr(verb.callback, "__name__", ""))
+ORDER = (
+    *("run", "reproduce", "plan", "show", "plot", "selftest", "check", "history"),
+    *("bundle", "verify", "list", "eval", "env"),
 )
+"""Of the verbs in the help."""
+
+
+def _place(verb: typer.models.CommandInfo) -> int:
+    assert verb.callback is not None
+    return ORDER.index(verb.name or str(verb.callback.__name__))
+
+
+app.registered_commands.sort(key=_place)
 
 
 def _refuse_bytes(arguments: list[str]) -> None:

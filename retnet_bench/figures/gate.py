@@ -6,7 +6,7 @@ import textwrap
 
 from matplotlib.figure import Figure
 
-from retnet_bench.analysis.verdicts.gate import Report, Row
+from retnet_bench.analysis.verdicts.gate_report import Report, Row
 from retnet_bench.base import printable
 from retnet_bench.figures import axes, style
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.layers import FeedForward, Rotary, drop, initialise, make_norm
@@ -76,6 +77,8 @@ class LanguageModel(nn.Module):
         self.rotary = Rotary(cfg.key_dim, cfg.rotation, cfg.rotation_base)
         self.layers = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
         self.norm = make_norm(cfg, cfg.d_model)
+        self.recompute_contexts: Callable[[], tuple[Any, Any]] = noop_context_fn
+        """Makes the contexts of a recomputed block's first and second run."""
         self.head = None if cfg.tied else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
         initialise(self, cfg)
 
@@ -99,8 +102,12 @@ class LanguageModel(nn.Module):
         angles = self.rotary.at(0, tokens.shape[1])
         recompute = self.recompute and self.training
         for block in self.blocks:
-            x = checkpoint(block, x, angles, use_reentrant=False) if recompute else block(x, angles)
+            x = self._recomputed(block, x, angles) if recompute else block(x, angles)
         return self._logits(x)
+
+    def _recomputed(self, block: Block, x: Tensor, angles: Angles) -> Tensor:
+        contexts = self.recompute_contexts
+        return checkpoint(block, x, angles, use_reentrant=False, context_fn=contexts)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood in nats per token, in fp32."""

@@ -12,7 +12,8 @@ from rich.table import Table
 from retnet_bench import files
 from retnet_bench.analysis.tables.floor import read_floors
 from retnet_bench.analysis.verdicts.decision import NOT_COMPARABLE, PASS, REGRESSION, Policy
-from retnet_bench.analysis.verdicts.gate import Report, Row, compare
+from retnet_bench.analysis.verdicts.gate import compare
+from retnet_bench.analysis.verdicts.gate_report import Report, Row
 from retnet_bench.base import UserError, printable
 from retnet_bench.figures import gate as picture
 from retnet_bench.figures import style

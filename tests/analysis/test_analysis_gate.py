@@ -16,7 +16,7 @@ from retnet_bench.analysis.tables import floor
 from retnet_bench.analysis.tables.floor import Floor
 from retnet_bench.analysis.verdicts import gate
 from retnet_bench.analysis.verdicts.decision import Policy, bounds, decide
-from retnet_bench.analysis.verdicts.gate import Report, Row
+from retnet_bench.analysis.verdicts.gate_report import Report, Row
 from retnet_bench.base import UserError
 
 UNKNOWN = floor.unknown("no self-test in runs/x/selftest")

@@ -14,7 +14,7 @@ from golden.records import blocks, failure, frame
 from rich.console import Console
 
 from retnet_bench.analysis.tables import floor
-from retnet_bench.analysis.verdicts import gate
+from retnet_bench.analysis.verdicts import gate, gate_report
 from retnet_bench.analysis.verdicts.decision import Policy
 from retnet_bench.base import UserError
 from retnet_bench.figures import gate as picture
@@ -32,7 +32,7 @@ def side(run: str, factor: float = 1.0, seed: int = 0) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def report() -> gate.Report:
+def report() -> gate_report.Report:
     lost = failure("transformer", "train", "oom") | {"reason": "a | b <c> \x1b[31m"}
     mine = [*side("a", 1.2), lost | {"run_id": "a"}]
     theirs = [*side("a", seed=5), lost]
@@ -86,7 +86,7 @@ def test_the_figure_has_a_point_and_a_limit_for_every_ratio(report):
     words = " ".join(text.get_text() for text in page.texts)
     assert "Gate: regression" in words
     assert "2 of 2 ratios from interleaved blocks" in words.replace("\n", " ")
-    assert picture.draw(gate.Report([], Policy())) is None
+    assert picture.draw(gate_report.Report([], Policy())) is None
 
 
 @pytest.mark.parametrize("limit", [0.0, -1, 1.0, float("nan")])
