@@ -19,8 +19,7 @@ def _biases(cfg: ModelConfig) -> int:
     """Biases of one layer: the mixer's projections and the feed-forward's."""
     if not cfg.bias:
         return 0
-    values = 2 if cfg.gate and MIXERS[cfg.mixer].kernels == "retention" else 1
-    mixer = 2 * cfg.d_key + values * cfg.d_value + cfg.d_model
+    mixer = MIXERS[cfg.mixer].bias_count(cfg)
     return mixer + (ffn_matrices(cfg) - 1) * cfg.d_ffn + cfg.d_model
 
 
@@ -80,11 +79,10 @@ def state_bytes(cfg: ModelConfig, batch: int, length: int, element_bytes: int) -
 
 
 def step_bytes(cfg: ModelConfig, batch: int, length: int, element_bytes: int) -> int:
-    """Least bytes one decode step must move: each weight once, the KV cache read once, or the
-    retention state read and written."""
+    """Least bytes one decode step must move: each weight once, and the state as often as the mixer
+    has to (a KV cache is read, a recurrent state written, too)."""
     state = state_bytes(cfg, batch, length, element_bytes)
-    passes = 1 if MIXERS[cfg.mixer].kernels == "attention" else 2
-    return parameters(cfg) * element_bytes + passes * state
+    return parameters(cfg) * element_bytes + MIXERS[cfg.mixer].state_passes * state
 
 
 def train_bytes(cfg: ModelConfig, batch: int, length: int, element_bytes: int) -> int:

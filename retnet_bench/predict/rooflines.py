@@ -53,8 +53,8 @@ def step_of(cell: Cell, config: ModelConfig, device: str, position: int | None =
     """What one timed step of the cell runs; decode: at `position`, the last one by default."""
     workload = "train" if cell.workload == "perplexity" else cell.workload
     length = cell.length if position is None else position + 1
-    if workload == "decode" and MIXERS[config.mixer].kernels == "retention":
-        length = 1  # a state is the same at every position
+    if workload == "decode" and not MIXERS[config.mixer].state_grows:
+        length = 1  # the same step at every position
     return Step(
         workload=workload,
         config=config,

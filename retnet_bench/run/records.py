@@ -80,13 +80,13 @@ class Rows:
         if self.planned.unsupported:
             return {}
         cell, cfg = self.planned.cell, self.planned.matched.config
-        heeds = MIXERS[cfg.mixer].heeds
+        options = MIXERS[cfg.mixer].options
         return {
             "mismatch": self.planned.matched.mismatch,
             **{k: getattr(cfg, k) for k in ("d_model", "n_layers", "n_heads")},
             **{k: getattr(cfg, k) for k in ("d_key", "d_value", "d_ffn")},
             **{
-                k: getattr(cfg, k) if k in heeds else None
+                k: getattr(cfg, k) if k in options else None
                 for k in ("chunk", "decay", "gate", "head_norm")
             },
             "n_params": cost.parameters(cfg),

@@ -89,12 +89,12 @@ def _check_arm(name: str, arm: Arm) -> None:
     """UserError for a setting that changes nothing: it would make a second name for one model."""
     said = [key for key in Arm.model_fields if key in arm.model_fields_set]
     mixer = MIXERS[arm.mixer]
-    heeded = (*ALWAYS, *mixer.heeds)
-    unread = [key for key in said if key not in heeded and getattr(arm, key) is not None]
+    read = (*ALWAYS, *mixer.options)
+    unread = [key for key in said if key not in read and getattr(arm, key) is not None]
     if unread:
         raise UserError(
             f"arms.{name}: mixer {arm.mixer} does not read {', '.join(unread)}; "
-            f"its settings are {', '.join(heeded)}"
+            f"its settings are {', '.join(read)}"
         )
     kernel = None if arm.kernel == "auto" else KERNELS[arm.kernel]
     if "chunk" in said and kernel and kernel.mixer == mixer.kernels and kernel.form != "chunkwise":

@@ -31,7 +31,9 @@ class Attention(Mixer):
 
     kernels = "attention"
     reference = "math"
-    heeds = ("head_dim",)
+    options = ("head_dim",)
+    state_grows = True
+    state_passes = 1
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__(cfg)
@@ -96,6 +98,10 @@ class Attention(Mixer):
     def parameter_count(cfg: ModelConfig) -> int:
         """W_Q, W_K (d x d_key), W_V, W_O (d x d_value)."""
         return cfg.d_model * 2 * (cfg.d_key + cfg.d_value)
+
+    @staticmethod
+    def bias_count(cfg: ModelConfig) -> int:
+        return 2 * cfg.d_key + cfg.d_value + cfg.d_model
 
     @staticmethod
     def mixing_flops(cfg: ModelConfig, length: int, masked: bool) -> float:

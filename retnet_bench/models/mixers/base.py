@@ -24,9 +24,14 @@ class Mixer(Exact, ABC):
     """Whose kernels it takes: the `mixer` field of KERNELS."""
     reference: ClassVar[str]
     """The one of these that the others are held against before anything is timed."""
-    heeds: ClassVar[tuple[str, ...]] = ()
+    options: ClassVar[tuple[str, ...]] = ()
     """Which of chunk, decay, gate, head_norm and head_dim it reads: a study's arm may set these and
     no others, and records keep them."""
+
+    state_grows: ClassVar[bool]
+    """Whether its state, and so a step's work, grows with the position."""
+    state_passes: ClassVar[int]
+    """How often a step moves the state, at the least: 1 if it is read, 2 if it is written, too."""
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
@@ -67,6 +72,11 @@ class Mixer(Exact, ABC):
     @abstractmethod
     def parameter_count(cfg: ModelConfig) -> int:
         """Parameters of one layer's mixer."""
+
+    @staticmethod
+    @abstractmethod
+    def bias_count(cfg: ModelConfig) -> int:
+        """Biases of one layer's projections, where `cfg.bias` gives them one."""
 
     @staticmethod
     @abstractmethod

@@ -48,7 +48,9 @@ class Retention(Mixer):
 
     kernels = "retention"
     reference = "recurrent"
-    heeds = ("chunk", "decay", "gate", "head_norm", "head_dim")
+    options = ("chunk", "decay", "gate", "head_norm", "head_dim")
+    state_grows = False
+    state_passes = 2
     log_decay: Tensor
 
     def __init__(self, cfg: ModelConfig) -> None:
@@ -124,6 +126,10 @@ class Retention(Mixer):
     def parameter_count(cfg: ModelConfig) -> int:
         """W_Q, W_K (d x d_key), W_V, W_O and W_G when gated (d x d_value)."""
         return cfg.d_model * (2 * cfg.d_key + (3 if cfg.gate else 2) * cfg.d_value)
+
+    @staticmethod
+    def bias_count(cfg: ModelConfig) -> int:
+        return 2 * cfg.d_key + (2 if cfg.gate else 1) * cfg.d_value + cfg.d_model
 
     @staticmethod
     def mixing_flops(cfg: ModelConfig, length: int, masked: bool) -> float:
