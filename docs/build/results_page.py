@@ -90,11 +90,11 @@ print(failed[["arm", "workload", "length", "batch", "status", "reason", "stderr_
 The same with intervals, and ratios inside pairs, as the figures use them:
 
 ```python
-from retnet_bench.analysis.tables import curves
+from retnet_bench.analysis.tables import pairs
 
 print(curves.throughput(records))
 print(curves.slopes(records))
-print(curves.pair_ratios(records)[["metric", "length", "estimate", "low", "high", "verdict"]])
+print(pairs.pair_ratios(records)[["metric", "length", "estimate", "low", "high", "verdict"]])
 ```
 """
 

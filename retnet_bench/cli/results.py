@@ -23,7 +23,7 @@ def show(results: Results) -> None:
 
 
 def show_results(results: list[Path], console: Console) -> None:
-    from retnet_bench.analysis.tables.curves import contract_text
+    from retnet_bench.analysis.tables.captions import contract_text
     from retnet_bench.analysis.tables.floor import read_all_floors
     from retnet_bench.report.claims import claims_table
     from retnet_bench.report.tables import tables

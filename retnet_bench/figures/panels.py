@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
 from retnet_bench.analysis.statistics.intervals import FEWEST
-from retnet_bench.analysis.tables import curves
+from retnet_bench.analysis.tables import captions, curves
 from retnet_bench.base import UserError
 from retnet_bench.figures import style
 from retnet_bench.figures.sheet import OPEN, End, Sheet
@@ -43,7 +43,7 @@ def needed(frame: pd.DataFrame, figure: str, workload: str, metric: str) -> pd.D
 
 def contract(records: pd.DataFrame, workload: str) -> str:
     """The caption's first sentence: machine, dtype, mode and kernels of `workload`'s records."""
-    return curves.contract_text(records[records["workload"] == workload])
+    return captions.contract_text(records[records["workload"] == workload])
 
 
 def scaled(frame: pd.DataFrame, factor: float) -> pd.DataFrame:

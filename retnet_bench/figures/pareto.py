@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from retnet_bench.analysis.tables import curves, quality
+from retnet_bench.analysis.tables import captions, quality
 from retnet_bench.base import UserError
 from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
@@ -40,7 +40,7 @@ def draw(records: pd.DataFrame) -> Figure:
     names = {name: words for name, _, words, _ in _PANELS}
     notes = [f"{names.get(name, 'bits per byte')}: {note}." for name, note in found.notes.items()]
     models = records["arm"].isin(found.frame["arm"]) & records["size"].isin(found.frame["size"])
-    return sheet.finish(curves.contract_text(records[models]), *notes)
+    return sheet.finish(captions.contract_text(records[models]), *notes)
 
 
 def _panel(sheet: Sheet, ax: Axes, frame: pd.DataFrame, name: str, factor: float) -> None:

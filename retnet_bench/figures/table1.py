@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retnet_bench import paper
-from retnet_bench.analysis.tables import curves
+from retnet_bench.analysis.tables import captions, curves
 from retnet_bench.base import UserError
 from retnet_bench.figures import axes, laws, panels, style
 from retnet_bench.figures.registry import figure
@@ -61,7 +61,7 @@ def draw(records: pd.DataFrame) -> Figure:
     _frame(sheet)
     mine = records[records["workload"].isin(TIMES) & (records["size"] == size)]
     said = f"Size {size}, lengths: {'; '.join(_ranges(chosen))}."
-    return sheet.finish(curves.contract_text(mine), said, _NOTE)
+    return sheet.finish(captions.contract_text(mine), said, _NOTE)
 
 
 def _at_one_batch(found: pd.DataFrame) -> Iterator[pd.DataFrame]:

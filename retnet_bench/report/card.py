@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from retnet_bench import files
-from retnet_bench.analysis.tables.curves import contract_text
+from retnet_bench.analysis.tables.captions import contract_text
 from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.base import printable
 from retnet_bench.report import layout

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from retnet_bench import files
 from retnet_bench.base import UserError, did_you_mean, printable
-from retnet_bench.data.tokenizers import cache_folder
+from retnet_bench.data.cache import cache_folder
 from retnet_bench.measure.environment import PACKAGE_FOLDER, git_state
 
 BUILD_S = 1800

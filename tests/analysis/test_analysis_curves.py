@@ -8,7 +8,7 @@ import pytest
 from golden.records import blocks, decode, document, failure, frame, record, small_study
 
 from retnet_bench.analysis.statistics.intervals import Interval
-from retnet_bench.analysis.tables import curves
+from retnet_bench.analysis.tables import captions, curves, pairs
 from retnet_bench.analysis.tables.pairs import sides, verdict
 from retnet_bench.base import UserError
 from retnet_bench.results.store import Store, read_records
@@ -89,9 +89,9 @@ def test_only_failures_make_a_curve_too():
         curves.final_latency,
         curves.latency_by_position,
         curves.slopes,
-        curves.crossovers,
+        pairs.crossovers,
         curves.perplexities,
-        curves.pair_ratios,
+        pairs.pair_ratios,
         curves.exponents,
     ],
 )
@@ -153,7 +153,7 @@ def test_memory_is_read_once_a_cell_whole_before_last_position():
     rows += [row | {"arm": "transformer", "cell_id": "t", "mixer": "attention"} for row in rows]
     read = curves.memory_by_length(frame(rows), "decode", "state_bytes")
     assert read["estimate"].tolist() == [700.0, 700.0]
-    ratio = only(curves.pair_ratios(frame(rows)))
+    ratio = only(pairs.pair_ratios(frame(rows)))
     assert (ratio["n"], ratio["verdict"]) == (1, "equal (exact)")
 
 
@@ -299,7 +299,7 @@ def test_crossover_of_training_and_of_decoding():
     rows = train_pair()
     rows += decode("retnet", dict.fromkeys((1, 100, 10000), 0.01))
     rows += decode("transformer", {1: 0.001, 100: 0.01 / 10, 10000: 0.01 * 10})
-    table = curves.crossovers(frame(rows)).set_index("workload")
+    table = pairs.crossovers(frame(rows)).set_index("workload")
     assert list(table.columns) == [
         *("a", "b", "x", "length", "batch", "estimate", "low", "high", "n", "fraction", "reason"),
     ]
@@ -316,10 +316,10 @@ def test_crossover_of_training_and_of_decoding():
 
 
 def test_no_crossover_says_who_is_ahead_and_one_length_says_so():
-    row = only(curves.crossovers(frame(train_pair(at=10.0))))
+    row = only(pairs.crossovers(frame(train_pair(at=10.0))))
     assert np.isnan(row["estimate"])
     assert row["reason"].startswith("none in range: retnet is ahead throughout")
-    row = only(curves.crossovers(frame(train_pair()[:6])))
+    row = only(pairs.crossovers(frame(train_pair()[:6])))
     assert row["reason"] == "fewer than two values of length with both arms"
 
 
@@ -327,7 +327,7 @@ def test_ratios_stay_inside_a_pair():
     rows = blocks("train_step_s", "retnet", [0.1, 0.2, 0.3, 0.4])
     rows += blocks("train_step_s", "transformer", [0.2, 0.4, 0.6, 0.8])
     rows += blocks("train_step_s", "transformer", [9.0, 9.0, 9.0, 9.0], batch=4)
-    row = only(curves.pair_ratios(frame(rows)))
+    row = only(pairs.pair_ratios(frame(rows)))
     assert row[["estimate", "low", "high"]].tolist() == pytest.approx([0.5] * 3)
     assert (row["a"], row["b"], row["n"], row["batch"]) == ("retnet", "transformer", 4, 2)
     assert row["verdict"] == "retnet 2 x faster than transformer"
@@ -336,14 +336,14 @@ def test_ratios_stay_inside_a_pair():
 def test_blocks_are_paired_by_process_and_block_whatever_the_order_of_rows():
     rows = blocks("train_step_s", "retnet", [1.0, 10.0, 100.0, 1000.0])
     rows += blocks("train_step_s", "transformer", [2.0, 20.0, 200.0, 2000.0])[::-1]
-    row = only(curves.pair_ratios(frame(rows)))
+    row = only(pairs.pair_ratios(frame(rows)))
     assert row[["low", "high"]].tolist() == pytest.approx([0.5, 0.5])
 
 
 def test_arms_of_different_runs_are_not_compared():
     rows = blocks("train_step_s", "retnet", [0.1, 0.1])
     rows += blocks("train_step_s", "transformer", [0.2, 0.2], run_id="run-2")
-    row = only(curves.pair_ratios(frame(rows)))
+    row = only(pairs.pair_ratios(frame(rows)))
     assert np.isnan(row["estimate"])
     assert row["verdict"] == "no comparison: the arms were measured in different runs"
 
@@ -352,7 +352,7 @@ def test_two_cells_of_one_arm_in_a_pair_are_refused():
     rows = blocks("train_step_s", "retnet", [0.1]) + blocks("train_step_s", "transformer", [0.1])
     rows += blocks("train_step_s", "retnet", [0.1], chunk=64, cell_id="other")
     with pytest.raises(UserError, match=r'arm "retnet" has 2 cells in pair .*names of their own'):
-        curves.pair_ratios(frame(rows))
+        pairs.pair_ratios(frame(rows))
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_ratio_in_words(metric, ratio, words):
 
 
 def test_ratios_of_the_small_study():
-    table = curves.pair_ratios(frame(small_study())).set_index(["metric", "length"])["verdict"]
+    table = pairs.pair_ratios(frame(small_study())).set_index(["metric", "length"])["verdict"]
     assert table["train_step_s", 512] == "retnet 2 x faster than transformer"
     assert table["decode_step_s", 1024] == "retnet 1.1 x faster than transformer"
     assert table["peak_tensor_bytes", 512] == ("retnet 2 x less than transformer (exact)")
@@ -398,7 +398,7 @@ def test_verdict_in_words(ratio, words):
     assert verdict("train_step_s", "a", "b", ratio) == words
 
 
-def test_arms_that_retain_are_compared_with_those_that_do_not():
+def test_every_arm_is_compared_with_each_transformer():
     arms = ("retnet", "retnet_parallel", "transformer", "flash")
     rows = [record("train_step_s", arm) for arm in arms]
     assert sides(frame(rows)) == [
@@ -409,6 +409,21 @@ def test_arms_that_retain_are_compared_with_those_that_do_not():
     ]
     assert sides(frame(rows[:2])) == [("retnet", "retnet_parallel")]
     assert sides(frame(rows[:1])) == []
+    assert sides(frame(rows[2:])) == [("flash", "transformer")]
+
+
+def test_a_third_mixer_has_its_ratio_to_the_transformer_beside_the_others():
+    """Beside RetNet and a Transformer, linear attention once was compared with RetNet alone."""
+    rows = [
+        *blocks("train_step_s", "retnet", [1.0] * 4),
+        *blocks("train_step_s", "linear", [3.0] * 4, mixer="linear_attention"),
+        *blocks("train_step_s", "transformer", [2.0] * 4),
+    ]
+    ratios = pairs.pair_ratios(frame(rows)).set_index(["a", "b"])["estimate"]
+    assert ratios.to_dict() == {
+        ("linear", "transformer"): 1.5,
+        ("retnet", "transformer"): 0.5,
+    }
 
 
 def test_perplexities_per_unit_and_bits_per_byte():
@@ -437,7 +452,7 @@ def test_perplexity_of_a_failed_cell_and_of_a_document_scored_twice():
 
 
 def test_the_caption_says_what_the_records_say():
-    text = curves.contract_text(frame(small_study()))
+    text = captions.contract_text(frame(small_study()))
     assert text == (
         "Test CPU; threads 2; fp32, eager; retnet: chunkwise; transformer: sdpa; "
         "size 1m (arms matched by params within 0.2 %); torch 2.0; 4 blocks a cell; "
@@ -448,10 +463,10 @@ def test_the_caption_says_what_the_records_say():
 def test_a_caption_shortens_what_is_long_and_counts_what_is_many():
     """A machine's name of 100,000 characters once took a figure four seconds."""
     rows = [row | {"machine": "x" * 1000, "torch_version": "2.0"} for row in small_study()]
-    text = curves.contract_text(frame(rows))
+    text = captions.contract_text(frame(rows))
     assert text.startswith(f"{'x' * 77}...; threads")
     many = [row | {"machine": f"m{i:02}"} for i in range(20) for row in small_study()]
-    text = curves.contract_text(frame(many))
+    text = captions.contract_text(frame(many))
     assert text.startswith("m00, m01, ")
     assert ", m11 and 8 more; threads" in text
 
@@ -459,7 +474,7 @@ def test_a_caption_shortens_what_is_long_and_counts_what_is_many():
 def test_the_caption_counts_processes_where_there_are_several():
     rows = blocks("train_step_s", "retnet", [0.1, 0.1])
     rows += blocks("train_step_s", "retnet", [0.1, 0.1], process=1)
-    assert curves.contract_text(frame(rows)).endswith("4 blocks in 2 processes a cell")
+    assert captions.contract_text(frame(rows)).endswith("4 blocks in 2 processes a cell")
 
 
 def test_the_caption_lists_what_is_mixed_and_invents_nothing():
@@ -468,19 +483,19 @@ def test_the_caption_lists_what_is_mixed_and_invents_nothing():
     for row in rows:
         row |= {"kernel_dispatched": None, "mismatch": None}
     rows[0] |= {"status": "impure", "reason": "GC"}
-    text = curves.contract_text(frame(rows))
+    text = captions.contract_text(frame(rows))
     assert "bf16 and fp32" in text
     assert "size 4m and 16m;" in text
     assert "retnet: kernel not recorded" in text
     assert text.endswith("1 to 2 blocks a cell, 1 of 3 blocks impure")
-    assert curves.contract_text(frame([failure("retnet", "train", "oom")])) == "nothing measured"
+    assert captions.contract_text(frame([failure("retnet", "train", "oom")])) == "nothing measured"
 
 
 def test_records_from_the_store_give_the_same_tables(tmp_path):
     stored = read_records(Store(tmp_path).append(small_study(), "all"))
-    for summary in (curves.throughput, curves.slopes, curves.perplexities, curves.pair_ratios):
+    for summary in (curves.throughput, curves.slopes, curves.perplexities, pairs.pair_ratios):
         pd.testing.assert_frame_equal(
             summary(stored), summary(frame(small_study())), check_dtype=False
         )
-    assert curves.contract_text(stored) == curves.contract_text(frame(small_study()))
+    assert captions.contract_text(stored) == captions.contract_text(frame(small_study()))
     assert pd.api.types.is_integer_dtype(curves.throughput(stored)["length"])

@@ -7,7 +7,7 @@ import pytest
 from fakes import scored
 from golden.records import document, failure, frame
 
-from retnet_bench.analysis.tables import curves, quality
+from retnet_bench.analysis.tables import captions, curves, pairs, quality
 from retnet_bench.base import UserError
 
 
@@ -28,10 +28,10 @@ def test_seeds_are_one_point_and_budgets_are_two():
 def test_one_seed_says_that_its_interval_is_of_documents_only():
     records = frame(scored.scaling(seeds=1, sizes=("a",)))
     assert set(curves.perplexities(records)["reason"]) == {"one seed: interval of documents only"}
-    assert "one seed (perplexity's intervals are of documents only)" in curves.contract_text(
+    assert "one seed (perplexity's intervals are of documents only)" in captions.contract_text(
         records
     )
-    assert curves.contract_text(frame(scored.scaling(sizes=("a",)))).endswith("3 seeds a point")
+    assert captions.contract_text(frame(scored.scaling(sizes=("a",)))).endswith("3 seeds a point")
 
 
 def test_a_seed_that_failed_is_told():
@@ -45,7 +45,7 @@ def test_a_seed_that_failed_is_told():
 
 
 def test_ratios_average_over_seeds_and_pair_documents():
-    rows = curves.pair_ratios(frame(scored.scaling(sizes=("a", "e"))))
+    rows = pairs.pair_ratios(frame(scored.scaling(sizes=("a", "e"))))
     assert rows["metric"].tolist() == ["perplexity_per_byte"] * 2
     table = rows.set_index("size")
     assert table.loc["a", "verdict"].startswith("retnet")

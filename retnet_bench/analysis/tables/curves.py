@@ -15,32 +15,8 @@ import pandas as pd
 from retnet_bench.analysis.statistics import estimates, intervals, replication
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.tables import rows
-from retnet_bench.analysis.tables.captions import contract_text
-from retnet_bench.analysis.tables.pairs import crossovers, pair_ratios
 from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.results.schema import EXACT, METRICS, OK_STATUSES, TIMES
-
-__all__ = [
-    "by_context",
-    "by_position",
-    "contract_text",
-    "crossovers",
-    "curve",
-    "decode_throughput",
-    "energy_per_token",
-    "exponent",
-    "exponents",
-    "final_latency",
-    "latency_by_position",
-    "loss_curve",
-    "memory_by_length",
-    "memory_metric",
-    "pair_ratios",
-    "perplexities",
-    "separators",
-    "slopes",
-    "throughput",
-]
 
 SUMMARY = ["estimate", "low", "high", "n", "status", "reason"]
 MIN_TIMED_SHARE = 0.9

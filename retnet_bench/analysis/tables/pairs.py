@@ -21,6 +21,8 @@ from retnet_bench.analysis.tables.floor import Floor, Floors
 from retnet_bench.base import UserError
 from retnet_bench.results.schema import EXACT, OK_STATUSES, TIMES
 
+BASELINE_MIXER = "attention"
+"""The Transformer's, which every other mixer is compared with."""
 _RESULT = ["estimate", "low", "high", "n"]
 _ALONG = {"decode": "position"}
 """What the arms of a workload may cross over, if not length."""
@@ -34,16 +36,17 @@ _WHOLE = ["threads", "vocab_size", "seed", "token_budget"]
 
 
 def sides(records: pd.DataFrame) -> list[tuple[str, str]]:
-    """The arms to compare, as (a, b): each arm that retains with each that does not.
+    """The arms to compare, as (a, b): each arm with each Transformer among them.
 
-    Where all arms are of one kind, the first by name with each other one.
+    Where all arms are Transformers, or none is, the first by name with each other one.
     """
     mixers = records.dropna(subset="mixer").groupby("arm")["mixer"].first()
-    ours = sorted(mixers.index[mixers == "retention"])
-    others = sorted(set(records["arm"]) - set(ours))
-    if not (ours and others):
-        ours, others = (ours or others)[:1], (ours or others)[1:]
-    return [(a, b) for a in ours for b in others]
+    baselines = sorted(mixers.index[mixers == BASELINE_MIXER])
+    others = sorted(set(records["arm"]) - set(baselines))
+    if not (baselines and others):
+        first, *rest = sorted(set(records["arm"])) or [""]
+        return [(first, arm) for arm in rest]
+    return [(a, b) for a in others for b in baselines]
 
 
 def crossovers(records: pd.DataFrame) -> pd.DataFrame:
