@@ -90,7 +90,7 @@ print(failed[["arm", "workload", "length", "batch", "status", "reason", "stderr_
 The same with intervals, and ratios inside pairs, as the figures use them:
 
 ```python
-from retnet_bench.analysis.tables import pairs
+from retnet_bench.analysis.tables import curves, pairs
 
 print(curves.throughput(records))
 print(curves.slopes(records))
