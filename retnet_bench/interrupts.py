@@ -87,7 +87,7 @@ def handle() -> None:
 
 
 @contextmanager
-def heard(arguments: Sequence[str]) -> Iterator[None]:
+def reporting(arguments: Sequence[str]) -> Iterator[None]:
     """Run the command with these arguments; if a signal ends it, say in one line what is left of it
     and exit with 128 + the signal's number."""
     try:
@@ -103,7 +103,7 @@ def heard(arguments: Sequence[str]) -> Iterator[None]:
 
 
 @contextmanager
-def held() -> Iterator[None]:
+def deferred() -> Iterator[None]:
     """Let the signals wait until the context ends. A process started in it is deaf to them for
     good: ending it is this process's to do."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows

@@ -16,7 +16,7 @@ BROKEN, BROKEN_PIPE = 70, 141
 """Exit codes: os.EX_SOFTWARE, and that of a program which SIGPIPE ends."""
 
 
-class Patient(io.FileIO):
+class FaultTolerantStream(io.FileIO):
     """A stream that keeps its first failure and goes on, as if all had been written: a full disk, a
     reader that left or a terminal that hung up must not end a measurement."""
 
@@ -47,13 +47,13 @@ class Output:
         closed = [descriptor for descriptor in (0, 1, 2) if not _is_open(descriptor)]
         for _ in closed:  # each takes the lowest free number, which the next file would get
             os.open(os.devnull, os.O_RDWR)
-        self.out = Patient(1, "w", closefd=False)
+        self.out = FaultTolerantStream(1, "w", closefd=False)
         if 1 in closed:
             self.out.error = OSError(errno.EBADF, os.strerror(errno.EBADF))
         if sys.stdout is sys.__stdout__:
             sys.stdout = _text(self.out, sys.stdout)
         if sys.stderr is sys.__stderr__:
-            sys.stderr = _text(Patient(2, "w", closefd=False), sys.stderr)
+            sys.stderr = _text(FaultTolerantStream(2, "w", closefd=False), sys.stderr)
 
     def exit_code(self, code: int) -> int:
         """`code`, or that of an output which could not be written: then nobody saw the verdict that
@@ -81,7 +81,7 @@ def _is_open(descriptor: int) -> bool:
     return True
 
 
-def _text(stream: Patient, like: Any) -> io.TextIOWrapper:
+def _text(stream: FaultTolerantStream, like: Any) -> io.TextIOWrapper:
     encoding = getattr(like, "encoding", None) or "utf-8"
     buffered = io.BufferedWriter(stream)
     return io.TextIOWrapper(buffered, encoding, "backslashreplace", line_buffering=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from retnet_bench import streams
-from retnet_bench.streams import Patient
+from retnet_bench.streams import FaultTolerantStream
 from retnet_bench.terminal import Terminal
 
 GOLDEN = Path(__file__).parent / "golden" / "v2_small.parquet"
@@ -66,7 +66,7 @@ def test_any_encoding_can_show_tables_with_micro_signs(encoding):
 
 def test_a_terminal_that_hung_up_does_not_end_the_program():
     master, slave = pty.openpty()
-    out = Patient(os.dup(slave), "w")
+    out = FaultTolerantStream(os.dup(slave), "w")
     os.close(slave)
     os.close(master)
     text = io.TextIOWrapper(io.BufferedWriter(out), "utf-8", line_buffering=True)
@@ -85,7 +85,7 @@ def test_a_slow_reader_that_does_not_block_gets_everything():
         [sys.executable, "-c", code], stdin=reader, stdout=subprocess.PIPE, text=True
     ) as process:
         os.close(reader)
-        stream = Patient(writer, "w")
+        stream = FaultTolerantStream(writer, "w")
         assert stream.write(b"x" * 1_000_000) == 1_000_000
         stream.close()
         read, _ = process.communicate(timeout=60)

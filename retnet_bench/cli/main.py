@@ -49,7 +49,7 @@ def _exit_code() -> int:
     debug = "--debug" in sys.argv
     interrupts.handle()
     try:
-        with interrupts.heard(sys.argv[1:]):
+        with interrupts.reporting(sys.argv[1:]):
             _refuse_bytes(sys.argv[1:])
             app()
         return 0

@@ -133,8 +133,10 @@ def check(
     if against is not None:
         from retnet_bench.run.against import measured
 
-        with measured(candidate, against, policy, budget, dirty, console) as duel:
-            report = gate.check(duel.candidate, duel.baseline, policy, duel.selftest_of)
+        with measured(candidate, against, policy, budget, dirty, console) as comparison:
+            report = gate.check(
+                comparison.candidate, comparison.baseline, policy, comparison.selftest_of
+            )
     else:
         assert baseline is not None
         report = gate.check(Path(candidate), baseline, policy)

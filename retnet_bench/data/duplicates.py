@@ -1,8 +1,8 @@
 """Text that stands in two splits: equal, or nearly so, found by shared runs of words.
 
-Two documents are near duplicates when at least SHARE of the shorter one's runs of RUN consecutive
-words stand in the other too. Case and white space do not count, here or for equality. A document
-of fewer than RUN words has no runs: only its equal is found.
+Two documents are near duplicates when at least SHARE of the shorter one's runs of RUN_WORDS words
+stand in the other too. Case and white space do not count, here or for equality. A document
+of fewer than RUN_WORDS words has no runs: only its equal is found.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from retnet_bench.base import UserError
 from retnet_bench.data.corpus import SPLITS, Corpus, Document, Split, Splits
 
-RUN = 32
+RUN_WORDS = 32
 """Words; about 40 to 50 tokens of a BPE. A power of two: `runs` doubles up to it."""
 SHARE = 0.25
 """Quotations stay under it: among the 249 State of the Union messages, whose authors quote each
@@ -38,7 +38,8 @@ def plain(text: str) -> str:
 
 
 def runs(text: str) -> np.ndarray:
-    """Hashes of the runs of RUN words: (at most words - RUN + 1,) uint64, sorted, each once.
+    """Hashes of the runs of RUN_WORDS words: at most (words - RUN_WORDS + 1,), uint64, sorted, each
+    once.
 
     Python salts the hash of a string anew in each process: never store these.
     """
@@ -46,7 +47,7 @@ def runs(text: str) -> np.ndarray:
     hashes = np.fromiter(map(hash, words), dtype=np.int64, count=len(words)).view(np.uint64)
     width, base = 1, BASE
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
-        while width < RUN:
+        while width < RUN_WORDS:
             hashes = hashes[:-width] * base + hashes[width:]
             width, base = 2 * width, base * base
     return np.unique(hashes)
@@ -147,4 +148,4 @@ def _with_split(document: Document, splits: Splits) -> str:
 def _share(found: Overlap) -> str:
     if found.share == 1:
         return "hold the same text, or one holds the other"
-    return f"share {found.share:.0%} of the shorter one's runs of {RUN} words"
+    return f"share {found.share:.0%} of the shorter one's runs of {RUN_WORDS} words"

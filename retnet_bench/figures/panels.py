@@ -234,7 +234,7 @@ def draw_paper(
     for arm in styles:
         if arm not in sheet.entries:
             sheet.explain(f"{arm} (paper)", line_handle(styles[arm], style.PAPER_ALPHA))
-    dress_paper(sheet, table, title)
+    style_paper_axes(sheet, table, title)
     if per:
         sheet.ends.append((ax, ends))
 
@@ -257,7 +257,7 @@ def draw_predicted(sheet: Sheet, points: pd.DataFrame, x: str, what: str) -> str
     )
 
 
-def dress_paper(sheet: Sheet, table: PaperTable, title: str) -> None:
+def style_paper_axes(sheet: Sheet, table: PaperTable, title: str) -> None:
     """Make the right panel the paper's: grey, titled, its source in the caption."""
     ax = sheet.paper
     how = re.split("[:;]", table.method)[0]

@@ -189,4 +189,6 @@ def _paper(sheet: Sheet) -> None:
         sheet.paper.annotate(said, (power, place), xytext=(0, 6), color=look.color, **words)
         if arm not in sheet.styles:
             sheet.explain(f"{arm} (paper)", Line2D([], [], **shape))
-    panels.dress_paper(sheet, table, "Paper: stated, not measured,\nand in these two rows only")
+    panels.style_paper_axes(
+        sheet, table, "Paper: stated, not measured,\nand in these two rows only"
+    )

@@ -91,7 +91,7 @@ def _paper(sheet: Sheet) -> None:
     arms, styles = sorted(frame["arm"].unique()), style.arm_styles(frame["arm"])
     for _, row in frame.iterrows():
         _point(sheet.paper, row, arms, styles[row["arm"]], style.PAPER_ALPHA)
-    panels.dress_paper(sheet, table, "Paper: 6.7B, 100B tokens,\none seed")
+    panels.style_paper_axes(sheet, table, "Paper: 6.7B, 100B tokens,\none seed")
 
 
 def _rows(ax: Axes) -> None:

@@ -77,7 +77,7 @@ def _paper(sheet: Sheet, names: list[str]) -> None:
     points = inside.rename_axis(index="arm").reset_index().melt("arm", value_name="value")
     points["row"] = [names.index(arm) for arm in points["arm"]]
     title = "Paper: 200M, 5B tokens, one seed;\nmarks: its five corpora"
-    panels.dress_paper(sheet, table, title)
+    panels.style_paper_axes(sheet, table, title)
     mark: dict[str, Any] = {
         "marker": "|",
         "linestyle": "none",

@@ -40,15 +40,16 @@ class Series(NamedTuple):
         return cls(metric, unit, values, reading.reason)
 
 
-def untold(series: Iterable[Series], told: set[tuple[str, str]]) -> list[Series]:
-    """`series` without those that lack a value for a reason in `told`, which grows by the others.
+def unreported(series: Iterable[Series], reported: set[tuple[str, str]]) -> list[Series]:
+    """`series` without those whose reason for lacking a value is in `reported` already, which grows
+    by the others'.
 
     What a machine can't count it can't count in any block: one row says it.
     """
     kept = []
     for one in series:
-        if one.reason is None or (one.metric, one.reason) not in told:
+        if one.reason is None or (one.metric, one.reason) not in reported:
             kept.append(one)
         if one.reason is not None:
-            told.add((one.metric, one.reason))
+            reported.add((one.metric, one.reason))
     return kept

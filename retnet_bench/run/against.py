@@ -21,7 +21,7 @@ from retnet_bench.run.launchers.revision import serving
 from retnet_bench.run.progress import outcome_text
 from retnet_bench.run.records import new_run_id
 from retnet_bench.run.revisions import Revision
-from retnet_bench.run.runner import Runner, Track, environment_variables
+from retnet_bench.run.runner import CellRun, Runner, environment_variables
 from retnet_bench.run.session import default_folder
 from retnet_bench.study import plan
 from retnet_bench.study import study as studies
@@ -36,8 +36,8 @@ TIMED_SHARE = 0.8
 """Of a round's time; the rest is for starting, warming up and memory."""
 CANDIDATE, BASELINE = "candidate", "baseline"
 
-Duel = list[Track]
-"""One cell's two tracks, candidate and baseline."""
+CellRuns = list[CellRun]
+"""One cell with both revisions, candidate and baseline."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def measured(
     words = f"candidate {candidate.name}, baseline {baseline.name} ({revision}), interleaved"
     console.print(words, highlight=False, soft_wrap=True)
     home = default_folder(study)
-    duel = _Duel(
+    comparison = _Comparison(
         study=study,
         source=source,
         sides={CANDIDATE: candidate, BASELINE: baseline},
@@ -81,13 +81,16 @@ def measured(
         floors=read_floors(home),
     )
     with ExitStack() as held:
-        stores = {side: held.enter_context(Store.alone(duel.folder / side)) for side in duel.sides}
-        duel.run(stores, console)
-        yield Measured(duel.folder / CANDIDATE, duel.folder / BASELINE, home)
+        stores = {
+            side: held.enter_context(Store.alone(comparison.folder / side))
+            for side in comparison.sides
+        }
+        comparison.run(stores, console)
+        yield Measured(comparison.folder / CANDIDATE, comparison.folder / BASELINE, home)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Duel:
+class _Comparison:
     """What is measured, by which two revisions, and where the records go."""
 
     study: Study
@@ -119,35 +122,40 @@ class _Duel:
                 name: stack.enter_context(serving(revision.tree, revision.python))
                 for name, revision in self.sides.items()
             }
-            duels = [
-                [Track(p, name, launcher) for name, launcher in launchers.items()] for p in planned
+            remaining = [
+                [CellRun(p, name, launcher) for name, launcher in launchers.items()]
+                for p in planned
             ]
             end = time.monotonic() + self.budget_s
             for number in range(ROUNDS):
-                self._round(runner, duels, number, end)
+                self._round(runner, remaining, number, end)
                 over = number == ROUNDS - 1 or self.policy.exact_only or time.monotonic() > end
-                done = [over or _settled(tracks, number) for tracks in duels]
-                for tracks in itertools.compress(duels, done):
-                    self._keep(runner, tracks, stores, console)
-                duels = [tracks for tracks, is_done in zip(duels, done, strict=True) if not is_done]
+                done = [over or _settled(cell_runs, number) for cell_runs in remaining]
+                for cell_runs in itertools.compress(remaining, done):
+                    self._keep(runner, cell_runs, stores, console)
+                remaining = [
+                    cell_runs
+                    for cell_runs, is_done in zip(remaining, done, strict=True)
+                    if not is_done
+                ]
 
     def _keep(
-        self, runner: Runner, tracks: Duel, stores: dict[str, Store], console: Console
+        self, runner: Runner, cell_runs: CellRuns, stores: dict[str, Store], console: Console
     ) -> None:
-        for track in tracks:
-            outcome = runner.finish(track)
-            stores[track.label].append(outcome.rows, track.planned.cell.cell_id)
-            words = f"{outcome.status:<11} {track.label:<9} {outcome_text(outcome)}"
+        for cell_run in cell_runs:
+            outcome = runner.finish(cell_run)
+            stores[cell_run.label].append(outcome.rows, cell_run.planned.cell.cell_id)
+            words = f"{outcome.status:<11} {cell_run.label:<9} {outcome_text(outcome)}"
             console.print(words, highlight=False, soft_wrap=True)
 
-    def _round(self, runner: Runner, duels: list[Duel], number: int, end: float) -> None:
+    def _round(self, runner: Runner, remaining: list[CellRuns], number: int, end: float) -> None:
         """One process of either revision for each cell, within its share of what is left."""
-        for i, tracks in enumerate(duels):
-            turns = len(duels) * (ROUNDS - number) - i
+        for i, cell_runs in enumerate(remaining):
+            turns = len(remaining) * (ROUNDS - number) - i
             share_s = TIMED_SHARE * max(end - time.monotonic(), 0.0) / turns
-            protocol = tracks[0].planned.protocol
+            protocol = cell_runs[0].planned.protocol
             rule = stopping.in_round(protocol, max(share_s, 1.0), last_word=number > 0)
-            runner.replicate(tracks, number, rule)
+            runner.replicate(cell_runs, number, rule)
 
     def _cells(self) -> list[Planned]:
         with self.source.named():
@@ -174,11 +182,11 @@ class _Duel:
         return replace(planned, protocol=protocol)
 
 
-def _settled(tracks: Duel, number: int) -> bool:
+def _settled(cell_runs: CellRuns, number: int) -> bool:
     """Whether another round would tell nothing more: the interval, of two rounds at least, is
     narrow enough for the gate to be conclusive, or a revision failed."""
-    if any(track.failure for track in tracks):
+    if any(cell_run.failure for cell_run in cell_runs):
         return True
-    half_width = stopping.relative_half_width([track.blocks for track in tracks])
-    wanted = tracks[0].planned.protocol.precision
+    half_width = stopping.relative_half_width([cell_run.blocks for cell_run in cell_runs])
+    wanted = cell_runs[0].planned.protocol.precision
     return number > 0 and wanted is not None and half_width <= wanted

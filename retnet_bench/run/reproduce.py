@@ -153,7 +153,7 @@ def largest(name: str, minutes: float) -> str:
     chosen = None
     for candidate in SIZES:
         study, _ = sized(name, candidate)
-        if not _bearable(plan.make(study), minutes):
+        if not _fits_budget(plan.make(study), minutes):
             break
         chosen = candidate
     if chosen is None:
@@ -164,7 +164,7 @@ def largest(name: str, minutes: float) -> str:
     return chosen
 
 
-def _bearable(pairs: list[Pair], minutes: float) -> bool:
+def _fits_budget(pairs: list[Pair], minutes: float) -> bool:
     total_s = 0.0
     for found in _predictions(pairs):
         if found.fits is False or found.cell_s is None:

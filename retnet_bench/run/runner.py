@@ -19,7 +19,7 @@ from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.measure.memory import available_bytes
 from retnet_bench.measure.protocol import palindromic
-from retnet_bench.measure.reading import untold
+from retnet_bench.measure.reading import unreported
 from retnet_bench.measure.telemetry import Telemetry
 from retnet_bench.models.forms import Agreement
 from retnet_bench.predict import targets
@@ -52,8 +52,8 @@ class Finished:
 
 
 @dataclass
-class Track:
-    """One cell on its way through its processes, interleaved with other tracks."""
+class CellRun:
+    """One cell on its way through its processes, interleaved with others."""
 
     planned: Planned
     label: str
@@ -65,7 +65,7 @@ class Track:
     failure: Failure | None = None
     tail: str | None = None
     seconds: float = 0.0
-    told: set[tuple[str, str]] = field(default_factory=set)
+    reported: set[tuple[str, str]] = field(default_factory=set)
     """Metrics that this machine can't take, and why: one row says it."""
     worker: WorkerHandle = field(init=False)
     made: Rows = field(init=False)
@@ -81,7 +81,7 @@ class Track:
 
 @dataclass
 class Runner:
-    """Measures interleaved tracks. `run` stores a pair's records, one part for each."""
+    """Measures interleaved cells. `run` stores a pair's records, one part for each."""
 
     study: str
     run_id: str
@@ -102,57 +102,57 @@ class Runner:
         pair would be no pair. Others are stored one by one, as they end."""
         interleaved = WORKLOADS[pair[0].cell.workload].interleaved
         for group in [pair] if interleaved else [[planned] for planned in pair]:
-            tracks = [Track(planned, planned.cell.arm, LocalLauncher()) for planned in group]
-            self.measure(tracks, stopping.by_protocol(group[0].protocol))
-            finished = [self.finish(track) for track in tracks]
+            cell_runs = [CellRun(planned, planned.cell.arm, LocalLauncher()) for planned in group]
+            self.measure(cell_runs, stopping.by_protocol(group[0].protocol))
+            finished = [self.finish(cell_run) for cell_run in cell_runs]
             first = group[0].cell
             name = first.pair_id if interleaved else first.cell_id
             self.store.append([row for cell in finished for row in cell.rows], name)
             yield from finished
 
-    def measure(self, tracks: Sequence[Track], rule: Rule) -> None:
-        """Run the tracks' processes, their blocks in ABBA order, until `rule` says stop."""
-        for track in tracks:
-            if track.planned.unsupported:
-                track.failure = Failure("unsupported", track.planned.unsupported)
-        able = {track.label: track for track in tracks if track.failure is None}
-        processes = tracks[0].planned.processes
-        if tracks[0].planned.protocol.interleave == "blocks":
+    def measure(self, cell_runs: Sequence[CellRun], rule: Rule) -> None:
+        """Run the cells' processes, their blocks in ABBA order, until `rule` says stop."""
+        for cell_run in cell_runs:
+            if cell_run.planned.unsupported:
+                cell_run.failure = Failure("unsupported", cell_run.planned.unsupported)
+        able = {cell_run.label: cell_run for cell_run in cell_runs if cell_run.failure is None}
+        processes = cell_runs[0].planned.processes
+        if cell_runs[0].planned.protocol.interleave == "blocks":
             for process in range(processes):
                 self.replicate(list(able.values()), process, rule)
         else:
             for turn, label in enumerate(palindromic(list(able), processes)):
                 self.replicate([able[label]], turn // len(able), rule)
 
-    def replicate(self, tracks: Sequence[Track], process: int, rule: Rule) -> None:
-        """One process for each track, their blocks interleaved; after the first ones' memory and
+    def replicate(self, cell_runs: Sequence[CellRun], process: int, rule: Rule) -> None:
+        """One process for each cell, their blocks interleaved; after the first ones' memory and
         facts one by one, which further processes would only repeat."""
-        tracks = [track for track in tracks if track.failure is None]
+        cell_runs = [cell_run for cell_run in cell_runs if cell_run.failure is None]
         with (
             files.scratch() as folder,
-            _workers(tracks, folder, process),
+            _workers(cell_runs, folder, process),
         ):
-            share = int(available_bytes() * MEMORY_SHARE / max(1, len(tracks)))
-            for track in tracks:
-                self._prepare(track, process, share)
-            measured = tracks[0].planned.cell.measure if tracks else ()
+            share = int(available_bytes() * MEMORY_SHARE / max(1, len(cell_runs)))
+            for cell_run in cell_runs:
+                self._prepare(cell_run, process, share)
+            measured = cell_runs[0].planned.cell.measure if cell_runs else ()
             if "time" in measured:
-                self._blocks(tracks, process, rule)
-            for track in tracks if process == 0 else ():
+                self._blocks(cell_runs, process, rule)
+            for cell_run in cell_runs if process == 0 else ():
                 if "memory" in measured:
-                    self._ask(track, "memory", process)
-                self._ask(track, "facts", process)
+                    self._ask(cell_run, "memory", process)
+                self._ask(cell_run, "facts", process)
 
-    def _prepare(self, track: Track, process: int, share: int) -> None:
-        cell = track.planned.cell
+    def _prepare(self, cell_run: CellRun, process: int, share: int) -> None:
+        cell = cell_run.planned.cell
         self.on_turn(f"{cell.name}: checking forms, warming up")
-        key = (track.label, f"{track.planned.matched.config} {cell.device} {cell.dtype}")
+        key = (cell_run.label, f"{cell_run.planned.matched.config} {cell.device} {cell.dtype}")
         known = self._agreements.get(key)
         folder = self.store.folder.absolute()
         events = folder / "tensorboard" / f"{cell.arm}-{cell.size}-{cell.cell_id}"
         # Said only where it is asked for: another revision's worker may not know it.
         board: dict[str, Any] = {"tensorboard": str(events)} if self.tensorboard else {}
-        answer = track.worker.ask(
+        answer = cell_run.worker.ask(
             "prepare",
             agreements=None if known is None else [asdict(agreement) for agreement in known],
             memory_bytes=share if cell.device == "cpu" else None,
@@ -160,121 +160,125 @@ class Runner:
             **board,
         )
         if isinstance(answer, Failure):
-            track.fail(answer)
+            cell_run.fail(answer)
             return
         assert isinstance(answer, Prepared)
         self._agreements[key] = answer.agreements
         env = answer.environment | {"study": {"yaml": self.study_text}}
         if cell.device not in self._targets:
             self._targets[cell.device] = targets.target_of_records(cell.device)
-        track.made = Rows(
+        cell_run.made = Rows(
             self.study,
             self.run_id,
-            track.planned,
+            cell_run.planned,
             env,
             answer.kernel_dispatched,
             self._targets[cell.device],
         )
-        track.rows += track.made.preparation(answer, process)
+        cell_run.rows += cell_run.made.preparation(answer, process)
 
-    def _blocks(self, tracks: Sequence[Track], process: int, rule: Rule) -> None:
-        if not WORKLOADS[tracks[0].planned.cell.workload].interleaved:
-            for track in tracks:
-                self._ask(track, "block", process, 0, 0)
+    def _blocks(self, cell_runs: Sequence[CellRun], process: int, rule: Rule) -> None:
+        if not WORKLOADS[cell_runs[0].planned.cell.workload].interleaved:
+            for cell_run in cell_runs:
+                self._ask(cell_run, "block", process, 0, 0)
             return
         order = itertools.count()
         start = time.monotonic()
         for done in itertools.count():
-            live = [track for track in tracks if track.failure is None]
-            pids = [track.worker.started.process.pid for track in live]
+            able = [cell_run for cell_run in cell_runs if cell_run.failure is None]
+            pids = [cell_run.worker.started.process.pid for cell_run in able]
             # A B B A ..., of the next process B A A B ...: an odd number of blocks favours no arm.
-            for track in live if (done + process) % 2 == 0 else live[::-1]:
-                self.on_turn(f"{track.planned.cell.name}: block {done + 1}")
-                uuid = track.made.env["device"].get("uuid")
-                with Telemetry(track.planned.cell.device, uuid, pids) as telemetry:
-                    self._ask(track, "block", process, done, next(order))
-                self._observe(track, telemetry, process, done)
-            if all(track.failure for track in tracks):
+            for cell_run in able if (done + process) % 2 == 0 else able[::-1]:
+                self._timed_block(cell_run, process, done, next(order), pids)
+            able = [cell_run for cell_run in able if cell_run.failure is None]
+            if not able:
                 return
-            blocks = [track.blocks for track in tracks if track.failure is None]
+            blocks = [cell_run.blocks for cell_run in able]
             stop = rule(done + 1, time.monotonic() - start, blocks)
             if stop is not None:
-                for track in tracks:
-                    if track.failure is None:
-                        track.rows += track.made.stop(stop, process)
+                for cell_run in able:
+                    cell_run.rows += cell_run.made.stop(stop, process)
                 return
+
+    def _timed_block(
+        self, cell_run: CellRun, process: int, block: int, order: int, pids: Sequence[int]
+    ) -> None:
+        """One block, judged once by all that is known of it: what the worker counted in its window
+        and what the GPU reported."""
+        cell, made = cell_run.planned.cell, cell_run.made
+        self.on_turn(f"{cell.name}: block {block + 1}")
+        with Telemetry(cell.device, made.env["device"].get("uuid"), pids) as telemetry:
+            found = self._answer(cell_run, "block")
+        if found is None:
+            return
+        impure = "; ".join(filter(None, [found.impure, telemetry.judge()])) or None
+        series = unreported(telemetry.readings(), cell_run.reported)
+        observed = [Sample.of(one, cell.workload) for one in series]
+        cell_run.rows += [made.sample(s, process, block, order, impure) for s in found.samples]
+        cell_run.rows += [made.sample(s, process, block, impure=impure) for s in observed]
+        value = stopping.block_value(found.samples)
+        if value is not None:
+            cell_run.blocks.append((process, np.array([value])))
 
     def _ask(
         self,
-        track: Track,
+        cell_run: CellRun,
         name: str,
         process: int,
         block: int | None = None,
         order: int | None = None,
     ) -> None:
-        """Have the worker do `name` and keep what it sampled."""
-        if track.failure is not None:
-            return
-        words = track.planned.cell.name
-        answer = track.worker.ask(name, on_progress=lambda said: self.on_turn(f"{words}: {said}"))
+        """Have the worker do `name`, of which nothing is judged, and keep what it sampled."""
+        found = self._answer(cell_run, name)
+        for sample in found.samples if found else ():
+            cell_run.rows.append(cell_run.made.sample(sample, process, block, order))
+
+    def _answer(self, cell_run: CellRun, name: str) -> Samples | None:
+        """What the worker sampled for `name`; None where it, or something before it, failed."""
+        if cell_run.failure is not None:
+            return None
+        words = cell_run.planned.cell.name
+        answer = cell_run.worker.ask(
+            name, on_progress=lambda said: self.on_turn(f"{words}: {said}")
+        )
         if isinstance(answer, Failure):
-            track.fail(answer)
-            return
+            cell_run.fail(answer)
+            return None
         assert isinstance(answer, Samples)
-        track.rows += [
-            track.made.sample(sample, process, block, order, answer.impure)
-            for sample in answer.samples
-        ]
-        value = stopping.block_value(answer.samples) if name == "block" else None
-        if value is not None:
-            track.blocks.append((process, np.array([value])))
+        return answer
 
-    def _observe(self, track: Track, telemetry: Telemetry, process: int, block: int) -> None:
-        """Keep what the machine was like during the block that was just done."""
-        if track.failure is not None:
-            return
-        phase = track.planned.cell.workload
-        samples = [Sample.of(one, phase) for one in untold(telemetry.readings(), track.told)]
-        track.rows += [track.made.sample(sample, process, block) for sample in samples]
-        impure = telemetry.judge()
-        if impure is None:
-            return
-        for row in track.rows:
-            if (row["process"], row["block"], row["status"]) == (process, block, "ok"):
-                row |= {"status": "impure", "reason": impure}
-
-    def finish(self, track: Track) -> Finished:
+    def finish(self, cell_run: CellRun) -> Finished:
         """A cell's rows, or what became of it. A cell that failed half-way keeps no speed, for it
         would be that of a part of its blocks."""
-        failure = track.failure
+        failure = cell_run.failure
         if failure is None:
-            impure = [row["reason"] for row in track.rows if row["status"] == "impure"]
+            impure = [row["reason"] for row in cell_run.rows if row["status"] == "impure"]
             status, reason = ("impure", impure[0]) if impure else ("ok", None)
-            return Finished(track.planned, status, reason, track.seconds, track.rows)
-        device = self.home if track.planned.unsupported else track.planned.cell.device
-        made = Rows(self.study, self.run_id, track.planned, environment.capture(device))
-        row = made.outcome(failure.status, failure.reason, track.tail)
-        return Finished(track.planned, failure.status, failure.reason, track.seconds, [row])
+            return Finished(cell_run.planned, status, reason, cell_run.seconds, cell_run.rows)
+        device = self.home if cell_run.planned.unsupported else cell_run.planned.cell.device
+        made = Rows(self.study, self.run_id, cell_run.planned, environment.capture(device))
+        row = made.outcome(failure.status, failure.reason, cell_run.tail)
+        return Finished(cell_run.planned, failure.status, failure.reason, cell_run.seconds, [row])
 
 
 @contextmanager
-def _workers(tracks: Sequence[Track], folder: Path, process: int) -> Iterator[None]:
-    """A started worker for each track; all are stopped at the end, come what may."""
-    started: list[Track] = []
+def _workers(cell_runs: Sequence[CellRun], folder: Path, process: int) -> Iterator[None]:
+    """A started worker for each cell; all are stopped at the end, come what may."""
+    started: list[CellRun] = []
     try:
-        for track in tracks:
-            output = folder / f"{track.planned.cell.cell_id}-{len(started)}-{process}.log"
-            track.worker = WorkerHandle(track.planned, track.launcher, output)
-            started.append(track)
+        for cell_run in cell_runs:
+            output = folder / f"{cell_run.planned.cell.cell_id}-{len(started)}-{process}.log"
+            cell_run.worker = WorkerHandle(cell_run.planned, cell_run.launcher, output)
+            started.append(cell_run)
         yield
     except BaseException:  # an interrupt must not wait for what a worker is doing
-        for track in started:
-            track.worker.kill()
+        for cell_run in started:
+            cell_run.worker.kill()
         raise
     finally:
-        for track in started:
-            track.seconds += track.worker.spent_s
-            track.worker.stop()
+        for cell_run in started:
+            cell_run.seconds += cell_run.worker.spent_s
+            cell_run.worker.stop()
 
 
 def environment_variables() -> None:

@@ -19,7 +19,7 @@ from retnet_bench.measure.protocol import Protocol
 from retnet_bench.workloads import Sample
 
 Blocks = Sequence[Sequence[Block]]
-"""For each of the interleaved tracks, its blocks so far."""
+"""For each of the interleaved cells, its blocks so far."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ Rule = Callable[[int, float, Blocks], Stop | None]
 
 
 def by_protocol(protocol: Protocol) -> Rule:
-    """The usual rule. A round is one block of each track; only even rounds end a comparison, for
+    """The usual rule. A round is one block of each cell; only even rounds end a comparison, for
     then every A B has its B A."""
 
     def rule(rounds: int, spent_s: float, blocks: Blocks) -> Stop | None:
@@ -78,8 +78,8 @@ def _reason(
 
 
 def relative_half_width(blocks: Blocks) -> float:
-    """Half the 95 % interval of the log-ratio of the first two tracks; of the only one's level."""
-    first, *others = [track for track in blocks if track]
+    """Half the 95 % interval of the log-ratio of the first two cells; of the only one's level."""
+    first, *others = [cell_run for cell_run in blocks if cell_run]
     interval = estimates.log_ratio(first, others[0]) if others else estimates.center(first)
     return _half(interval)
 

@@ -27,7 +27,7 @@ from retnet_bench.files import NotWritten
 from retnet_bench.measure import cores, environment, memory, purity
 from retnet_bench.measure.clock import WallClock
 from retnet_bench.measure.protocol import Protocol, warm_up
-from retnet_bench.measure.reading import untold
+from retnet_bench.measure.reading import unreported
 from retnet_bench.models import forms
 from retnet_bench.run import orphans, wire
 from retnet_bench.run.wire import Answer, Failure, Prepared, Samples
@@ -51,7 +51,7 @@ class Session:
     step_s: float = field(default=0.0, init=False)
     report: Callable[[str], None] = field(default=lambda words: None, init=False)
     """Takes a few words from within a long block."""
-    _told: set[tuple[str, str]] = field(default_factory=set, init=False)
+    _reported: set[tuple[str, str]] = field(default_factory=set, init=False)
 
     def prepare(
         self,
@@ -112,7 +112,7 @@ class Session:
             return Samples(samples)
         times = [value for sample in samples if sample.unit == "s" for value in sample.values]
         impure = purity.judge(before, after, steps_s=times, clock_cost_s=self.clock_cost_s)
-        counted = untold(purity.readings(before, after), self._told)
+        counted = unreported(purity.readings(before, after), self._reported)
         return Samples([*samples, *(Sample.of(c, self.workload.phase) for c in counted)], impure)
 
     def memory(self) -> Samples:
@@ -123,11 +123,13 @@ class Session:
         return Samples(list(self.workload.facts()))
 
 
-def serve(conn: Connection, life: Connection, output: str, cell: Cell, protocol: Protocol) -> None:
+def serve(
+    conn: Connection, liveness: Connection, output: str, cell: Cell, protocol: Protocol
+) -> None:
     """Answer the runner's requests until it says stop or is gone.
 
-    `life` is a pipe whose other end only the runner holds: its end of file means that the runner
-    died, however it died. `output`: the file that takes this process's stdout and stderr.
+    `liveness` is a pipe whose other end only the runner holds: its end of file means that the
+    runner died, however it died. `output`: the file that takes this process's stdout and stderr.
     """
     orphans.end_with(os.getppid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
@@ -139,8 +141,8 @@ def serve(conn: Connection, life: Connection, output: str, cell: Cell, protocol:
         wire.requested(conn)
         wire.send(conn, Failure(wire.UNWRITTEN, f"{output}: can't be written: {error.strerror}"))
         return
-    _die_first()
-    threading.Thread(target=_follow, args=(life,), daemon=True).start()
+    _prefer_as_oom_victim()
+    threading.Thread(target=_exit_with_runner, args=(liveness,), daemon=True).start()
     session = Session(cell, protocol)
     session.report = lambda words: wire.send(conn, wire.Progress(words))
     while True:
@@ -184,7 +186,7 @@ def _redirect(output: str) -> None:
         os.dup2(target, stream)
 
 
-def _die_first() -> None:
+def _prefer_as_oom_victim() -> None:
     """Where memory runs out all the same, the kernel shall take the worker, not the runner."""
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
@@ -193,10 +195,10 @@ def _die_first() -> None:
         return  # not Linux, or not allowed: the kernel's own choice stands
 
 
-def _follow(life: Connection) -> None:
+def _exit_with_runner(liveness: Connection) -> None:
     """Wait, without waking, for the runner's end of the pipe to close; then end at once."""
     try:
-        life.recv()
+        liveness.recv()
     except EOFError:
         os._exit(3)
 
@@ -226,14 +228,14 @@ def _forked(address: str, said: bytes) -> None:
     """The rest of a forked worker's life; never returns."""
     code = 1
     try:
-        conn, life = Client(address, "AF_UNIX"), Client(address, "AF_UNIX")
+        conn, liveness = Client(address, "AF_UNIX"), Client(address, "AF_UNIX")
         try:
             cell, protocol, output = wire.assigned(said)
         except UserError as error:
             wire.requested(conn)
             wire.send(conn, Failure("unsupported", str(error)))
         else:
-            serve(conn, life, output, cell, protocol)
+            serve(conn, liveness, output, cell, protocol)
         code = 0
     except EOFError:
         code = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from retnet_bench.analysis.tables.floor import AGAIN
+from retnet_bench.analysis.tables.floor import TWIN_SUFFIX
 from retnet_bench.base import UserError, quoted
 from retnet_bench.data import load_corpus, load_tokenizer
 from retnet_bench.kernels import KERNELS, Setting, best
@@ -21,7 +21,7 @@ from retnet_bench.models.config import size as size_of
 from retnet_bench.models.pairs import Matched
 from retnet_bench.study.study import Arm, Group, Settings, Study
 from retnet_bench.workloads import WORKLOADS, Cell
-from retnet_bench.workloads.decode import RUN
+from retnet_bench.workloads.decode import MAX_STEPS
 from retnet_bench.workloads.modes import why_not as mode_why_not
 from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES
 from retnet_bench.workloads.scoring import CONTEXT_TOKENS
@@ -120,7 +120,7 @@ def _check_read(study: Study) -> None:
 def against_itself(pairs: list[Pair]) -> list[Pair]:
     """The plan of a self-test: each timed cell in a pair with its twin, equal but for the name."""
     return [
-        [timed, replace(timed, cell=replace(timed.cell, arm=f"{timed.cell.arm}{AGAIN}"))]
+        [timed, replace(timed, cell=replace(timed.cell, arm=f"{timed.cell.arm}{TWIN_SUFFIX}"))]
         for timed in map(_time_only, itertools.chain.from_iterable(pairs))
         if timed is not None
     ]
@@ -251,8 +251,8 @@ def _why_not(cell: Cell) -> str | None:
     """Why the cell makes no sense here, or None. Such a cell becomes a record, not silence."""
     if cell.device.startswith("cuda") and not torch.cuda.is_available():
         return "no CUDA device on this machine"
-    if cell.workload == "decode" and cell.length <= RUN:
-        return f"decode needs a length above {RUN}, the steps it takes at the last position"
+    if cell.workload == "decode" and cell.length <= MAX_STEPS:
+        return f"decode needs a length above {MAX_STEPS}, the steps it takes at the last position"
     try:
         config = cell.matched().config
     except UserError as error:
@@ -264,7 +264,7 @@ def _why_not(cell: Cell) -> str | None:
 
 START_S = 2.0
 """Predicted time to start a cell's first worker, build the model and check its forms."""
-AGAIN_S = 0.5
+FURTHER_START_S = 0.5
 """The same for each further one, which checks no forms."""
 
 
@@ -280,5 +280,5 @@ def cell_seconds(planned: Planned, step_s: float, setup_s: float = 0.0) -> float
         block = max(protocol.block_s, protocol.min_samples * step_s * (cell.positions or 1))
         seconds += min(protocol.warmup_max_s, 8 * step_s) + protocol.blocks * block
     memory = 4 * step_s if "memory" in cell.measure else 0.0
-    starts = START_S + AGAIN_S * (planned.processes - 1)
+    starts = START_S + FURTHER_START_S * (planned.processes - 1)
     return starts + planned.processes * seconds + memory

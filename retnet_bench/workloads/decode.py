@@ -22,15 +22,15 @@ from retnet_bench.workloads.base import (
 )
 from retnet_bench.workloads.modes import CapturedStep, execute
 
-RUN = 16
+MAX_STEPS = 16
 """Most consecutive steps at one position in one block: they move along by as many tokens."""
 WINDOW = 512
 """A captured graph has fixed shapes, so it reads the cache up to the next multiple of this."""
 
 
 def positions(length: int, points: int) -> list[int]:
-    """Evenly spaced positions to start from, the last so that RUN steps end at `length`."""
-    last = length - RUN
+    """Evenly spaced positions to start from, the last so that MAX_STEPS steps end at `length`."""
+    last = length - MAX_STEPS
     return sorted({max(1, round(last * i / points)) for i in range(1, points + 1)})
 
 
@@ -67,7 +67,7 @@ class Decode(Workload):
         self.states = dict(self._prefilled())
         self.steps = {p: self._bind(p) for p in self.positions}
         self.warm = self.positions[len(self.positions) // 2]
-        self.offsets = cycle(range(RUN))
+        self.offsets = cycle(range(MAX_STEPS))
 
     def _prefilled(self) -> Iterator[tuple[int, DecodeState]]:
         """A state at every position; with a cache they share its slots."""
@@ -80,7 +80,7 @@ class Decode(Workload):
         """The step to run from `position`: (token, position) -> logits."""
         layers = self.states[position].layers
         if self.cell.mode == "cudagraph":
-            window = min(self.cell.length, -(-(position + RUN) // WINDOW) * WINDOW)
+            window = min(self.cell.length, -(-(position + MAX_STEPS) // WINDOW) * WINDOW)
             for layer in layers:
                 if hasattr(layer, "window"):
                     layer.window = window
@@ -122,7 +122,7 @@ class Decode(Workload):
         and the first of each visit to a position: they find other data in the caches, another
         arm's or another position's, and would make first seem slower than last.
         """
-        n = min(RUN, samples_per_block(protocol, step_s * len(self.positions)))
+        n = min(MAX_STEPS, samples_per_block(protocol, step_s * len(self.positions)))
         there, back = range(n - n // 2), range(n - n // 2, n)
         visits = [(self.positions[0], there, False)]
         visits += [(start, there, True) for start in self.positions]
@@ -151,7 +151,7 @@ class Decode(Workload):
         last = self.positions[-1]
         self.states = {last: self.states[last]}
         self.steps = {last: self.steps[last]}
-        self.warm, self.offsets = last, cycle(range(RUN))
+        self.warm, self.offsets = last, cycle(range(MAX_STEPS))
         weights, state = weight_bytes(self.model), held_bytes(self.states[last])
         yield Sample("weight_bytes", "bytes", (float(weights),), self.phase)
         yield Sample("state_bytes", "bytes", (float(state),), self.phase, position=self.cell.length)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retnet_bench.analysis.statistics.crossings import overtaking
+from retnet_bench.analysis.statistics.crossings import last_crossover
 from retnet_bench.analysis.statistics.estimates import exponent
-from retnet_bench.analysis.statistics.replication import Scores, perplexity_overtaking
+from retnet_bench.analysis.statistics.replication import Scores, perplexity_last_crossover
 
 LENGTHS = np.array([250.0, 500, 1000, 2000, 4000])
 positive = st.floats(1e-3, 1e3)
@@ -45,23 +45,23 @@ def law(at, n=4):
 @settings(max_examples=30, deadline=None)
 @given(at=st.floats(260, 3900))
 def test_the_overtaking_of_power_laws_is_where_they_are_equal(at):
-    assert overtaking(LENGTHS, *law(at))[:3] == pytest.approx([at] * 3)
+    assert last_crossover(LENGTHS, *law(at))[:3] == pytest.approx([at] * 3)
 
 
 def test_outside_the_range_only_the_side_is_known():
-    assert overtaking(LENGTHS, *law(100.0))[:3] == (0.0, 0.0, 250.0)
-    assert overtaking(LENGTHS, *law(9000.0))[:3] == pytest.approx((np.inf, 4000.0, np.inf))
+    assert last_crossover(LENGTHS, *law(100.0))[:3] == (0.0, 0.0, 250.0)
+    assert last_crossover(LENGTHS, *law(9000.0))[:3] == pytest.approx((np.inf, 4000.0, np.inf))
     a, b = law(1000.0)
-    assert overtaking(LENGTHS, b, a)[0] == np.inf  # ahead below 1000, behind from there on
+    assert last_crossover(LENGTHS, b, a)[0] == np.inf  # ahead below 1000, behind from there on
 
 
 def test_equal_arms_do_not_overtake():
     a, _ = law(1000.0)
-    assert overtaking(LENGTHS, a, a)[0] == np.inf
+    assert last_crossover(LENGTHS, a, a)[0] == np.inf
 
 
 def test_one_block_says_where_but_not_how_surely():
-    found = overtaking(LENGTHS, *law(1000.0, n=1))
+    found = last_crossover(LENGTHS, *law(1000.0, n=1))
     assert found.estimate == pytest.approx(1000)
     assert np.isnan([found.low, found.high]).all()
 
@@ -69,7 +69,7 @@ def test_one_block_says_where_but_not_how_surely():
 def test_an_end_that_reaches_the_range_is_open():
     noise = np.random.default_rng(1).lognormal(sigma=0.5, size=(6, len(LENGTHS)))
     a, b = law(3500.0, n=6)
-    found = overtaking(LENGTHS, a * noise, b)
+    found = last_crossover(LENGTHS, a * noise, b)
     assert found.high == np.inf
     assert found.low < 3500
 
@@ -78,6 +78,6 @@ def test_perplexities_cross_where_the_mean_log_ratio_is_zero():
     sizes, units = [1e6, 4e6], np.full(5, 100.0)
     gaps = [sign * np.linspace(8.0, 12.0, 5)[None] for sign in (1, -1)]
     a, b = ([Scores(200 + part, units) for part in parts] for parts in (gaps, [0 * gaps[0]] * 2))
-    found = perplexity_overtaking(sizes, a, b)
+    found = perplexity_last_crossover(sizes, a, b)
     assert found[:3] == pytest.approx([2e6] * 3)
     assert found.n == 5

@@ -11,7 +11,7 @@ from scipy import stats
 from retnet_bench.analysis.statistics import crossings, estimates, intervals, resampling, testing
 from retnet_bench.analysis.statistics.crossings import crossover
 from retnet_bench.analysis.statistics.estimates import center, log_ratio, slope
-from retnet_bench.analysis.statistics.intervals import widening
+from retnet_bench.analysis.statistics.intervals import small_sample_factor
 
 levels = st.lists(st.floats(1e-6, 1e6), min_size=4, max_size=8)
 
@@ -38,7 +38,7 @@ def test_fewer_than_four_blocks_have_a_value_and_no_interval(values):
         center(blocks(values, range(len(values)))),
         log_ratio(blocks(values), blocks([1.0] * len(values))),
         slope(x, curves),
-        crossings.overtaking(x, curves, 0.5 * curves),
+        crossings.last_crossover(x, curves, 0.5 * curves),
     ):
         assert np.isnan([found.low, found.high]).all()
         assert found.n == len(values)
@@ -156,8 +156,8 @@ def test_costs_must_be_positive():
         crossover([1, 2], [[1.0, 0.0]], [[1.0, 1.0]])
 
 
-def test_widening_falls_towards_one():
-    factors = [widening(n) for n in range(4, 200)]
+def test_the_small_sample_factor_falls_towards_one():
+    factors = [small_sample_factor(n) for n in range(4, 200)]
     assert factors == sorted(factors, reverse=True)
     assert factors[2] == pytest.approx(np.sqrt(6 / 5) * 2.571 / 1.96, rel=1e-3)
     assert 1 < factors[-1] < 1.02
@@ -296,10 +296,10 @@ def test_processes_that_differ_have_fewer_degrees_of_freedom():
     processes = np.repeat([0, 1, 2], 4)
     alike = np.tile(random.normal(size=4), 3)
     apart = alike + np.array([0.0, 20.0, 40.0])[processes]
-    widen = intervals.median_widening
+    widen = intervals.median_small_sample_factor
     assert widen(processes, alike) < 1.3
     assert widen(processes, apart) > 2
-    assert widen(processes, np.ones(12)) == intervals.widening(12)
+    assert widen(processes, np.ones(12)) == intervals.small_sample_factor(12)
 
 
 @pytest.mark.parametrize("n_processes", [1, 2, 3, 5])
@@ -308,7 +308,7 @@ def test_the_factor_of_medians_falls_with_every_further_block(n_processes):
     numbers = range(max(4, n_processes + 1), 60)
     alike = [np.arange(n) % n_processes for n in numbers]
     values = [np.where(np.arange(len(p)) // n_processes % 2, 1.0, -1.0) for p in alike]
-    found = [intervals.median_widening(p, v) for p, v in zip(alike, values)]
+    found = [intervals.median_small_sample_factor(p, v) for p, v in zip(alike, values)]
     steps = np.diff(found)
     assert (steps < 0.02).all() if n_processes > 1 else (steps < 0).all()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from retnet_bench.base import UserError
 from retnet_bench.data import load_corpus, refuse_overlap
 from retnet_bench.data.corpus import Document, build
-from retnet_bench.data.duplicates import RUN, SHARE, Index, plain, runs
+from retnet_bench.data.duplicates import RUN_WORDS, SHARE, Index, plain, runs
 from retnet_bench.data.sources import checked
 from retnet_bench.data.sources.checked import make_corpus
 
@@ -27,7 +27,7 @@ def prose(seed: int, words: int) -> str:
 
 def naive_runs(text: str) -> set[tuple[str, ...]]:
     words = text.casefold().split()
-    return {tuple(words[i : i + RUN]) for i in range(len(words) - RUN + 1)}
+    return {tuple(words[i : i + RUN_WORDS]) for i in range(len(words) - RUN_WORDS + 1)}
 
 
 def naive_share(a: str, b: str) -> float:

@@ -16,7 +16,7 @@ from fakes.machine import FakeMachine
 
 from retnet_bench.measure import purity
 from retnet_bench.measure.purity import Counters, judge, readings, snapshot
-from retnet_bench.measure.reading import Series, untold
+from retnet_bench.measure.reading import Series, unreported
 
 START = Counters(
     at_s=100.0,
@@ -142,11 +142,11 @@ def test_threads_that_ended_make_no_negative_waiting():
 
 
 def test_a_reason_is_told_once():
-    told: set = set()
+    reported: set = set()
     lost, value = Series("a_s", "s", (), "no counter"), Series("b_s", "s", (1.0,))
-    assert untold([lost, value], told) == [lost, value]
-    assert untold([lost, value], told) == [value]
-    assert untold([Series("a_s", "s", (), "another")], told)[0].reason == "another"
+    assert unreported([lost, value], reported) == [lost, value]
+    assert unreported([lost, value], reported) == [value]
+    assert unreported([Series("a_s", "s", (), "another")], reported)[0].reason == "another"
 
 
 def test_snapshot_reads_the_machine(tmp_path, monkeypatch):

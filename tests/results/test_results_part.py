@@ -112,7 +112,7 @@ def test_a_whole_part_of_wrong_content_is_refused_by_name_and_stays(tmp_path, ta
     assert path.exists()
 
 
-AGAIN = [
+TWIN_SUFFIX = [
     with_column(TABLE, "batch", TABLE["batch"].cast(pa.float64())),
     with_column(TABLE, "arm", TABLE["arm"].cast(pa.large_string())),
     with_column(TABLE, "arm", TABLE["arm"].dictionary_encode()),
@@ -124,7 +124,7 @@ AGAIN = [
 ]
 
 
-@pytest.mark.parametrize("table", AGAIN)
+@pytest.mark.parametrize("table", TWIN_SUFFIX)
 def test_the_same_values_written_by_another_tool_are_the_same_numbers(tmp_path, table):
     (tmp_path / "a.parquet").write_bytes(written(table))
     assert read_records(tmp_path).equals(read_records(GOLDEN))

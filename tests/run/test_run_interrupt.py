@@ -83,7 +83,7 @@ def test_an_interrupt_that_a_library_swallows_comes_again():
     swallowing = (
         "import signal, time; from retnet_bench import interrupts as i; i.GRACE_S = 0.1\n"
         "i.handle()\n"
-        "with i.heard(['--debug', 'check', 'decode']):\n"
+        "with i.reporting(['--debug', 'check', 'decode']):\n"
         "    try: signal.raise_signal(signal.SIGTERM)\n"
         "    except: pass\n"
         "    time.sleep(20)\n"
@@ -100,7 +100,7 @@ def test_an_interrupt_that_is_wrapped_is_one_all_the_same():
         "import signal; from retnet_bench import interrupts as i; i.handle()\n"
         "class Wraps:\n"
         "    def __set_name__(self, *_): signal.raise_signal(signal.SIGINT)\n"
-        "with i.heard(['bundle']): type('C', (), {'a': Wraps()})"
+        "with i.reporting(['bundle']): type('C', (), {'a': Wraps()})"
     )
     run = python(words)
     assert run.communicate(timeout=10)[1] == "interrupted: no archive was written\n"
@@ -124,7 +124,7 @@ def test_two_signals_at_once_are_one_interrupt():
     """The second would cut clearing up off."""
     words = (
         "import signal; from retnet_bench import interrupts as i; i.handle()\n"
-        "with i.heard([]):\n"
+        "with i.reporting([]):\n"
         "    try: signal.raise_signal(signal.SIGTERM)\n"
         "    finally: signal.raise_signal(signal.SIGHUP); print('cleared up')\n"
     )
@@ -147,7 +147,7 @@ def test_held_signals_wait_and_a_process_started_meanwhile_is_deaf():
         "import signal, subprocess, sys; from retnet_bench import interrupts as i; i.handle()\n"
         "child = 'import signal, os; os.kill(os.getpid(), signal.SIGTERM); print(1, flush=True)'\n"
         "try:\n"
-        "    with i.held():\n"
+        "    with i.deferred():\n"
         "        signal.raise_signal(signal.SIGINT)\n"
         "        subprocess.run([sys.executable, '-c', child]); print(2, flush=True)\n"
         "    print(3, flush=True)\n"

@@ -20,7 +20,7 @@ from retnet_bench.results.store import Store, read_records
 from retnet_bench.run import stopping, wire
 from retnet_bench.run.launchers import revision
 from retnet_bench.run.launchers.revision import RevisionLauncher
-from retnet_bench.run.runner import Runner, Track
+from retnet_bench.run.runner import CellRun, Runner
 from retnet_bench.run.worker_handle import WorkerHandle
 from retnet_bench.study.plan import Planned
 from retnet_bench.workloads import Sample
@@ -85,9 +85,9 @@ def test_two_revisions_are_interleaved_block_by_block(tmp_path):
     with revision.serving(TREE, python) as a, revision.serving(TREE, python) as b:
         runner = Runner("tiny", "run-1", Store(tmp_path / "a"))
         for attempt in range(2):  # a server serves one worker after another
-            tracks = [Track(planned, "candidate", a), Track(planned, "baseline", b)]
-            runner.measure(tracks, stopping.by_protocol(planned.protocol))
-            finished = [runner.finish(track) for track in tracks]
+            cell_runs = [CellRun(planned, "candidate", a), CellRun(planned, "baseline", b)]
+            runner.measure(cell_runs, stopping.by_protocol(planned.protocol))
+            finished = [runner.finish(cell_run) for cell_run in cell_runs]
             assert {f.status for f in finished} <= set(OK_STATUSES), attempt
     for name, outcome in zip("ab", finished, strict=True):
         Store(tmp_path / name).append(outcome.rows, "part")

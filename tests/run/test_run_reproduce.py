@@ -97,17 +97,17 @@ def test_no_number_of_minutes_bears_nothing(monkeypatch):
 @pytest.fixture
 def runs(monkeypatch):
     """What would have been run: the studies' texts, kept beside the records as `run` does."""
-    told = []
+    reported = []
 
     def run(study, source, folder, console, **options):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "study.yaml").write_text(source.text)
-        told.append((study, options))
+        reported.append((study, options))
 
     monkeypatch.setattr(reproduce.running, "run", run)
     monkeypatch.setattr(reproduce, "_keep_rates", lambda: None)
     monkeypatch.setattr(reproduce, "largest", lambda name, minutes: "0.8M")
-    return told
+    return reported
 
 
 def test_what_was_begun_goes_on_at_its_size(tmp_path, runs):

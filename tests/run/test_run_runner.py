@@ -16,6 +16,7 @@ from fakes.cells import QUICK, cell, texts
 from retnet_bench.base import UserError
 from retnet_bench.files import NotWritten
 from retnet_bench.measure.protocol import Protocol
+from retnet_bench.measure.telemetry import Telemetry
 from retnet_bench.results.schema import METRICS, OK_STATUSES
 from retnet_bench.results.store import Store, read_records
 from retnet_bench.run import wire, worker
@@ -101,6 +102,24 @@ def test_every_row_says_what_was_run_on_what(records):
     assert env["torch"]["version"] == records["torch_version"].iloc[0]
     assert json.loads(records["protocol_json"].iloc[0])["blocks"] == 2
     assert all(METRICS[m].unit == u for m, u in zip(records["metric"], records["unit"]))
+
+
+def test_a_block_keeps_every_reason_why_it_is_impure(tmp_path, monkeypatch):
+    """What the worker counted and what the GPU reported: the second once was lost."""
+    ask = WorkerHandle.ask
+
+    def impure(self, name, *arguments, **named):
+        answer = ask(self, name, *arguments, **named)
+        return replace(answer, impure="GC ran") if name == "block" else answer
+
+    monkeypatch.setattr(WorkerHandle, "ask", impure)
+    monkeypatch.setattr(Telemetry, "judge", lambda self: "GPU throttled: power")
+    measure(tmp_path, BOTH[:1])
+    rows = read_records(tmp_path)
+    steps = rows[rows["metric"] == "train_step_s"]
+    assert set(steps["status"]) == {"impure"}
+    assert set(steps["reason"]) == {"GC ran; GPU throttled: power"}
+    assert set(rows.loc[rows["metric"] == "warmup_s", "status"]) == {"ok"}
 
 
 def test_warm_up_and_agreement_are_recorded_apart(records):

@@ -12,12 +12,12 @@ from retnet_bench.run.stopping import block_value, by_protocol, in_round, relati
 from retnet_bench.workloads import Sample
 
 
-def track(*seconds: float) -> list[tuple[int, np.ndarray]]:
+def cell_run(*seconds: float) -> list[tuple[int, np.ndarray]]:
     return [(0, np.array([value])) for value in seconds]
 
 
-QUIET = [track(*[1.0] * 6), track(*[2.0] * 6)]
-NOISY = [track(1, 2, 1, 2, 1, 2), track(2, 2, 2, 2, 2, 2)]
+QUIET = [cell_run(*[1.0] * 6), cell_run(*[2.0] * 6)]
+NOISY = [cell_run(1, 2, 1, 2, 1, 2), cell_run(2, 2, 2, 2, 2, 2)]
 
 
 def test_a_fixed_number_of_blocks_is_exactly_that_number():
@@ -66,9 +66,9 @@ def test_the_rule_cannot_see_where_the_interval_lies():
 
 
 def test_one_arm_stops_by_the_width_of_its_own_level():
-    assert relative_half_width([track(1, 1, 1, 1)]) == 0
-    assert relative_half_width([track(1, 2, 1, 2)]) > 0.1
-    assert math.isnan(relative_half_width([track(1.0)]))
+    assert relative_half_width([cell_run(1, 1, 1, 1)]) == 0
+    assert relative_half_width([cell_run(1, 2, 1, 2)]) > 0.1
+    assert math.isnan(relative_half_width([cell_run(1.0)]))
 
 
 def test_a_block_counts_by_the_mean_of_its_positions_medians():

@@ -91,7 +91,7 @@ def _shared(values: pd.DataFrame) -> tuple[float, float, float]:
     """Standard deviation and correlation of the AR(1) part, and standard deviation of the drift."""
     products: dict[int, list[float]] = {}
     slopes = []
-    for _, session in values.groupby(["pair_id", *rows.RUN], dropna=False):
+    for _, session in values.groupby(["pair_id", *rows.PROCESS_KEYS], dropna=False):
         order = session["order"].to_numpy(dtype=float)
         residual = session["residual"].to_numpy()
         slopes.append(_drift(order, residual))

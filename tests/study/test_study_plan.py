@@ -21,7 +21,7 @@ def test_time_and_memory_are_charged_only_where_they_are_taken():
     assert seconds(more) - seconds() == pytest.approx(3 * QUICK.block_s)
     twice = replace(QUICK, processes=2)
     assert seconds(twice) - seconds() == pytest.approx(
-        seconds(measure=("time",)) - plan.START_S + plan.AGAIN_S
+        seconds(measure=("time",)) - plan.START_S + plan.FURTHER_START_S
     )
     assert seconds(twice, ("memory",)) == seconds(measure=("memory",))
 

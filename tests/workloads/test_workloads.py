@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models.language_model import DecodeState
 from retnet_bench.workloads import WORKLOADS, NotFinite, Workload, decode, train
-from retnet_bench.workloads.decode import RUN, held_bytes, positions
+from retnet_bench.workloads.decode import MAX_STEPS, held_bytes, positions
 
 MIXERS = ("retention", "attention")
 CUDA_ONLY = ("cuda_peak_allocated_bytes", "cuda_peak_reserved_bytes", "nvml_used_bytes")
@@ -82,21 +82,21 @@ def test_drift_and_a_cold_start_tilt_no_decode_curve():
 
 
 def test_a_decode_block_never_runs_past_the_end():
-    """However many samples are asked for, RUN steps from the last position end at the length."""
+    """However many samples are asked for, MAX_STEPS from the last position end at the length."""
     clock, workload = FakeClock(), ready("decode", "attention", length=40, positions=2)
     timed(workload, clock, 0.001, "_step_from")
     samples = list(workload.block(clock, Protocol(block_s=10.0, max_samples=500), 0.001))
-    assert [len(s.values) for s in samples] == [RUN, RUN]
+    assert [len(s.values) for s in samples] == [MAX_STEPS, MAX_STEPS]
 
 
-@given(st.integers(RUN + 1, 20_000), st.integers(1, 64))
+@given(st.integers(MAX_STEPS + 1, 20_000), st.integers(1, 64))
 def test_positions_are_sorted_distinct_and_end_with_room_for_a_run(length, points):
     found = positions(length, points)
     assert found == sorted(set(found))
     assert found[0] >= 1
-    assert found[-1] + RUN == length
+    assert found[-1] + MAX_STEPS == length
     assert len(found) <= points
-    if length - RUN >= 2 * points:
+    if length - MAX_STEPS >= 2 * points:
         assert len(found) == points
 
 
@@ -110,7 +110,7 @@ def test_decode_steps_give_the_logits_of_the_whole_sequence(mixer):
     with torch.no_grad():
         whole = workload.model(workload.tokens)
     for start in workload.positions:
-        for i in range(RUN):
+        for i in range(MAX_STEPS):
             workload._step_from(start, i)
             expected = whole[:, start + i]
             torch.testing.assert_close(workload.logits[:, -1], expected, rtol=1e-9, atol=1e-9)

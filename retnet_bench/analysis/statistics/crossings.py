@@ -7,7 +7,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from retnet_bench.analysis.statistics.intervals import Interval, exponential, percentiles, widening
+from retnet_bench.analysis.statistics.intervals import (
+    Interval,
+    exponential,
+    percentiles,
+    small_sample_factor,
+)
 from retnet_bench.analysis.statistics.resampling import (
     N_RESAMPLES,
     SEED,
@@ -51,10 +56,10 @@ def crossover(
         [np.median(ratios[rows], axis=1) for rows in resamples(ids, n_resamples, seed)]
     )  # (n_resamples, P)
     middle, n = np.median(ratios, axis=0), len(ratios)  # (P,)
-    return drawn_crossover(places, middle, drawn, names, n, widening(n))
+    return resampled_crossover(places, middle, drawn, names, n, small_sample_factor(n))
 
 
-def drawn_crossover(
+def resampled_crossover(
     places: np.ndarray,
     middle: np.ndarray,
     drawn: np.ndarray,
@@ -79,7 +84,7 @@ def drawn_crossover(
     return Crossover(exponential(clipped), fraction, _open_ends(interval, places, fraction))
 
 
-def overtaking(
+def last_crossover(
     x: ArrayLike,
     a: ArrayLike,
     b: ArrayLike,
@@ -95,20 +100,20 @@ def overtaking(
     ratios = np.log(np.atleast_2d(a)) - np.log(np.atleast_2d(b))  # (n_blocks, P)
     rows, n = resample(process_ids(processes, len(ratios)), n_resamples, seed), len(ratios)
     middle, drawn = np.median(ratios, axis=0), np.median(ratios[rows], axis=1)
-    return drawn_overtaking(x, middle, drawn, n, widening(n))
+    return resampled_last_crossover(x, middle, drawn, n, small_sample_factor(n))
 
 
-def drawn_overtaking(
+def resampled_last_crossover(
     x: ArrayLike, middle: np.ndarray, drawn: np.ndarray, n: int, factor: float = 1.0
 ) -> Interval:
-    """`overtaking` from log-ratios a / b: their estimates (P,) and resamples (R, P). `factor`
+    """`last_crossover` from log-ratios a / b: their estimates (P,) and resamples (R, P). `factor`
     lengthens the interval; where it or the resamples are nan there is none."""
     values = np.asarray(x, dtype=float)
     places, first, last = np.log(values), float(values[0]), float(values[-1])
-    estimate = float(_overtaken(places, middle[None])[0])
+    estimate = float(_last_crossover_places(places, middle[None])[0])
     if n < 2 or np.isnan(factor) or np.isnan(drawn).any():
         return Interval(float(np.exp(estimate)), np.nan, np.nan, n)
-    ends = _overtaken(places, drawn)
+    ends = _last_crossover_places(places, drawn)
     low = np.percentile(ends, 2.5, method="lower")
     high = np.percentile(ends, 97.5, method="higher")
     if np.isfinite(estimate):
@@ -118,7 +123,7 @@ def drawn_overtaking(
     return Interval(float(np.exp(estimate)), low, high, n)
 
 
-def _overtaken(places: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+def _last_crossover_places(places: np.ndarray, ratios: np.ndarray) -> np.ndarray:
     """Per row of (R, P) log-ratios a / b the place from which a is ahead: -inf before the first."""
     place, changes = _last_change(places, ratios)
     return np.where(ratios[:, -1] >= 0, np.inf, np.where(changes, place, -np.inf))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from retnet_bench.analysis.statistics.resampling import drawn_medians
+from retnet_bench.analysis.statistics.resampling import resampled_medians
 
 _Z = 1.959964
 
@@ -45,7 +45,7 @@ def z_quantile(level: float) -> float:
     return float(special.ndtri(level))
 
 
-def widening(n: int) -> float:
+def small_sample_factor(n: int) -> float:
     """How much longer than the plain bootstrap's an interval from n blocks is; it falls with n.
 
     nan for fewer than FEWEST, and so are the ends of whatever is lengthened by it.
@@ -58,8 +58,9 @@ def student_factor(df: float) -> float:
     return t_quantile(LEVEL, df) / _Z
 
 
-def median_widening(processes: np.ndarray, values: np.ndarray) -> float:
-    """`widening` for the median of one value per block, with its processes' differences in it.
+def median_small_sample_factor(processes: np.ndarray, values: np.ndarray) -> float:
+    """`small_sample_factor` for the median of one value per block, with the differences of its
+    processes in it.
 
     Where processes differ by more than their blocks explain, the degrees of freedom are nearer to
     the number of processes (Satterthwaite 1946) and the bootstrap of few processes is too narrow;
@@ -67,10 +68,10 @@ def median_widening(processes: np.ndarray, values: np.ndarray) -> float:
     """
     n, n_processes = len(values), len(np.unique(processes))
     if n_processes in (1, n) or n < FEWEST:
-        return widening(n)
+        return small_sample_factor(n)
     between, within = _components(processes, np.clip(values, *np.quantile(values, [0.1, 0.9])))
     if between + within == 0:
-        return widening(n)
+        return small_sample_factor(n)
     m = n / n_processes
     true = between / n_processes + within / n
     drawn = (1 - 1 / n_processes) * (between + within / m) / n_processes
@@ -109,8 +110,8 @@ def interval_of(
     middle = float(np.median(values)) if estimate is None else float(estimate)
     if len(values) < FEWEST:
         return Interval(middle, np.nan, np.nan, len(values))
-    drawn = drawn_medians(processes, values, n_resamples, seed)
-    return percentiles(middle, drawn, len(values), median_widening(processes, values))
+    drawn = resampled_medians(processes, values, n_resamples, seed)
+    return percentiles(middle, drawn, len(values), median_small_sample_factor(processes, values))
 
 
 def percentiles(estimate: float, drawn: np.ndarray, n: int, factor: float = 1.0) -> Interval:

@@ -3,8 +3,8 @@
 A loss is the mean over seeds of sum(nll) / sum(units), in nat per unit. It varies for two reasons,
 and the bootstrap resamples both: documents, drawn once for all points so that whatever is compared
 is compared on the same documents (paired), and seeds, drawn for each point by itself. Each part is
-lengthened for its own small number as `statistics` says: documents by `widening`, so that two or
-three have no interval, seeds by sqrt(s / (s - 1)) for s seeds and by Student's quantile for the
+lengthened for its own small number: documents by `small_sample_factor`, so that two or three have
+no interval, seeds by sqrt(s / (s - 1)) for s seeds and by Student's quantile for the
 degrees of freedom of all points together, which takes the spread between seeds to be alike at all
 of them.
 
@@ -25,13 +25,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from retnet_bench.analysis.statistics.crossings import drawn_overtaking
+from retnet_bench.analysis.statistics.crossings import resampled_last_crossover
 from retnet_bench.analysis.statistics.intervals import (
     UNKNOWN,
     Interval,
     percentiles,
+    small_sample_factor,
     student_factor,
-    widening,
 )
 from retnet_bench.analysis.statistics.resampling import N_RESAMPLES, SEED
 
@@ -93,7 +93,7 @@ def _deviations(
     between = level[chosen].mean(axis=1) - level.mean()
     if seeds > 1:
         between *= np.sqrt(seeds / (seeds - 1)) * student_factor(degrees)
-    longer = widening(documents) if documents > 1 else 1.0  # one document does not vary
+    longer = small_sample_factor(documents) if documents > 1 else 1.0  # one document does not vary
     return longer * within + between
 
 
@@ -124,13 +124,13 @@ def perplexity_ratio(a: Scores, b: Scores) -> Interval:
     return exp(draw([a, b]).interval([1.0, -1.0]))
 
 
-def perplexity_overtaking(x: ArrayLike, a: Sequence[Scores], b: Sequence[Scores]) -> Interval:
+def perplexity_last_crossover(x: ArrayLike, a: Sequence[Scores], b: Sequence[Scores]) -> Interval:
     """The x from which on the perplexity of a is below that of b for good (see
-    `statistics.overtaking`), from the scores of both at each x (P,)."""
+    `statistics.last_crossover`), from the scores of both at each x (P,)."""
     found, n_points = draw([*a, *b]), len(a)
     middle = found.level[:n_points] - found.level[n_points:]
     drawn = found.drawn[:, :n_points] - found.drawn[:, n_points:]
-    return drawn_overtaking(x, middle, drawn, found.n)
+    return resampled_last_crossover(x, middle, drawn, found.n)
 
 
 def exp(interval: Interval) -> Interval:

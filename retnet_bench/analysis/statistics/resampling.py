@@ -66,7 +66,7 @@ def resample(processes: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
     return np.concatenate(chunks) if len(processes) else np.zeros((n_resamples, 0), dtype=int)
 
 
-def drawn_medians(
+def resampled_medians(
     processes: np.ndarray, values: np.ndarray, n_resamples: int, seed: int
 ) -> np.ndarray:
     """The median of each resample."""

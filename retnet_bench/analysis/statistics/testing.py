@@ -6,7 +6,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from retnet_bench.analysis.statistics.intervals import FEWEST, LEVEL, Interval, t_quantile, widening
+from retnet_bench.analysis.statistics.intervals import (
+    FEWEST,
+    LEVEL,
+    Interval,
+    small_sample_factor,
+    t_quantile,
+)
 
 
 def p_at_most(ratio: Interval, bound: float) -> float:
@@ -62,14 +68,15 @@ def minimum_detectable(ratio: Interval, tau: float, alpha: float, power: float =
 def blocks_needed(ratio: Interval, wanted: float) -> int | None:
     """How many blocks like those behind `ratio` would make its half-width (log) at most `wanted`.
 
-    The half-width falls as widening(n) / sqrt(n). None when there is no interval to start from.
+    The half-width falls as small_sample_factor(n) / sqrt(n). None when there is no interval to
+    start from.
     """
     if np.isnan(ratio.low) or ratio.n < FEWEST or not wanted > 0:
         return None
-    unit = half_width(ratio) * np.sqrt(ratio.n) / widening(ratio.n)
+    unit = half_width(ratio) * np.sqrt(ratio.n) / small_sample_factor(ratio.n)
 
     def enough(n: int) -> bool:
-        return bool(unit * widening(n) / np.sqrt(n) <= wanted)
+        return bool(unit * small_sample_factor(n) / np.sqrt(n) <= wanted)
 
     low, high = FEWEST - 1, FEWEST
     while not enough(high):

@@ -64,12 +64,12 @@ def _matched(measured: pd.DataFrame) -> str:
 
 def _blocks(measured: pd.DataFrame) -> str:
     timed = measured[measured["metric"].str.endswith("_s") & measured["block"].notna()]
-    blocks = timed.drop_duplicates(["cell_id", *rows.BLOCK])
+    blocks = timed.drop_duplicates(["cell_id", *rows.BLOCK_KEYS])
     if blocks.empty:
         return ""
-    processes = blocks.drop_duplicates(["cell_id", *rows.RUN]).groupby("cell_id").size()
+    processes = blocks.drop_duplicates(["cell_id", *rows.PROCESS_KEYS]).groupby("cell_id").size()
     within = f" in {_range(processes)} processes" if processes.max() > 1 else ""
-    impure = timed[timed["status"] == "impure"].drop_duplicates(["cell_id", *rows.BLOCK])
+    impure = timed[timed["status"] == "impure"].drop_duplicates(["cell_id", *rows.BLOCK_KEYS])
     flagged = f", {len(impure)} of {len(blocks)} blocks impure" if len(impure) else ""
     return f"{_range(blocks.groupby('cell_id').size())} blocks{within} a cell{flagged}"
 

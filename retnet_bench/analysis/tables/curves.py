@@ -68,7 +68,7 @@ def energy_per_token(records: pd.DataFrame) -> pd.DataFrame:
     """
     joules = rows.energies(records)
     steps = rows.measured(records, "train_step_s", "train")
-    both = steps.merge(joules, on=["cell_id", *rows.BLOCK], how="inner")
+    both = steps.merge(joules, on=["cell_id", *rows.BLOCK_KEYS], how="inner")
     timed_s = both["samples"].map(np.sum).astype(float)
     both = both[timed_s >= MIN_TIMED_SHARE * both["window_s"]]
     tokens = both["batch"].astype(float) * both["length"].astype(float) * both["samples"].map(len)
@@ -139,14 +139,14 @@ def _slope(points: pd.DataFrame) -> Interval:
     table = rows.block_table(points, "position")
     if table.shape[1] < 2 or table.empty:
         return UNKNOWN
-    processes = table.groupby(rows.RUN, dropna=False).ngroup().to_numpy()
+    processes = table.groupby(rows.PROCESS_KEYS, dropna=False).ngroup().to_numpy()
     return estimates.slope(table.columns, 1000 * table.to_numpy(), processes)
 
 
 def exponent(points: pd.DataFrame) -> Interval:
     """The p of cost = c length^p, from the rows of one contract; of fewer than two lengths: nan."""
     medians = points.assign(median=[np.median(samples) for samples in points["samples"]])
-    (table,), process = rows.along(medians, "length", ["median"])
+    (table,), process = rows.aligned_blocks(medians, "length", ["median"])
     if table.shape[1] < 2:
         return UNKNOWN
     return estimates.exponent(table.columns, table, process)

@@ -20,7 +20,7 @@ from retnet_bench.analysis.tables import rows
 from retnet_bench.results.schema import TIMES
 from retnet_bench.results.store import read_records
 
-AGAIN = "~again"
+TWIN_SUFFIX = "~again"
 FOLDER = "selftest"
 
 
@@ -90,9 +90,9 @@ def log_ratios(records: pd.DataFrame, metric: str) -> np.ndarray:
 
 def _log_ratios(records: pd.DataFrame, metric: str) -> Iterator[float]:
     values = rows.per_block(records, metric)
-    twin = values["arm"].str.endswith(AGAIN)
-    again = values[twin].assign(arm=values.loc[twin, "arm"].str.removesuffix(AGAIN))
-    keys = ["pair_id", "arm", *rows.BLOCK]
+    twin = values["arm"].str.endswith(TWIN_SUFFIX)
+    again = values[twin].assign(arm=values.loc[twin, "arm"].str.removesuffix(TWIN_SUFFIX))
+    keys = ["pair_id", "arm", *rows.BLOCK_KEYS]
     both = values[~twin].merge(again[[*keys, "median"]], on=keys, suffixes=("", "_b"))
     for _, cell in both.groupby(["pair_id", "arm"]):
         yield float(np.median(np.log(cell["median"]) - np.log(cell["median_b"])))

@@ -30,8 +30,8 @@ _BYTES = (
     *("peak_rss_bytes", "peak_tensor_bytes", "cuda_peak_allocated_bytes"),
     *("cuda_peak_reserved_bytes", "nvml_used_bytes", "weight_bytes", "state_bytes"),
 )
-_PLACE = ["pair_id", "phase", "position", *rows.BLOCK]
-_SHOWN = ["workload", *rows.PAIR]
+_PLACE = ["pair_id", "phase", "position", *rows.BLOCK_KEYS]
+_SHOWN = ["workload", *rows.PAIR_KEYS]
 _WHOLE = ["threads", "vocab_size", "seed", "token_budget"]
 
 
@@ -91,7 +91,7 @@ def _crossovers(
 
 
 def _crossover(line: pd.DataFrame, x: str, names: tuple[str, str]) -> Crossover:
-    (a, b), process = rows.along(line, x, ["a", "b"])
+    (a, b), process = rows.aligned_blocks(line, x, ["a", "b"])
     if a.shape[1] < 2:
         return Crossover(None, np.nan, f"fewer than two values of {x} with both arms")
     return crossings.crossover(a.columns, a, b, process, names)
@@ -128,7 +128,7 @@ def _timed(records: pd.DataFrame, a: str, b: str, floors: Floors) -> Iterator[di
         values = rows.at_last_position(values[values["value"] > 0])
         paired = pair_up(values, a, b)
         for _, pair in paired.groupby(["pair_id", "phase"], dropna=False):
-            process = pair.groupby(rows.RUN, dropna=False).ngroup()
+            process = pair.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
             mine = list(zip(process, pair[["a"]].to_numpy(), strict=True))
             theirs = list(zip(process, pair[["b"]].to_numpy(), strict=True))
             ratio = estimates.log_ratio(mine, theirs)
@@ -151,7 +151,7 @@ def perplexity_ratios(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[st
     """A row per contract but the seed: seeds replicate a pair, documents pair its arms."""
     documents = rows.documents(records)
     chosen = documents[documents["arm"].isin([a, b])]
-    contract = [name for name in (*rows.PAIR, "phase") if name != "seed"]
+    contract = [name for name in (*rows.PAIR_KEYS, "phase") if name != "seed"]
     for _, pair in chosen.groupby(contract, dropna=False):
         sides = [pair[pair["arm"] == arm] for arm in (a, b)]
         if any(side.empty for side in sides):

@@ -35,7 +35,7 @@ def ablations(records: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame
     that failed everywhere keeps a row with its status.
     """
     scored = rows.documents(records)
-    contract = [name for name in (*rows.PAIR, "phase") if name != "seed"]
+    contract = [name for name in (*rows.PAIR_KEYS, "phase") if name != "seed"]
     found = []
     for _, pair in scored.groupby(contract, dropna=False):
         arms = {str(arm): group for arm, group in pair.groupby("arm")}

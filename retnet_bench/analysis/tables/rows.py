@@ -13,21 +13,21 @@ from retnet_bench.analysis.statistics.resampling import Block
 from retnet_bench.base import UserError
 from retnet_bench.results.schema import OK_STATUSES
 
-RUN = ["run_id", "process"]
+PROCESS_KEYS = ["run_id", "process"]
 """What tells worker processes apart: an index starts anew in every run."""
 
-BLOCK = [*RUN, "block"]
+BLOCK_KEYS = [*PROCESS_KEYS, "block"]
 ENERGIES = ("gpu_energy_j", "gpu_integrated_energy_j", "cpu_energy_j")
 """Metrics of a block's energy; of two that a block has, the first is the better."""
 UNITS = ("tokens", "words", "bytes")
 
-PAIR = [
+PAIR_KEYS = [
     *("size", "batch", "length", "dtype", "mode", "threads", "device", "machine"),
     *("match", "corpus", "tokenizer", "vocab_size", "seed", "token_budget", "learning_rate"),
 ]
 """The contract of a pair: columns that are equal in all of its arms."""
 
-_CONTRACT = [*PAIR, "block_family", "kernel", "chunk", "decay", "gate", "head_norm"]
+_CONTRACT = [*PAIR_KEYS, "block_family", "kernel", "chunk", "decay", "gate", "head_norm"]
 _BLANK: dict[str, Any] = {"phase": "", "document": "", "position": -1}
 _SCORED = ["cell_id", *_BLANK]
 _WHERE = ["workload", "phase", "position"]  # which a failed cell did not reach
@@ -66,8 +66,8 @@ def with_samples(rows: pd.DataFrame, samples: Sequence[np.ndarray]) -> pd.DataFr
 
 def blocks(rows: pd.DataFrame) -> list[Block]:
     """The blocks of `rows`, which must be of one point; rows without a block make one a process."""
-    process = rows.groupby(RUN, dropna=False).ngroup().to_numpy()
-    block = rows.groupby(BLOCK, dropna=False).ngroup().to_numpy()
+    process = rows.groupby(PROCESS_KEYS, dropna=False).ngroup().to_numpy()
+    block = rows.groupby(BLOCK_KEYS, dropna=False).ngroup().to_numpy()
     samples = rows["samples"].to_numpy()
     parts = [np.flatnonzero(block == index) for index in np.unique(block)]
     return [(int(process[part[0]]), np.concatenate(list(samples[part]))) for part in parts]
@@ -86,29 +86,29 @@ def per_block(records: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def block_table(rows: pd.DataFrame, columns: str) -> pd.DataFrame:
-    """Medians of blocks: a row per block (index `BLOCK`), a column per value of `columns`.
+    """Medians of blocks: a row per block (index `BLOCK_KEYS`), a column per value of `columns`.
 
     Blocks that lack any of the columns are left out.
     """
     medians = rows.assign(median=[np.median(samples) for samples in rows["samples"]])
     table = medians.pivot_table(
-        index=BLOCK, columns=columns, values="median", aggfunc="median", dropna=False
+        index=BLOCK_KEYS, columns=columns, values="median", aggfunc="median", dropna=False
     )
     return table.dropna(axis="columns", how="all").dropna()
 
 
-def along(
+def aligned_blocks(
     rows: pd.DataFrame, x: str, columns: Sequence[str]
 ) -> tuple[list[pd.DataFrame], np.ndarray]:
     """Per name in `columns` a table (n_blocks, values of x), and the process of each row.
 
     Values of x may be different cells, so the i-th blocks of each make row i; spare ones are left.
     """
-    line = rows.sort_values([x, *BLOCK])
+    line = rows.sort_values([x, *BLOCK_KEYS])
     line = line.assign(row=line.groupby(x).cumcount())
     tables = [line.pivot(index="row", columns=x, values=name).dropna() for name in columns]
     first = line[x] == (tables[0].columns[0] if tables[0].shape[1] else np.nan)
-    process = line.groupby(RUN, dropna=False).ngroup()[first]
+    process = line.groupby(PROCESS_KEYS, dropna=False).ngroup()[first]
     return tables, process.to_numpy()[: len(tables[0])]
 
 
@@ -172,7 +172,7 @@ def _one_cell_per_seed(group: pd.DataFrame) -> None:
 
 def energies(records: pd.DataFrame) -> pd.DataFrame:
     """Joules of each block that has any: columns [cell_id, *BLOCK, joules, source, window_s]."""
-    keys = ["cell_id", *BLOCK]
+    keys = ["cell_id", *BLOCK_KEYS]
     on_gpu = records["device"].astype(str).str.startswith("cuda")
     frames = [
         measured(records[on_gpu == (metric != "cpu_energy_j")], metric).assign(source=metric)
@@ -196,7 +196,7 @@ def over_positions(rows: pd.DataFrame) -> pd.DataFrame:
     The mean is the trapezoid integral over the range of positions, so that positions need not be
     evenly spaced; position is no longer kept.
     """
-    groups = [block for _, block in rows.groupby(["cell_id", *BLOCK], dropna=False)]
+    groups = [block for _, block in rows.groupby(["cell_id", *BLOCK_KEYS], dropna=False)]
     whole = pd.concat([block.iloc[:1] for block in groups]) if groups else rows
     impure = [bool((block["status"] == "impure").any()) for block in groups]
     whole = whole.assign(position=np.nan, status=np.where(impure, "impure", whole["status"]))
@@ -229,7 +229,7 @@ def _samples(row: np.ndarray) -> np.ndarray:
 
 def pair_keys(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
     """`keys` and the columns of a pair's contract without which two pairs would share a row."""
-    return _with_varying(frame, keys, PAIR)
+    return _with_varying(frame, keys, PAIR_KEYS)
 
 
 def _with_varying(frame: pd.DataFrame, keys: Sequence[str], columns: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ import pandas as pd
 from scipy.optimize import least_squares
 
 from retnet_bench.analysis.statistics import replication
-from retnet_bench.analysis.statistics.crossings import Crossover, drawn_crossover
+from retnet_bench.analysis.statistics.crossings import Crossover, resampled_crossover
 from retnet_bench.analysis.statistics.intervals import Interval, percentiles
 from retnet_bench.analysis.tables import pairs, rows
 from retnet_bench.base import UserError
@@ -396,4 +396,4 @@ def _crossover(a: Fit, b: Fit, x: np.ndarray) -> Crossover:
     middle = np.log(a.at_x(x)) - np.log(b.at_x(x))
     n = min(a.n, b.n)
     drawn = np.log(a.draws_at(x)) - np.log(b.draws_at(x)) if n > 1 else middle[None]
-    return drawn_crossover(np.log(x), middle, drawn, (a.arm, b.arm), n)
+    return resampled_crossover(np.log(x), middle, drawn, (a.arm, b.arm), n)

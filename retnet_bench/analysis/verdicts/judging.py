@@ -193,7 +193,7 @@ def _ratio(cells: pd.DataFrame, claim: Claim) -> Interval:
     paired = pairs.pair_up(values, of, over)
     if paired.empty:
         raise _NotMeasured("the arms were measured in different runs")
-    process = paired.groupby(rows.RUN, dropna=False).ngroup()
+    process = paired.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
     a, b = (list(zip(process, paired[[side]].to_numpy(), strict=True)) for side in ("a", "b"))
     return estimates.log_ratio(a, b)
 
@@ -233,10 +233,10 @@ def _crossover(cells: pd.DataFrame, claim: Claim) -> Interval:
     values = _measured(cells, claim)
     _refuse_several(values, x)
     line = pairs.pair_up(values, *claim.arms)
-    (a, b), process = rows.along(line, x, ["a", "b"])
+    (a, b), process = rows.aligned_blocks(line, x, ["a", "b"])
     if a.shape[1] < 2:
         raise _NotMeasured(f"fewer than two values of {x} with both arms")
-    return crossings.overtaking(a.columns, a, b, process)
+    return crossings.last_crossover(a.columns, a, b, process)
 
 
 def _perplexity_crossover(cells: pd.DataFrame, claim: Claim) -> Interval:
@@ -254,7 +254,7 @@ def _perplexity_crossover(cells: pd.DataFrame, claim: Claim) -> Interval:
     if not points[0].units.size:
         raise _NotMeasured("the sizes scored no document in common")
     half = len(sizes)
-    return replication.perplexity_overtaking(sizes["n_params"], points[:half], points[half:])
+    return replication.perplexity_last_crossover(sizes["n_params"], points[:half], points[half:])
 
 
 def _any_seed(values: pd.DataFrame) -> pd.DataFrame:

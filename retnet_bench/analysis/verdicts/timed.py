@@ -79,7 +79,9 @@ def _timed_row(cell: pd.DataFrame, metric: str, verdict: str, remark: str) -> Ro
 def _ratio(
     mine: pd.DataFrame, theirs: pd.DataFrame, metric: str, floors: Floors, policy: Policy
 ) -> _Timed:
-    both = mine.merge(theirs[[*rows.BLOCK, "median", "status"]], on=rows.BLOCK, suffixes=("", "_b"))
+    both = mine.merge(
+        theirs[[*rows.BLOCK_KEYS, "median", "status"]], on=rows.BLOCK_KEYS, suffixes=("", "_b")
+    )
     paired = not both.empty
     if paired:
         ratio = estimates.log_ratio(_blocks(both, "median"), _blocks(both, "median_b"))
@@ -100,7 +102,7 @@ def _ratio(
 
 
 def _blocks(values: pd.DataFrame, column: str) -> list[resampling.Block]:
-    process = values.groupby(rows.RUN, dropna=False).ngroup()
+    process = values.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
     return [(int(p), np.array([v])) for p, v in zip(process, values[column], strict=True)]
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from retnet_bench.base import UserError
 from retnet_bench.data.cache import cache_folder, replace
 from retnet_bench.data.corpus import Corpus, Splits, build
-from retnet_bench.data.duplicates import RUN, SHARE, refuse_leaks
+from retnet_bench.data.duplicates import RUN_WORDS, SHARE, refuse_leaks
 from retnet_bench.files import NotWritten
 
 
@@ -20,7 +20,7 @@ def make_corpus(name: str, licence: str, source: str, splits: Splits) -> Corpus:
     corpus = build(name, licence, source, splits)
     if not corpus.is_text:
         raise UserError(f'corpus "{corpus.name}" is empty: it has no document with text')
-    passed = cache_folder() / "leaks-checked" / f"{corpus.checksum}-{RUN}-{SHARE}"
+    passed = cache_folder() / "leaks-checked" / f"{corpus.checksum}-{RUN_WORDS}-{SHARE}"
     if not passed.is_file():
         refuse_leaks(corpus.name, splits)
         with suppress(NotWritten):  # without a note it is checked again

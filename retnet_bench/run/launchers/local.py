@@ -77,9 +77,9 @@ def _started_server() -> bool:
     # it is killed.
     process: Any = multiprocessing.current_process()
     process._config["tempdir"] = str(socket_folder())
-    with interrupts.held():
+    with interrupts.deferred():
         resource_tracker.ensure_running()  # which lets signals through when it is started
-    with interrupts.held():
+    with interrupts.deferred():
         os.environ[orphans.RUNNER] = str(os.getpid())
         try:
             forkserver.ensure_running()

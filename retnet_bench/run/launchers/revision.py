@@ -80,7 +80,7 @@ def serving(tree: Path, python: Path) -> Iterator[RevisionLauncher]:
         mortal = [str(python), "-I", "-S", orphans.__file__, str(os.getpid()), *command]
         environment = os.environ | {"PYTHONPATH": str(tree)}
         with Listener(address, "AF_UNIX") as listener, log.open("wb") as output:
-            with interrupts.held():
+            with interrupts.deferred():
                 process = subprocess.Popen(
                     mortal, cwd=tree, env=environment, stdout=output, stderr=output
                 )
