@@ -58,7 +58,7 @@ def _reasons(records: pd.DataFrame) -> pd.Series:
 
 
 def _numbers(samples: object, value: float) -> np.ndarray:
-    """What a row claims to have measured: nothing, where a value was not read."""
-    if isinstance(samples, list | tuple | np.ndarray) and len(samples):
-        return np.asarray(samples, dtype=float)
-    return np.array([] if np.isnan(value) else [value], dtype=float)
+    """What a row claims to have measured, its value last: nothing, where a value was not read."""
+    read = samples if isinstance(samples, list | tuple | np.ndarray) else []
+    numbers = np.asarray(read, dtype=float)
+    return numbers if np.isnan(value) else np.append(numbers, value)

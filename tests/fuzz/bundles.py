@@ -122,7 +122,7 @@ def _names(dice: Dice, path: Path) -> None:
     name = dice.choice((*odd, MANIFEST, "study.yaml", *(t for t in TEXTS if t and t != "\ud800")))
     dice.note(name)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(name[:60_000], b"x")
+        archive.writestr(name[:60_000].lstrip("\0") or ".", b"x")
 
 
 def _link(dice: Dice, path: Path) -> None:

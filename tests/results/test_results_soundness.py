@@ -120,6 +120,15 @@ def test_a_history_goes_on_without_it(tmp_path):
     assert about["transformer", "train_step_s", 512] == 3
 
 
+def test_a_value_that_cannot_be_counts_though_its_samples_could(tmp_path):
+    rows = study()
+    row = next(r for r in rows if (r["metric"], r["arm"]) == ("document_nll_nat", "retnet"))
+    row["value"] = np.inf
+    found = sound(frame(rows))
+    (lost,) = found[found["cell_id"] == row["cell_id"]].to_dict("records")
+    assert lost["reason"] == "document_nll_nat holds inf nat, which cannot be"
+
+
 def test_a_later_good_run_of_the_cell_counts():
     rows = [*study("run-1"), *study("run-2")]
     poison(rows, "train_step_s", 0.0)
