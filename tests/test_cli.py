@@ -107,6 +107,7 @@ def test_debug_shows_where():
         ("sizes", "6.7B"),
         ("kernels", "flash_attn"),
         ("workloads", "prefill"),
+        ("settings", "micro_batch"),
         ("figures", "fig6a"),
         ("corpora", "sotu"),
     ],

@@ -63,16 +63,18 @@ def refuse_outside(study: Study) -> None:
 
 
 def _reads(point: Settings) -> Iterator[Read]:
-    for corpus in dict.fromkeys(filter(None, (point.corpus, point.score_corpus))):
+    given = point.model_dump(exclude_none=True)
+    for corpus in dict.fromkeys(given[key] for key in ("corpus", "score_corpus") if key in given):
         yield _corpus(corpus)
     if point.tokenizer and point.tokenizer.partition(":")[0] not in TOKENIZERS:
         yield Read(f"tokenizer {printable(point.tokenizer)}", "a file", True)
-    if point.include:
+    if "include" in given:
         how = "a folder of task files; the Python functions they name are run"
-        yield Read(f"include {printable(point.include)}", how, True)
-    if point.task:
-        own = "one of the included" if point.include else "lm-eval's own; its data are downloaded"
-        yield Read(f"task {quoted(point.task)}", own, True)
+        yield Read(f"include {printable(given['include'])}", how, True)
+    if "task" in given:
+        own = "lm-eval's own; its data are downloaded"
+        how = "one of the included" if "include" in given else own
+        yield Read(f"task {quoted(given['task'])}", how, True)
 
 
 def _corpus(name: str) -> Read:

@@ -73,6 +73,16 @@ def _workloads() -> Table:
     return table("Workloads", "workload|what is measured", rows)
 
 
+def _settings() -> Table:
+    from retnet_bench.study.plan import readers
+    from retnet_bench.workloads.settings import EVERY, meanings
+
+    read_by = {name: ", ".join(workloads) for name, workloads in readers().items()}
+    declared = (meanings(settings) for settings in EVERY)
+    rows = ((n, read_by[n], what) for meaning in declared for n, what in meaning.items())
+    return table("Settings of single workloads", "setting|workloads|meaning", rows)
+
+
 def _figures() -> Table:
     from retnet_bench.figures import FIGURES
 
@@ -121,6 +131,7 @@ LISTS: dict[str, Callable[[], Table]] = {
     "sizes": _sizes,
     "kernels": _kernels,
     "workloads": _workloads,
+    "settings": _settings,
     "figures": _figures,
     "corpora": _corpora,
     "devices": _devices,

@@ -25,7 +25,7 @@ def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="studies, models, sizes, kernels, workloads, figures, corpora or devices."
+            help="studies, models, sizes, kernels, workloads, settings, figures, corpora, devices."
         ),
     ] = None,
 ) -> None:

@@ -25,6 +25,7 @@ from retnet_bench.workloads.decode import MAX_STEPS
 from retnet_bench.workloads.modes import why_not as mode_why_not
 from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES
 from retnet_bench.workloads.scoring import CONTEXT_TOKENS
+from retnet_bench.workloads.settings import meanings
 
 
 @dataclass(frozen=True)
@@ -47,20 +48,15 @@ class Planned:
         return self.protocol.processes if timed else 1
 
 
-TRAINING = ("dropout", "micro_batch", "recompute")
-"""Settings of workloads that train."""
-QUALITY = (
-    *("token_budget", "learning_rate", "documents", "recipe", "checkpoint_every"),
-    *("context", "stride", "contexts", "by_position", "score_corpus"),
-)
-"""Settings of perplexity alone."""
-OWN: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("positions",): ("decode",),
-    TRAINING: ("train", "perplexity"),
-    QUALITY: ("perplexity",),
-    ("task", "shots", "limit", "include"): ("downstream",),
-}
-"""Settings that only some workloads have; the cells of others are the same without them."""
+def readers() -> dict[str, list[str]]:
+    """Each setting that is only some workloads' own, and the workloads that read it; the cells of
+    others are the same without it."""
+    found: dict[str, list[str]] = {}
+    for name, workload in WORKLOADS.items():
+        for key in itertools.chain.from_iterable(map(meanings, workload.settings)):
+            found.setdefault(key, []).append(name)
+    return found
+
 
 Pair = list[Planned]
 """Cells equal in everything but the arm."""
@@ -109,10 +105,10 @@ def _check_read(study: Study) -> None:
         said.append((f"workloads.{i}.fixed", group.fixed.model_fields_set, {group.workload}))
         said.append((f"workloads.{i}.axes", set(group.axes), {group.workload}))
     for where, keys, asked in said:
-        for reading, own in ((r, own) for own, r in OWN.items() if not asked & set(r)):
-            if unread := [key for key in own if key in keys]:
+        for key, reading in readers().items():
+            if key in keys and not asked & set(reading):
                 raise UserError(
-                    f"{where}.{unread[0]}: workload {', '.join(sorted(asked))} does not read it; "
+                    f"{where}.{key}: workload {', '.join(sorted(asked))} does not read it; "
                     f"{' and '.join(reading)} {'do' if len(reading) > 1 else 'does'}"
                 )
 
@@ -153,10 +149,9 @@ def _cell(name: str, arm: Arm, workload: str, said: Settings) -> Cell:
     values["device"] = device(said.device or "auto")
     values["threads"] = said.threads or _threads()
     values["vocab_size"] = _vocab_size(values["corpus"], values["tokenizer"])
-    for keys, workloads in OWN.items():
-        for key in () if workload in workloads else keys:
-            values.pop(key, None)
-    if workload == "perplexity" and said.token_budget is None:
+    for key in (key for key, reading in readers().items() if workload not in reading):
+        values.pop(key, None)
+    if workload == "perplexity" and "token_budget" not in values:
         raise UserError("workload perplexity: token_budget is missing; set it fixed or as axis")
     values |= arm.model_dump(exclude={"kernel", "family", "checkpoint"}, exclude_none=True)
     values["arm_family"] = None if arm.family == said.family else arm.family

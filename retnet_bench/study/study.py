@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
 from retnet_bench import yaml_file
 from retnet_bench.analysis.verdicts import claims
@@ -22,10 +22,8 @@ from retnet_bench.fields import (
     Count,
     Flag,
     Float,
-    Index,
     Integer,
     Name,
-    Number,
     Once,
     Place,
     Strict,
@@ -34,6 +32,7 @@ from retnet_bench.fields import (
     problem,
 )
 from retnet_bench.measure.protocol import Protocol
+from retnet_bench.workloads.settings import EVERY
 
 MAX_CELLS = 10_000
 """Of a study: at one second a cell, three hours."""
@@ -42,8 +41,8 @@ MAX_STEP_TOKENS = 2**30
 tokens still have fewer than 2^63 bytes, so that a plan can count them."""
 
 
-class Settings(Strict):
-    """What a cell may be told, as fixed setting or axis. None: not said here."""
+class CommonSettings(Strict):
+    """What any cell may be given, as fixed setting or axis. None: not given here."""
 
     size: Word | None = None
     family: Literal["paper", "modern"] | None = None
@@ -62,26 +61,18 @@ class Settings(Strict):
     measure: Annotated[tuple[Literal["time", "memory"], ...], Once] | None = Field(
         default=None, min_length=1
     )
-    positions: Count | None = None
-    token_budget: Annotated[Integer, Field(gt=0, le=2**50)] | None = None
-    learning_rate: Number | None = Field(default=None, gt=0)
-    documents: Count | None = None
-    recipe: Word | None = None
-    dropout: Number | None = Field(default=None, ge=0, lt=1)
-    micro_batch: Count | None = None
-    recompute: Flag | None = None
-    checkpoint_every: Count | None = None
-    context: Literal["chunked", "sliding", "carried"] | None = None
-    stride: Count | None = None
-    contexts: Annotated[tuple[Count, ...], Once] | None = Field(
-        default=None, min_length=1, max_length=100
-    )
-    by_position: Flag | None = None
-    score_corpus: Place | None = None
-    task: Word | None = None
-    shots: Index | None = None
-    limit: Count | None = None
-    include: Place | None = None
+
+
+def _of_workloads() -> dict[str, Any]:
+    """The workloads' own settings, as pydantic takes fields."""
+    declared = [get_type_hints(one, include_extras=True) for one in EVERY]
+    return {name: (kind, None) for hints in declared for name, kind in hints.items()}
+
+
+if TYPE_CHECKING:
+    Settings = CommonSettings
+else:
+    Settings = create_model("Settings", __base__=CommonSettings, **_of_workloads())
 
 
 DEFAULTS = Settings(

@@ -66,6 +66,8 @@ class Workload(ABC):
     interleaved: ClassVar[bool] = True
     """Whether its blocks alternate with the other arms'; False for one long block each."""
     phase: ClassVar[str]
+    settings: ClassVar[tuple[type, ...]] = ()
+    """Classes of `workloads.settings` that it reads, beside what every workload does."""
 
     checkpoints: Path | None = None
     """Where this cell's checkpoints live, should it keep any; None keeps none."""

@@ -10,13 +10,20 @@ from typing import ClassVar
 from retnet_bench.models.config import size
 from retnet_bench.models.pairs import Matched, match
 from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES, Recipe
+from retnet_bench.workloads.settings import (
+    DecodeSettings,
+    DownstreamSettings,
+    PerplexitySettings,
+    TrainingSettings,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSettings):
     """Everything that decides what is run. How it is timed is the protocol's, not the cell's.
 
-    ARM_FIELDS may differ between the arms of a pair; all others are their contract.
+    Settings of other workloads than its own are None. ARM_FIELDS may differ between the arms of a
+    pair; all others are their contract.
     """
 
     workload: str
@@ -45,46 +52,10 @@ class Cell:
     head_dim: int | None = None
     arm_family: str | None = None
     """The arm's own block family, where it is not the pair's `family`."""
-    positions: int | None = None
-    """Decode: points along the sequence at which steps are timed."""
-    token_budget: int | None = None
-    """Perplexity: tokens to train on."""
-    learning_rate: float | None = None
-    """Perplexity: peak learning rate of AdamW."""
-    documents: int | None = None
-    """Perplexity: held-out documents to score; all when None."""
-    recipe: str | None = None
-    """Perplexity: row of RECIPES; DEFAULT_RECIPE when None."""
-    dropout: float | None = None
-    """Training: instead of the recipe's; none in timed training when None."""
-    micro_batch: int | None = None
-    """Training: sequences that go through the model at once; gradients add up to `batch`."""
-    recompute: bool | None = None
-    """Training: activation checkpointing."""
-    checkpoint_every: int | None = None
-    """Perplexity: steps between checkpoints; a tenth of the training when None."""
-    context: str | None = None
-    """Perplexity: what documents are scored from: chunked (when None), sliding or carried."""
-    stride: int | None = None
-    """Perplexity: tokens a sliding window of `length` moves on; half of it when None."""
-    contexts: tuple[int, ...] | None = None
-    """Perplexity: context lengths to compare on the same tokens (Table 8)."""
-    by_position: bool | None = None
-    """Perplexity: also loss against position in the document, by carried context."""
-    score_corpus: str | None = None
-    """Perplexity: corpus whose held-out documents are scored; `corpus` when None."""
     checkpoint: str | None = None
     """Downstream: folder of the arm's trained model."""
     weights: str | None = None
     """Downstream: checksum of what is in it, so that other weights make another cell."""
-    task: str | None = None
-    """Downstream: a task of lm-eval."""
-    shots: int | None = None
-    """Downstream: solved examples in front of each question; the task's own number when None."""
-    limit: int | None = None
-    """Downstream: first documents of the task to take; all when None."""
-    include: str | None = None
-    """Downstream: folder of the user's own task files."""
     tokenizer_checksum: str | None = None
     """Downstream: of a tokenizer.json, whose name says nothing; None for the built-in ones."""
 
@@ -141,11 +112,11 @@ class Cell:
             gate=self.gate,
             head_norm=self.head_norm,
             head_dim=self.head_dim,
-            dropout=self.settings.dropout,
+            dropout=self.training_recipe.dropout,
         )
 
     @property
-    def settings(self) -> Recipe:
+    def training_recipe(self) -> Recipe:
         """The recipe with the cell's own dropout. Timed training has none unless told."""
         recipe = RECIPES[self.recipe or DEFAULT_RECIPE]
         return recipe if self.dropout is None else replace(recipe, dropout=self.dropout)
@@ -154,7 +125,7 @@ class Cell:
         """Peak of the schedule in a perplexity cell: its own, or the recipe's for its width."""
         if self.workload != "perplexity":
             return None
-        return self.learning_rate or self.settings.learning_rate(size(self.size).d_model)
+        return self.learning_rate or self.training_recipe.learning_rate(size(self.size).d_model)
 
 
 def _hash(text: str) -> str:

@@ -21,6 +21,7 @@ from retnet_bench.workloads.base import (
     weight_bytes,
 )
 from retnet_bench.workloads.modes import CapturedStep, execute
+from retnet_bench.workloads.settings import DecodeSettings
 
 MAX_STEPS = 16
 """Most consecutive steps at one position in one block: they move along by as many tokens."""
@@ -57,6 +58,7 @@ class Decode(Workload):
     """
 
     phase = "decode"
+    settings = (DecodeSettings,)
 
     @torch.no_grad()
     def prepare(self) -> None:

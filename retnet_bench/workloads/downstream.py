@@ -24,6 +24,7 @@ from retnet_bench.models.foreign import load_any
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.workloads.answers import Scorer
 from retnet_bench.workloads.base import WORKLOADS, NotFinite, Sample, Workload
+from retnet_bench.workloads.settings import DownstreamSettings
 from retnet_bench.workloads.unspelled import WEIGHED, Unspelled
 
 TASK_LISTS = {
@@ -273,6 +274,7 @@ class Downstream(Workload):
 
     interleaved = False
     phase = "downstream"
+    settings = (DownstreamSettings,)
 
     def prepare(self) -> None:
         cell = self.cell

@@ -34,6 +34,7 @@ from retnet_bench.workloads.checkpoints import (
 )
 from retnet_bench.workloads.divergence import Watch
 from retnet_bench.workloads.live import Board, Live
+from retnet_bench.workloads.settings import PerplexitySettings, TrainingSettings
 from retnet_bench.workloads.train import Train
 
 CURVE_POINTS = 100
@@ -55,13 +56,14 @@ class Perplexity(Train):
 
     interleaved = False
     phase = "perplexity"
+    settings = (TrainingSettings, PerplexitySettings)
 
     def prepare(self) -> None:
         _repeatable(self.device)
         super().prepare()
         cell = self.cell
         self.board = Board(self.tensorboard)
-        self.recipe = cell.settings
+        self.recipe = cell.training_recipe
         self.steps = max(1, round((cell.token_budget or 0) / (cell.batch * cell.length)))
         self.recipe.warmup(self.steps)  # raises where the budget is too small for it
         self._load_text()

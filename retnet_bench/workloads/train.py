@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle
+from typing import ClassVar
 
 import torch
 
@@ -20,6 +21,7 @@ from retnet_bench.workloads.base import (
 )
 from retnet_bench.workloads.modes import execute
 from retnet_bench.workloads.recipe import Recipe
+from retnet_bench.workloads.settings import TrainingSettings
 
 FIXED_STEPS = 5
 """The training step whose loss is kept as a figure that must not change."""
@@ -67,6 +69,7 @@ class Train(Workload):
     """Seconds of a training step of batch x length tokens. Weights and AdamW state are fp32."""
 
     phase = "train"
+    settings: ClassVar[tuple[type, ...]] = (TrainingSettings,)
 
     def prepare(self) -> None:
         cell = self.cell
@@ -75,7 +78,7 @@ class Train(Workload):
         self.micro_batch = cell.micro_batch or cell.batch
         assert cell.batch % self.micro_batch == 0, "micro_batch must divide batch"
         self.optimiser = Optimiser(
-            self.model, self.device, cell.dtype, self.peak_learning_rate(), cell.settings
+            self.model, self.device, cell.dtype, self.peak_learning_rate(), cell.training_recipe
         )
         self.clip: float | None = None
         rows = self.sample_tokens(4 * cell.batch, cell.length).split(cell.batch)

@@ -9,9 +9,9 @@ from fakes import cells
 
 from retnet_bench.base import UserError
 from retnet_bench.study import plan
-from retnet_bench.study.plan import QUALITY, TRAINING
 from retnet_bench.study.study import Settings, Study
 from retnet_bench.workloads import Cell
+from retnet_bench.workloads.settings import PerplexitySettings, TrainingSettings, meanings
 
 FIXED: dict[str, Any] = {"size": "0.1M", "tokenizer": "byte", "length": 256, "batch": 4}
 SAID: dict[str, Any] = {
@@ -44,7 +44,8 @@ def test_every_setting_reaches_the_cells_of_both_arms():
         found = {name: getattr(cell, name) for name in SAID}
         assert found == SAID | {"contexts": (128, 512)}
         assert cell.matched().config.dropout == 0.2
-    assert set(SAID) < {*TRAINING, *QUALITY} <= set(Settings.model_fields)
+    read = {*meanings(TrainingSettings), *meanings(PerplexitySettings)}
+    assert set(SAID) < read <= set(Settings.model_fields)
 
 
 def test_settings_reach_the_workloads_they_belong_to_only():
@@ -52,7 +53,7 @@ def test_settings_reach_the_workloads_they_belong_to_only():
     plain = planned("prefill")
     assert planned("prefill", **said) == plain
     train = planned("train", **said)[0]
-    assert {n for n in SAID if getattr(train, n) is not None} == set(TRAINING)
+    assert {n for n in SAID if getattr(train, n) is not None} == set(meanings(TrainingSettings))
 
 
 def test_a_study_that_says_none_of_it_has_the_cells_it_always_had():

@@ -61,17 +61,17 @@ def test_default_learning_rate():
 
 
 def test_a_cell_s_settings_and_peak_rate():
-    assert cell().settings == SMALL
+    assert cell().training_recipe == SMALL
     assert cell().peak_learning_rate() is None
     of = {"workload": "perplexity", "size": "1.3B"}
     assert cell(**of).peak_learning_rate() == 6e-4
     assert cell(**of, learning_rate=0.1).peak_learning_rate() == 0.1
-    assert cell(**of, recipe="paper").settings.dropout == 0.1
-    assert cell(**of, recipe="paper", dropout=0.0).settings.dropout == 0.0
+    assert cell(**of, recipe="paper").training_recipe.dropout == 0.1
+    assert cell(**of, recipe="paper", dropout=0.0).training_recipe.dropout == 0.0
     assert cell(**of, recipe="paper").matched().config.dropout == 0.1
     assert cell().matched().config.dropout == 0.0
     with pytest.raises(UserError, match='did you mean "paper"'):
-        cell(recipe="papr").settings  # noqa: B018
+        cell(recipe="papr").training_recipe  # noqa: B018
 
 
 # --- divergence --------------------------------------------------------------------------------

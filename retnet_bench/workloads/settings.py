@@ -1,0 +1,118 @@
+"""The settings of each workload, declared once: type, range and meaning.
+
+A study's keys, a cell's fields, the check that a workload reads what it is given and the list that
+`retnet-bench list settings` prints are all made from these. They stand apart from the workloads
+because a cell has to know them, and a workload a cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, get_type_hints
+
+from pydantic import Field
+
+from retnet_bench.fields import Count, Flag, Index, Integer, Number, Once, Place, Word
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeSettings:
+    """Of the workload `decode`."""
+
+    positions: Annotated[
+        Count | None, Field(description="points along the sequence at which steps are timed")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Of every workload that trains."""
+
+    dropout: Annotated[
+        Annotated[Number, Field(ge=0, lt=1)] | None,
+        Field(description="instead of the recipe's; none in timed training unless it is given"),
+    ] = None
+    micro_batch: Annotated[
+        Count | None,
+        Field(
+            description="sequences that go through the model at once; gradients add up to `batch`"
+        ),
+    ] = None
+    recompute: Annotated[Flag | None, Field(description="activation checkpointing")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerplexitySettings:
+    """Of the workload `perplexity`, beside those of training."""
+
+    token_budget: Annotated[
+        Annotated[Integer, Field(gt=0, le=2**50)] | None, Field(description="tokens to train on")
+    ] = None
+    learning_rate: Annotated[
+        Annotated[Number, Field(gt=0)] | None,
+        Field(description="peak learning rate of AdamW; the recipe's by default"),
+    ] = None
+    documents: Annotated[
+        Count | None, Field(description="held-out documents to score; all by default")
+    ] = None
+    recipe: Annotated[Word | None, Field(description="how it is trained: a row of RECIPES")] = None
+    checkpoint_every: Annotated[
+        Count | None,
+        Field(description="steps between checkpoints; a tenth of the training by default"),
+    ] = None
+    context: Annotated[
+        Literal["chunked", "sliding", "carried"] | None,
+        Field(
+            description="what documents are scored from: chunked (by default), sliding or carried"
+        ),
+    ] = None
+    stride: Annotated[
+        Count | None,
+        Field(
+            description="tokens that a sliding window of `length` moves on; half of it by default"
+        ),
+    ] = None
+    contexts: Annotated[
+        Annotated[tuple[Count, ...], Once] | None,
+        Field(
+            min_length=1,
+            max_length=100,
+            description="context lengths to compare on the same tokens (Table 8)",
+        ),
+    ] = None
+    by_position: Annotated[
+        Flag | None,
+        Field(description="also loss against position in the document, by carried context"),
+    ] = None
+    score_corpus: Annotated[
+        Place | None,
+        Field(description="corpus whose held-out documents are scored; `corpus` by default"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownstreamSettings:
+    """Of the workload `downstream`."""
+
+    task: Annotated[Word | None, Field(description="a task of lm-eval")] = None
+    shots: Annotated[
+        Index | None,
+        Field(
+            description="solved examples in front of a question; the task's own number by default"
+        ),
+    ] = None
+    limit: Annotated[
+        Count | None, Field(description="first documents of the task to take; all by default")
+    ] = None
+    include: Annotated[Place | None, Field(description="folder of the user's own task files")] = (
+        None
+    )
+
+
+EVERY = (DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSettings)
+
+
+def meanings(settings: type) -> dict[str, str]:
+    """The settings of a class above by name, in its order."""
+    declared = get_type_hints(settings, include_extras=True)
+    return {name: kind.__metadata__[-1].description for name, kind in declared.items()}
