@@ -77,9 +77,9 @@ LONGEST = 2**20
 """Most tokens of a sequence that is run without data."""
 
 
-MOST_CALLS = LONGEST // 64
+MOST_CALLS = 512
 """Most calls of a step, run one by one: for each chunk of a sequence (of the recurrent kernel: each
-token) in each micro-batch."""
+token) in each micro-batch. Half a millisecond each, and a search for what fits runs ten steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,10 @@ def _check_calls(step: Step) -> None:
     chunks = {"chunkwise": -(-step.length // step.config.chunk), "recurrent": step.length}
     batches = -(-step.batch // step.micro_batch) if step.micro_batch else 1
     if batches * chunks.get(KERNELS[step.config.kernel].form, 1) > MOST_CALLS:
-        raise UserError(f"steps of more than {MOST_CALLS:,} chunks one by one are not modelled")
+        raise UserError(
+            f"steps of more than {MOST_CALLS:,} chunks one by one are not modelled; a longer chunk "
+            f"has fewer"
+        )
 
 
 def _extend(one: dict, two: dict, more: int) -> dict:
