@@ -91,8 +91,28 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self._items
 
+    def __len__(self) -> int:
+        return len(self._items)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)
 
     def items(self) -> Iterable[tuple[str, T]]:
         return self._items.items()
+
+    def add_entry_points(self, group: str) -> None:
+        """Add what installed packages offer as entry points of `group`, by their names. UserError
+        for one that can't be loaded or has a name that is taken."""
+        from importlib import metadata  # slow, and few commands need it
+
+        for entry in metadata.entry_points(group=group):
+            package = entry.dist.name if entry.dist else "a package"
+            where = f"{printable(package)}, entry point {group}: {quoted(entry.name)}"
+            if entry.name in self:
+                raise UserError(f"{where}: there is a {self.kind} of this name already")
+            try:
+                self.add(entry.name, entry.load())
+            except Exception as error:
+                raise UserError(
+                    f"{where}: can't be loaded: {printable(error, 200)}; mend or uninstall it"
+                ) from error

@@ -5,4 +5,6 @@ Layout everywhere: queries and keys (B, T, H, d_k), values (B, T, H, d_v).
 
 from retnet_bench.kernels.registry import KERNELS, Kernel, Setting, best
 
+KERNELS.add_entry_points("retnet_bench.kernels")
+
 __all__ = ["KERNELS", "Kernel", "Setting", "best"]

@@ -7,7 +7,7 @@ import torch
 from tiny_models import ARMS, build, tiny, tokens
 
 from retnet_bench.base import UserError
-from retnet_bench.models import forms
+from retnet_bench.models import MIXERS, forms
 
 
 def gradients(cfg, recompute: bool) -> list[torch.Tensor]:
@@ -69,7 +69,7 @@ def test_recomputation_keeps_less_for_the_backward_pass():
     assert saved[True] < 0.5 * saved[False]
 
 
-@pytest.mark.parametrize("mixer", ["retention", "attention"])
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_the_gate_sees_no_dropout(mixer):
     assert all(a.ok for a in forms.check(tiny(mixer, dropout=0.5), "cpu", "fp32"))
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import ARMS, build, on_meta, relative, tiny, tokens
 
+from retnet_bench.models import MIXERS
 from retnet_bench.models.layers import Rotary, rotate
 
 KERNELS = {"retention": ("chunkwise", "parallel", "recurrent"), "attention": ("math", "sdpa")}
@@ -60,7 +61,7 @@ def test_a_later_token_does_not_change_earlier_logits(mixer, family, kernel, cha
     assert (moved > 1e-9).all(), "and every later position sees it"
 
 
-@pytest.mark.parametrize("mixer", ["retention", "attention"])
+@pytest.mark.parametrize("mixer", MIXERS)
 @torch.no_grad()
 def test_a_forked_state_decodes_on_without_disturbing_the_first(mixer):
     model = build(tiny(mixer)).double()

@@ -7,7 +7,7 @@ import torch
 from tiny_models import build, tokens
 
 from retnet_bench.base import UserError
-from retnet_bench.models import SIZES, cost, match, pairs
+from retnet_bench.models import MIXERS, SIZES, cost, match, pairs
 from retnet_bench.models.pairs import reference
 
 
@@ -151,7 +151,7 @@ def test_an_unknown_family_is_refused():
         match("25M", "retention", family="papre")
 
 
-@pytest.mark.parametrize("mixer", ["retention", "attention"])
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_a_matched_model_runs(mixer):
     kernel = {"retention": "chunkwise", "attention": "sdpa"}[mixer]
     cfg = match("0.1M", mixer, family="modern", kernel=kernel).config

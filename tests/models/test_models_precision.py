@@ -9,6 +9,7 @@ import torch
 import torch.nn as nn
 from tiny_models import ARMS, build, on_meta, tiny, tokens
 
+from retnet_bench.models import MIXERS
 from retnet_bench.models.layers import Exact
 from retnet_bench.models.mixers.retention import log_decay
 
@@ -67,7 +68,7 @@ def test_constants_are_not_in_checkpoints():
     assert not [name for name in saved if "log_decay" in name or "frequency" in name]
 
 
-@pytest.mark.parametrize("mixer", ["retention", "attention"])
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_angles_are_exact_to_fp32_at_late_positions(mixer):
     """4095 rounds to 4096 in bf16, and 1 rad of error is no angle at all."""
     model = build(tiny(mixer)).bfloat16()
@@ -102,7 +103,7 @@ def test_bf16_does_not_drift_at_the_slow_decay_of_equation_8():
     assert errors.max() < 1.3 * errors[0]
 
 
-@pytest.mark.parametrize("mixer", ["retention", "attention"])
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_cast_constants_would_be_seen(monkeypatch, mixer):
     """The same measure with the constants cast as torch casts them shows what law 2 is for."""
     cfg = tiny(mixer, chunk=128, **FAST[mixer])

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from retnet_bench.models import LanguageModel, ModelConfig
+from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
 
-ARMS = [(mixer, family) for mixer in ("retention", "attention") for family in ("paper", "modern")]
+ARMS = [(mixer, family) for mixer in MIXERS for family in ("paper", "modern")]
 
 
 def tiny(mixer: str, family: str = "paper", **changes: Any) -> ModelConfig:
@@ -21,7 +21,7 @@ def tiny(mixer: str, family: str = "paper", **changes: Any) -> ModelConfig:
         "d_value": 32 if mixer == "retention" else 16,
         "d_ffn": 24,
         "vocab_size": 31,
-        "kernel": "chunkwise" if mixer == "retention" else "math",
+        "kernel": "chunkwise" if mixer == "retention" else MIXERS[mixer].reference,
         "chunk": 8,
     }
     return ModelConfig(mixer=mixer, family=family, **{**fields, **changes})

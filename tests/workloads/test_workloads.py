@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retnet_bench.measure.protocol import Protocol
+from retnet_bench.models import MIXERS
 from retnet_bench.models.language_model import DecodeState
 from retnet_bench.workloads import WORKLOADS, NotFinite, Workload, decode, train
 from retnet_bench.workloads.decode import MAX_STEPS, held_bytes, positions
 
-MIXERS = ("retention", "attention")
 CUDA_ONLY = ("cuda_peak_allocated_bytes", "cuda_peak_reserved_bytes", "nvml_used_bytes")
 
 

@@ -15,6 +15,7 @@ from fakes.clock import FakeClock
 
 from retnet_bench.base import UserError
 from retnet_bench.measure.protocol import Protocol
+from retnet_bench.models import MIXERS
 from retnet_bench.workloads import Diverged, Sample
 from retnet_bench.workloads.perplexity import Perplexity
 
@@ -66,7 +67,7 @@ def test_the_loss_falls_over_the_token_budget(own_text):
     assert losses[-1].values[0] < losses[0].values[0] - 0.2
 
 
-@pytest.mark.parametrize("mixer", ["retention", "attention"])
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_the_same_seed_gives_the_same_bits(own_text, mixer):
     runs = [run(mixer, length=32, documents=1, **own_text) for _ in range(2)]
     assert runs[0] == runs[1]
@@ -116,7 +117,7 @@ def losses_of(**changes: Any) -> list[float]:
     return [s.values[0] for s in run(**changes) if s.metric == "train_loss_nat"]
 
 
-@pytest.mark.parametrize("mixer", ["retention", "attention"])
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_micro_batches_add_up_to_the_batch(own_text, mixer):
     common = {"mixer": mixer, "length": 16, "batch": 4, "documents": 1, **own_text}
     whole, parts = losses_of(**common), losses_of(micro_batch=1, **common)
@@ -124,7 +125,7 @@ def test_micro_batches_add_up_to_the_batch(own_text, mixer):
     assert parts == pytest.approx(whole, rel=2e-5)
 
 
-@pytest.mark.parametrize("mixer", ["retention", "attention"])
+@pytest.mark.parametrize("mixer", MIXERS)
 def test_recomputation_changes_no_bit_with_dropout_or_without(own_text, mixer):
     for dropout in (None, 0.3):
         common = {"mixer": mixer, "documents": 1, "dropout": dropout, **own_text}

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from retnet_bench.base import UserError
 from retnet_bench.data import ScoredDocument
-from retnet_bench.models import LanguageModel
+from retnet_bench.models import MIXERS, LanguageModel
 from retnet_bench.workloads import scoring
 from retnet_bench.workloads.scoring import Context, token_nll
 
-MIXERS = ("retention", "attention")
 QUICK = settings(deadline=None, max_examples=15)
-mixers = st.sampled_from(MIXERS)
+mixers = st.sampled_from([*MIXERS])
 
 
 @lru_cache

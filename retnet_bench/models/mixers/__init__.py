@@ -10,5 +10,6 @@ from retnet_bench.models.mixers.retention import Retention
 MIXERS: Registry[type[Mixer]] = Registry("mixer")
 MIXERS.add("retention", Retention)
 MIXERS.add("attention", Attention)
+MIXERS.add_entry_points("retnet_bench.mixers")
 
 __all__ = ["MIXERS", "Mixer"]
