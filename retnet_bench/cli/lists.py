@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from retnet_bench.cli.app import app, open_console
-
-if TYPE_CHECKING:
-    pass
-
 
 data = typer.Typer(
     help="Corpora: what there is, getting the texts of one, and what is in one.",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from retnet_bench.base import UserError
 from retnet_bench.cli.app import StudyName, app, open_console
 from retnet_bench.cli.results import findings_of, plot_results, show_results
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command(epilog="Example: retnet-bench run quickstart")

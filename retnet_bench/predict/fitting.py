@@ -5,13 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from retnet_bench.predict.footprint import Step, footprint
-
-if TYPE_CHECKING:
-    pass
-
 
 LENGTH_STEP = 128
 """Lengths that would fit are given in multiples of this."""

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from retnet_bench.base import UserError
 from retnet_bench.models import ModelConfig, cost
-from retnet_bench.predict.footprint import footprint
-from retnet_bench.study.plan import Pair, Planned, cell_seconds
-from retnet_bench.workloads import Cell
-
-if TYPE_CHECKING:
-    pass
 from retnet_bench.predict.calibrating import Calibration
 from retnet_bench.predict.fitting import largest
+from retnet_bench.predict.footprint import footprint
 from retnet_bench.predict.rooflines import (
     MODELLED,
     Roofline,
@@ -25,6 +19,8 @@ from retnet_bench.predict.rooflines import (
     step_of,
 )
 from retnet_bench.predict.targets import Target
+from retnet_bench.study.plan import Pair, Planned, cell_seconds
+from retnet_bench.workloads import Cell
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from retnet_bench.base import UserError, quoted
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

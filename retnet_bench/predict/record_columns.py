@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from retnet_bench.base import UserError
 from retnet_bench.predict.footprint import Footprint, footprint
+from retnet_bench.predict.rooflines import MODELLED, operator_seconds, roofline, step_of
+from retnet_bench.predict.targets import Target
 from retnet_bench.results.schema import TIMES
 from retnet_bench.study.plan import Planned
 from retnet_bench.workloads import Sample
-
-if TYPE_CHECKING:
-    pass
-from retnet_bench.predict.rooflines import MODELLED, operator_seconds, roofline, step_of
-from retnet_bench.predict.targets import Target
 
 PEAKS = {"cpu": "peak_tensor_bytes", "cuda": "cuda_peak_allocated_bytes"}
 

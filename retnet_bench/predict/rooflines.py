@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from retnet_bench.measure.devices import Rates
 from retnet_bench.models import MIXERS, ModelConfig, cost
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.predict.footprint import Footprint, Step
 from retnet_bench.workloads import Cell
-
-if TYPE_CHECKING:
-    pass
-
 
 MODELLED = ("train", "perplexity", "prefill", "decode")
 """Workloads whose step's cost is known."""

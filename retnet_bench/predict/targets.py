@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,9 +13,6 @@ from retnet_bench.measure import environment, rates
 from retnet_bench.measure.devices import Rates, find, recognise
 from retnet_bench.measure.memory import available_bytes
 from retnet_bench.study.plan import Pair, Planned
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
