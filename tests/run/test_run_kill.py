@@ -1,9 +1,9 @@
-"""Ended at random moments, and nothing lost; `python tests/kill_resume.py` does it forty times."""
+"""Ended at random moments, and nothing lost; `python tests/trials/kill_resume.py` does it forty times."""
 
 from __future__ import annotations
 
 import pytest
-from kill_resume import main
+from trials.kill_resume import main
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ regression; "missed" is a cell 5 % slower that passed. Give a factor for more tr
 
 from __future__ import annotations
 
-import sys
+import argparse
 from dataclasses import replace
 
 from rich.console import Console
@@ -87,4 +87,8 @@ def _gate_row(study: str, design: Design, cells: int, n: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]) if len(sys.argv) > 1 else 1.0)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "scale", type=float, nargs="?", default=1.0, help="of all numbers of trials"
+    )
+    main(parser.parse_args().scale)

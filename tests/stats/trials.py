@@ -31,7 +31,7 @@ from retnet_bench.results.store import read_records
 
 RESULTS = Path(__file__).parents[2] / "results"
 GATE = "gate_aa"
-"""A/A runs of `check gate --against`, two results folders: see tests/gate_trials.py."""
+"""A/A runs of `check gate --against`, two results folders: see tests/trials/gate.py."""
 
 
 @dataclass(frozen=True)

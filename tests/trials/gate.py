@@ -1,6 +1,6 @@
 """Does the gate cry wolf, and does it bark? Many runs of `check gate --against` on this machine.
 
-    python tests/gate_trials.py --runs 20 --budget 110 --keep trials
+    python tests/trials/gate.py --runs 20 --budget 110 --keep trials
 
 A/A runs hold this revision against itself; the others hold a copy with extra matrix products in
 the retention kernel against it. The copy is a clone in a temporary folder with one commit on top;
@@ -29,7 +29,7 @@ from retnet_bench.results.schema import TIMES
 
 BASE = "trial-base"
 """Tag of the revision that is held against."""
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 KERNEL = Path("retnet_bench/kernels/retention.py")
 PLACE = "    q, k, v = (x.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).contiguous()"
 EXTRA = """\

@@ -1,7 +1,7 @@
 """End a running study at random moments, again and again, each time followed at once by the same
 command: nothing may be lost, nothing measured twice, nothing left over.
 
-    python tests/kill_resume.py [--times 40] [--seed 0]
+    python tests/trials/kill_resume.py [--times 40] [--seed 0]
 
 Most ends are a kill -9 of the runner alone, the others SIGTERM, SIGHUP and SIGINT. After each one
 every part must be readable, every cell finished before must still be there unchanged, and within a
