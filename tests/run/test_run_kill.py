@@ -1,4 +1,4 @@
-"""Ended at random moments, and nothing lost; `python tests/trials/kill_resume.py` does it forty times."""
+"""Ended at random moments, and nothing lost; `tests/trials/kill_resume.py` does it forty times."""
 
 from __future__ import annotations
 
