@@ -14,12 +14,15 @@ LEFT_OUT = "unavailable"
 _COUNTED = ("s", "bytes", "tokens", "words", "count", "steps", "j", "w", "mhz")
 _BLANK = ("phase", "process", "block", "order", "position", "document", "value", "samples")
 _RUN = ["cell_id", "run_id"]
+_SHAPE = ("length", "batch")
+"""Without these no value says anything."""
 
 
 def sound(records: pd.DataFrame) -> pd.DataFrame:
     """`records` with one row `outcome` in place of all rows of a cell's run that holds a step's
-    time that is not above 0, a count below 0, or either or a loss that is no finite number; or two
-    rows for one place (`copies.PLACE`), of which nobody knows which is right."""
+    time that is not above 0, a count below 0, or either or a loss that is no finite number; a value
+    of no recorded length or batch; or two rows for one place (`copies.PLACE`), of which nobody
+    knows which is right."""
     reasons = _reasons(records)
     if reasons.empty:
         return records
@@ -51,6 +54,10 @@ def _reasons(records: pd.DataFrame) -> pd.Series:
         bad = numbers[~(np.isfinite(numbers) & (numbers >= bounds[metric]))]
         if len(bad):
             found[index] = f"{metric} holds {bad[0]:g} {unit}, which cannot be"
+    measured = records[records["status"].isin(OK_STATUSES)]
+    for name in _SHAPE:
+        for index in measured.index[measured[name].isna()]:
+            found.setdefault(index, f"its {name} is not recorded")
     again = records[records.duplicated(PLACE)]
     for index, metric in zip(again.index, again["metric"], strict=True):
         found.setdefault(index, f"{metric} stands twice for one block, with different values")

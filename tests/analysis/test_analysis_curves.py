@@ -412,6 +412,15 @@ def test_every_arm_is_compared_with_each_transformer():
     assert sides(frame(rows[2:])) == [("flash", "transformer")]
 
 
+def test_records_without_a_length_have_no_crossover():
+    rows = [
+        *blocks("train_step_s", "retnet", [1.0] * 4, length=None),
+        *blocks("train_step_s", "transformer", [2.0] * 4, length=None),
+    ]
+    (found,) = pairs.crossovers(frame(rows)).to_dict("records")
+    assert found["reason"] == "fewer than two values of length with both arms"
+
+
 def test_a_third_mixer_has_its_ratio_to_the_transformer_beside_the_others():
     """Beside RetNet and a Transformer, linear attention once was compared with RetNet alone."""
     rows = [

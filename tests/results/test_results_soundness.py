@@ -129,6 +129,16 @@ def test_a_value_that_cannot_be_counts_though_its_samples_could(tmp_path):
     assert lost["reason"] == "document_nll_nat holds inf nat, which cannot be"
 
 
+@pytest.mark.parametrize("name", ["length", "batch"])
+def test_a_value_of_no_recorded_shape_leaves_its_cell_out(name):
+    rows = study()
+    row = next(r for r in rows if (r["metric"], r["arm"]) == ("train_step_s", "retnet"))
+    row[name] = None
+    found = sound(frame(rows))
+    (lost,) = found[found["cell_id"] == row["cell_id"]].to_dict("records")
+    assert lost["reason"] == f"its {name} is not recorded"
+
+
 def test_a_later_good_run_of_the_cell_counts():
     rows = [*study("run-1"), *study("run-2")]
     poison(rows, "train_step_s", 0.0)

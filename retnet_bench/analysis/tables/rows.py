@@ -54,10 +54,12 @@ def measured(
 def failed(
     records: pd.DataFrame, metric: str, workload: str | None = None, phase: str | None = None
 ) -> pd.DataFrame:
-    """Rows that say why `metric` has no value: failed cells and unavailable readings."""
+    """Rows that say why `metric` has no value: failed cells and unavailable readings; none of a
+    length that is not recorded, which would have no place in a curve."""
     lost = (records["metric"] == "outcome") & _within(records, workload, None)
     unread = (records["metric"] == metric) & _within(records, workload, phase)
-    return records[(lost | unread) & ~records["status"].isin(OK_STATUSES)]
+    placed = records["length"].notna()
+    return records[(lost | unread) & placed & ~records["status"].isin(OK_STATUSES)]
 
 
 def with_samples(rows: pd.DataFrame, samples: Sequence[np.ndarray]) -> pd.DataFrame:
@@ -102,9 +104,10 @@ def aligned_blocks(
 ) -> tuple[list[pd.DataFrame], np.ndarray]:
     """Per name in `columns` a table (n_blocks, values of x), and the process of each row.
 
-    Values of x may be different cells, so the i-th blocks of each make row i; spare ones are left.
+    Values of x may be different cells, so the i-th blocks of each make row i; spare ones are left,
+    and rows without an x.
     """
-    line = rows.sort_values([x, *BLOCK_KEYS])
+    line = rows.dropna(subset=x).sort_values([x, *BLOCK_KEYS])
     line = line.assign(row=line.groupby(x).cumcount())
     tables = [line.pivot(index="row", columns=x, values=name).dropna() for name in columns]
     first = line[x] == (tables[0].columns[0] if tables[0].shape[1] else np.nan)
