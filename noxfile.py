@@ -34,6 +34,10 @@ def tests(session: nox.Session) -> None:
 def downstream(session: nox.Session) -> None:
     """The tests that need lm-eval (extra eval, which takes a minute or more to install)."""
     install(session, "-e", ".[eval]", *TEST)
+    run_downstream(session)
+
+
+def run_downstream(session: nox.Session) -> None:
     files = ("tests/workloads/test_workloads_downstream.py", "tests/run/test_run_evaluate.py")
     session.run("pytest", *(session.posargs or files), env={"OMP_NUM_THREADS": "1"})
 
@@ -49,6 +53,10 @@ def slow(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Style, types and the import law."""
     install(session, *LINT)
+    run_lint(session)
+
+
+def run_lint(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
@@ -59,8 +67,21 @@ def lint(session: nox.Session) -> None:
 def gate(session: nox.Session) -> None:
     """The figures that must not change, against those in results/exact."""
     install(session)
+    run_gate(session)
+
+
+def run_gate(session: nox.Session) -> None:
     session.run("retnet-bench", "run", "exact", "--fresh", "--no-plot", silent=True)
     session.run("retnet-bench", "check", "runs/exact", "--baseline", "results/exact", "--exact")
+
+
+@nox.session
+def ci(session: nox.Session) -> None:
+    """What CI runs beside the tests, in one environment: lint, gate and downstream."""
+    install(session, "-e", ".[eval]", *TEST, *LINT)
+    run_lint(session)
+    run_gate(session)
+    run_downstream(session)
 
 
 @nox.session
