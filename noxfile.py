@@ -76,7 +76,7 @@ def run_gate(session: nox.Session) -> None:
 
 
 @nox.session
-def ci(session: nox.Session) -> None:
+def checks(session: nox.Session) -> None:
     """What CI runs beside the tests, in one environment: lint, gate and downstream."""
     install(session, "-e", ".[eval]", *TEST, *LINT)
     run_lint(session)
