@@ -1,7 +1,7 @@
 """What the columns of a part may hold, as far as readers rely on it.
 
-A part that anyone wrote can be whole parquet and still say `batch` 1.5. Words that a later version
-may add to (metrics, statuses) are left to the readers, who pass over what they don't know.
+A part that anyone wrote can be whole parquet and still say `batch` 1.5. Metrics, which a later
+version may add to, are left to the readers, who pass over what they don't know.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from retnet_bench.base import quoted
-from retnet_bench.results.schema import COLUMNS, METRICS, SCHEMA_VERSION, arrow_schema
+from retnet_bench.results.schema import COLUMNS, METRICS, SCHEMA_VERSION, STATUSES, arrow_schema
 
 DOCUMENTS = ("cell_json", "protocol_json", "environment_json")
 """Columns of JSON objects. They are long and mostly equal, and stay dictionaries."""
@@ -58,6 +58,8 @@ def table(arrays: Mapping[str, pa.ChunkedArray]) -> pa.Table:
     made = pa.table({name: array.cast(_TYPES[name]) for name, array in arrays.items()})
     if {"metric", "unit"} <= arrays.keys():
         _check_units(made)
+    if "status" in arrays:
+        _check_statuses(made["status"])
     return made
 
 
@@ -76,6 +78,15 @@ def _check_units(made: pa.Table) -> None:
         if metric and metric.unit != pair["unit"]:
             unit = quoted(pair["unit"])
             raise WrongContent(f'metric {metric.name} is in "{metric.unit}", not "{unit}"')
+
+
+def _check_statuses(statuses: pa.ChunkedArray) -> None:
+    """A row of an unknown status would be neither a value nor a failure, and seen nowhere."""
+    for status in pc.unique(statuses).to_pylist():
+        if status not in STATUSES:
+            raise WrongContent(
+                f'status is "{quoted(status)}", must be one of {", ".join(STATUSES)}'
+            )
 
 
 # --- by type --------------------------------------------------------------------------------------

@@ -253,6 +253,10 @@ def _check_axes(study: Study) -> None:
     for i, group in enumerate(study.workloads):
         for axis, values in group.axes.items():
             _check_values(f"workloads.{i}.axes", axis, values)
+            if axis in group.fixed.model_fields_set:
+                raise UserError(
+                    f"workloads.{i}: {axis} stands in fixed and in axes; keep one of them"
+                )
 
 
 def _check_values(where: str, axis: str, values: list[Any]) -> None:

@@ -70,6 +70,7 @@ WRONG = [
     (column("arm", 7), "arm is of type int64, must be string"),
     (column("arm", b"retnet"), "arm is of type .*binary.*, must be string"),
     (not_utf8(), "arm is no UTF-8 text"),
+    (column("status", "fine"), 'status is "fine", must be one of ok, impure, unavailable, unsupp'),
     (column("gate", 1), "gate is of type int64, must be bool"),
     (column("samples", [1.0, None]), "samples hold a null"),
     (column("samples", ["1"]), "samples is of type list<.*string>, must be floats"),
@@ -112,7 +113,7 @@ def test_a_whole_part_of_wrong_content_is_refused_by_name_and_stays(tmp_path, ta
     assert path.exists()
 
 
-TWIN_SUFFIX = [
+SAME_VALUES = [
     with_column(TABLE, "batch", TABLE["batch"].cast(pa.float64())),
     with_column(TABLE, "arm", TABLE["arm"].cast(pa.large_string())),
     with_column(TABLE, "arm", TABLE["arm"].dictionary_encode()),
@@ -124,7 +125,7 @@ TWIN_SUFFIX = [
 ]
 
 
-@pytest.mark.parametrize("table", TWIN_SUFFIX)
+@pytest.mark.parametrize("table", SAME_VALUES)
 def test_the_same_values_written_by_another_tool_are_the_same_numbers(tmp_path, table):
     (tmp_path / "a.parquet").write_bytes(written(table))
     assert read_records(tmp_path).equals(read_records(GOLDEN))

@@ -281,6 +281,13 @@ def test_a_setting_that_no_workload_reads_is_refused(changes, said):
         plan.make(parse(yaml.safe_dump(study(claims=[], figures=[]) | changes)))
 
 
+def test_a_setting_that_is_fixed_and_an_axis_is_refused():
+    both = {"workload": "decode", "fixed": {"length": 128}, "axes": {"length": [64]}}
+    assert refused(study(claims=[], figures=[], workloads=[both])) == (
+        "s.yaml: workloads.0: length stands in fixed and in axes; keep one of them"
+    )
+
+
 def test_a_setting_that_one_of_the_workloads_reads_is_planned():
     fixed = {"size": "0.1M", "dropout": 0.1, "positions": 8}
     raw = study(claims=[], figures=[], fixed=fixed, workloads=[PERPLEXITY, DECODE])
