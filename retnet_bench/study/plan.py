@@ -19,7 +19,7 @@ from retnet_bench.models import MIXERS
 from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.config import size as size_of
 from retnet_bench.models.pairs import Matched
-from retnet_bench.study.study import Arm, Group, Settings, Study
+from retnet_bench.study.study import Arm, CommonSettings, Group, Settings, Study
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import MAX_STEPS
 from retnet_bench.workloads.modes import why_not as mode_why_not
@@ -49,8 +49,7 @@ class Planned:
 
 
 def readers() -> dict[str, list[str]]:
-    """Each setting that is only some workloads' own, and the workloads that read it; the cells of
-    others are the same without it."""
+    """Each setting that is only some workloads' own, and the workloads that read it."""
     found: dict[str, list[str]] = {}
     for name, workload in WORKLOADS.items():
         for key in itertools.chain.from_iterable(map(meanings, workload.settings)):
@@ -64,7 +63,7 @@ Pair = list[Planned]
 
 def make(study: Study) -> list[Pair]:
     """Every pair of the study, in its order. Raises UserError for names nobody knows, settings that
-    an arm's mixer does not read, and for a corpus or tokenizer that can't be had."""
+    an arm's mixer or no workload reads, and for a corpus or tokenizer that can't be had."""
     for name, arm in study.arms.items():
         _check_arm(name, arm)
     _check_read(study)
@@ -104,8 +103,9 @@ def _check_read(study: Study) -> None:
     for i, group in enumerate(study.workloads):
         said.append((f"workloads.{i}.fixed", group.fixed.model_fields_set, {group.workload}))
         said.append((f"workloads.{i}.axes", set(group.axes), {group.workload}))
+    own = readers()
     for where, keys, asked in said:
-        for key, reading in readers().items():
+        for key, reading in own.items():
             if key in keys and not asked & set(reading):
                 raise UserError(
                     f"{where}.{key}: workload {', '.join(sorted(asked))} does not read it; "
@@ -142,15 +142,15 @@ def _pair(arms: dict[str, Arm], group: Group, said: Settings, protocol: Protocol
 
 
 def _cell(name: str, arm: Arm, workload: str, said: Settings) -> Cell:
-    values = said.model_dump(exclude={"batch_tokens"}, exclude_none=True)
+    own = itertools.chain.from_iterable(map(meanings, WORKLOADS[workload].settings))
+    read = {*CommonSettings.model_fields, *own} - {"batch_tokens"}
+    values = said.model_dump(include=read, exclude_none=True)
     assert said.length is not None
     if said.batch_tokens is not None:
         values["batch"] = max(1, said.batch_tokens // said.length)
     values["device"] = device(said.device or "auto")
     values["threads"] = said.threads or _threads()
     values["vocab_size"] = _vocab_size(values["corpus"], values["tokenizer"])
-    for key in (key for key, reading in readers().items() if workload not in reading):
-        values.pop(key, None)
     if workload == "perplexity" and "token_budget" not in values:
         raise UserError("workload perplexity: token_budget is missing; set it fixed or as axis")
     values |= arm.model_dump(exclude={"kernel", "family", "checkpoint"}, exclude_none=True)

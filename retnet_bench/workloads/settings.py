@@ -8,6 +8,7 @@ because a cell has to know them, and a workload a cell.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal, get_type_hints
 
 from pydantic import Field
@@ -112,6 +113,7 @@ class DownstreamSettings:
 EVERY = (DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSettings)
 
 
+@cache  # a plan asks for each of its cells
 def meanings(settings: type) -> dict[str, str]:
     """The settings of a class above by name, in its order."""
     declared = get_type_hints(settings, include_extras=True)
