@@ -4,8 +4,11 @@ suggestions."""
 from __future__ import annotations
 
 import difflib
+import hashlib
+import logging
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -46,6 +49,11 @@ def quoted(value: object) -> str:
     return printable(value, QUOTED_LENGTH)
 
 
+def short_hash(text: str) -> str:
+    """16 hex digits of the SHA-256 of `text`: the id of a cell, from its canonical JSON."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
     """`; did you mean "x"?` for a near miss, else `; choose from a, b, c`, shortened."""
     known = sorted(choices)
@@ -62,6 +70,12 @@ def _listed(words: list[str]) -> str:
     whole = ", ".join(words)
     most = max(LISTED_LENGTH, len(words[0]))
     return whole if len(whole) <= most else f"{whole[:most]}..."
+
+
+@cache
+def warn_once(words: str) -> None:
+    """A line on stderr, once however often what it is about is read."""
+    logging.getLogger("retnet_bench").warning(words)
 
 
 class Registry(Generic[T]):

@@ -47,7 +47,6 @@ Text = Annotated[str, AfterValidator(lambda text: printable(text, keep="\n\t"))]
 Count = Annotated[int, Field(strict=True, gt=0, le=MOST)]
 Index = Annotated[int, Field(strict=True, ge=0, le=MOST)]
 Integer = Annotated[int, Field(strict=True)]
-Float = Annotated[float, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 
@@ -66,6 +65,10 @@ def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], l
         return f'{where}: "{quoted(given)}" is unknown{did_you_mean(given, _choices(first))}'
     if kind == "missing":
         return f"{where} is missing"
+    if kind == "value_error":  # of several fields together; names them itself
+        return str(first["ctx"]["error"])
+    if kind == "too_short":
+        return f"{where} is empty; give it at least {first['ctx']['min_length']}"
     said = f"{where}: {_lowered(first['msg'])}"
     return said if kind == "too_long" else f"{said}, not {quoted(repr(given))}"
 

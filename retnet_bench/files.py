@@ -36,11 +36,16 @@ def guarded(path: Path, verb: str = "written", kind: type[UserError] = UserError
     try:
         yield
     except (OSError, UnicodeError, ValueError) as error:
-        raise kind(f"{printable(path)}: can't be {verb}: {reason(error)}") from error
+        raise kind(f"{printable(path)}: can't be {verb}: {reason(error, path)}") from error
 
 
-def reason(error: Exception) -> str:
-    """What the system says of a failure, in a few words."""
+def reason(error: Exception, path: Path | None = None) -> str:
+    """What the system says of a failure, in a few words; of something on the way to `path` that is
+    no folder, which it is."""
+    if isinstance(error, FileExistsError | NotADirectoryError) and path is not None:
+        way = (p for p in (path, *path.parents) if os.path.exists(p) and not os.path.isdir(p))
+        if place := next(way, None):
+            return f"{printable(place)} is a file, where a folder is needed"
     if isinstance(error, UnicodeDecodeError):
         line = 1 + error.object.count(b"\n", 0, error.start)
         return f"not UTF-8: byte 0x{error.object[error.start]:02x} in line {line}; save it as UTF-8"

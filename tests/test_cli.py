@@ -108,6 +108,7 @@ def test_debug_shows_where():
         ("kernels", "flash_attn"),
         ("workloads", "prefill"),
         ("settings", "micro_batch"),
+        ("protocol", "warmup_max_s"),
         ("figures", "fig6a"),
         ("corpora", "sotu"),
     ],

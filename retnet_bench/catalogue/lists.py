@@ -83,6 +83,17 @@ def _settings() -> Table:
     return table("Settings of single workloads", "setting|workloads|meaning", rows)
 
 
+def _protocol() -> Table:
+    from retnet_bench.measure.protocol import Protocol
+
+    defaults = vars(Protocol())
+    rows = (
+        (name, "" if defaults[name] is None else str(defaults[name]), meaning)
+        for name, meaning in Protocol.meanings().items()
+    )
+    return table("The key protocol: how every cell is timed", "setting|default|meaning", rows)
+
+
 def _figures() -> Table:
     from retnet_bench.figures import FIGURES
 
@@ -132,6 +143,7 @@ LISTS: dict[str, Callable[[], Table]] = {
     "kernels": _kernels,
     "workloads": _workloads,
     "settings": _settings,
+    "protocol": _protocol,
     "figures": _figures,
     "corpora": _corpora,
     "devices": _devices,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from retnet_bench.predict.prices import Price
     from retnet_bench.predict.targets import Target
     from retnet_bench.study.plan import Planned
+    from retnet_bench.study.study import Source, Study
 
 
 def plan_table(
@@ -35,6 +36,7 @@ def plan_table(
     cost = None if price is None else prices.price(price)
     target = None if on is None else targets.on(on)
     loaded, source = study.load(name_or_path)
+    check_figures(loaded, source)
     with source.named():
         pairs = plan.make(loaded)
         if not any(pairs):
@@ -54,6 +56,17 @@ def plan_table(
     yield _memory_table(found)
     yield from dict.fromkeys(_remarks(found))
     yield from _plan_lines(found, target, cost, calibration)
+
+
+def check_figures(study: Study, source: Source) -> None:
+    """Look up the figures that a study ends in. UserError names one that there is not; the study
+    itself can't know, because figures are of another room."""
+    if study.figures:
+        from retnet_bench.figures import FIGURES
+
+        with source.named():
+            for name in study.figures:
+                FIGURES[name]
 
 
 def _memory_table(found: list[tuple[Planned, Prediction | None]]) -> Table:

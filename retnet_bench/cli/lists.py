@@ -21,7 +21,8 @@ def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="studies, models, sizes, kernels, workloads, settings, figures, corpora, devices."
+            help="studies, models, sizes, kernels, workloads, settings, protocol, "
+            "figures, corpora, devices."
         ),
     ] = None,
 ) -> None:

@@ -27,14 +27,12 @@ def run(
     plot: Annotated[bool, typer.Option(help="Draw the study's figures at the end.")] = True,
 ) -> None:
     """Run a study; what is already in the folder is kept, and only the rest is run."""
-    from retnet_bench.figures import FIGURES
+    from retnet_bench.catalogue.plan import check_figures
     from retnet_bench.run import session as running
     from retnet_bench.study import study as studies
 
     loaded, source = studies.load(study)
-    with source.named():
-        for name in loaded.figures:
-            FIGURES[name]  # an unknown one is told before anything runs
+    check_figures(loaded, source)
     console = open_console()
     summary = running.run(
         loaded,

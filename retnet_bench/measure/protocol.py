@@ -7,10 +7,15 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic.fields import FieldInfo
+
+from retnet_bench.fields import Integer, Number
 from retnet_bench.measure.clock import Clock, time_call
 
-INTERLEAVES = ("blocks", "processes")
 MOST = 100_000
 """Of processes, blocks, samples and steps: samples are kept one by one and blocks listed ahead."""
 MOST_S = 1_000_000
@@ -34,55 +39,61 @@ MAX_TREND_Z = 2.0
 """Largest standard score of the Mann-Kendall trend test (2: one steady window in 20 fails)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """How every cell of a study is timed. Raises ValueError for values that make no sense."""
+Times = Annotated[Integer, Field(ge=1, le=MOST)]
+Seconds = Annotated[Number, Field(gt=0, le=MOST_S)]
 
-    processes: int = 3
+
+@checked_dataclass(frozen=True, kw_only=True, config=ConfigDict(use_attribute_docstrings=True))
+class Protocol:
+    """How every cell of a study is timed: its key `protocol`. Raises ValueError (of pydantic) for
+    a value of the wrong type or out of range."""
+
+    processes: Times = 3
     """Worker processes per timed cell, one after another: the outer unit of replication. Blocks of
     one process are neighbours in time and share a machine's mood, so that of a single process the
     interval of one arm's time would be too narrow (docs/gate.md)."""
-    blocks: int = 3
+    blocks: Times = 3
     """Blocks of samples in each process: the inner unit of replication. With `precision` set, the
     fewest."""
-    max_blocks: int | None = None
+    max_blocks: Times | None = None
     """Most blocks in each process, should `precision` need more than `blocks`; None: 8 times."""
-    precision: float | None = None
+    precision: Annotated[Number, Field(gt=0, lt=1)] | None = None
     """Half-width of the 95 % interval that is narrow enough (0.02: plus or minus 2 %): blocks are
     added until it is reached, `max_blocks` are done or `budget_s` is spent. None: `blocks`."""
-    budget_s: float = 600.0
+    budget_s: Seconds = 600.0
     """Seconds that the blocks of a pair may take in each process; then they end."""
-    block_s: float = 0.5
+    block_s: Seconds = 0.5
     """Seconds a block should last; sets the number of samples in it."""
-    min_samples: int = 3
+    min_samples: Times = 3
     """Fewest samples in a block, however slow the step."""
-    max_samples: int = 200
+    max_samples: Times = 200
     """Most samples in a block, however fast the step."""
-    warmup_max_s: float = 10.0
+    warmup_max_s: Seconds = 10.0
     """Seconds after which the warm-up ends even if it is not steady."""
-    warmup_min_steps: int = 2
+    warmup_min_steps: Times = 2
     """Fewest warm-up steps, even if the first one alone spends `warmup_max_s`."""
-    timeout_s: float = 600.0
+    timeout_s: Seconds = 600.0
     """Seconds a cell may take in all before it is stopped."""
-    interleave: str = "blocks"
+    interleave: Literal["blocks", "processes"] = "blocks"
     """"blocks": the arms' processes live side by side and their blocks alternate (ABBA).
     "processes": one process at a time, ABBA over processes."""
 
     def __post_init__(self) -> None:
-        for name in ("processes", "blocks", "min_samples", "max_samples", "warmup_min_steps"):
-            wanted = f"at least 1 and at most {MOST:,}"
-            self._require(name, 1 <= getattr(self, name) <= MOST, wanted)
-        for name in ("block_s", "warmup_max_s", "timeout_s", "budget_s"):
-            value = getattr(self, name)
-            wanted = f"a positive number of seconds, at most {MOST_S:,}"
-            self._require(name, 0 < value <= MOST_S, wanted)
-        narrow = self.precision is None or 0 < self.precision < 1
-        self._require("precision", narrow, "between 0 and 1 (0.02: plus or minus 2 %)")
-        enough = self.max_blocks is None or self.blocks <= self.max_blocks <= MOST
-        self._require("max_blocks", enough, f"at least blocks ({self.blocks}), at most {MOST:,}")
-        at_least = f"at least min_samples ({self.min_samples})"
-        self._require("max_samples", self.max_samples >= self.min_samples, at_least)
-        self._require("interleave", self.interleave in INTERLEAVES, " or ".join(INTERLEAVES))
+        if self.max_blocks is not None and self.max_blocks < self.blocks:
+            raise ValueError(
+                f"protocol.max_blocks is {self.max_blocks}, must be at least blocks ({self.blocks})"
+            )
+        if self.max_samples < self.min_samples:
+            raise ValueError(
+                f"protocol.max_samples is {self.max_samples}, "
+                f"must be at least min_samples ({self.min_samples})"
+            )
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """Of every setting, in order: what it means."""
+        fields: dict[str, FieldInfo] = cls.__pydantic_fields__  # type: ignore[attr-defined]
+        return {name: " ".join(str(field.description).split()) for name, field in fields.items()}
 
     @property
     def most_blocks(self) -> int:
@@ -90,10 +101,6 @@ class Protocol:
         if self.precision is None:
             return self.blocks
         return self.max_blocks or 8 * self.blocks
-
-    def _require(self, name: str, holds: bool, wanted: str) -> None:
-        if not holds:
-            raise ValueError(f"protocol: {name} is {getattr(self, name)!r}, must be {wanted}")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -147,14 +148,20 @@ def _check_counts(path: Path, cfg: ModelConfig) -> None:
     _check_shapes(path, wanted, weights.shapes(path, wanted))
 
 
-def _check_shapes(path: Path, wanted: Shapes, found: Shapes) -> None:
+def _check_shapes(
+    path: Path,
+    wanted: Shapes,
+    found: Shapes,
+    stored_names: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     if missing := wanted.keys() - found.keys():
         count = f"({len(missing)} in all)"
         raise UserError(f"{printable(path)}: weight {min(missing)} is missing {count}")
     for name, shape in wanted.items():
         if found[name] != shape:
             raise UserError(
-                f"{printable(path)}: weight {name} has shape {found[name]}; "
+                f"{printable(path)}: weight {quoted(stored_names.get(name, name))} has shape "
+                f"{found[name]}; "
                 f"its config asks for {shape}"
             )
 
@@ -176,13 +183,16 @@ def build(
     path: Path,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
+    stored_names: Mapping[str, str] = MappingProxyType({}),
 ) -> LanguageModel:
     """A model of `cfg` with these weights; no random number is drawn. UserError if they don't fit;
-    `path` is where they come from, for its message."""
+    `path` is where they come from, for its message, and `stored_names` what they are called there,
+    if not as here."""
     with torch.device("meta"):
         model = LanguageModel(cfg)
     wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    _check_shapes(path, wanted, {name: tuple(value.shape) for name, value in tensors.items()})
+    found = {name: tuple(value.shape) for name, value in tensors.items()}
+    _check_shapes(path, wanted, found, stored_names)
     if extra := tensors.keys() - wanted.keys():
         name = quoted(min(extra))
         raise UserError(f"{printable(path)}: weight {name} belongs to no part of its config")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from retnet_bench.base import printable
+from retnet_bench.base import printable, warn_once
 
 PLACE = [
     *("run_id", "cell_id", "metric", "task", "phase", "process", "block", "position", "document")
@@ -31,7 +29,7 @@ def counted(records: pd.DataFrame, part: np.ndarray, paths: Sequence[Path]) -> n
             printable(paths[part[rows[copy][0]]]) for rows in (first, np.arange(len(part)))
         )
         places = f"in two parts, such as {one} and {other}" if one != other else f"twice in {one}"
-        _say(f"{copy.sum():,} rows stand {places}: each counts once")
+        warn_once(f"{copy.sum():,} rows stand {places}: each counts once")
     return ~copy
 
 
@@ -48,9 +46,3 @@ def _fingerprints(records: pd.DataFrame) -> np.ndarray:
     samples = [None if values is None else values.tobytes() for values in records["samples"]]
     flat = records.assign(samples=pd.Series(samples, index=records.index, dtype=object))
     return pd.util.hash_pandas_object(flat, index=False).to_numpy()
-
-
-@cache
-def _say(words: str) -> None:
-    """Once, however often the records are read."""
-    logging.getLogger("retnet_bench").warning(words)

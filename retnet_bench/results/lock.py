@@ -35,7 +35,8 @@ def alone(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
     except (OSError, ValueError) as error:
-        raise UserError(f"can't write to {printable(folder)}: {reason(error)}; use --out") from None
+        words = f"{reason(error, folder)}; use --out"
+        raise UserError(f"can't write to {printable(folder)}: {words}") from None
     _held.add(descriptor)
     try:
         _take(descriptor, folder)

@@ -186,9 +186,13 @@ def _version(schema: pa.Schema) -> int:
         words = quoted(said.decode("utf-8", "replace"))
         raise _Refused(f'has schema version "{words}": versions are 1 to {SCHEMA_VERSION}')
     if int(said) > SCHEMA_VERSION:
-        known = f"this retnet-bench reads up to {SCHEMA_VERSION}"
-        raise _Refused(f"has schema version {int(said)}, {known}: upgrade retnet-bench")
+        raise _later(int(said))
     return int(said)
+
+
+def _later(version: int) -> _Refused:
+    known = f"this retnet-bench reads up to {SCHEMA_VERSION}"
+    return _Refused(f"has schema version {version}, {known}: upgrade retnet-bench")
 
 
 def _in_layout(table: pa.Table, columns: list[str]) -> pa.Table:
@@ -202,6 +206,8 @@ def _in_layout(table: pa.Table, columns: list[str]) -> pa.Table:
         arrays = {name: content.column(name, table[name]) for name in columns}
         _at_most(content.text_bytes(arrays), MOST_BYTES, "bytes of text")
         return content.table(arrays)
+    except content.LaterVersion as error:
+        raise _later(error.args[0]) from None
     except content.WrongContent as error:
         words = "move the file away and run the study again; only the cells it held are re-run"
         raise _Refused(f"holds what is no record: {error}: {words}") from None

@@ -24,6 +24,7 @@ _TYPES = {
 }
 
 
+WORKLOADS = ("train", "prefill", "decode", "perplexity", "downstream")
 OK_STATUSES = ("ok", "impure")
 """Statuses of rows that carry a measured value."""
 
@@ -52,13 +53,7 @@ COLUMNS: list[Column] = [
         ("cell_id", "string", "hash of the cell's canonical JSON", "", True),
         ("pair_id", "string", "hash of what the arms of a pair have in common", "", True),
         ("arm", "string", "one architecture's side of the comparison", "", True),
-        (
-            "workload",
-            "string",
-            "what was done: train, prefill, decode, perplexity, downstream",
-            "",
-            True,
-        ),
+        ("workload", "string", f"what was done: {', '.join(WORKLOADS)}", "", True),
         ("recorded_at", "time", "when the cell was finished", "", True),
     ),
     *_group(

@@ -3,9 +3,14 @@ failed is. Its neighbours are shown as if it had never been there."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 
+from retnet_bench.base import short_hash
 from retnet_bench.results.copies import PLACE
 from retnet_bench.results.schema import METRICS, OK_STATUSES, TIMES
 
@@ -14,23 +19,36 @@ LEFT_OUT = "unavailable"
 _COUNTED = ("s", "bytes", "tokens", "words", "count", "steps", "j", "w", "mhz")
 _BLANK = ("phase", "process", "block", "order", "position", "document", "value", "samples")
 _RUN = ["cell_id", "run_id"]
+_HASH = re.compile("[0-9a-f]{16}")
 _SHAPE = ("length", "batch")
 """Without these no value says anything."""
+ROUNDING = 1e-9
+"""Relative difference between a median and the same median of another library."""
 
 
-def sound(records: pd.DataFrame) -> pd.DataFrame:
-    """`records` with one row `outcome` in place of all rows of a cell's run that holds a step's
-    time that is not above 0, a count below 0, or either or a loss that is no finite number; a value
-    of no recorded length or batch; or two rows for one place (`copies.PLACE`), of which nobody
-    knows which is right."""
+def sound(records: pd.DataFrame, files: Sequence[str] = ()) -> pd.DataFrame:
+    """`records` with one row `outcome` in place of all rows of a cell's run that holds
+
+    - a step's time that is not above 0, a count below 0, or either or a loss that is no finite
+      number;
+    - a value that is not the median of its samples;
+    - a value of no recorded length or batch;
+    - two rows for one place (`copies.PLACE`), of which nobody knows which is right;
+    - the description of another cell.
+
+    `files` (rows,) names the file each row stands in, for the reason.
+    """
     reasons = _reasons(records)
     if reasons.empty:
         return records
-    told = records.loc[reasons.index].assign(reason=reasons).drop_duplicates(_RUN)
-    lost = records.set_index(_RUN).index.isin(told.set_index(_RUN).index)
-    blank = {name: told[name].mask(np.full(len(told), True)) for name in _BLANK}
-    told = told.assign(**blank, metric="outcome", unit="", status=LEFT_OUT)
-    return pd.concat([records[~lost], told], ignore_index=True)
+    if len(files):
+        places = pd.Series(files, index=records.index).loc[reasons.index]
+        reasons = reasons + " (" + places + ")"
+    left_out = records.loc[reasons.index].assign(reason=reasons).drop_duplicates(_RUN)
+    lost = records.set_index(_RUN).index.isin(left_out.set_index(_RUN).index)
+    blank = {name: left_out[name].mask(np.full(len(left_out), True)) for name in _BLANK}
+    left_out = left_out.assign(**blank, metric="outcome", unit="", status=LEFT_OUT)
+    return pd.concat([records[~lost], left_out], ignore_index=True)
 
 
 def least(metric: str) -> float | None:
@@ -43,29 +61,78 @@ def least(metric: str) -> float | None:
 
 
 def _reasons(records: pd.DataFrame) -> pd.Series:
-    """By the index of a row that holds an impossible value: what it is."""
-    bounds = {name: least(name) for name in records["metric"].unique()}
-    known = [name for name, bound in bounds.items() if bound is not None]
-    rows = records[records["metric"].isin(known) & records["status"].isin(OK_STATUSES)]
-    columns = (rows["metric"], rows["unit"], rows["samples"], rows["value"])
-    found: dict[object, str] = {}
-    for index, metric, unit, samples, value in zip(rows.index, *columns, strict=True):
-        numbers = _numbers(samples, value)
-        bad = numbers[~(np.isfinite(numbers) & (numbers >= bounds[metric]))]
-        if len(bad):
-            found[index] = f"{metric} holds {bad[0]:g} {unit}, which cannot be"
+    """By the index of a row that leaves its cell out: why. The first reason found counts."""
     measured = records[records["status"].isin(OK_STATUSES)]
-    for name in _SHAPE:
-        for index in measured.index[measured[name].isna()]:
-            found.setdefault(index, f"its {name} is not recorded")
-    again = records[records.duplicated(PLACE)]
-    for index, metric in zip(again.index, again["metric"], strict=True):
-        found.setdefault(index, f"{metric} stands twice for one block, with different values")
+    found: dict[object, str] = {}
+    for check in (_impossible, _contradicted, _shapeless, _ambiguous, _misnamed):
+        for index, why in check(measured):
+            found.setdefault(index, why)
     return pd.Series(found, dtype=object)
 
 
-def _numbers(samples: object, value: float) -> np.ndarray:
-    """What a row claims to have measured, its value last: nothing, where a value was not read."""
-    read = samples if isinstance(samples, list | tuple | np.ndarray) else []
-    numbers = np.asarray(read, dtype=float)
-    return numbers if np.isnan(value) else np.append(numbers, value)
+Reasons = Iterator[tuple[object, str]]
+
+
+def _impossible(measured: pd.DataFrame) -> Reasons:
+    bounds = {name: least(name) for name in measured["metric"].unique()}
+    known = [name for name, bound in bounds.items() if bound is not None]
+    for row in _values(measured[measured["metric"].isin(known)]):
+        numbers = row.samples if np.isnan(row.value) else np.append(row.samples, row.value)
+        bad = numbers[~(np.isfinite(numbers) & (numbers >= bounds[row.metric]))]
+        if len(bad):
+            yield row.at, f"{row.metric} holds {bad[0]:g} {row.unit}, which cannot be"
+
+
+def _contradicted(measured: pd.DataFrame) -> Reasons:
+    """Readers take some metrics by their samples and some by their value. A downstream score is
+    more than a median of its documents."""
+    for row in _values(measured[measured["workload"] != "downstream"]):
+        if len(row.samples) and not np.isnan(row.value) and np.isfinite(row.samples).all():
+            median = _median(row.samples)
+            if abs(row.value - median) > ROUNDING * abs(median):
+                yield (
+                    row.at,
+                    f"{row.metric} is {row.value:g} {row.unit}, but the median of its samples is "
+                    f"{median:g}",
+                )
+
+
+def _shapeless(measured: pd.DataFrame) -> Reasons:
+    for name in _SHAPE:
+        for index in measured.index[measured[name].isna()]:
+            yield index, f"its {name} is not recorded"
+
+
+def _ambiguous(measured: pd.DataFrame) -> Reasons:
+    again = measured[measured.duplicated(PLACE)]
+    for index, metric in zip(again.index, again["metric"], strict=True):
+        yield index, f"{metric} stands twice for one block, with different values"
+
+
+def _misnamed(measured: pd.DataFrame) -> Reasons:
+    """A cell's id is the hash of its description; one that is no hash was made by hand."""
+    cells = measured.drop_duplicates(["cell_id", "cell_json"])
+    for index, cell_id, cell in zip(cells.index, cells["cell_id"], cells["cell_json"], strict=True):
+        if _HASH.fullmatch(cell_id) and cell_id != short_hash(cell):
+            yield index, f"its cell_json is not that of cell {cell_id}"
+
+
+class _Row(NamedTuple):
+    at: object
+    metric: str
+    unit: str
+    samples: np.ndarray
+    value: float
+
+
+def _values(rows: pd.DataFrame) -> Iterator[_Row]:
+    columns = (rows["metric"], rows["unit"], rows["samples"], rows["value"])
+    for index, metric, unit, samples, value in zip(rows.index, *columns, strict=True):
+        read = samples if isinstance(samples, list | tuple | np.ndarray) else []
+        yield _Row(index, metric, unit, np.asarray(read, dtype=float), value)
+
+
+def _median(numbers: np.ndarray) -> float:
+    """As numpy's, which takes ten times as long for a few numbers."""
+    ordered, middle = np.sort(numbers), len(numbers) // 2
+    return float((ordered[middle] + ordered[-middle - 1]) / 2)

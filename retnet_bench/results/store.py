@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retnet_bench.base import UserError, did_you_mean, printable
+from retnet_bench.base import UserError, did_you_mean, printable, quoted, warn_once
 from retnet_bench.files import guarded, sync, write_bytes
 from retnet_bench.results import copies, lock, part
 from retnet_bench.results.content import DOCUMENTS
@@ -119,10 +119,8 @@ class Store:
         return backup
 
     def _make_folder(self) -> None:
-        try:
+        with guarded(self.records):
             self.records.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot keep results in {self.folder}: {error.strerror}") from None
 
     def _free(self, name: str) -> Path:
         path, count = self.records / f"{name}.parquet", 1
@@ -170,7 +168,23 @@ def read_runs(paths: Sequence[str | Path]) -> list[pd.DataFrame]:
     of_folder = np.array(indices)[of_part]
     if records.empty:
         raise UserError(f"{printable(folders[0])}: its parts have no rows: run the study again")
-    return [sound(_rows(records, counted & (of_folder == i))) for i in range(len(folders))]
+    _report_unknown_metrics(records, of_part, files)
+    named = np.array([printable(path) for path in files])[of_part]
+    chosen = [counted & (of_folder == i) for i in range(len(folders))]
+    return [sound(_rows(records, rows), named[rows]) for rows in chosen]
+
+
+def _report_unknown_metrics(
+    records: pd.DataFrame, of_part: np.ndarray, files: Sequence[Path]
+) -> None:
+    """A later version may have added one: its rows are kept, but nothing here shows them."""
+    unknown = ~records["metric"].isin(METRICS)
+    for metric in records.loc[unknown, "metric"].unique():
+        rows = np.flatnonzero(records["metric"] == metric)
+        warn_once(
+            f'{len(rows):,} rows of the unknown metric "{quoted(metric)}" are not shown, such as '
+            f"in {printable(files[of_part[rows[0]]])}{did_you_mean(metric, METRICS)}"
+        )
 
 
 def _rows(records: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:

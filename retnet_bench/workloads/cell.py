@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
+from retnet_bench.base import short_hash
 from retnet_bench.models.config import size
 from retnet_bench.models.pairs import Matched, match
 from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES, Recipe
@@ -81,12 +81,12 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
 
     @property
     def cell_id(self) -> str:
-        return _hash(self.canonical())
+        return short_hash(self.canonical())
 
     @property
     def pair_id(self) -> str:
         """Equal for cells that differ in the arm only: speed ratios exist only inside it."""
-        return _hash(self.canonical(without=self.ARM_FIELDS))
+        return short_hash(self.canonical(without=self.ARM_FIELDS))
 
     @property
     def name(self) -> str:
@@ -126,7 +126,3 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
         if self.workload != "perplexity":
             return None
         return self.learning_rate or self.training_recipe.learning_rate(size(self.size).d_model)
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

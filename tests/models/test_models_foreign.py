@@ -322,6 +322,14 @@ ONE = torch.ones(4, dtype=F64)
         (llama_weights(4, False, 4, 4), LLAMA | {"num_attention_heads": 5}, "divide into 5 heads"),
         (fla_weights(2, True, False), FLA | {"num_heads": 3}, "has not the shape of its config"),
         (
+            changed(
+                llama_weights(4, False, 4, 4),
+                model__layers__1__mlp__down_proj__weight=torch.ones(D, FFN + 1, dtype=F64),
+            ),
+            LLAMA,
+            r"weight layers\.1\.mlp\.down_proj\.weight has shape",
+        ),
+        (
             llama_weights(4, False, 4, 4),
             LLAMA | {"rope_scaling": {"type": "linear"}},
             "rope_scaling",

@@ -86,10 +86,17 @@ def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch):
         take(tmp_path)
 
 
-@pytest.mark.parametrize("place", ["file", "file/below", "a\0b"])
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, place):
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("file", "file is a file, where a folder is needed"),
+        ("file/below", "file is a file, where a folder is needed"),
+        ("a\0b", "embedded null byte"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, place, why):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"^can't write to .*; use --out$"):
+    with pytest.raises(UserError, match=rf"^can't write to .*{why}; use --out$"):
         take(tmp_path / place)
 
 

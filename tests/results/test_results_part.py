@@ -82,7 +82,11 @@ WRONG = [
     (column("environment_json", f'{{"a": {"9" * 5000}}}'), "environment_json is .* JSON object"),
     (column("environment_json", "x" * 1_000_001), "environment_json is longer than 1,000,000"),
     (column("unit", "ms"), 'metric train_step_s is in "s", not "ms"'),
-    (column("schema_version", 99), f"schema_version is 99, must be at most {SCHEMA_VERSION}"),
+    (column("workload", "trian"), 'workload is "trian", must be one of train, prefill, decode, '),
+    (
+        column("schema_version", 99),
+        f"has schema version 99, this retnet-bench reads up to {SCHEMA_VERSION}: upgrade",
+    ),
     (TABLE.append_column("batch", TABLE["batch"]), "has 2 columns batch"),
     (TABLE.drop_columns(["machine"]), "lacks the column machine"),
     (of_version(TABLE, b"0"), 'has schema version "0": versions are 1 to'),

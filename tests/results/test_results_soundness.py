@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from fakes.parts import with_column, written
 from golden.records import Row, blocks, decode, document, frame, record
 
 from retnet_bench.analysis.tables import curves, pairs
@@ -62,6 +65,7 @@ def test_the_cell_is_left_out_with_its_reason_and_the_rest_is_as_before(tmp_path
     (lost,) = records[records["cell_id"] == cell].to_dict("records")
     assert (lost["metric"], lost["status"]) == ("outcome", "unavailable")
     assert lost["reason"].startswith(f"{metric} holds ")
+    assert lost["reason"].endswith(f"which cannot be ({tmp_path}/bad/records/all.parquet)")
     others = records[records["cell_id"] != cell]
     assert len(others) == sum(row["cell_id"] != cell for row in study())
 
@@ -153,3 +157,52 @@ def test_zero_is_a_count_and_a_document_may_have_no_words():
     records = frame(rows)
     assert sound(records) is records
     assert curves.perplexities(records, per="word")["n"].tolist() == [3]
+
+
+CONTRADICTED = [
+    ({"value": 0.05}, "train_step_s is 0.05 s, but the median of its samples is 0.1"),
+    ({"samples": [0.1, 0.3], "value": 0.1}, "train_step_s is 0.1 s, but the median of its sample"),
+    ({"cell_id": "0" * 16}, "its cell_json is not that of cell 0000000000000000"),
+]
+
+
+@pytest.mark.parametrize(("changes", "why"), CONTRADICTED)
+def test_a_row_that_contradicts_itself_leaves_its_cell_out(changes, why):
+    rows = study()
+    row = next(r for r in rows if (r["metric"], r["arm"]) == ("train_step_s", "retnet"))
+    row.update({"value": 0.1} | changes)
+    found = sound(frame(rows))
+    (lost,) = found[found["cell_id"] == row["cell_id"]].to_dict("records")
+    assert (lost["metric"], lost["status"]) == ("outcome", "unavailable")
+    assert lost["reason"].startswith(why)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7])
+def test_the_median_of_the_samples_is_the_value(n):
+    samples = [0.1 + 0.07 * (i * 5 % n) for i in range(n)]
+    rows = [record("train_step_s", samples=samples, value=float(np.median(samples)))]
+    assert sound(frame(rows))["metric"].tolist() == ["train_step_s"]
+
+
+def test_every_reference_result_is_sound():
+    for folder in (Path(__file__).parents[2] / "results").iterdir():
+        if (folder / "records").is_dir():
+            reasons = read_records(folder)["reason"].dropna()
+            assert not reasons.str.contains("but the median|cell_json").any(), folder
+
+
+def test_rows_of_an_unknown_metric_are_reported_once(tmp_path, caplog):
+    Store(tmp_path).append(study(), "all")
+    part = tmp_path / "records" / "all.parquet"
+    table = pq.read_table(part)
+    metrics = table["metric"].to_pylist()
+    metrics[0], units = "train_step", table["unit"].to_pylist()
+    table = with_column(table, "metric", pa.array(metrics))
+    part.write_bytes(written(with_column(table, "unit", pa.array(units))))
+    read_records(tmp_path)
+    read_records(tmp_path)
+    (said,) = caplog.messages
+    assert said == (
+        f'1 rows of the unknown metric "train_step" are not shown, such as in {part}; did you mean '
+        '"train_step_s"?'
+    )

@@ -65,9 +65,13 @@ def test_a_study_its_records_folder_or_one_part_can_be_read(store, tmp_path, pat
 @given(samples=st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=9), block=st.integers(0, 2**62))
 def test_values_survive_to_the_last_bit(tmp_path_factory, samples, block):
     folder = tmp_path_factory.mktemp("exact")
-    Store(folder).append([step(samples=samples, block=block, value=2**53)], "a")
+    Store(folder).append([step(samples=samples, block=block)], "a")
     (row,) = read_records(folder).to_dict("records")
-    assert (row["samples"].tolist(), row["block"], row["value"]) == (samples, block, 2**53)
+    assert (row["samples"].tolist(), row["block"], row["value"]) == (
+        samples,
+        block,
+        np.median(samples),
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +135,7 @@ def test_any_other_write_error_is_one_line_too(store, monkeypatch):
 
 def test_a_folder_that_cannot_be_made_is_a_clear_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot keep results in .*file: "):
+    with pytest.raises(UserError, match=r"file/records: can't be written: .*file is a file"):
         Store(tmp_path / "file")
 
 

@@ -92,6 +92,7 @@ LIMITS = [
     ({"recompute": "no"}, "fixed.recompute: input should be a valid boolean, not 'no'"),
     ({"recompute": 1}, "fixed.recompute: input should be a valid boolean, not 1"),
     ({"measure": ["time", "time"]}, "fixed.measure: names a value twice, not ['time', 'time']"),
+    ({"measure": []}, "fixed.measure is empty; give it at least 1"),
     ({"contexts": [64, 64]}, "fixed.contexts: names a value twice, not [64, 64]"),
     ({"contexts": [*range(64, 165)]}, "fixed.contexts: value should have at most 100 items"),
     ({"size": "x" * 101}, "fixed.size: string should have at most 100 characters"),
@@ -111,12 +112,18 @@ def test_a_setting_has_bounds(fixed, said):
 
 
 PROTOCOL = [
-    ({"blocks": 100_001}, "protocol: blocks is 100001, must be at least 1 and at most 100,000"),
-    ({"processes": 10**17}, "protocol: processes is 100000000000000000, must be at least 1"),
-    ({"blocks": 2, "max_blocks": 10**9}, "protocol: max_blocks is 1000000000, must be at least b"),
-    ({"timeout_s": 1_000_001}, "protocol: timeout_s is 1000001.0, must be a positive number of s"),
-    ({"budget_s": 1e308}, "protocol: budget_s is 1e+308, must be"),
-    ({"warmup_max_s": float("nan")}, "protocol: warmup_max_s is nan, must be a positive number"),
+    ({"blocks": 100_001}, "protocol.blocks: input should be less than or equal to 100000, not 1"),
+    ({"blocks": 0}, "protocol.blocks: input should be greater than or equal to 1, not 0"),
+    ({"processes": 10**17}, "protocol.processes: input should be less than or equal to 100000,"),
+    ({"blocks": 2, "max_blocks": 10**9}, "protocol.max_blocks: input should be less than or equ"),
+    ({"blocks": 2, "max_blocks": 1}, "protocol.max_blocks is 1, must be at least blocks (2)"),
+    ({"max_samples": 2}, "protocol.max_samples is 2, must be at least min_samples (3)"),
+    ({"timeout_s": 1_000_001}, "protocol.timeout_s: input should be less than or equal to 10000"),
+    ({"timeout_s": 0}, "protocol.timeout_s: input should be greater than 0, not 0"),
+    ({"budget_s": 1e308}, "protocol.budget_s: input should be less than or equal to 1000000"),
+    ({"warmup_max_s": float("nan")}, "protocol.warmup_max_s: input should be a finite number"),
+    ({"precision": 2}, "protocol.precision: input should be less than 1, not 2"),
+    ({"interleave": "steps"}, 'protocol.interleave: "steps" is unknown; choose from blocks, pro'),
     ({"blocks": True}, "protocol.blocks: input should be a valid integer, not True"),
     ({"blocks": "3"}, "protocol.blocks: input should be a valid integer, not '3'"),
 ]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS
 from retnet_bench.models.language_model import DecodeState
+from retnet_bench.results import schema
 from retnet_bench.workloads import WORKLOADS, NotFinite, Workload, decode, train
 from retnet_bench.workloads.decode import MAX_STEPS, held_bytes, positions
 
@@ -274,3 +275,7 @@ def test_mode_error_sees_a_function_that_the_compiler_got_wrong(monkeypatch, mix
     for name in ("train", "decode"):
         workload = ready(name, mixer, mode="compile", length=40, positions=1)
         assert workload.mode_error() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_records_know_every_workload():
+    assert set(WORKLOADS) == set(schema.WORKLOADS)

@@ -56,7 +56,8 @@ def load(
     source.check_nothing_left()
     for field, of in layout.sizes.items():
         source.agree(field, getattr(settings, field), getattr(cfg, of))
-    model = checkpoint.build(cfg, tensors, folder, device, dtype or source.dtype)
+    there = {name: source.name_of(value) or name for name, value in tensors.items()}
+    model = checkpoint.build(cfg, tensors, folder, device, dtype or source.dtype, there)
     return model, {"layout": layout.name, **settings.meta()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,8 @@ class Source:
     tensors: Tensors
     constants: dict[str, tuple[Path, str]]
     """Where tensors that are no weights stand: file, and name there."""
+    _taken: dict[int, str] = field(default_factory=dict)
+    """Names of the tensors that were taken, by the address of their values."""
 
     @classmethod
     def read(
@@ -82,14 +84,21 @@ class Source:
         return self.folder / weights.CONFIG
 
     def take(self, name: str) -> Tensor:
-        try:
-            return self.tensors.pop(name)
-        except KeyError:
+        found = self.maybe(name)
+        if found is None:
             hint = near(name, self.tensors)
-            raise UserError(f'{printable(self.folder)}: tensor "{name}" is missing{hint}') from None
+            raise UserError(f'{printable(self.folder)}: tensor "{name}" is missing{hint}')
+        return found
 
     def maybe(self, name: str) -> Tensor | None:
-        return self.tensors.pop(name, None)
+        found = self.tensors.pop(name, None)
+        if found is not None:
+            self._taken[_address(found)] = name
+        return found
+
+    def name_of(self, part: Tensor) -> str | None:
+        """The tensor that `part` is a view of; None where its values were copied."""
+        return self._taken.get(_address(part))
 
     def constant(self, name: str) -> Tensor | None:
         """A tensor that is no weight, in fp64."""
@@ -151,6 +160,10 @@ class Source:
     def _misshapen(self, name: str, why: str) -> UserError:
         where = f'{printable(self.folder)}: tensor "{name}"'
         return UserError(f"{where} has not the shape of its config: {why}")
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _one_dtype(tensors: Tensors, folder: Path, wanted: torch.dtype | None) -> torch.dtype:
