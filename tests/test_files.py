@@ -69,14 +69,19 @@ def test_what_a_dead_process_left_is_swept_and_a_living_one_s_is_kept(tmp_path: 
 
 def test_no_place_for_temporary_files_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(NotWritten, match=r"file: can't be used for temporary files: Not a dir"):
+    with pytest.raises(
+        NotWritten,
+        match=r"file: can't be used for temporary files: .*/file is a file, where a folder",
+    ):
         files.scratch(tmp_path / "file").__enter__()
 
 
 def test_a_folder_that_can_t_be_removed_is_one_line(tmp_path: Path) -> None:
     files.remove(tmp_path / "not there")
     (tmp_path / "file").touch()
-    with pytest.raises(NotWritten, match="file: can't be removed: Not a directory"):
+    with pytest.raises(
+        NotWritten, match="file: can't be removed: .*/file is a file, where a folder is needed"
+    ):
         files.remove(tmp_path / "file")
 
 

@@ -171,7 +171,7 @@ def test_cache_that_can_not_be_written(
     message = user_error(load_tokenizer, "bpe:280", prose())
     assert message.startswith(f"{tmp_path / 'file' / 'cache' / 'bpe-280-'}")
     assert message.endswith(
-        "can't be written: Not a directory; set RETNET_BENCH_CACHE to a writable folder with room"
+        "a file, where a folder is needed; set RETNET_BENCH_CACHE to a writable folder with room"
     )
 
 
