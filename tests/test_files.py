@@ -80,7 +80,7 @@ def test_a_folder_that_can_t_be_removed_is_one_line(tmp_path: Path) -> None:
     files.remove(tmp_path / "not there")
     (tmp_path / "file").touch()
     with pytest.raises(
-        NotWritten, match="file: can't be removed: .*/file is a file, where a folder is needed"
+        NotWritten, match=r"file: can't be removed: .*/file is a file, where a folder is needed"
     ):
         files.remove(tmp_path / "file")
 
