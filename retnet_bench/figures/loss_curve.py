@@ -17,7 +17,7 @@ def draw(records: pd.DataFrame) -> Figure:
     frame = panels.needed(curves.loss_curve(records), "loss_curve", "perplexity", "train_loss_nat")
     frame, budget = laws.one_budget(frame)
     sheet = Sheet("Training loss against tokens seen", records["arm"], ALONE)
-    laws.draw_bands(sheet, frame.assign(position=frame["position"] / 1e6), "position")
+    laws.draw_bands(sheet, frame.assign(tokens_seen=frame["tokens_seen"] / 1e6), "tokens_seen")
     sheet.ours.set_yscale("log")
     sheet.ours.yaxis.set_major_formatter("{x:g}")
     sheet.ours.yaxis.set_minor_formatter("{x:g}")

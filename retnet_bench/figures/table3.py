@@ -56,8 +56,7 @@ def _ours(records: pd.DataFrame) -> pd.DataFrame:
             "run retnet-bench reproduce table3, or eval --tasks paper"
         )
     percent = {name: 100 * frame[name] for name in ("estimate", "low", "high")}
-    shots = frame["phase"].str.extract(r"^(\d+)-shot", expand=False).astype(int)
-    return frame.assign(**percent, shots=shots, task=frame["task"].map(TASKS))
+    return frame.assign(**percent, task=frame["task"].map(TASKS))
 
 
 def _point(ax: Axes, row: pd.Series, arms: list[str], look: style.ArmStyle, alpha: float) -> None:

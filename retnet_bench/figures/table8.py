@@ -18,8 +18,8 @@ def draw(records: pd.DataFrame) -> Figure:
     frame = panels.needed(curves.by_context(records), "table8", "perplexity", "context_nll_nat")
     frame, budget = laws.one_budget(laws.largest(frame, records))
     sheet = Sheet("Perplexity against the length of context", records["arm"])
-    panels.draw_curves(sheet, frame, "position")
-    axes.log_lengths(sheet.ours, frame["position"])
+    panels.draw_curves(sheet, frame, "context_length")
+    axes.log_lengths(sheet.ours, frame["context_length"])
     sheet.ours.set(xlabel="context (tokens)", ylabel="perplexity per token")
     _paper(sheet)
     size = f"Size {frame['size'].iloc[0]}."

@@ -44,7 +44,8 @@ def _footprint(planned: Planned, target: Target, position: int | None) -> Footpr
 
 def _time_columns(planned: Planned, target: Target, sample: Sample) -> dict[str, Any]:
     cell, config, of = planned.cell, planned.matched.config, target.rates
-    value, at = statistics.median(sample.values), sample.position
+    value, at = statistics.median(sample.values), sample.coordinates.get("position")
+    assert at is None or isinstance(at, int)
     found = _footprint(planned, target, at)
     line = roofline(cell, config, of, found.launches if found else None, at)
     floor = operator_seconds(found, of, cell.mode) if found and cell.mode == "eager" else None

@@ -16,11 +16,11 @@ def scores_table(records: pd.DataFrame) -> Table | None:
     frame = scores(records)
     if frame.empty:
         return None
-    named = ["task", "phase", "arm", "metric"]
+    frame = frame.assign(shots=[_setting(row) for _, row in frame.iterrows()])
+    named = ["task", "shots", "arm", "metric"]
     if frame.groupby("arm")["checkpoint"].nunique().max() > 1:
         named.insert(3, "checkpoint")
-    shown = ["shots" if name == "phase" else name for name in named]
-    columns = [*shown, ">parameters|>score [95 % interval]|>standard error|>documents"]
+    columns = [*named, ">parameters|>score [95 % interval]|>standard error|>documents"]
 
     def text(row: pd.Series) -> list[str]:
         error = "" if pd.isna(row["stderr"]) else quantity(row["stderr"])
@@ -29,6 +29,12 @@ def scores_table(records: pd.DataFrame) -> Table | None:
 
     noted = frame.dropna(subset="reason")[["task", "arm", "reason"]].drop_duplicates()
     lines = [": ".join(map(str, row)) for row in noted.itertuples(index=False)]
-    ordered = frame.sort_values(["task", "phase", "metric"], kind="stable")
+    ordered = frame.sort_values(["task", "shots", "metric"], kind="stable")
     rows = (text(row) for _, row in ordered.iterrows())
     return layout.table("Scores on tasks", "|".join(columns), rows, caption="\n".join(lines))
+
+
+def _setting(row: pd.Series) -> str:
+    """`4-shot`, with lm-eval's names of a filter and a metric where there are any."""
+    names = (row[name] for name in ("filter", "score"))
+    return " ".join([f"{row['shots']}-shot", *(name for name in names if not pd.isna(name))])

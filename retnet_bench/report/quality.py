@@ -103,10 +103,10 @@ def context(records: pd.DataFrame) -> Table | None:
     columns = "|".join(["arm", *words, *numbers, ">paper|>seeds"])
     table = layout.table("Perplexity against the length of context", columns)
     for _, row in found.iterrows():
-        stated = theirs.get((row["arm"], row["position"]), math.nan)
+        stated = theirs.get((row["arm"], row["context_length"]), math.nan)
         names = [str(row[key]) for key in keys]
         against = [_percent(row, "over") if row["over_arm"] == other else "" for other in others]
-        where = f"{row['position']:,.0f}"
+        where = f"{row['context_length']:,.0f}"
         cells = [row["arm"], *names, where, interval(row), _percent(row, "gain"), *against]
         table.add_row(*cells, quantity(stated) if stated == stated else "", str(row["seeds"]))
     return table

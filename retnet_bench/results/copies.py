@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from retnet_bench.base import printable, warn_once
+from retnet_bench.results.coordinates import COORDINATES
 
-PLACE = [
-    *("run_id", "cell_id", "metric", "task", "phase", "process", "block", "position", "document")
-]
+PLACE = ["run_id", "cell_id", "metric", *COORDINATES, "process", "block"]
 """What one row alone has: a cell's run takes one value of a metric in a block, at a position."""
 
 

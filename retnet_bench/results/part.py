@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from retnet_bench.base import UserError, printable, quoted
+from retnet_bench.base import UserError, printable, quoted, short_hash
 from retnet_bench.files import guarded
 from retnet_bench.results import content
 from retnet_bench.results.footer import Sizes, sizes
-from retnet_bench.results.schema import (
-    COLUMNS,
-    NAMES,
-    SCHEMA_VERSION,
-    VERSION_KEY,
-    arrow_schema,
-)
+from retnet_bench.results.migrations import ADDED, migrated, names
+from retnet_bench.results.schema import COLUMNS, NAMES, SCHEMA_VERSION, VERSION_KEY
 
 MOST_ROWS = 300_000
 """Rows of a part. The largest of the reference results has 1,400."""
@@ -36,30 +32,7 @@ four times as much memory."""
 MOST_VALUES = 15_000_000
 """Values of a column, its lists written out."""
 
-_ADDED = {
-    1: (
-        *("learning_rate", "task", "predicted", "roofline_s", "bound"),
-        *("flops_utilisation", "bandwidth_utilisation"),
-    )
-}
-"""Columns that version v + 1 has and version v lacks."""
-_FIELDS = {field.name: field for field in arrow_schema()}
 _TEXTS = [column.name for column in COLUMNS if column.type == "string"]
-
-
-def _add_columns(version: int) -> Callable[[pa.Table], pa.Table]:
-    """A migration that adds what a version did not know yet: null, for nobody measured it."""
-
-    def migrate(table: pa.Table) -> pa.Table:
-        for name in _ADDED[version]:
-            table = table.append_column(name, pa.nulls(len(table), _FIELDS[name].type))
-        return table
-
-    return migrate
-
-
-MIGRATIONS = {version: _add_columns(version) for version in _ADDED}
-"""From version v to version v + 1, for every v below SCHEMA_VERSION."""
 
 
 class CorruptPart(UserError):
@@ -115,20 +88,20 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
         with _decoding():
             footer = pq.read_metadata(source)
             schema = footer.schema.to_arrow_schema()
-            names = set(schema.names)
+            there = set(schema.names)
         version = _version(schema)
-        wanted = (columns or NAMES) if version == SCHEMA_VERSION else None
+        wanted = (columns or NAMES) if version == SCHEMA_VERSION else names(version)
         with _decoding():
             file = pq.ParquetFile(
                 source,
                 metadata=footer,
-                read_dictionary=[name for name in _TEXTS if name in names],
+                read_dictionary=[name for name in _TEXTS if name in there],
                 page_checksum_verification=True,
             )
             table = file.read(wanted, use_threads=False)
-        for old in range(version, SCHEMA_VERSION):
-            table = MIGRATIONS[old](table)
-        return _in_layout(table, columns or NAMES)
+        _check_age(schema.names, version)
+        table = migrated(_in_layout(table, wanted), version).select(columns or NAMES)
+        return _with_environments(table)
 
 
 @contextmanager
@@ -193,6 +166,33 @@ def _version(schema: pa.Schema) -> int:
 def _later(version: int) -> _Refused:
     known = f"this retnet-bench reads up to {SCHEMA_VERSION}"
     return _Refused(f"has schema version {version}, {known}: upgrade retnet-bench")
+
+
+def _check_age(there: list[str], version: int) -> None:
+    """A part that says it is older than its columns would lose them."""
+    for later, added in ADDED.items():
+        if later > version and (found := set(added) & set(there)):
+            raise _Refused(
+                f"has the column {min(found)}, which its schema version {version} has not"
+            )
+
+
+def _with_environments(table: pa.Table) -> pa.Table:
+    """The text of each row's environment, of which the part holds one copy."""
+    name = "environment_json"
+    if not {name, "environment_id"} <= set(table.column_names):
+        return table
+    known = table.select(["environment_id", name]).filter(pc.is_valid(table[name]))
+    firsts = dict(zip(*(column.to_pylist() for column in known.columns), strict=True))
+    for key, text in firsts.items():
+        if key != short_hash(text):
+            raise _Refused(f"has an environment_json that is not that of {quoted(key)}")
+    numbers = {key: i for i, key in enumerate(firsts)}
+    indices = pa.array(
+        [numbers.get(key) for key in table["environment_id"].to_pylist()], pa.int32()
+    )
+    filled = pa.DictionaryArray.from_arrays(indices, pa.array(firsts.values(), pa.string()))
+    return table.set_column(table.column_names.index(name), name, filled)
 
 
 def _in_layout(table: pa.Table, columns: list[str]) -> pa.Table:

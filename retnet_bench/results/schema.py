@@ -3,6 +3,9 @@
 History of SCHEMA_VERSION
 1  first version.
 2  columns learning_rate, task and the group "cost".
+3  `phase` and `position` mean one thing each; what else they meant are columns of their own: check,
+   context, shots, filter, score, context_length, tokens_seen and step (`coordinates`). The text of
+   an environment stands in the first row that has it; the others name its environment_id.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VERSION_KEY = b"retnet_bench_schema_version"
 
 _TYPES = {
@@ -60,16 +63,33 @@ COLUMNS: list[Column] = [
         "measurement",
         ("metric", "string", "what the value is; the name ends in its unit", "", True),
         ("unit", "string", "unit of `value` and `samples`", "", True),
-        ("phase", "string", "phase of the workload the value belongs to"),
+        (
+            "phase",
+            "string",
+            "part of the work: check, warmup, train, prefill, decode, perplexity, score, "
+            "downstream, or stop (when the blocks ended)",
+        ),
+        (
+            "check",
+            "string",
+            "what was compared before timing: the forms in fp64, fp32, ..., or a mode and eager",
+        ),
         ("process", "int", "index of the worker process among this cell's processes"),
         ("block", "int", "index of the block inside its process"),
         ("order", "int", "place of the block in the interleaved order of the pair"),
         (
             "position",
             "int",
-            "position in the sequence (decode), tokens seen (training), or as the metric says",
+            "place in the sequence: of a decoded token, or where a bucket of tokens ends",
             "tokens",
         ),
+        ("context", "string", "what a score was given: chunked, sliding, carried or window"),
+        ("context_length", "int", "tokens of context that a score was given", "tokens"),
+        ("tokens_seen", "int", "tokens trained on so far", "tokens"),
+        ("step", "int", "training steps so far", "steps"),
+        ("shots", "int", "solved examples in front of each question (downstream)"),
+        ("filter", "string", "lm-eval's filter of the answers (downstream)"),
+        ("score", "string", "lm-eval's name of a metric that has none here (downstream)"),
         ("document", "string", "name of the scored document (perplexity)"),
         ("value", "float", "median of `samples`, for convenience; null when not measured"),
         ("samples", "floats", "raw values in the order they were taken"),
@@ -151,7 +171,8 @@ COLUMNS: list[Column] = [
         "provenance",
         ("cell_json", "string", "canonical JSON of the whole cell", "", True),
         ("protocol_json", "string", "JSON of the protocol in force"),
-        ("environment_json", "string", "JSON of the whole environment"),
+        ("environment_id", "string", "hash of the whole environment's JSON"),
+        ("environment_json", "string", "that JSON, in the first row of a part that refers to it"),
         ("schema_version", "int", "version of this table's layout", "", True),
     ),
 ]
@@ -189,7 +210,12 @@ METRICS: dict[str, Metric] = {
         ("nvml_used_bytes", "bytes", "", f"memory of the GPU in use as NVML sees it, {_PEAK}"),
         ("weight_bytes", "bytes", "", "parameters of the model"),
         ("state_bytes", "bytes", "", "KV cache or retention state, whole batch"),
-        ("forms_relative_error", "relative", "", "disagreement of the three forms; phase = dtype"),
+        (
+            "forms_relative_error",
+            "relative",
+            "",
+            "disagreement of the three forms, or of a mode and eager; see `check`",
+        ),
         ("timed_s", "s", "", "time the blocks of the pair took; `reason` says what ended them"),
         (
             *("half_width_relative", "relative", ""),
@@ -197,9 +223,9 @@ METRICS: dict[str, Metric] = {
         ),
         (
             *("loss_after_steps_nat", "nat", "train"),
-            "loss of training step `position`, counted from the first: equal wherever the code is",
+            "loss of training step `step`, counted from the first: equal wherever the code is",
         ),
-        ("train_loss_nat", "nat", "perplexity", "training loss after `position` tokens"),
+        ("train_loss_nat", "nat", "perplexity", "training loss after `tokens_seen` tokens"),
         ("document_nll_nat", "nat", "perplexity", "negative log-likelihood of `document`"),
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),
@@ -221,7 +247,7 @@ METRICS: dict[str, Metric] = {
             "context_nll_nat",
             "nat",
             "perplexity",
-            "the same tokens of `document` from the `position` tokens before the window's end",
+            "the same tokens of `document` from `context_length` tokens before the window's end",
         ),
         ("context_tokens", "tokens", "perplexity", "tokens in `context_nll_nat`"),
         (
@@ -240,7 +266,7 @@ METRICS: dict[str, Metric] = {
         ("word_perplexity", "relative", "downstream", "exp of the nats per word"),
         ("byte_perplexity", "relative", "downstream", "exp of the nats per byte"),
         ("bits_per_byte", "bit", "downstream", "bits per byte of the documents"),
-        ("other_score", "", "downstream", f"a metric that `phase` names after the shots; {_EACH}"),
+        ("other_score", "", "downstream", f"a metric that `score` names; {_EACH}"),
         (
             "request_loglikelihood_nat",
             "nat",

@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from retnet_bench.base import short_hash
+from retnet_bench.results.coordinates import COORDINATES
 from retnet_bench.results.copies import PLACE
 from retnet_bench.results.schema import METRICS, OK_STATUSES, TIMES
 
 LEFT_OUT = "unavailable"
 """Status of such a cell: something was measured, but it cannot be used."""
 _COUNTED = ("s", "bytes", "tokens", "words", "count", "steps", "j", "w", "mhz")
-_BLANK = ("phase", "process", "block", "order", "position", "document", "value", "samples")
+_BLANK = (*COORDINATES, "process", "block", "order", "value", "samples")
 _RUN = ["cell_id", "run_id"]
 _HASH = re.compile("[0-9a-f]{16}")
 _SHAPE = ("length", "batch")

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from retnet_bench.base import UserError, did_you_mean, printable, quoted, warn_once
+from retnet_bench.base import UserError, did_you_mean, printable, quoted, short_hash, warn_once
 from retnet_bench.files import guarded, sync, write_bytes
 from retnet_bench.results import copies, lock, part
 from retnet_bench.results.content import DOCUMENTS
@@ -73,7 +73,7 @@ class Store:
         Missing columns become null; `value` becomes the median of `samples` where it is not given.
         Raises ValueError for a record that breaks the schema, UserError when it can't be written.
         """
-        rows = [_complete(record) for record in records]
+        rows = _environments_once([_complete(record) for record in records])
         if not rows:
             raise ValueError(f"part {name!r} would have no records")
         table = pa.Table.from_pylist(rows, schema=_written_schema())
@@ -261,6 +261,20 @@ def _complete(record: Mapping[str, Any]) -> dict[str, Any]:
     if row["value"] is None and samples is not None and len(samples):
         row["value"] = float(np.median(samples))
     return row
+
+
+def _environments_once(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row with the id of its environment, whose text stays in the first row that has it."""
+    written = set()
+    for row in rows:
+        text = row["environment_json"]
+        if text is None:
+            continue
+        row["environment_id"] = short_hash(text)
+        if row["environment_id"] in written:
+            row["environment_json"] = None
+        written.add(row["environment_id"])
+    return rows
 
 
 def _check(column: Column, value: Any) -> None:

@@ -117,12 +117,11 @@ class Rows:
                 "metric": sample.metric,
                 "unit": sample.unit,
                 "phase": sample.phase,
+                "task": self.planned.cell.task,
+                **sample.coordinates,
                 "process": process,
                 "block": block,
                 "order": order,
-                "position": sample.position,
-                "document": sample.document,
-                "task": sample.task or self.planned.cell.task,
                 "value": sample.value,
                 "samples": list(sample.values) or None,
                 "status": "unavailable" if sample.reason else "impure" if impure else "ok",
@@ -156,8 +155,9 @@ class Rows:
         errors = [(a.dtype, a.error) for a in found.agreements]
         if found.mode_error is not None:
             errors.append((self.planned.cell.mode, found.mode_error))
-        for phase, error in errors:
-            sample = Sample("forms_relative_error", "relative", (error,), phase)
+        for check, error in errors:
+            metric, unit = "forms_relative_error", "relative"
+            sample = Sample(metric, unit, (error,), "check", {"check": check})
             yield self.sample(sample, process)
         if found.warmup is None:
             return

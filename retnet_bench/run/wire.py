@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from retnet_bench.base import UserError
 from retnet_bench.measure.protocol import Protocol, WarmUp
 from retnet_bench.models.forms import Agreement
+from retnet_bench.results import coordinates
 from retnet_bench.workloads import Cell, Sample
 
 UNWRITTEN = "unwritten"
@@ -68,7 +69,19 @@ def send(conn: Connection, answer: Answer) -> None:
 def receive(conn: Connection) -> Answer:
     """The runner's side. EOFError when the worker is gone."""
     said = json.loads(conn.recv_bytes())
+    for sample in said.get("samples", ()):
+        if "position" in sample:
+            _split(sample)
     return _ANSWERS[said.pop("kind")].validate_python(said)
+
+
+def _split(sample: dict[str, Any]) -> None:
+    """A worker of a revision that wrote schema version 2 or 1 names coordinates as that did."""
+    old = {name: sample.pop(name, None) for name in ("phase", "position", "document", "task")}
+    found = coordinates.split(sample["metric"], old["phase"], old["position"])
+    named = {name: old[name] for name in ("document", "task") if old[name] is not None}
+    sample["phase"] = found.pop("phase")
+    sample["coordinates"] = found | named
 
 
 def request(conn: Connection, name: str, **arguments: Any) -> None:

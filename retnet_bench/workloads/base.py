@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,6 +23,9 @@ from retnet_bench.models import LanguageModel
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.workloads.cell import Cell
 
+SCORE = "score"
+"""Phase of what a trained model is scored on."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -32,10 +35,10 @@ class Sample:
     unit: str
     values: tuple[float, ...]
     phase: str
-    position: int | None = None
-    document: str | None = None
+    coordinates: Mapping[str, int | str] = field(default_factory=dict)
+    """What else tells it from the metric's other values, by column of the records: the position of
+    a decoded token, the training step, the document, ..."""
     reason: str | None = None
-    task: str | None = None
     value: float | None = None
     """What the values come to, where that is not their median."""
     note: str | None = None

@@ -137,14 +137,14 @@ class Decode(Workload):
             if kept:
                 found[start].append(seconds)
         for start, samples in found.items():
-            yield Sample("decode_step_s", "s", tuple(samples), self.phase, position=start)
+            yield Sample("decode_step_s", "s", tuple(samples), self.phase, {"position": start})
 
     def memory(self) -> Iterable[Sample]:
         cfg, cell = self.model.cfg, self.cell
         element = DTYPES[cell.dtype].itemsize
         for p in self.positions:
             needed = cost.state_bytes(cfg, cell.batch, p, element)
-            yield Sample("state_bytes", "bytes", (float(needed),), self.phase, position=p)
+            yield Sample("state_bytes", "bytes", (float(needed),), self.phase, {"position": p})
         yield from self._peak()
 
     @torch.no_grad()
@@ -156,5 +156,6 @@ class Decode(Workload):
         self.warm, self.offsets = last, cycle(range(MAX_STEPS))
         weights, state = weight_bytes(self.model), held_bytes(self.states[last])
         yield Sample("weight_bytes", "bytes", (float(weights),), self.phase)
-        yield Sample("state_bytes", "bytes", (float(state),), self.phase, position=self.cell.length)
+        at = {"position": self.cell.length}
+        yield Sample("state_bytes", "bytes", (float(state),), self.phase, at)
         yield from self.memory_of(self.phase, self.step, weights + state)

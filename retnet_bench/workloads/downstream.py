@@ -23,7 +23,7 @@ from retnet_bench.models import LanguageModel, checkpoint
 from retnet_bench.models.foreign import load_any
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.workloads.answers import Scorer
-from retnet_bench.workloads.base import WORKLOADS, NotFinite, Sample, Workload
+from retnet_bench.workloads.base import SCORE, WORKLOADS, NotFinite, Sample, Workload
 from retnet_bench.workloads.settings import DownstreamSettings
 from retnet_bench.workloads.unspelled import WEIGHED, Unspelled
 
@@ -220,36 +220,36 @@ def _noted(task: str, results: dict[str, Any], unspelled: Unspelled | None) -> I
 
 def _samples(task: str, results: dict[str, Any]) -> Iterator[Sample]:
     rows = sorted(results["samples"][task], key=lambda row: row["doc_id"])
-    shots = f"{results['n-shot'][task]}-shot"
+    where = {"task": task, "shots": results["n-shot"][task]}
     for key, value in results["results"][task].items():
         metric, _, filter_name = key.partition(",")
         if filter_name and not metric.endswith("_stderr"):
             kept = [row for row in rows if row["filter"] == filter_name]
-            name = "" if filter_name == "none" else filter_name
-            yield _score(task, metric, float(value), kept, f"{shots} {name}".rstrip())
+            filtered = {} if filter_name == "none" else {"filter": filter_name}
+            yield _score(metric, float(value), kept, where | filtered)
     first = [row for row in rows if row["filter"] == rows[0]["filter"]]
-    yield from _requests(task, first, shots)
-    yield from _weights(task, first, shots)
+    yield from _requests(first, where)
+    yield from _weights(first, where)
 
 
-def _score(task: str, metric: str, value: float, rows: list[dict], phase: str) -> Sample:
+def _score(metric: str, value: float, rows: list[dict], where: dict[str, Any]) -> Sample:
     name, unit = (metric, UNITS[metric]) if metric in UNITS else ("other_score", "")
-    phase = phase if metric in UNITS else f"{phase} {metric}"
+    where = where if metric in UNITS else where | {"score": metric}
     given = [row[metric] for row in rows]
     plain = metric != "perplexity" and all(isinstance(v, float | int) for v in given)
     values = tuple(float(v) for v in given) if plain else ()
-    return Sample(name, unit, values, phase, task=task, value=value)
+    return Sample(name, unit, values, SCORE, where, value=value)
 
 
-def _requests(task: str, rows: list[dict], shots: str) -> Iterator[Sample]:
+def _requests(rows: list[dict], where: dict[str, Any]) -> Iterator[Sample]:
     """ln P of each request; none for tasks that generate text, which is not kept."""
     found = [[_loglikelihood(r) for r in row["filtered_resps"]] for row in rows]
     if any(value is None for values in found for value in values):
         return
     flat = tuple(float(value) for values in found for value in values if value is not None)
     counts = tuple(float(len(values)) for values in found)
-    yield Sample("request_loglikelihood_nat", "nat", flat, shots, task=task)
-    yield Sample("document_requests", "count", counts, shots, task=task)
+    yield Sample("request_loglikelihood_nat", "nat", flat, SCORE, where)
+    yield Sample("document_requests", "count", counts, SCORE, where)
 
 
 def _loglikelihood(response: Any) -> float | None:
@@ -257,11 +257,11 @@ def _loglikelihood(response: Any) -> float | None:
     return value if isinstance(value, float) else None
 
 
-def _weights(task: str, rows: list[dict], shots: str) -> Iterator[Sample]:
+def _weights(rows: list[dict], where: dict[str, Any]) -> Iterator[Sample]:
     units = {unit: metric for metric, unit in WEIGHED.items() if metric in rows[0]}
     for unit, metric in units.items():
         values = tuple(float(row[metric][1]) for row in rows)
-        yield Sample(f"scored_{unit}", unit, values, shots, task=task)
+        yield Sample(f"scored_{unit}", unit, values, SCORE, where)
 
 
 # --- the workload ------------------------------------------------------------------------------

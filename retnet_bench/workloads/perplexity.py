@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from retnet_bench.data.corpora import Split
 from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.workloads import scoring
-from retnet_bench.workloads.base import WORKLOADS, Sample
+from retnet_bench.workloads.base import SCORE, WORKLOADS, Sample
 from retnet_bench.workloads.checkpoints import (
     Checkpoints,
     generator_tensors,
@@ -115,7 +115,7 @@ class Perplexity(Train):
         interleaved here, so they are recorded as losses, and their speed is `train`'s to tell."""
         self._train(clock)
         for seen, loss in self.curve:
-            yield Sample("train_loss_nat", "nat", (loss,), "train", position=seen)
+            yield Sample("train_loss_nat", "nat", (loss,), "train", {"tokens_seen": seen})
         yield from self._scores(Live(clock, self.report))
 
     # --- training ------------------------------------------------------------------------------
@@ -243,33 +243,36 @@ class Perplexity(Train):
     def _score(self, document: ScoredDocument) -> Iterator[Sample]:
         context = self._context(self.cell.context)
         nll = scoring.token_nll(self.model, document.ids, context)
+        where = {"document": document.name, "context": context.kind}
         for metric, unit, value in (
             ("document_nll_nat", "nat", nll.sum().item()),
             ("document_tokens", "tokens", document.n_tokens),
             ("document_words", "words", document.n_words),
             ("document_bytes", "bytes", document.n_bytes),
         ):
-            yield Sample(metric, unit, (float(value),), context.kind, document=document.name)
+            yield Sample(metric, unit, (float(value),), SCORE, where)
         if self.cell.by_position:
             if context.kind != "carried":
                 nll = scoring.token_nll(self.model, document.ids, self._context("carried"))
             parts = scoring.by_position(nll, self.cell.length)
-            yield from _curve("position", "carried", parts, document)
+            carried = where | {"context": "carried"}
+            yield from _curve("position", "position", parts, carried)
         if self.cell.contexts:
             parts = scoring.by_context(self.model, document.ids, self.cell.contexts, self.bos)
-            yield from _curve("context", "window", parts, document)
+            window = where | {"context": "window"}
+            yield from _curve("context", "context_length", parts, window)
 
 
 def _curve(
-    name: str, phase: str, parts: Iterable[tuple[int, float, int]], document: ScoredDocument
+    name: str, along: str, parts: Iterable[tuple[int, float, int]], where: Mapping[str, str]
 ) -> Iterator[Sample]:
-    """Two samples a point: `<name>_nll_nat` and `<name>_tokens`."""
+    """Two samples a point of the coordinate `along`: `<name>_nll_nat` and `<name>_tokens`."""
     for at, nat, tokens in parts:
         for metric, unit, value in (
             (f"{name}_nll_nat", "nat", nat),
             (f"{name}_tokens", "tokens", tokens),
         ):
-            yield Sample(metric, unit, (float(value),), phase, position=at, document=document.name)
+            yield Sample(metric, unit, (float(value),), SCORE, {**where, along: at})
 
 
 def _repeatable(device: torch.device) -> None:

@@ -136,7 +136,7 @@ class Train(Workload):
         while self.fixed_loss is None:
             self.step()
         value = (self.fixed_loss.item(),)
-        yield Sample("loss_after_steps_nat", "nat", value, self.phase, position=FIXED_STEPS)
+        yield Sample("loss_after_steps_nat", "nat", value, self.phase, {"step": FIXED_STEPS})
 
     def check(self) -> None:
         if not torch.isfinite(self.last_loss):

@@ -234,9 +234,9 @@ def perplexities(records: pd.DataFrame, per: str = "byte") -> pd.DataFrame:
 def by_context(records: pd.DataFrame) -> pd.DataFrame:
     """Perplexity per token against the length of context (Table 8), mean over seeds.
 
-    Columns [arm, position, size, token_budget, *separators, *SUMMARY, seeds].
+    Columns [arm, context_length, size, token_budget, *separators, *SUMMARY, seeds].
     """
-    frame = _over_seeds(records, "context", "position", _loss("token"))
+    frame = _over_seeds(records, "context", "context_length", _loss("token"))
     frame[["estimate", "low", "high"]] = np.exp(frame[["estimate", "low", "high"]])
     return frame
 
@@ -253,12 +253,12 @@ def by_position(records: pd.DataFrame) -> pd.DataFrame:
 def loss_curve(records: pd.DataFrame) -> pd.DataFrame:
     """Training loss in nat per token against tokens seen, mean over seeds.
 
-    The interval is of seeds, by Student's t. Columns [arm, position, size, token_budget,
+    The interval is of seeds, by Student's t. Columns [arm, tokens_seen, size, token_budget,
     *separators, *SUMMARY, seeds].
     """
     losses = rows.measured(records, "train_loss_nat", "perplexity")
     per = ["size", "token_budget"]
-    frame = _points(losses, losses.iloc[:0], "position", per, _mean_over_seeds, along="seed")
+    frame = _points(losses, losses.iloc[:0], "tokens_seen", per, _mean_over_seeds, along="seed")
     return _count_seeds(frame, losses)
 
 
@@ -268,7 +268,7 @@ def _over_seeds(
     """The points of what was scored, with `seeds`; seeds are replicas and separate nothing."""
     scored = rows.documents(records, kind)
     failed = rows.failed(records, f"{kind}_nll_nat", "perplexity")
-    if x == "position":
+    if x != "n_params":
         failed = failed.iloc[:0]  # a failed cell has no place on such an axis
     frame = _points(scored, failed, x, ["size", "token_budget", *per], summary, along="seed")
     frame = _count_seeds(frame, scored)

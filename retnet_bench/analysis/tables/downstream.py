@@ -13,15 +13,17 @@ from retnet_bench.results.schema import METRICS
 
 SCORES = ("fraction", "relative", "bit", "")
 """Units of downstream metrics that are scores, not counts."""
+SETTING = ("shots", "filter", "score")
+"""Columns of how a task was set, beside its name."""
 _PER = {"word_perplexity": "scored_words", "byte_perplexity": "scored_bytes"}
 _PER |= {"bits_per_byte": "scored_bytes"}
 _Z = 1.959963984540054
 
 
 def scores(records: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell, task, metric and phase, of its latest run.
+    """One row a cell, task, metric and setting, of its latest run.
 
-    Columns [arm, checkpoint, n_params, task, phase, metric, reason, estimate, low, high, stderr,
+    Columns [arm, checkpoint, n_params, task, *SETTING, metric, reason, estimate, low, high, stderr,
     n]; `checkpoint` is the folder that the cell names, `reason` what to know of the score. For
     means of documents' values the standard error is sd / sqrt(n), as lm-eval's; the 95 % interval
     is Wilson's for shares of right answers, else +- 1.96 errors. Perplexities and bits per byte:
@@ -29,10 +31,10 @@ def scores(records: pd.DataFrame) -> pd.DataFrame:
     """
     chosen = records[(records["workload"] == "downstream") & records["value"].notna()]
     chosen = chosen.sort_values("recorded_at", kind="stable")
-    keys = ["cell_id", "task", "phase", "metric"]
+    keys = ["cell_id", "task", *SETTING, "metric"]
     chosen = chosen.drop_duplicates(keys, keep="last")
     shown = [m.name for m in METRICS.values() if m.workload == "downstream" and m.unit in SCORES]
-    columns = ["arm", "checkpoint", "n_params", "task", "phase", "metric", "reason"]
+    columns = ["arm", "checkpoint", "n_params", "task", *SETTING, "metric", "reason"]
     named = chosen[chosen["metric"].isin(shown)]
     named = named.assign(checkpoint=[json.loads(c).get("checkpoint") for c in named["cell_json"]])
     rows = [

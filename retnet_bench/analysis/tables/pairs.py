@@ -19,6 +19,7 @@ from retnet_bench.analysis.statistics.replication import perplexity_ratio
 from retnet_bench.analysis.tables import rows
 from retnet_bench.analysis.tables.floor import Floor, Floors
 from retnet_bench.base import UserError
+from retnet_bench.results.coordinates import COORDINATES
 from retnet_bench.results.schema import EXACT, OK_STATUSES, TIMES
 
 BASELINE_MIXER = "attention"
@@ -30,7 +31,7 @@ _BYTES = (
     *("peak_rss_bytes", "peak_tensor_bytes", "cuda_peak_allocated_bytes"),
     *("cuda_peak_reserved_bytes", "nvml_used_bytes", "weight_bytes", "state_bytes"),
 )
-_PLACE = ["pair_id", "phase", "position", *rows.BLOCK_KEYS]
+_PLACE = ["pair_id", *COORDINATES, *rows.BLOCK_KEYS]
 _SHOWN = ["workload", *rows.PAIR_KEYS]
 _WHOLE = ["threads", "vocab_size", "seed", "token_budget"]
 
@@ -102,7 +103,8 @@ def pair_ratios(records: pd.DataFrame, floors: Floors | None = None) -> pd.DataF
 
     Times are per block (decode: its mean over positions), bytes as read, perplexity per byte over
     the documents both arms scored, from all of their seeds (`pair_id` is then one seed's). Columns
-    [pair_id, metric, phase, a, b, workload, *rows.PAIR, estimate, low, high, n, status, verdict].
+    [pair_id, metric, phase, a, b, workload, *rows.PAIR, estimate, low, high, n, status, verdict];
+    `phase` is the context of a score.
     `floors` are the noise floors of the timed metrics: a ratio below its own shows no difference.
     """
     found = [
@@ -151,7 +153,7 @@ def perplexity_ratios(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[st
     """A row per contract but the seed: seeds replicate a pair, documents pair its arms."""
     documents = rows.documents(records)
     chosen = documents[documents["arm"].isin([a, b])]
-    contract = [name for name in (*rows.PAIR_KEYS, "phase") if name != "seed"]
+    contract = [name for name in (*rows.PAIR_KEYS, "context") if name != "seed"]
     for _, pair in chosen.groupby(contract, dropna=False):
         sides = [pair[pair["arm"] == arm] for arm in (a, b)]
         if any(side.empty for side in sides):
@@ -159,6 +161,7 @@ def perplexity_ratios(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[st
         scores = rows.scores(sides, "bytes")
         if scores[0].units.size:
             row = _row(pair, "perplexity_per_byte", a, b, perplexity_ratio(*scores))
+            row["phase"] = pair["context"].iloc[0]
             seeds = min(len(side.nll) for side in scores)
             yield row if seeds > 1 else row | {"verdict": f"{row['verdict']} (one seed)"}
 

@@ -29,13 +29,13 @@ _ENDS = ("", "_low", "_high")
 def ablations(records: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
     """Each arm against the arm `reference`, on the same documents, over all seeds.
 
-    Columns [arm, size, token_budget, phase, estimate, low, high, n, relative, relative_low,
+    Columns [arm, size, token_budget, context, estimate, low, high, n, relative, relative_low,
     relative_high, seeds, status, reason]: estimate is the difference in bits per byte, relative the
     relative difference in perplexity per token (0.05: 5 % worse). Empty without `reference`. An arm
     that failed everywhere keeps a row with its status.
     """
     scored = rows.documents(records)
-    contract = [name for name in (*rows.PAIR_KEYS, "phase") if name != "seed"]
+    contract = [name for name in (*rows.PAIR_KEYS, "context") if name != "seed"]
     found = []
     for _, pair in scored.groupby(contract, dropna=False):
         arms = {str(arm): group for arm, group in pair.groupby("arm")}
@@ -43,7 +43,7 @@ def ablations(records: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame
         if full is not None:
             found += [_ablation(arm, group, full) for arm, group in arms.items()]
             found += _failed(records, pair, reference)
-    columns = ["arm", "size", "token_budget", "phase", "estimate", "low", "high", "n"]
+    columns = ["arm", "size", "token_budget", "context", "estimate", "low", "high", "n"]
     columns += [f"relative{end}" for end in _ENDS] + ["seeds", "status", "reason"]
     return pd.DataFrame(found, columns=columns)
 
@@ -53,7 +53,7 @@ def _ablation(arm: str, group: pd.DataFrame, full: pd.DataFrame) -> dict[str, An
     estimate, low, high = (value / np.log(2) for value in bits[:3])
     seeds = min(part["cell_id"].nunique() for part in (group, full))
     return {
-        **group[["size", "token_budget", "phase"]].iloc[0],
+        **group[["size", "token_budget", "context"]].iloc[0],
         "arm": arm,
         **Interval(estimate, low, high, bits.n)._asdict(),
         **{f"relative{end}": np.expm1(nat) for end, nat in zip(_ENDS, nats[:3], strict=True)},
@@ -91,7 +91,7 @@ def contexts(records: pd.DataFrame) -> pd.DataFrame:
     given the same context, for each arm that `pairs.sides` compares with another.
     """
     frame = curves.by_context(records).dropna(subset="estimate")
-    keys = ["arm", "position", *curves.separators(frame)]
+    keys = ["arm", "context_length", *curves.separators(frame)]
     scored = rows.documents(records, "context")
     groups = dict(iter(scored.groupby(keys, dropna=False)))
     against: dict[str, str] = {}
@@ -105,12 +105,12 @@ def contexts(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _context(key: Any, groups: dict[Any, pd.DataFrame], against: dict[str, str]) -> list[float]:
-    arm, position, *setting = key
-    shorter = [p for a, p, *rest in groups if (a, rest) == (arm, setting) and p < position]
+    arm, length, *setting = key
+    shorter = [n for a, n, *rest in groups if (a, rest) == (arm, setting) and n < length]
     gain = over = UNKNOWN
     if shorter:
         gain = _same_models(groups[key], groups[(arm, max(shorter), *setting)])
-    other = groups.get((against.get(arm), position, *setting))
+    other = groups.get((against.get(arm), length, *setting))
     if other is not None:
         over = _difference(groups[key], other, "tokens")
     return [float(np.expm1(value)) for value in (*gain[:3], *over[:3])]

@@ -11,6 +11,7 @@ import pandas as pd
 from retnet_bench.analysis.statistics.replication import Scores
 from retnet_bench.analysis.statistics.resampling import Block
 from retnet_bench.base import UserError
+from retnet_bench.results.coordinates import COORDINATES
 from retnet_bench.results.schema import OK_STATUSES
 
 PROCESS_KEYS = ["run_id", "process"]
@@ -28,9 +29,10 @@ PAIR_KEYS = [
 """The contract of a pair: columns that are equal in all of its arms."""
 
 _CONTRACT = [*PAIR_KEYS, "block_family", "kernel", "chunk", "decay", "gate", "head_norm"]
-_BLANK: dict[str, Any] = {"phase": "", "document": "", "position": -1}
+_BLANK: dict[str, Any] = {"context": "", "document": "", "position": -1, "context_length": -1}
 _SCORED = ["cell_id", *_BLANK]
-_WHERE = ["workload", "phase", "position"]  # which a failed cell did not reach
+_WHERE = ["workload", *(name for name in COORDINATES if name not in ("task", "document"))]
+"""Where a value was taken, which a failed cell did not reach."""
 
 
 def replica(metric: str) -> str:
@@ -128,7 +130,7 @@ def separators(
 
 
 def documents(records: pd.DataFrame, kind: str = "document") -> pd.DataFrame:
-    """One row per cell, phase, scored document and position, `value` its nll in nat.
+    """One row per cell, context, scored document and place, `value` its nll in nat.
 
     `kind` says what was scored: the whole `document`, its part up to a `context` or its part in a
     bucket of a `position`. Adds columns document_tokens, document_words and document_bytes of that

@@ -46,7 +46,7 @@ UNITS = {"bits per byte": ("bytes", np.log(2)), "nat per token": ("tokens", 1.0)
 """Unit of the loss -> what it is counted per, and nat in one of it."""
 _STARTS = (0.1, 0.4, 1.2)
 _EXPONENTS = ("alpha", "beta")
-_CONTRACT = ["length", "dtype", "corpus", "tokenizer", "machine", "phase"]
+_CONTRACT = ["length", "dtype", "corpus", "tokenizer", "machine", "context"]
 
 
 @dataclass(frozen=True)

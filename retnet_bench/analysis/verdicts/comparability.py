@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from retnet_bench.results.coordinates import COORDINATES
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.soundness import LEFT_OUT
 
@@ -42,7 +43,7 @@ COPIED = "the very same records stand on both sides: measure the candidate anew"
 
 def same_records(mine: pd.DataFrame, theirs: pd.DataFrame) -> bool:
     """Whether the candidate's rows are copies, as in a results folder that was carried over."""
-    keys = ["run_id", "recorded_at", "metric", "phase", "process", "block", "position", "value"]
+    keys = ["run_id", "recorded_at", "metric", *COORDINATES, "process", "block", "value"]
     a, b = (
         set(cell[keys].astype(str).itertuples(index=False, name=None)) for cell in (mine, theirs)
     )

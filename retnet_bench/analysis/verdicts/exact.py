@@ -54,9 +54,9 @@ def _figures(cell: pd.DataFrame) -> Iterator[tuple[str, set[Any]]]:
         if values:
             yield column, values
     read = ok[ok["metric"].isin(METRICS) & ok["value"].notna()]
-    for _, group in read.groupby(["metric", "phase", "position"], dropna=False):
+    for _, group in read.groupby(["metric", "phase", "position", "step"], dropna=False):
         first = group.iloc[0]
-        where = "" if pd.isna(first["position"]) else f" at {first['position']:.0f}"
+        where = "".join(f" at {n:.0f}" for n in first[["position", "step"]].dropna())
         yield f"{first['metric']} ({first['phase']}{where})", set(group["value"])
 
 
@@ -107,7 +107,7 @@ def _forms(mine: pd.DataFrame, theirs: pd.DataFrame) -> Row | None:
     a, b = (cell.loc[cell["metric"] == "forms_relative_error"] for cell in (mine, theirs))
     if b.empty:
         return None
-    errors = {str(phase): float(group["value"].max()) for phase, group in a.groupby("phase")}
+    errors = {str(check): float(group["value"].max()) for check, group in a.groupby("check")}
     known: dict[str, Any] = {"kind": "exact", "figure": "forms agreement"}
     said: dict[str, Any] = {"baseline": "agree", "candidate": "agree" if errors else None}
     if not errors:
@@ -117,7 +117,7 @@ def _forms(mine: pd.DataFrame, theirs: pd.DataFrame) -> Row | None:
         said["candidate"] = "disagree"
     else:
         verdict = PASS
-        remark = ", ".join(f"{phase} {error:.1e}" for phase, error in sorted(errors.items()))
+        remark = ", ".join(f"{check} {error:.1e}" for check, error in sorted(errors.items()))
     return Row(
         **about_cell(mine), **known, **said, verdict=verdict, remark=remark, missing=not errors
     )
