@@ -104,7 +104,8 @@ def _floors(rows: pd.DataFrame, target: targets.Target) -> pd.DataFrame:
     at = None if pd.isna(first["position"]) else int(first["position"])
     try:
         cell = TypeAdapter(Cell).validate_json(first["cell_json"])
-        sample = Sample(first["metric"], "s", (float(first["value"]),), cell.workload, position=at)
+        where = {} if at is None else {"position": at}
+        sample = Sample(first["metric"], "s", (float(first["value"]),), cell.workload, where)
         found = record_columns.columns(Planned(cell, Protocol(), None), target, sample)
     except (ValidationError, UserError):  # of a version whose cells this one can't read
         return rows

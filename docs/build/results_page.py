@@ -15,7 +15,7 @@ _HEAD = f"""\
 
 A study's results are the parquet files in its folder `records/`, one part per interleaved pair (or
 per cell, where cells are not interleaved); read together they are one tidy table. One row is one
-cell, metric, phase, process, block and position or document. Raw samples are always kept; tokens/s,
+cell, metric, process, block and place (phase, position, step, document, ...). Raw samples are always kept; tokens/s,
 slopes, ratios and perplexities are derived when they are read, never stored. Bytes are whole
 numbers of bytes; GB means 1e9, GiB means 2^30 bytes. A value that was not measured is null, with a
 `reason`. This is version {SCHEMA_VERSION} of the layout; later versions of retnet-bench read it
@@ -43,6 +43,13 @@ records = pd.read_parquet("results/quickstart/records")
 #     records = read_records("results/quickstart")
 measured = records[records["status"].isin(["ok", "impure"])]
 print(measured.groupby(["workload", "metric", "arm"])["value"].median())
+```
+
+The text of an environment stands once in a part; `read_records` gives each row its own:
+
+```python
+environments = records.dropna(subset="environment_json").set_index("environment_id")
+print(environments["environment_json"].head())
 ```
 
 Training tokens per second, per arm and length:

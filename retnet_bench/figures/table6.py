@@ -23,15 +23,15 @@ def draw(records: pd.DataFrame) -> Figure:
     found = quality.ablations(records)
     if found.empty:
         raise UserError(
-            'figure "table6" needs metric document_nll_nat of workload perplexity, of an arm '
-            f'"{quality.REFERENCE}" and of others beside it; run the study ablations'
+            'figure "table6" needs metric document_nll_nat of workload perplexity, of a full model '
+            "(the study's baseline) and of variants beside it; run the study ablations"
         )
     found, budget = laws.one_budget(laws.largest(found, records))
     found = found.sort_values("relative", ascending=False, na_position="first")
     sheet = Sheet("What each part of RetNet is worth", records["arm"], NAMES_BESIDE_PAPER)
     names = list(found["arm"])
     _points(sheet, found, names)
-    _rows(sheet.ours, names)
+    _rows(sheet.ours, names, str(quality.reference(records)))
     _paper(sheet, names)
     _same_scale(sheet)
     note = f"Size {found['size'].iloc[0]}; worse lies to the right of 0, the full RetNet."
@@ -52,11 +52,11 @@ def _points(sheet: Sheet, found: pd.DataFrame, names: list[str]) -> None:
         )
 
 
-def _rows(ax: Axes, names: list[str]) -> None:
+def _rows(ax: Axes, names: list[str], full_model: str) -> None:
     ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
     ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.set_xlabel("perplexity per token, from retnet (%)")
+    ax.set_xlabel(f"perplexity per token, from {full_model} (%)")
 
 
 def _same_scale(sheet: Sheet) -> None:
@@ -72,7 +72,7 @@ def _paper(sheet: Sheet, names: list[str]) -> None:
     """The paper's five corpora as one faint mark each, in the rows of the same names."""
     table = paper.load("table6")
     wide = table.frame.pivot(index="arm", columns="metric", values="value")
-    relative = 100 * (wide / wide.loc[quality.REFERENCE] - 1)
+    relative = 100 * (wide / wide.loc[paper.FULL_MODEL] - 1)
     inside = relative[[arm in names for arm in relative.index]]
     points = inside.rename_axis(index="arm").reset_index().melt("arm", value_name="value")
     points["row"] = [names.index(arm) for arm in points["arm"]]
@@ -85,5 +85,5 @@ def _paper(sheet: Sheet, names: list[str]) -> None:
         "alpha": style.PAPER_ALPHA,
     }
     sheet.paper.plot(points["value"], points["row"], label="paper", markersize=8, **mark)
-    _rows(sheet.paper, names)
+    _rows(sheet.paper, names, paper.FULL_MODEL)
     sheet.paper.set_yticklabels([])

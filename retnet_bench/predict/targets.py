@@ -61,7 +61,7 @@ def _moved(planned: Planned, device: str) -> Planned:
         reason = str(error)
     if cell.dtype not in dtypes:
         reason = f"kernel {cell.kernel}: takes {', '.join(dtypes)}, not {cell.dtype}"
-    return Planned(cell, planned.protocol, reason)
+    return replace(planned, cell=cell, unsupported=reason)
 
 
 def target_of_records(device: str) -> Target:

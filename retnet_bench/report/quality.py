@@ -69,10 +69,10 @@ def ablations(records: pd.DataFrame) -> Table | None:
     """Each arm's difference to the full RetNet, with the paper's for in-domain text."""
     found = quality.ablations(records)
     if found["arm"].nunique() < 2:
-        return None  # one arm beside retnet is a pair, and has its own table
+        return None  # one arm beside the full model is a pair, and has its own table
     theirs = _paper_ablations()
     columns = "arm|size|>bits per byte|>perplexity per token, %|>paper, in domain, %|>seeds|remark"
-    title = f"Ablations: difference to {quality.REFERENCE}; above 0 is worse"
+    title = f"Ablations: difference to {quality.reference(records)}; above 0 is worse"
     table = layout.table(title, columns)
     for _, row in found.sort_values(["size", "relative"]).iterrows():
         bits = interval(row)
@@ -87,7 +87,7 @@ def ablations(records: pd.DataFrame) -> Table | None:
 def _paper_ablations() -> dict[str, float]:
     frame = paper.load("table6").frame
     values = frame[frame["metric"] == "in_domain"].set_index("arm")["value"]
-    relative = values / values[quality.REFERENCE] - 1
+    relative = values / values[paper.FULL_MODEL] - 1
     return {str(arm): float(value) for arm, value in relative.items()}
 
 

@@ -17,7 +17,7 @@ ADDED = {
     ),
     3: (
         *("check", "context", "shots", "filter", "score"),
-        *("context_length", "tokens_seen", "step", "environment_id"),
+        *("context_length", "tokens_seen", "step", "environment_id", "baseline"),
     ),
 }
 """Columns that a version has and the one before lacks."""
@@ -51,6 +51,7 @@ def _to_3(table: pa.Table) -> pa.Table:
     for name in sorted(split):
         values = pa.array([row.get(name) for row in found], _FIELDS[name].type)
         table = _with(table, name, values)
+    table = _with(table, "baseline", pa.nulls(len(table), pa.string()))
     return _with(table, "environment_id", environment_ids(table["environment_json"]))
 
 

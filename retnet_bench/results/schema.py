@@ -4,7 +4,8 @@ History of SCHEMA_VERSION
 1  first version.
 2  columns learning_rate, task and the group "cost".
 3  `phase` and `position` mean one thing each; what else they meant are columns of their own: check,
-   context, shots, filter, score, context_length, tokens_seen and step (`coordinates`). The text of
+   context, shots, filter, score, context_length, tokens_seen and step (`coordinates`). `baseline`
+   names the arm that others are compared with. The text of
    an environment stands in the first row that has it; the others name its environment_id.
 """
 
@@ -56,6 +57,11 @@ COLUMNS: list[Column] = [
         ("cell_id", "string", "hash of the cell's canonical JSON", "", True),
         ("pair_id", "string", "hash of what the arms of a pair have in common", "", True),
         ("arm", "string", "one architecture's side of the comparison", "", True),
+        (
+            "baseline",
+            "string",
+            "the arm that others are compared with, where the study says",
+        ),
         ("workload", "string", f"what was done: {', '.join(WORKLOADS)}", "", True),
         ("recorded_at", "time", "when the cell was finished", "", True),
     ),

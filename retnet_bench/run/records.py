@@ -49,6 +49,7 @@ class Rows:
             "cell_id": cell.cell_id,
             "pair_id": cell.pair_id,
             "arm": cell.arm,
+            "baseline": self.planned.baseline,
             "workload": cell.workload,
             "recorded_at": datetime.now(timezone.utc),
             **self._contract(),

@@ -35,6 +35,8 @@ class Planned:
     cell: Cell
     protocol: Protocol
     unsupported: str | None
+    baseline: str | None = None
+    """The arm that the others are compared with, where the study says which."""
 
     @cached_property
     def matched(self) -> Matched:
@@ -67,7 +69,7 @@ def make(study: Study) -> list[Pair]:
     for name, arm in study.arms.items():
         _check_arm(name, arm)
     _check_read(study)
-    pairs = [_pair(study.arms, *point) for point in study.points()]
+    pairs = [_pair(study, *point) for point in study.points()]
     seen: set[str] = set()
     for planned in (p for pair in pairs for p in pair):
         if planned.cell.cell_id in seen:
@@ -129,15 +131,15 @@ def _time_only(planned: Planned) -> Planned | None:
     return replace(planned, cell=replace(planned.cell, measure=("time",)))
 
 
-def _pair(arms: dict[str, Arm], group: Group, said: Settings, protocol: Protocol) -> Pair:
+def _pair(study: Study, group: Group, said: Settings, protocol: Protocol) -> Pair:
     WORKLOADS[group.workload]  # unknown: UserError with a suggestion
     if said.size is None or said.length is None:
         missing = "size" if said.size is None else "length"
         raise UserError(f"workload {group.workload}: {missing} is missing; set it fixed or as axis")
     size_of(said.size)
     return [
-        Planned(cell, protocol, _why_not(cell))
-        for cell in (_cell(name, arm, group.workload, said) for name, arm in arms.items())
+        Planned(cell, protocol, _why_not(cell), study.baseline)
+        for cell in (_cell(name, arm, group.workload, said) for name, arm in study.arms.items())
     ]
 
 

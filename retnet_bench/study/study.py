@@ -136,6 +136,9 @@ class Study(Strict):
     """How long it takes, and on what machine."""
     fixed: Settings = Settings()
     arms: dict[Name, Arm] = Field(min_length=1, max_length=100)
+    baseline: Name | None = None
+    """The arm that every other arm is compared with; by default its Transformer, or each of them.
+    """
     workloads: list[Group] = Field(min_length=1, max_length=1000)
     protocol: ProtocolSettings = ProtocolSettings()
     figures: list[Name] = Field(default=[], max_length=100)
@@ -222,12 +225,19 @@ def parse(source: Source) -> Study:
             raise UserError("a study is a mapping with name, question, arms and workloads")
         try:
             study = Study.model_validate(raw)
+            _check_baseline(study)
             _check_axes(study)
             points = list(study.points())  # each point's values are checked, too
         except ValidationError as error:
             raise UserError(problem(error, _keys_at)) from None
         _check_claims(study, points)
     return study
+
+
+def _check_baseline(study: Study) -> None:
+    if study.baseline not in (None, *study.arms):
+        near = did_you_mean(study.baseline, study.arms)
+        raise UserError(f'baseline: "{study.baseline}" is not one of the arms{near}')
 
 
 def _check_axes(study: Study) -> None:

@@ -412,6 +412,19 @@ def test_every_arm_is_compared_with_each_transformer():
     assert sides(frame(rows[2:])) == [("flash", "transformer")]
 
 
+def test_every_arm_is_compared_with_the_baseline_that_a_study_names():
+    arms = ("retnet", "mamba", "transformer", "windowed")
+    rows = [record("train_step_s", arm, baseline="windowed") for arm in arms]
+    assert sides(frame(rows)) == [(a, "windowed") for a in ("mamba", "retnet", "transformer")]
+    rows = [record("train_step_s", arm, baseline="retnet") for arm in arms]
+    ratios = pairs.pair_ratios(frame([row | {"block": 0, "samples": [0.1]} for row in rows]))
+    assert ratios[["a", "b"]].to_numpy().tolist() == [
+        ["mamba", "retnet"],
+        ["transformer", "retnet"],
+        ["windowed", "retnet"],
+    ]
+
+
 def test_records_without_a_length_have_no_crossover():
     rows = [
         *blocks("train_step_s", "retnet", [1.0] * 4, length=None),

@@ -161,7 +161,7 @@ def test_exact_columns_are_compared_exactly(name, change, verdict, code):
 )
 def test_exact_metrics_are_compared_to_the_last_bit(metric, value, verdict):
     mine, theirs = (
-        [record(metric, value=v, samples=[v], position=3, run_id=run)]
+        [record(metric, value=v, samples=[v], step=3, run_id=run)]
         for v, run in ((value, "a"), (1000.0, "b"))
     )
     assert figure(check(mine, theirs), metric).verdict == verdict
@@ -169,7 +169,9 @@ def test_exact_metrics_are_compared_to_the_last_bit(metric, value, verdict):
 
 def test_forms_agreement_is_an_exact_figure():
     def side(error, run):
-        return [record("forms_relative_error", phase="fp64", samples=[error], run_id=run)]
+        return [
+            record("forms_relative_error", phase="check", check="fp64", samples=[error], run_id=run)
+        ]
 
     assert figure(check(side(1e-14, "a"), side(1e-15, "b")), "forms").verdict == "pass"
     assert figure(check(side(1e-9, "a"), side(1e-15, "b")), "forms").verdict == "regression"

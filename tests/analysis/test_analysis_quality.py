@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from fakes import scored
-from golden.records import document, failure, frame
+from golden.records import document, failure, frame, record
 
 from retnet_bench.analysis.tables import captions, curves, pairs, quality
 from retnet_bench.base import UserError
@@ -64,7 +66,7 @@ def test_two_cells_of_one_seed_are_no_replicas():
 def test_context_and_position_are_curves_over_seeds():
     records = frame(scored.contexts({"retnet": 0.05, "transformer": 0.08}))
     table = curves.by_context(records)
-    table = table[table["arm"] == "retnet"].set_index("position")
+    table = table[table["arm"] == "retnet"].set_index("context_length")
     assert table.loc[1024, "estimate"] == pytest.approx(np.exp(2.5 - 0.2), rel=0.1)
     assert (table["low"] < table["estimate"]).all()
     assert set(table["seeds"]) == {3}
@@ -76,7 +78,7 @@ def test_context_and_position_are_curves_over_seeds():
 def test_what_context_adds_is_surer_than_the_curves():
     """The same models score the same tokens: what they share drops out of the differences."""
     arms = {"retnet": 0.05, "transformer": 0.08}
-    table = quality.contexts(frame(scored.contexts(arms))).set_index(["arm", "position"])
+    table = quality.contexts(frame(scored.contexts(arms))).set_index(["arm", "context_length"])
     for arm, gain in arms.items():
         assert np.isnan(table.loc[(arm, 64), "gain"])  # there is no shorter one
         row = table.loc[(arm, 512)]
@@ -91,18 +93,18 @@ def test_what_context_adds_is_surer_than_the_curves():
 
 def test_a_context_that_scored_other_tokens_is_no_comparison():
     rows = list(scored.contexts({"retnet": 0.05}))
-    longer = [r for r in rows if (r["metric"], r["position"]) == ("context_tokens", 1024)]
+    longer = [r for r in rows if (r["metric"], r.get("context_length")) == ("context_tokens", 1024)]
     assert longer
     for row in longer:
         row["value"] *= 2
-    table = quality.contexts(frame(rows)).set_index("position")
+    table = quality.contexts(frame(rows)).set_index("context_length")
     assert np.isnan(table.loc[1024, "gain"])
     assert table.loc[512, "gain"] < 0
     assert table["over_arm"].isna().all()
 
 
 def test_scores_without_a_document_are_one_document():
-    about = scored.model("retnet", "a", 0) | {"position": 64}
+    about = scored.model("retnet", "a", 0) | {"context_length": 64}
     rows = list(scored.scored(2.0, about, kind="context", n=1))
     table = curves.by_context(frame([row | {"document": None} for row in rows]))
     assert table["n"].tolist() == [1]
@@ -111,10 +113,30 @@ def test_scores_without_a_document_are_one_document():
 
 def test_the_loss_curve_is_the_mean_over_seeds():
     table = curves.loss_curve(frame(scored.curves()))
-    row = table[(table["position"] == 10_000) & (table["size"] == "c")].iloc[0]
+    row = table[(table["tokens_seen"] == 10_000) & (table["size"] == "c")].iloc[0]
     assert row["estimate"] == pytest.approx(scored.law(1e6, 10_000) + 0.02)
     assert (row["n"], row["seeds"]) == (3, 3)
     assert row["low"] < row["estimate"] < row["high"]
+
+
+def test_the_full_model_is_the_baseline_or_sets_least():
+    def row(arm: str, mixer: str, **said: object) -> dict:
+        cell = json.dumps({"arm": arm, "mixer": mixer} | said)
+        return record("document_nll_nat", arm, mixer=mixer, cell_json=cell)
+
+    rows = [
+        row("transformer", "attention"),
+        row("no_gate", "retention", gate=False),
+        row("mine", "retention"),
+        row("windowed", "attention"),
+        row("other", "attention"),
+    ]
+    assert quality.reference(frame(rows)) == "mine"
+    assert quality.reference(frame(rows[:2])) == "no_gate"
+    assert quality.reference(frame(rows[:1])) is None
+    assert quality.reference(frame([*rows, row("twin", "retention")])) is None
+    stated = [r | {"baseline": "transformer"} for r in rows]
+    assert quality.reference(frame(stated)) == "transformer"
 
 
 def test_ablations_are_differences_to_the_full_model():

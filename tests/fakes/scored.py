@@ -84,7 +84,7 @@ def contexts(arms: dict[str, float]) -> Iterator[Row]:
             about = model(arm, "e", seed)
             for context in (64, 128, 256, 512, 1024):
                 loss = 2.5 - gain * np.log2(context / 64)
-                yield from scored(loss, about | {"position": context}, kind="context")
+                yield from scored(loss, about | {"context_length": context}, kind="context")
             for end in (64, 128, 256, 512, 1024, 2048, 4096):
                 loss = 2.5 - gain * np.log2(end / 64) + (0.1 if end > 512 else 0.0)
                 yield from scored(loss, about | {"position": end}, kind="position")
@@ -109,7 +109,7 @@ def curves(arms: tuple[str, ...] = ("retnet", "transformer")) -> Iterator[Row]:
                 about = model(arm, size, seed)
                 for seen in range(10_000, 1_000_001, 30_000):
                     loss = law(n_params, seen) + 0.02 * seed
-                    yield record("train_loss_nat", **about, position=seen, samples=[loss])
+                    yield record("train_loss_nat", **about, tokens_seen=seen, samples=[loss])
 
 
 ABLATIONS = {
@@ -130,7 +130,7 @@ def ablations() -> Iterator[Row]:
     for arm, more in ABLATIONS.items():
         family = "modern" if arm == "modern_family" else "paper"
         for seed in range(3):
-            about = model(arm, "c", seed, block_family=family)
+            about = model(arm, "c", seed, block_family=family, baseline="retnet")
             yield from scored(law(1e6, 1e6) * (1 + more), about)
 
 
@@ -165,4 +165,4 @@ def answers(arm: str, task: str, right: dict[int, int], n: int = 20) -> Iterator
             arm, "a", 0, workload="downstream", task=task, cell_id=f"{arm}-{task}-{shots}"
         )
         samples = [1.0] * count + [0.0] * (n - count)
-        yield record("acc", phase=f"{shots}-shot", samples=samples, value=count / n, **about)
+        yield record("acc", phase="score", shots=shots, samples=samples, value=count / n, **about)

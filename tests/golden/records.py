@@ -1,7 +1,8 @@
 """Hand-made records with known answers, and the golden part made of them.
 
-`python tests/golden/records.py` writes the part of today's version. A part stays as it is once
-written, because what it guards is that records of its version remain readable.
+`python tests/golden/records.py` writes the parts of today's version, from the records of the one
+before. A part stays as it is once written, because what it guards is that records of its version
+remain readable.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from retnet_bench.results.schema import METRICS, NAMES, SCHEMA_VERSION
+from retnet_bench.results.store import Store, read_records
 
 FOLDER = Path(__file__).parent
 Row = dict[str, Any]
@@ -80,7 +82,12 @@ def decode(arm: str, seconds_at: dict[int, float], n_blocks: int = 4, **fields: 
 def document(arm: str, name: str, nll: float, n_bytes: int = 100, **fields: Any) -> list[Row]:
     values = {"nll_nat": nll, "tokens": n_bytes / 4, "words": n_bytes / 5, "bytes": n_bytes}
     return [
-        record(f"document_{key}", arm, document=name, samples=[float(value)], **fields)
+        record(
+            f"document_{key}",
+            arm,
+            **{"phase": "score", "context": "chunked", "document": name} | fields,
+            samples=[float(value)],
+        )
         for key, value in values.items()
     ]
 
@@ -119,10 +126,50 @@ def small_study() -> list[Row]:
     return rows
 
 
-if __name__ == "__main__":
-    from retnet_bench.results.store import Store
+def coordinates() -> list[Row]:
+    """A value of each metric that has coordinates of its own, in two environments."""
+    texts = ('{"cpu": {"model": "A"}}', '{"cpu": {"model": "B"}}')
+    scored = {"phase": "score", "document": "d"}
+    task = {"phase": "score", "task": "sva", "shots": 4}
+    rows = [
+        record("forms_relative_error", phase="check", check="fp64"),
+        record("forms_relative_error", phase="check", check="compile"),
+        record("decode_step_s", position=512),
+        record("state_bytes", workload="decode", position=512),
+        record("loss_after_steps_nat", step=5),
+        record("train_loss_nat", phase="train", tokens_seen=2048),
+        record("document_nll_nat", **scored, context="chunked"),
+        record("context_nll_nat", **scored, context="window", context_length=256),
+        record("position_nll_nat", **scored, context="carried", position=128),
+        record("acc", **task),
+        record("exact_match", **task, filter="strict match"),
+        record("other_score", **task, score="bleu"),
+        record("other_score", **task, filter="first line", score="bleu"),
+        record("warmup_s", phase="warmup"),
+        record("timed_s", phase="stop"),
+        record("peak_rss_bytes", phase="train"),
+    ]
+    return [
+        row | {"samples": [float(i + 1)], "environment_json": texts[i % 2], "process": i}
+        for i, row in enumerate(rows)
+    ]
 
-    part = Store(FOLDER / "new").append(small_study(), f"v{SCHEMA_VERSION}_small")
-    part.rename(FOLDER / part.name)
-    part.parent.rmdir()
-    part.parent.parent.rmdir()
+
+def _rows_of(part: Path) -> list[Row]:
+    """A part's records as they would be written today."""
+    frame = read_records(part).astype(object)
+    rows = frame.where(frame.notna(), None).drop(columns="schema_version").to_dict("records")
+    return [row | {"recorded_at": row["recorded_at"].to_pydatetime()} for row in rows]
+
+
+if __name__ == "__main__":
+    new = Store(FOLDER / "new")
+    older = FOLDER / f"v{SCHEMA_VERSION - 1}_small.parquet"
+    parts = [
+        new.append(_rows_of(older), f"v{SCHEMA_VERSION}_small"),
+        new.append(coordinates(), f"v{SCHEMA_VERSION}_coordinates"),
+    ]
+    for part in parts:
+        part.rename(FOLDER / part.name)
+    new.records.rmdir()
+    new.folder.rmdir()

@@ -168,7 +168,7 @@ def test_records_of_another_machine_or_without_times_calibrate_nothing():
 def test_columns_beside_a_time_and_a_peak():
     it = planned(workload="decode", mixer="attention", length=40)
     cfg = it.matched.config
-    sample = Sample("decode_step_s", "s", (0.1, 0.2, 0.4), "decode", position=20)
+    sample = Sample("decode_step_s", "s", (0.1, 0.2, 0.4), "decode", {"position": 20})
     found = record_columns.columns(it, TARGET, sample)
     line = rooflines.roofline(it.cell, cfg, RATES, None, 20)
     assert found["roofline_s"] >= line.bandwidth_s

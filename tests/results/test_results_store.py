@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retnet_bench.base import UserError
-from retnet_bench.results import part
 from retnet_bench.results.schema import NAMES, SCHEMA_VERSION, VERSION_KEY
 from retnet_bench.results.store import Store, read_records
 
@@ -194,26 +193,6 @@ def test_a_part_of_a_newer_version_says_to_upgrade_and_is_not_quarantined(store)
     with pytest.raises(UserError, match="upgrade retnet-bench"):
         store.quarantine()
     assert path.exists()
-
-
-def test_an_older_part_is_migrated(store, monkeypatch):
-    path = store.append([step(value=3.0)], "old")
-    older = {VERSION_KEY: str(SCHEMA_VERSION - 1).encode()}
-    rewrite(
-        path,
-        lambda t: t.rename_columns(
-            ["moment" if name == "recorded_at" else name for name in t.column_names]
-        ).replace_schema_metadata(older),
-    )
-    names = {"moment": "recorded_at"}
-    up = {
-        SCHEMA_VERSION - 1: lambda t: t.rename_columns(
-            [names.get(name, name) for name in t.column_names]
-        )
-    }
-    monkeypatch.setattr(part, "MIGRATIONS", up)
-    assert read_records(store.folder)["value"].tolist() == [3.0]
-    assert list(store.finished().values()) == ["ok"]
 
 
 def test_foreign_parquet_is_refused(store):

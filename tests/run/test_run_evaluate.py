@@ -83,7 +83,8 @@ def test_eval_keeps_every_document_and_what_lm_eval_says_of_them(folder):
     records = read_records(folder / "out")
     assert set(records["arm"]) == {"retention", "attention"}
     assert set(records["task"]) == {"pick"}
-    assert set(records["phase"]) == {"0-shot"}
+    assert set(records["phase"]) == {"score"}
+    assert set(records["shots"]) == {0}
     assert records["mismatch"].isna().all()
     ours = records[records["arm"] == "retention"].set_index("metric")
     logs = np.reshape(ours.loc["request_loglikelihood_nat", "samples"], (6, 2))

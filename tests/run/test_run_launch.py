@@ -35,7 +35,10 @@ ANSWERS = [
         WarmUp(0.1 + 0.2, 3, 1.0, True, (0.30000000000000004, 0.2, 0.1)),
         None,
     ),
-    wire.Samples([Sample("train_step_s", "s", (1 / 3, 2e-300), "train", position=4)], "GC ran"),
+    wire.Samples(
+        [Sample("train_step_s", "s", (1 / 3, 2e-300), "train", {"step": 4, "document": "a"})],
+        "GC ran",
+    ),
     wire.Progress("step 3"),
     wire.Failure("oom", "too big"),
 ]

@@ -128,7 +128,7 @@ def test_warm_up_and_agreement_are_recorded_apart(records):
         assert set(once.index) == {"first_step_s", "warmup_s", "warmup_steps"}
         assert 0 < once["first_step_s"] <= once["warmup_s"]
         assert once["warmup_steps"] >= 2
-        forms = rows[rows["metric"] == "forms_relative_error"].set_index("phase")["value"]
+        forms = rows[rows["metric"] == "forms_relative_error"].set_index("check")["value"]
         assert set(forms.index) == {"fp64", "fp32"}
         assert forms["fp64"] < 1e-10
         assert 0 < forms["fp32"] < 1e-4

@@ -72,8 +72,8 @@ def test_one_arm_stops_by_the_width_of_its_own_level():
 
 
 def test_a_block_counts_by_the_mean_of_its_positions_medians():
-    first = Sample("decode_step_s", "s", (1.0, 9.0, 2.0), "decode", position=1)
-    second = Sample("decode_step_s", "s", (4.0,), "decode", position=2)
+    first = Sample("decode_step_s", "s", (1.0, 9.0, 2.0), "decode", {"position": 1})
+    second = Sample("decode_step_s", "s", (4.0,), "decode", {"position": 2})
     other = Sample("state_bytes", "bytes", (1e9,), "decode")
     assert block_value([first, second, other]) == 3.0
     assert block_value([other]) is None

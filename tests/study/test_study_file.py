@@ -83,6 +83,7 @@ WRONG = [
     (put("fixed.mode", "compiled"), 'fixed.mode: "compiled" is unknown; did you mean "compile"?'),
     (put("arms.retnet.decay", "eq9"), 'arms.retnet.decay: "eq9" is unknown; did you mean "eq8"?'),
     (put("arms.retnet", None), "arms.retnet: "),
+    (put("baseline", "retnt"), 'baseline: "retnt" is not one of the arms; did you mean "retnet"?'),
     (put("arms", {}), "arms is empty; give it at least 1"),
     (put("arms", ["retnet"]), "arms: input should be a valid dictionary, not ['retnet']"),
     (put("workloads", []), "workloads is empty; give it at least 1"),

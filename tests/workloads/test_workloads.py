@@ -52,7 +52,7 @@ def test_a_block_is_one_row_of_consecutive_steps(name, metric, mixer):
     (sample,) = workload.block(clock, protocol, step_s=0.25)
     assert (sample.metric, sample.unit, sample.phase) == (metric, "s", name)
     assert sample.values == (0.25,) * 4
-    assert (sample.position, sample.document, sample.reason) == (None, None, None)
+    assert (sample.coordinates, sample.reason) == ({}, None)
     workload.check()
 
 
@@ -61,7 +61,7 @@ def test_a_decode_block_is_a_sweep_over_all_positions():
     timed(workload, clock, 0.5, "_step_from")
     protocol = Protocol(block_s=6.0, min_samples=2, max_samples=100)
     samples = list(workload.block(clock, protocol, step_s=0.5))
-    assert [s.position for s in samples] == [16, 32, 48]
+    assert [s.coordinates["position"] for s in samples] == [16, 32, 48]
     assert {(s.metric, s.unit, s.phase) for s in samples} == {("decode_step_s", "s", "decode")}
     assert [s.values for s in samples] == [(0.5,) * 4] * 3  # 6 s by 3 positions by 0.5 s
 
@@ -79,7 +79,9 @@ def test_drift_and_a_cold_start_tilt_no_decode_curve():
     means = [sum(s.values) / len(s.values) for s in samples]
     assert means == pytest.approx([means[0]] * 4)
     assert {len(s.values) for s in samples} == {6}
-    assert set(taken) == {(s.position, offset) for s in samples for offset in range(6)}
+    assert set(taken) == {
+        (s.coordinates["position"], offset) for s in samples for offset in range(6)
+    }
 
 
 def test_a_decode_block_never_runs_past_the_end():
@@ -169,7 +171,7 @@ def test_inference_weights_have_the_cell_s_dtype(name):
 
 
 def readings(workload: Workload) -> dict[str, Any]:
-    return {(s.metric, s.position): s for s in workload.memory()}
+    return {(s.metric, s.coordinates.get("position")): s for s in workload.memory()}
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

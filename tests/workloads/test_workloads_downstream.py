@@ -99,7 +99,7 @@ def run(model: LanguageModel, names: list[str], folder: Path, **options) -> list
 
 
 def value(samples: list[Sample], metric: str, task: str) -> float:
-    [found] = [s for s in samples if (s.metric, s.task) == (metric, task)]
+    [found] = [s for s in samples if (s.metric, s.coordinates["task"]) == (metric, task)]
     return found.value if found.value is not None else math.nan
 
 
@@ -151,7 +151,7 @@ def test_scores_equal_a_naive_computation_request_by_request(mixer, shots, tasks
     )
     samples = run(model, ["sva", "ppl"], tasks, shots=shots, limit=12)
     rows = [json.loads(line) for line in (tasks / "sva.jsonl").read_text().splitlines()]
-    found = {s.task: s for s in samples if s.metric == "request_loglikelihood_nat"}
+    found = {s.coordinates["task"]: s for s in samples if s.metric == "request_loglikelihood_nat"}
     whole = [naive(model, "", row["text"]) for row in rows[:12]]
     assert found["ppl"].values == pytest.approx(whole, abs=2e-3)
     wanted = [(r["context"], f" {c}") for r in rows[:12] for c in r["choices"]]

@@ -36,11 +36,11 @@ def run(mixer: str = "retention", **changes: Any) -> list[Sample]:
 
 def test_each_held_out_document_has_nll_tokens_words_and_bytes(own_text):
     samples = run(length=32, documents=2, **own_text)
-    scored = [s for s in samples if s.document]
-    names = sorted({s.document for s in scored})
+    scored = [s for s in samples if "document" in s.coordinates]
+    names = sorted({s.coordinates["document"] for s in scored})
     assert len(names) == 2
     for name in names:
-        rows = {s.metric: s for s in scored if s.document == name}
+        rows = {s.metric: s for s in scored if s.coordinates["document"] == name}
         text = Path(own_text["corpus"], name).read_text()
         assert {m: s.unit for m, s in rows.items()} == {
             "document_nll_nat": "nat",
@@ -53,7 +53,9 @@ def test_each_held_out_document_has_nll_tokens_words_and_bytes(own_text):
         assert rows["document_words"].values == (len(text.split()) + 1,)  # lm-eval's count
         nll_per_byte = rows["document_nll_nat"].values[0] / len(text.encode())
         assert 1.0 < nll_per_byte < 2 * math.log(257)
-        assert {s.phase for s in rows.values()} == {"chunked"}
+        assert {(s.phase, s.coordinates["context"]) for s in rows.values()} == {
+            ("score", "chunked")
+        }
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -61,7 +63,7 @@ def test_each_held_out_document_has_nll_tokens_words_and_bytes(own_text):
 
 def test_the_loss_falls_over_the_token_budget(own_text):
     losses = [s for s in run(length=32, **own_text) if s.metric == "train_loss_nat"]
-    assert [s.position for s in losses] == [64 * i for i in range(1, 11)]
+    assert [s.coordinates["tokens_seen"] for s in losses] == [64 * i for i in range(1, 11)]
     assert {(s.unit, s.phase) for s in losses} == {("nat", "train")}
     assert losses[0].values[0] == pytest.approx(math.log(257), rel=0.2)
     assert losses[-1].values[0] < losses[0].values[0] - 0.2
@@ -172,14 +174,20 @@ def test_the_paper_s_recipe_begins_every_window_with_bos_and_drops_a_tenth(own_t
 def test_curves_beside_the_documents(own_text):
     common = {"length": 64, "documents": 3, "contexts": (128, 512), "by_position": True}
     samples = run(**common, **own_text)
-    tokens = {s.document: s.values[0] for s in samples if s.metric == "document_tokens"}
+    tokens = {
+        s.coordinates["document"]: s.values[0] for s in samples if s.metric == "document_tokens"
+    }
     for document, n in tokens.items():
-        here = [s for s in samples if s.document == document]
+        here = [s for s in samples if s.coordinates.get("document") == document]
         parts = [s for s in here if s.metric == "position_tokens"]
         assert sum(s.values[0] for s in parts) == n
-        assert 64 in [s.position for s in parts]  # the trained length is an edge
-        assert {s.phase for s in parts} == {"carried"}
-        counted = {s.position: s.values[0] for s in here if s.metric == "context_tokens"}
+        assert 64 in [s.coordinates["position"] for s in parts]  # the trained length is an edge
+        assert {s.coordinates["context"] for s in parts} == {"carried"}
+        counted = {
+            s.coordinates["context_length"]: s.values[0]
+            for s in here
+            if s.metric == "context_tokens"
+        }
         assert counted == (dict.fromkeys((128, 512), n // 512 * 128) if n >= 512 else {})
     assert max(tokens.values()) > 512
 
@@ -203,7 +211,9 @@ def test_a_corpus_too_small_for_what_is_asked(own_text, changes, words):
 def test_another_corpus_can_be_scored(own_text, tmp_path):
     other = texts(tmp_path / "other")
     (other / "00.txt").write_text("One more document of the other corpus.\n" * 40)
-    scored = {s.document for s in run(score_corpus=str(other), **own_text) if s.document}
+    scored = {s.coordinates.get("document") for s in run(score_corpus=str(other), **own_text)} - {
+        None
+    }
     assert scored
     assert scored <= {path.name for path in other.iterdir()}
 

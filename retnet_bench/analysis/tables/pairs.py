@@ -23,7 +23,7 @@ from retnet_bench.results.coordinates import COORDINATES
 from retnet_bench.results.schema import EXACT, OK_STATUSES, TIMES
 
 BASELINE_MIXER = "attention"
-"""The Transformer's, which every other mixer is compared with."""
+"""The Transformer's: arms that have it are the baselines of a study that names none."""
 _RESULT = ["estimate", "low", "high", "n"]
 _ALONG = {"decode": "position"}
 """What the arms of a workload may cross over, if not length."""
@@ -37,17 +37,23 @@ _WHOLE = ["threads", "vocab_size", "seed", "token_budget"]
 
 
 def sides(records: pd.DataFrame) -> list[tuple[str, str]]:
-    """The arms to compare, as (a, b): each arm with each Transformer among them.
+    """The arms to compare, as (a, b): each arm with the study's baseline; where none is stated,
+    with each Transformer among them.
 
     Where all arms are Transformers, or none is, the first by name with each other one.
     """
-    mixers = records.dropna(subset="mixer").groupby("arm")["mixer"].first()
-    baselines = sorted(mixers.index[mixers == BASELINE_MIXER])
-    others = sorted(set(records["arm"]) - set(baselines))
+    arms = set(records["arm"])
+    baselines = sorted(arms & set(records["baseline"].dropna())) or sorted(_transformers(records))
+    others = sorted(arms - set(baselines))
     if not (baselines and others):
-        first, *rest = sorted(set(records["arm"])) or [""]
+        first, *rest = sorted(arms) or [""]
         return [(first, arm) for arm in rest]
     return [(a, b) for a in others for b in baselines]
+
+
+def _transformers(records: pd.DataFrame) -> set[str]:
+    mixers = records.dropna(subset="mixer").groupby("arm")["mixer"].first()
+    return set(mixers.index[mixers == BASELINE_MIXER])
 
 
 def crossovers(records: pd.DataFrame) -> pd.DataFrame:

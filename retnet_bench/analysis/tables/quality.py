@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -14,8 +15,6 @@ from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.statistics.replication import Scores
 from retnet_bench.analysis.tables import curves, pairs, rows
 
-REFERENCE = "retnet"
-"""The arm that ablations are compared with: the full model."""
 SPEEDS = ("tokens_per_s", "decode_s", "memory_bytes")
 _MODEL = ["arm", "size", "block_family"]
 _HOW = {
@@ -26,23 +25,40 @@ _HOW = {
 _ENDS = ("", "_low", "_high")
 
 
-def ablations(records: pd.DataFrame, reference: str = REFERENCE) -> pd.DataFrame:
-    """Each arm against the arm `reference`, on the same documents, over all seeds.
+def reference(records: pd.DataFrame) -> str | None:
+    """The arm that ablations are compared with, the full model: the study's baseline; where it
+    names none, of the arms with the mixer that most have, Transformers apart, the one that sets
+    least. None where two set as little."""
+    stated = records["baseline"].dropna()
+    if len(stated):
+        return str(stated.iloc[0])
+    arms = records.dropna(subset="mixer").drop_duplicates("arm")
+    arms = arms[arms["mixer"] != pairs.BASELINE_MIXER]
+    if arms.empty:
+        return None
+    of_most = arms[arms["mixer"] == arms["mixer"].mode()[0]]
+    settings = of_most["cell_json"].map(lambda text: len(json.loads(text)))
+    plain = of_most.loc[settings == settings.min(), "arm"]
+    return str(plain.iloc[0]) if len(plain) == 1 else None
+
+
+def ablations(records: pd.DataFrame) -> pd.DataFrame:
+    """Each arm against the full model (`reference`), on the same documents, over all seeds.
 
     Columns [arm, size, token_budget, context, estimate, low, high, n, relative, relative_low,
     relative_high, seeds, status, reason]: estimate is the difference in bits per byte, relative the
-    relative difference in perplexity per token (0.05: 5 % worse). Empty without `reference`. An arm
-    that failed everywhere keeps a row with its status.
+    relative difference in perplexity per token (0.05: 5 % worse). Empty without a full model. An
+    arm that failed everywhere keeps a row with its status.
     """
-    scored = rows.documents(records)
+    scored, full_model = rows.documents(records), reference(records)
     contract = [name for name in (*rows.PAIR_KEYS, "context") if name != "seed"]
     found = []
     for _, pair in scored.groupby(contract, dropna=False):
         arms = {str(arm): group for arm, group in pair.groupby("arm")}
-        full = arms.pop(reference, None)
-        if full is not None:
+        full = arms.pop(full_model, None) if full_model else None
+        if full_model and full is not None:
             found += [_ablation(arm, group, full) for arm, group in arms.items()]
-            found += _failed(records, pair, reference)
+            found += _failed(records, pair, full_model)
     columns = ["arm", "size", "token_budget", "context", "estimate", "low", "high", "n"]
     columns += [f"relative{end}" for end in _ENDS] + ["seeds", "status", "reason"]
     return pd.DataFrame(found, columns=columns)

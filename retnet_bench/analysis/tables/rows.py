@@ -140,7 +140,8 @@ def documents(records: pd.DataFrame, kind: str = "document") -> pd.DataFrame:
     counts = {f"{kind}_{unit}": f"document_{unit}" for unit in UNITS}
     chosen = records["metric"].isin([f"{kind}_nll_nat", *counts]) & records["value"].notna()
     scored = records[chosen & records["status"].isin(OK_STATUSES)].sort_values("recorded_at")
-    scored = scored.assign(**{name: scored[name].fillna(blank) for name, blank in _BLANK.items()})
+    filled = {n: scored[n].astype(object).fillna(blank) for n, blank in _BLANK.items()}
+    scored = scored.assign(**filled)
     last = scored.drop_duplicates([*_SCORED, "metric"], keep="last")
     table = last.pivot(index=_SCORED, columns="metric", values="value")
     table = table.reindex(columns=list(counts)).rename(columns=counts).reset_index()
