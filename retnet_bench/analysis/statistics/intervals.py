@@ -9,8 +9,6 @@ from scipy import special
 
 from retnet_bench.analysis.statistics.resampling import resampled_medians
 
-_Z = 1.959964
-
 LEVEL = 0.975
 
 FEWEST = 4
@@ -55,7 +53,7 @@ def small_sample_factor(n: int) -> float:
 
 def student_factor(df: float) -> float:
     """Student's 97.5 % quantile over the normal's."""
-    return t_quantile(LEVEL, df) / _Z
+    return t_quantile(LEVEL, df) / z_quantile(LEVEL)
 
 
 def median_small_sample_factor(processes: np.ndarray, values: np.ndarray) -> float:
