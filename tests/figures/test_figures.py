@@ -127,10 +127,10 @@ def test_fig6a_has_weights_and_state(drawn: dict[str, Figure]) -> None:
     parts = {line.get_label(): line for line in drawn["fig6a"].axes[0].get_lines()}
     weights = parts["retnet weights"].get_ydata()
     (state,) = [line for label, line in parts.items() if label.startswith("transformer state")]
-    unit = 1e-6 if "MB" in drawn["fig6a"].axes[0].get_ylabel() else 1e-9
-    assert weights == pytest.approx(16e6 * unit)
+    assert drawn["fig6a"].axes[0].get_ylabel() == "peak memory of tensors (MB)"
+    assert weights == pytest.approx(16.0)
     at = dict(zip(state.get_xdata(), state.get_ydata(), strict=True))
-    assert at[2048] == pytest.approx(16_000 * 2048 * 8 * unit)
+    assert at[2048] == pytest.approx(16_000 * 2048 * 8 / 1e6)
 
 
 @pytest.mark.parametrize("name", ["throughput", "train_memory", "fig6a", "fig6b", "fig6c"])

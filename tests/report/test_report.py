@@ -56,6 +56,15 @@ def test_throughput_is_tokens_over_the_median_step():
     assert found["transformer", "512"] == "5,120"
 
 
+def test_a_slope_is_in_the_unit_that_claims_and_figures_have():
+    """The Transformer's step takes 1 us longer at each position."""
+    table = shown(frame(small_study()))["Decode latency"]
+    assert "slope, µs/position" in table
+    found = {row[0]: row[-2] for row in rows_of(table)}
+    assert found["retnet"].split()[0] == "0"
+    assert found["transformer"] == "1.0000 [1.0000, 1.0000]"  # a rounding error under 1
+
+
 def test_a_failure_is_shown_with_status_and_reason_as_it_stands():
     lost = failure("[/x]", "train", "oom") | {"reason": "tried [/proc] and [cpu], in vain"}
     records = frame([*blocks("train_step_s", "retnet", [0.1, 0.2, 0.3]), lost])
