@@ -94,7 +94,7 @@ def test_table4_is_at_the_longest_length_of_all_arms(records, drawn) -> None:
     assert rates["retnet"] == pytest.approx(500_000, rel=0.03)
     for container in drawn["table4"].axes[2].containers:
         slope = 2e5 if container.get_label() == "retnet" else 9e5
-        assert list(container.lines[0].get_data()[1]) == pytest.approx([1 + slope * 4096 / 1e9])
+        assert list(container.lines[0].get_data()[1]) == pytest.approx([(1e9 + slope * 4096) / 1e6])
 
 
 def test_table4_has_a_point_for_each_size(records) -> None:
