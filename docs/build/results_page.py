@@ -63,8 +63,8 @@ tokens_per_s = train.assign(tokens_per_s=rate).pivot_table(
 print(tokens_per_s)
 ```
 
-How much slower decoding gets per 1000 positions, in milliseconds (one line per block, then the
-median over blocks):
+How much slower decoding gets a position, in microseconds (one line per block, then the median
+over blocks):
 
 ```python
 import numpy as np
@@ -72,8 +72,8 @@ import numpy as np
 decode = measured[measured["metric"] == "decode_step_s"]
 blocks = decode.groupby(["arm", "length", "batch", "run_id", "process", "block"])
 slope = blocks.apply(lambda b: np.polyfit(b["position"].astype(float), b["value"], 1)[0] * 1e6)
-slope_ms = slope.groupby(["arm", "length", "batch"]).median()
-print(slope_ms)
+slope_us = slope.groupby(["arm", "length", "batch"]).median()
+print(slope_us)
 ```
 
 Bits per byte of the held-out documents, per arm and size:

@@ -9,6 +9,7 @@ from rich.table import Table
 from retnet_bench.base import UserError, did_you_mean, quoted
 from retnet_bench.catalogue.machine import memory_of
 from retnet_bench.report.layout import Rows, table
+from retnet_bench.results.quantities import BANDWIDTH, COMPUTE_RATE, Quantity
 
 
 def _first_line(item: object) -> str:
@@ -125,15 +126,21 @@ def _corpora() -> Table:
 def _devices() -> Table:
     from retnet_bench.measure.devices import DEVICES
 
-    def tera(value: float | None) -> str:
-        return "unknown" if value is None else f"{value / 1e12:g}"
+    def plain(shown: Quantity, value: float | None) -> str:
+        return "unknown" if value is None else f"{shown.of(value):g}"
 
     rows = (
-        (name, *map(tera, d.flops_per_s.values()), tera(d.bytes_per_s), memory_of(d), d.source)
+        (
+            name,
+            *(plain(COMPUTE_RATE, peak) for peak in d.flops_per_s.values()),
+            plain(BANDWIDTH, d.bytes_per_s),
+            memory_of(d),
+            d.source,
+        )
         for name, d in DEVICES.items()
     )
-    columns = "device|>fp64|>fp32|>bf16|>fp16|>TB/s|>memory|source"
-    return table("Devices (dense TFLOP/s by dtype)", columns, rows)
+    columns = f"device|>fp64|>fp32|>bf16|>fp16|>{BANDWIDTH.unit}|>memory|source"
+    return table(f"Devices (dense {COMPUTE_RATE.unit} by dtype)", columns, rows)
 
 
 LISTS: dict[str, Callable[[], Table]] = {

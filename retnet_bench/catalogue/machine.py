@@ -9,6 +9,7 @@ from rich.table import Table
 
 from retnet_bench.report.layout import Rows, table
 from retnet_bench.results.numbers import size_bytes
+from retnet_bench.results.quantities import BANDWIDTH, COMPUTE_RATE, OPERATOR_CALL
 
 if TYPE_CHECKING:
     from retnet_bench.measure.devices import Rates
@@ -54,9 +55,9 @@ def measured_rates() -> Iterator[Table | str]:
     assert found.bytes_per_s is not None
     assert found.launch_s is not None
     rows = [
-        *((f"matmul {d}", f"{(v or 0) / 1e9:.4g} GFLOP/s") for d, v in found.flops_per_s.items()),
-        ("copy or triad", f"{found.bytes_per_s / 1e9:.4g} GB/s"),
-        ("operator call", f"{1e6 * found.launch_s:.3g} µs"),
+        *((f"matmul {d}", COMPUTE_RATE.rounded(v or 0.0, 4)) for d, v in found.flops_per_s.items()),
+        ("copy or triad", BANDWIDTH.rounded(found.bytes_per_s, 4)),
+        (OPERATOR_CALL.name, OPERATOR_CALL.rounded(found.launch_s, 3)),
     ]
     yield table(f"Rates of {found.name}", "what|value", rows)
     yield f"kept in {rates.keep(device, found)}"

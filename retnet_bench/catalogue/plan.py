@@ -12,6 +12,13 @@ from retnet_bench.base import UserError
 from retnet_bench.catalogue.machine import memory_of
 from retnet_bench.report.layout import table
 from retnet_bench.results.numbers import quantity, seconds, size_bytes
+from retnet_bench.results.quantities import (
+    BANDWIDTH,
+    COMPUTATION,
+    COMPUTE_RATE,
+    OPERATOR_CALL,
+    TIME,
+)
 
 if TYPE_CHECKING:
     from retnet_bench.measure.devices import Rates
@@ -49,8 +56,8 @@ def plan_table(
     found = list(predicting.predictions(pairs, target, calibration))
     yield table(
         f"Plan of {loaded.name}: {loaded.question}",
-        "workload|size|arm|kernel|>length|>batch|mode|>TFLOP|>roofline|bound|>step|>cell|>memory"
-        "|fits",
+        f"workload|size|arm|kernel|>length|>batch|mode|>{COMPUTATION.unit}|>roofline|bound|>step"
+        "|>cell|>memory|fits",
         (_plan_row(planned, prediction) for planned, prediction in found),
     )
     yield _memory_table(found)
@@ -146,12 +153,13 @@ def _plan_lines(
 
 def _rates_text(rates: Rates) -> str:
     peaks = ", ".join(
-        f"{dtype} {f'{peak / 1e12:.3g} TFLOP/s' if peak else 'unknown'}"
+        f"{dtype} {COMPUTE_RATE.rounded(peak, 3) if peak else 'unknown'}"
         for dtype, peak in rates.flops_per_s.items()
     )
-    moved = f"{rates.bytes_per_s / 1e9:,.4g} GB/s" if rates.bytes_per_s else "bandwidth unknown"
-    launch = "unknown" if rates.launch_s is None else f"{1e6 * rates.launch_s:.3g} µs"
-    return f"{peaks}, {moved}, operator call {launch}"
+    known = rates.bytes_per_s
+    moved = BANDWIDTH.rounded(known, 4) if known else f"{BANDWIDTH.name} unknown"
+    launch = "unknown" if rates.launch_s is None else OPERATOR_CALL.rounded(rates.launch_s, 3)
+    return f"{peaks}, {moved}, {OPERATOR_CALL.name} {launch}"
 
 
 def _plan_row(planned: Planned, found: Prediction | None) -> tuple[str, ...]:
@@ -163,10 +171,10 @@ def _plan_row(planned: Planned, found: Prediction | None) -> tuple[str, ...]:
     return (
         *where,
         cell.mode,
-        "" if found.flops is None else f"{found.flops / 1e12:.3g}",
-        "unknown" if least is None else f"{1e3 * least:.3g} ms",
+        "" if found.flops is None else f"{COMPUTATION.of(found.flops):.3g}",
+        "unknown" if least is None else TIME.rounded(least, 3),
         found.roofline.bound or "",
-        "unknown" if step_s is None else f"{1e3 * step_s:.3g} ms",
+        "unknown" if step_s is None else TIME.rounded(step_s, 3),
         "unknown" if found.cell_s is None else seconds(found.cell_s),
         "unknown" if found.peak_bytes is None else size_bytes(found.peak_bytes),
         {True: "yes", False: "NO", None: "unknown"}[found.fits],

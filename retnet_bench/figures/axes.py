@@ -142,8 +142,3 @@ def _beyond(ax: Axes, bars: ErrorbarContainer) -> Iterator[tuple[float, float, i
             if out:
                 where = (place, across) if sideways else (across, place)
                 yield *where, markers[int(place)], color
-
-
-def byte_unit(largest: float) -> tuple[float, str]:
-    """Factor and name of the unit to draw `largest` bytes in: GB (1e9), or MB (1e6) below 0.5."""
-    return (1e-9, "GB") if largest >= 0.5e9 else (1e-6, "MB")

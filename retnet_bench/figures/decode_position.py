@@ -10,6 +10,7 @@ from retnet_bench.analysis.tables import curves, pairs
 from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import Sheet
+from retnet_bench.results.quantities import DECODE_STEP, SLOPE
 
 
 @figure("decode_position")
@@ -20,9 +21,9 @@ def draw(records: pd.DataFrame) -> Figure:
     length = panels.longest(frame)
     frame = frame[frame["length"] == length]
     sheet = Sheet(f"Decode latency against position, sequences of {length} tokens", records["arm"])
-    panels.draw_curves(sheet, panels.scaled(frame, 1e3), "position")
+    panels.draw_curves(sheet, panels.scaled(frame, DECODE_STEP.factor), "position")
     axes.from_zero(sheet.ours)
-    sheet.ours.set(xlabel="position (tokens)", ylabel="time of one decode step (ms)")
+    sheet.ours.set(xlabel="position (tokens)", ylabel=DECODE_STEP.label())
     _paper(sheet)
     slopes = curves.slopes(records)
     per = panels.varying(frame, "position")
@@ -33,17 +34,16 @@ def draw(records: pd.DataFrame) -> Figure:
 
 
 def _name_slopes(sheet: Sheet, slopes: pd.DataFrame, per: list[str]) -> None:
-    """Name each line in the legend by its slope in microseconds per position."""
+    """Name each line in the legend by its slope."""
     handles, labels = sheet.ours.get_legend_handles_labels()
     drawn = dict(zip(labels, handles, strict=True))
     slopes = slopes.dropna(subset="estimate").sort_values(["arm", *per])
     slopes = slopes.assign(short=panels.variants(slopes, per))
     slopes = slopes.assign(long=panels.variants(slopes, per, named=True))
     for _, row in slopes.iterrows():
-        # Seconds per 1000 positions times 1000 are microseconds per position.
-        slope, low, high = (1e3 * row[name] for name in ("estimate", "low", "high"))
+        slope, low, high = (SLOPE.of(row[name]) for name in ("estimate", "low", "high"))
         ends = f"[{low:.3g}, {high:.3g}]" if low == low else "[no interval]"
-        words = f"{slope:.3g} \N{MICRO SIGN}s/position {ends}"
+        words = f"{slope:.3g} {SLOPE.unit} {ends}"
         sheet.entries.pop(row["arm"], None)
         handle = drawn[f"{row['arm']} {row['short']}".strip()]
         sheet.explain(f"{row['arm']} {row['long']}".strip() + f": {words}", handle)
@@ -55,4 +55,4 @@ def _paper(sheet: Sheet) -> None:
     title = "Paper: 6.7B, A100-80GB, batch 8,\nfp16 (inferred); last positions"
     panels.draw_paper(sheet, table, frame, "length", title)
     axes.from_zero(sheet.paper)
-    sheet.paper.set(xlabel="position (tokens)", ylabel="time of one decode step (ms)")
+    sheet.paper.set(xlabel="position (tokens)", ylabel=DECODE_STEP.label())

@@ -10,6 +10,7 @@ from retnet_bench.analysis.tables import curves
 from retnet_bench.figures import axes, panels, style
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import Sheet
+from retnet_bench.results import quantities
 
 _PARTS: tuple[tuple[str, style.Dashes, str], ...] = (
     ("weight_bytes", ":", "weights"),
@@ -23,15 +24,15 @@ def draw(records: pd.DataFrame) -> Figure:
     metric = curves.memory_metric(records, "decode")
     frame = curves.memory_by_length(records, "decode", metric)
     frame = panels.needed(frame, "fig6a", "decode", metric)
-    factor, unit = axes.byte_unit(frame["estimate"].max())
+    shown = quantities.memory(frame["estimate"].max())
     sheet = Sheet("Inference memory against sequence length", records["arm"])
-    panels.draw_curves(sheet, panels.scaled(frame, factor), "length")
+    panels.draw_curves(sheet, panels.scaled(frame, shown.factor), "length")
     largest = _at_largest_batch(records, metric)
     for part_metric, look, words in _PARTS:
         part = curves.memory_by_length(largest, "decode", part_metric)
-        panels.draw_part(sheet, panels.scaled(part, factor), "length", look, words)
+        panels.draw_part(sheet, panels.scaled(part, shown.factor), "length", look, words)
     axes.from_zero(sheet.ours)
-    sheet.ours.set(xlabel="sequence length (tokens)", ylabel=f"peak memory of tensors ({unit})")
+    sheet.ours.set(xlabel="sequence length (tokens)", ylabel=shown.label())
     predicted = _paper(sheet)
     return sheet.finish(panels.contract(records, "decode"), f"Memory is {metric}.", predicted)
 

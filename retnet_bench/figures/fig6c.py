@@ -11,17 +11,18 @@ from retnet_bench.analysis.tables import curves
 from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import Sheet
+from retnet_bench.results.quantities import DECODE_STEP
 
 
 @figure("fig6c")
 def draw(records: pd.DataFrame) -> Figure:
-    """Milliseconds of one decode step at the last position against batch, per length."""
+    """Time of one decode step at the last position against batch, per length."""
     frame = panels.needed(curves.final_latency(records), "fig6c", "decode", "decode_step_s")
     sheet = Sheet("Decode latency at the final position against batch", records["arm"])
-    panels.draw_curves(sheet, panels.scaled(frame, 1e3), "batch")
+    panels.draw_curves(sheet, panels.scaled(frame, DECODE_STEP.factor), "batch")
     axes.from_zero(sheet.ours)
     sheet.ours.xaxis.set_major_locator(MaxNLocator(integer=True))
-    sheet.ours.set(xlabel="batch (sequences)", ylabel="time of one decode step (ms)")
+    sheet.ours.set(xlabel="batch (sequences)", ylabel=DECODE_STEP.label())
     predicted = _paper(sheet)
     return sheet.finish(panels.contract(records, "decode"), predicted)
 
@@ -36,5 +37,5 @@ def _paper(sheet: Sheet) -> str:
     what = f"bandwidth floor at length {longest['length'].iloc[0]}"
     predicted = panels.draw_predicted(sheet, longest, "batch", what)
     axes.from_zero(sheet.paper)
-    sheet.paper.set(xlabel="batch (sequences)", ylabel="time of one decode step (ms)")
+    sheet.paper.set(xlabel="batch (sequences)", ylabel=DECODE_STEP.label())
     return predicted

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from retnet_bench.analysis.tables.scaling import Crossing, Fit
 from retnet_bench.figures import panels, style
 from retnet_bench.figures.sheet import Sheet
+from retnet_bench.results.numbers import millions
 
 EXTRAPOLATED = 4.0
 """How far past the largest size a fit is drawn: four times."""
@@ -42,7 +43,7 @@ def draw_crossing(sheet: Sheet, crossing: Crossing) -> str:
         sheet.ours.axvline(place.estimate, color=style.GREY, lw=0.9, ls=":", zorder=1)
         if np.isfinite(place.low):
             sheet.ours.axvspan(place.low, place.high, fc=style.GREY, alpha=0.18, lw=0, zorder=0)
-        label = f"crossover {place.estimate / 1e6:.3g}M"
+        label = f"crossover {millions(place.estimate)}"
         sheet.explain(label, Patch(color=style.GREY, alpha=0.35))
     return f"Crossover of the fits: {crossing.text}."
 

@@ -10,6 +10,7 @@ from retnet_bench.base import UserError
 from retnet_bench.figures import laws, panels
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import ALONE, Sheet
+from retnet_bench.results.quantities import TOKENS_SEEN
 
 
 @figure("learning_rate")
@@ -24,7 +25,7 @@ def draw(records: pd.DataFrame) -> Figure:
             "run the study learning_rate, or a study with the axis learning_rate"
         )
     places = zip(frame["size"], frame["token_budget"], strict=True)
-    words = [f"{size}, {budget / 1e6:g}M" for size, budget in places]
+    words = [f"{size}, {TOKENS_SEEN.of(budget):g}M" for size, budget in places]
     others = [name for name in lines if name not in ("size", "token_budget", "learning_rate")]
     frame = frame[["arm", "learning_rate", *others, *curves.SUMMARY]]
     frame.insert(2, "size and tokens", words)

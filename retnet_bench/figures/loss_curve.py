@@ -9,6 +9,7 @@ from retnet_bench.analysis.tables import curves
 from retnet_bench.figures import laws, panels
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import ALONE, Sheet
+from retnet_bench.results.quantities import TOKENS_SEEN
 
 
 @figure("loss_curve")
@@ -17,12 +18,13 @@ def draw(records: pd.DataFrame) -> Figure:
     frame = panels.needed(curves.loss_curve(records), "loss_curve", "perplexity", "train_loss_nat")
     frame, budget = laws.one_budget(frame)
     sheet = Sheet("Training loss against tokens seen", records["arm"], ALONE)
-    laws.draw_bands(sheet, frame.assign(tokens_seen=frame["tokens_seen"] / 1e6), "tokens_seen")
+    seen = TOKENS_SEEN.factor * frame["tokens_seen"]
+    laws.draw_bands(sheet, frame.assign(tokens_seen=seen), "tokens_seen")
     sheet.ours.set_yscale("log")
     sheet.ours.yaxis.set_major_formatter("{x:g}")
     sheet.ours.yaxis.set_minor_formatter("{x:g}")
     sheet.ours.tick_params(which="minor", labelsize=7)
-    sheet.ours.set(xlabel="tokens seen (millions)", ylabel="training loss (nat per token)")
+    sheet.ours.set(xlabel=TOKENS_SEEN.label(), ylabel="training loss (nat per token)")
     seeds = int(frame["seeds"].max())
     said = f"Mean of {seeds} seeds." if seeds > 1 else "One seed: no bands."
     return sheet.finish(panels.contract(records, "perplexity"), budget, said)

@@ -14,11 +14,12 @@ from retnet_bench.base import UserError
 from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import THREE, Sheet
+from retnet_bench.results.quantities import DECODE_STEP, MEMORY, RATE
 
 _PANELS = (  # column, factor, words of the axis, which way is better
-    ("tokens_per_s", 1.0, "training (tokens/s)", "right"),
-    ("decode_s", 1e3, "decode step (ms)", "left"),
-    ("memory_bytes", 1e-6, "peak memory (MB)", "left"),
+    ("tokens_per_s", RATE.factor, RATE.label("training"), "right"),
+    ("decode_s", DECODE_STEP.factor, DECODE_STEP.label("decode step"), "left"),
+    ("memory_bytes", MEMORY.factor, MEMORY.label("peak memory"), "left"),
 )
 
 

@@ -10,6 +10,7 @@ from retnet_bench.analysis.tables import curves
 from retnet_bench.figures import axes, panels, throughput, train_memory
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import Sheet
+from retnet_bench.results import quantities
 
 _PER = ("n_params", "size")
 
@@ -43,11 +44,11 @@ def _memory(sheet: Sheet, memory: pd.DataFrame) -> None:
     if memory.empty:
         sheet.ours.text(0.5, 0.5, "not measured", transform=sheet.ours.transAxes, ha="center")
         return
-    factor, unit = axes.byte_unit(memory["estimate"].max())
-    panels.draw_curves(sheet, panels.scaled(memory, factor), "n_params")
+    shown = quantities.memory(memory["estimate"].max())
+    panels.draw_curves(sheet, panels.scaled(memory, shown.factor), "n_params")
     axes.log_sizes(sheet.ours, memory)
     axes.from_zero(sheet.ours)
-    sheet.ours.set(xlabel="model size", ylabel=f"peak memory of tensors ({unit})")
+    sheet.ours.set(xlabel="model size", ylabel=shown.label())
 
 
 def _ceilings(sheet: Sheet) -> str:

@@ -10,6 +10,7 @@ from retnet_bench.analysis.tables import curves
 from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import Sheet
+from retnet_bench.results import quantities
 
 
 @figure("train_memory")
@@ -18,11 +19,11 @@ def draw(records: pd.DataFrame) -> Figure:
     metric = curves.memory_metric(records, "train")
     frame = curves.memory_by_length(records, "train", metric)
     frame = panels.needed(frame, "train_memory", "train", metric)
-    factor, unit = axes.byte_unit(frame["estimate"].max())
+    shown = quantities.memory(frame["estimate"].max())
     sheet = Sheet("Training memory against sequence length", records["arm"])
-    panels.draw_curves(sheet, panels.scaled(frame, factor), "length")
+    panels.draw_curves(sheet, panels.scaled(frame, shown.factor), "length")
     axes.from_zero(sheet.ours)
-    sheet.ours.set(xlabel="sequence length (tokens)", ylabel=f"peak memory of tensors ({unit})")
+    sheet.ours.set(xlabel="sequence length (tokens)", ylabel=shown.label())
     paper_panel(sheet)
     return sheet.finish(panels.contract(records, "train"), f"Memory is {metric}.")
 

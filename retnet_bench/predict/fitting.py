@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from retnet_bench.predict.footprint import Step, footprint
+from retnet_bench.results.numbers import size_bytes
 
 LENGTH_STEP = 128
 """Lengths that would fit are given in multiples of this."""
@@ -22,7 +23,7 @@ def largest(step: Step, limit: int) -> str:
     if length:
         return f"length {length} at batch 1 would fit"
     least = footprint(replace(step, batch=1, length=min(step.length, LENGTH_STEP))).peak_bytes
-    return f"no batch or length would: at least {least / 1e9:.3g} GB"
+    return f"no batch or length would: at least {size_bytes(least)}"
 
 
 def _largest_batch(step: Step, limit: int) -> int:

@@ -19,6 +19,7 @@ from retnet_bench.predict.rooflines import (
     step_of,
 )
 from retnet_bench.predict.targets import Target
+from retnet_bench.results.numbers import size_bytes
 from retnet_bench.study.plan import Pair, Planned, cell_seconds
 from retnet_bench.workloads import Cell
 
@@ -121,8 +122,8 @@ def skip_oom(pairs: list[Pair], target: Target) -> list[Pair]:
 def _too_large(found: Prediction, target: Target, share: int) -> str:
     if found.fits is not False or found.peak_bytes is None or target.memory_bytes is None:
         return ""
-    limit = target.memory_bytes / share / 1e9
+    limit = size_bytes(target.memory_bytes / share)
     return (
-        f"predicted to run out of memory: needs {found.peak_bytes / 1e9:.3g} GB of "
-        f"{limit:.3g} GB; {found.instead}"
+        f"predicted to run out of memory: needs {size_bytes(found.peak_bytes)} of {limit}; "
+        f"{found.instead}"
     )

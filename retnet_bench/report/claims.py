@@ -11,9 +11,7 @@ from retnet_bench.analysis.verdicts.claims import Claim
 from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.report import layout
 from retnet_bench.results.numbers import quantity
-
-SHOWN_IN = {"bytes": (1e-6, "MB"), "s": (1e3, "ms")}
-"""Units of the records that people read better in another: factor and name."""
+from retnet_bench.results.quantities import of_unit
 
 _SAID = {"at_least": "at least", "at_most": "at most", "includes": "interval includes"}
 
@@ -49,30 +47,30 @@ def ours(finding: Finding) -> str:
     """`5.28 x [4.97, 6.26]`; `below` and `above` where the range that was measured ends."""
     if finding.verdict == "not measured":
         return "not measured"
-    scale, unit = SHOWN_IN.get(finding.unit, (1.0, finding.unit))
-    estimate, low, high = (scale * part for part in finding.interval[:3])
+    shown = of_unit(finding.unit)
+    estimate, low, high = map(shown.of, finding.interval[:3])
     where = {0.0: ("below", high), np.inf: ("above", low)}
     if finding.claim.measure.kind == "crossover" and estimate in where:
         side, end = where[estimate]
         return (
             f"{side} the measured range"
             if np.isnan(end)
-            else _with(f"{side} {quantity(end)}", unit)
+            else _with(f"{side} {quantity(end)}", shown.unit)
         )
     interval = "no interval" if np.isnan(low) else f"{quantity(low)}, {quantity(high)}"
     exact = low == high == estimate
-    return _with(quantity(estimate), unit) + ("" if exact else f" [{interval}]")
+    return _with(quantity(estimate), shown.unit) + ("" if exact else f" [{interval}]")
 
 
 def asked(finding: Finding) -> str:
     """The comparison in words, in the unit that `ours` is shown in."""
     claim = finding.claim
-    scale, unit = SHOWN_IN.get(finding.unit, (1.0, finding.unit))
+    shown = of_unit(finding.unit)
     if claim.between is not None:
-        low, high = (_bound(scale * end) for end in claim.between)
-        return _with(f"between {low} and {high}", unit)
+        low, high = (_bound(shown.of(end)) for end in claim.between)
+        return _with(f"between {low} and {high}", shown.unit)
     name = next(name for name in _SAID if getattr(claim, name) is not None)
-    return _with(f"{_SAID[name]} {_bound(scale * getattr(claim, name))}", unit)
+    return _with(f"{_SAID[name]} {_bound(shown.of(getattr(claim, name)))}", shown.unit)
 
 
 def stated(claim: Claim) -> str:

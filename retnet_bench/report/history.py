@@ -9,9 +9,8 @@ from rich.table import Table
 
 from retnet_bench.analysis.verdicts.history import FEWEST, Line, Run, Step
 from retnet_bench.report import layout
-from retnet_bench.report.claims import SHOWN_IN
-from retnet_bench.results.numbers import quantity
-from retnet_bench.results.schema import EXACT
+from retnet_bench.results.quantities import of_unit
+from retnet_bench.results.schema import EXACT, METRICS
 
 _KEYS = ("workload", "metric", "arm", "size", "length", "batch")
 
@@ -64,8 +63,8 @@ def _order(line: Line) -> tuple:
 
 
 def _value(line: Line, at: int) -> str:
-    scale, unit = SHOWN_IN.get(str(line.about["metric"]).rsplit("_", 1)[-1], (1.0, ""))
-    return f"{quantity(scale * float(line.points['estimate'].iloc[at]))} {unit}".strip()
+    metric = METRICS.get(str(line.about["metric"]))
+    return of_unit(metric.unit if metric else "").text(float(line.points["estimate"].iloc[at]))
 
 
 def _word(value: object) -> str:

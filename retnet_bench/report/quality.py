@@ -13,6 +13,7 @@ from retnet_bench.analysis.tables import curves, quality, scaling
 from retnet_bench.base import UserError
 from retnet_bench.report import layout
 from retnet_bench.results.numbers import interval, quantity
+from retnet_bench.results.quantities import DECODE_STEP, MEMORY, RATE, Quantity
 
 
 def _ends(estimate: float, low: float, high: float, scale: float = 1.0) -> str:
@@ -123,26 +124,25 @@ def joined(records: pd.DataFrame) -> Table | None:
     found = quality.joined(records)
     if found.frame.empty:
         return None
-    columns = "arm|size|>training, tokens/s|>decode step, ms|>memory, MB|>bits per byte|>seeds"
-    names = {"tokens_per_s": "tokens/s", "decode_s": "decode step", "memory_bytes": "memory"}
+    speed = f">training, {RATE.unit}|>decode step, {DECODE_STEP.unit}|>memory, {MEMORY.unit}"
+    columns = f"arm|size|{speed}|>bits per byte|>seeds"
+    names = {"tokens_per_s": RATE.unit, "decode_s": "decode step", "memory_bytes": "memory"}
     notes = [f"{names.get(name, 'bits per byte')}: {note}" for name, note in found.notes.items()]
     table = layout.table("Quality joined to speed", columns, caption="; ".join(notes))
     families = found.frame["block_family"].nunique() > 1
     for _, row in found.frame.iterrows():
         arm = f"{row['arm']} ({row['block_family']})" if families else row["arm"]
-        speeds = [
-            _speed(row, name, scale) for name, scale in (("tokens_per_s", 1), ("decode_s", 1e3))
-        ]
-        speeds.append(quantity(1e-6 * row.get("memory_bytes", math.nan)))
+        speeds = [_speed(row, "tokens_per_s", RATE), _speed(row, "decode_s", DECODE_STEP)]
+        speeds.append(quantity(MEMORY.of(row.get("memory_bytes", math.nan))))
         bits = _ends(row["bits_per_byte"], row["bits_low"], row["bits_high"])
         table.add_row(arm, row["size"], *speeds, bits, str(row["seeds"]))
     return table
 
 
-def _speed(row: pd.Series, name: str, scale: float) -> str:
+def _speed(row: pd.Series, name: str, shown: Quantity) -> str:
     if name not in row:
         return "not measured"
-    return _ends(row[name], row[f"{name}_low"], row[f"{name}_high"], scale)
+    return _ends(row[name], row[f"{name}_low"], row[f"{name}_high"], shown.factor)
 
 
 TABLES = (context, scaling_laws, ablations, joined)

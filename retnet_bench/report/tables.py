@@ -15,6 +15,15 @@ from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
 from retnet_bench.report import layout, quality
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.results.numbers import interval, quantity
+from retnet_bench.results.quantities import (
+    DECODE_STEP,
+    ENERGY,
+    MEMORY,
+    RATE,
+    SLOPE,
+    TIME,
+    Quantity,
+)
 from retnet_bench.results.schema import EXACT
 from retnet_bench.results.store import of_latest_runs
 
@@ -78,46 +87,45 @@ def _curve_table(
     title: str,
     frame: pd.DataFrame,
     x: str,
-    unit: str,
-    scale: float = 1.0,
-    without: tuple[str, ...] = (),
+    shown: Quantity,
 ) -> Table | None:
-    keys = ["arm", *(k for k in curves.separators(frame) if k not in without), x]
+    keys = ["arm", *curves.separators(frame), x]
     return _table(
         title,
         frame,
         keys,
-        f"{unit} [95 % interval]|blocks",
-        lambda row: [interval(row, scale), f"{row['n']:.0f}"],
+        f"{shown.unit} [95 % interval]|blocks",
+        lambda row: [shown.interval(row), f"{row['n']:.0f}"],
     )
 
 
 def _throughput(records: pd.DataFrame) -> Table | None:
-    return _curve_table("Training throughput", curves.throughput(records), "length", "tokens/s")
+    return _curve_table("Training throughput", curves.throughput(records), "length", RATE)
 
 
 def _energy(records: pd.DataFrame) -> Table | None:
     frame = curves.energy_per_token(records)
-    return _curve_table("Training energy", frame, "length", "mJ/token", 1e3)
+    return _curve_table("Training energy", frame, "length", ENERGY)
 
 
 def _prefill(records: pd.DataFrame) -> Table | None:
     frame = curves.curve(records, "prefill_s", "length")
-    return _curve_table("Prefill", frame, "length", "ms", 1e3)
+    return _curve_table("Prefill", frame, "length", TIME)
 
 
 def _decode(records: pd.DataFrame) -> Table | None:
     frame = curves.slopes(records)
-    first = curves.final_latency(records).set_index(["arm", "length", "batch"])
+    keys = ["arm", *curves.separators(frame), "length"]
+    steps = curves.final_latency(records).set_index(keys)[curves.SUMMARY].add_suffix(" last")
+    frame = frame.join(steps, on=keys, validate="1:1")
 
     def text(row: pd.Series) -> Cells:
-        key = (row["arm"], row["length"], row["batch"])
-        last = first.loc[[key]].iloc[0] if key in first.index else row
+        last = row[steps.columns].rename(lambda name: name.removesuffix(" last"))
         zero = "" if pd.isna(row["includes_zero"]) else "yes" if row["includes_zero"] else "no"
-        return [interval(last, 1e3), interval(row, 1e6), zero]
+        return [DECODE_STEP.interval(last), SLOPE.interval(row), zero]
 
-    keys = ["arm", *curves.separators(frame), "length"]
-    columns = "ms a step at the last position|slope, µs per 1000 positions|includes 0"
+    step = f"{DECODE_STEP.unit} a step at the last position"
+    columns = f"{step}|{SLOPE.name}, {SLOPE.unit}|includes 0"
     return _table("Decode latency", frame, keys, columns, text)
 
 
@@ -134,7 +142,13 @@ def _memory(records: pd.DataFrame) -> Table | None:
     extra = [k for k in dict.fromkeys(k for f in kept for k in curves.separators(f)) if k in frame]
     extra = [k for k in extra if k not in ("phase", "counter")]
     keys = ["phase", "counter", "arm", *extra, "length"]
-    return _table("Peak memory", frame, keys, "MB", lambda row: [quantity(row["estimate"] / 1e6)])
+    return _table(
+        "Peak memory",
+        frame,
+        keys,
+        MEMORY.unit,
+        lambda row: [quantity(MEMORY.of(row["estimate"]))],
+    )
 
 
 def _perplexity(records: pd.DataFrame) -> Table | None:

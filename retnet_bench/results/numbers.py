@@ -31,6 +31,11 @@ def interval(row: pd.Series, scale: float = 1.0) -> str:
     return f"{estimate} [{quantity(row['low'] * scale)}, {quantity(row['high'] * scale)}]"
 
 
+def millions(value: float) -> str:
+    """Of parameters: 3.15M."""
+    return f"{value / 1e6:.3g}M"
+
+
 def seconds(value: float) -> str:
     """8.2 s, 3 min 20 s, 2 h 5 min."""
     if value < 60:

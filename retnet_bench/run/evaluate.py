@@ -20,6 +20,7 @@ from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.foreign import load_any
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.models.pairs import Matched
+from retnet_bench.results.numbers import millions
 from retnet_bench.results.store import Store
 from retnet_bench.run.records import Row, Rows, new_run_id
 from retnet_bench.study.plan import Planned
@@ -119,7 +120,7 @@ def _cell(
         arm=options.arm or meta.get("arm") or folder.resolve().name,
         mixer=cfg.mixer,
         kernel=cfg.kernel,
-        size=meta.get("size") or f"{cost.body_parameters(cfg) / 1e6:.3g}M",
+        size=meta.get("size") or millions(cost.body_parameters(cfg)),
         family=cfg.family,
         match="none",
         batch=1,

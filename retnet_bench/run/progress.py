@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from retnet_bench.base import printable
+from retnet_bench.results.quantities import TIME
 from retnet_bench.results.schema import OK_STATUSES, TIMES
 from retnet_bench.run.runner import Finished
 
@@ -77,8 +78,8 @@ def headline(cell: Finished) -> str:
     metric = TIMES.get(workload, "")
     values = [v for row in cell.rows if row["metric"] == metric for v in row["samples"]]
     if values:
-        unit = "ms a step" if metric.endswith("_step_s") else "ms"
-        return f"{1e3 * statistics.median(values):.4g} {unit}"
+        of = " a step" if metric.endswith("_step_s") else ""
+        return TIME.rounded(statistics.median(values), 4) + of
     return bits_per_byte(cell) or scores(cell) or "memory only"
 
 

@@ -173,13 +173,13 @@ def test_memory_of_another_phase_is_not_taken():
     assert both["estimate"].tolist() == [2, 1]
 
 
-def test_slopes_are_seconds_per_1000_positions():
+def test_slopes_are_seconds_a_position():
     rows = decode("retnet", dict.fromkeys((1, 512, 1024), 0.005))
     rows += decode("transformer", {p: 0.002 + 3e-6 * p for p in (1, 512, 1024)})
     table = curves.slopes(frame(rows)).set_index("arm")
     assert table.loc["retnet", "estimate"] == 0.0
     assert table.loc["transformer", ["estimate", "low", "high"]].tolist() == pytest.approx(
-        [3e-3] * 3
+        [3e-6] * 3
     )
     assert table["includes_zero"].tolist() == [True, False]
     assert table["n"].tolist() == [4, 4]

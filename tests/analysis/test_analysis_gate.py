@@ -120,6 +120,7 @@ def test_decode_is_compared_by_its_mean_over_positions():
     at = {1: 0.1, 100: 0.1, 1000: 0.3}
     report = check(decode("retnet", at), decode("retnet", {p: s / 2 for p, s in at.items()}))
     assert only(report).ratio == pytest.approx(2.0)
+    assert (only(report).baseline, only(report).candidate) == ("95.05 ms", "190.1 ms")
     assert only(report).verdict == "regression"
 
 

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 import pandas as pd
 from fakes import scored
-from golden.records import blocks, failure, frame, small_study
+from golden.records import blocks, decode, failure, frame, small_study
 from rich.console import Console
 from rich.table import Table
 
@@ -54,6 +54,27 @@ def test_throughput_is_tokens_over_the_median_step():
     found = {(row[0], row[1]): row[2].split()[0] for row in table}
     assert found["retnet", "512"] == "10,240"
     assert found["transformer", "512"] == "5,120"
+
+
+def test_a_slope_is_in_the_unit_that_claims_and_figures_have():
+    """The Transformer's step takes 1 us longer at each position."""
+    table = shown(frame(small_study()))["Decode latency"]
+    assert "slope, µs/position" in table
+    found = {row[0]: row[-2] for row in rows_of(table)}
+    assert found["retnet"].split()[0] == "0"
+    assert found["transformer"] == "1.0000 [1.0000, 1.0000]"  # a rounding error under 1
+
+
+def test_each_size_has_its_own_step_at_the_last_position():
+    """Once every size showed the first one's."""
+    rows = [
+        row
+        for size, seconds in (("small", 0.001), ("large", 0.004))
+        for row in decode("retnet", {1: seconds / 2, 512: seconds}, size=size)
+    ]
+    table = rows_of(shown(frame(rows))["Decode latency"])
+    found = {row[2]: row[4].split()[0] for row in table}
+    assert found == {"small": "1.000", "large": "4.000"}
 
 
 def test_a_failure_is_shown_with_status_and_reason_as_it_stands():

@@ -47,7 +47,7 @@ def test_junit_counts_what_it_holds(report):
     for name, key in (("failure", "failures"), ("error", "errors"), ("skipped", "skipped")):
         assert len(suite.findall(f"testcase/{name}")) == int(suite.get(key))
     (failed,) = suite.findall("testcase/failure")
-    assert "0.1" in failed.get("message")
+    assert "100.6 ms -> 120.4 ms" in failed.get("message")
 
 
 def test_markdown_is_a_table_that_reasons_cannot_break(report):

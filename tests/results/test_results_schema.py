@@ -77,7 +77,7 @@ def test_the_snippets_give_the_known_answers(snippets):
     rates = snippets["tokens_per_s"]
     assert rates.loc[512, "retnet"] == pytest.approx(2 * 512 / 0.1)
     assert rates.loc[1024, "transformer"] == pytest.approx(2 * 1024 / 0.4)
-    slopes = snippets["slope_ms"]
+    slopes = snippets["slope_us"]
     assert slopes["retnet", 1024, 2] == pytest.approx(0, abs=1e-9)
     assert slopes["transformer", 1024, 2] == pytest.approx(1.0)
     bits = snippets["bits_per_byte"]

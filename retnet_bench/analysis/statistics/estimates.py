@@ -67,7 +67,8 @@ def slope(
 
     Theil-Sen (the median slope over all pairs of points) and not least squares, because one
     disturbed position at an end of the curve would tilt a least-squares line; on quiet curves the
-    two agree. `processes` names the process of each block; without it all are of one.
+    two agree. All blocks at once, where scipy.stats.theilslopes takes a curve and a millisecond
+    each. `processes` names the process of each block; without it all are of one.
     """
     places, y = np.asarray(x, dtype=float), np.atleast_2d(np.asarray(blocks_y, dtype=float))
     first, second = np.triu_indices(len(places), k=1)

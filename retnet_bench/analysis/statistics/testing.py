@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from bisect import bisect_left
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
@@ -47,12 +50,11 @@ def benjamini_hochberg(p_values: ArrayLike) -> np.ndarray:
 
     Benjamini and Hochberg 1995. A nan stays nan and does not count as a test.
     """
-    p = np.asarray(p_values, dtype=float)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known])[::-1]]  # from the largest on
-    m = len(order)
-    adjusted = np.full(p.shape, np.nan)
-    adjusted[order] = np.minimum(1, np.minimum.accumulate(p[order] * m / np.arange(m, 0, -1)))
+    from scipy.stats import false_discovery_control  # half a second that only the gate spends
+
+    adjusted = np.array(p_values, dtype=float)
+    known = ~np.isnan(adjusted)
+    adjusted[known] = false_discovery_control(adjusted[known])
     return adjusted
 
 
@@ -78,10 +80,4 @@ def blocks_needed(ratio: Interval, wanted: float) -> int | None:
     def enough(n: int) -> bool:
         return bool(unit * small_sample_factor(n) / np.sqrt(n) <= wanted)
 
-    low, high = FEWEST - 1, FEWEST
-    while not enough(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    return FEWEST + bisect_left(range(FEWEST, sys.maxsize), True, key=enough)

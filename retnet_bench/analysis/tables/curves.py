@@ -121,7 +121,7 @@ def memory_metric(records: pd.DataFrame, workload: str) -> str:
 
 
 def slopes(records: pd.DataFrame) -> pd.DataFrame:
-    """Slope of decode latency over position, in s per 1000 positions.
+    """Slope of decode latency over position, in s/position.
 
     Columns [arm, length, batch, *separators, *SUMMARY, includes_zero]; `includes_zero` is null
     where there is no interval, `n` counts the blocks that reached every position.
@@ -140,7 +140,7 @@ def _slope(points: pd.DataFrame) -> Interval:
     if table.shape[1] < 2 or table.empty:
         return UNKNOWN
     processes = table.groupby(rows.PROCESS_KEYS, dropna=False).ngroup().to_numpy()
-    return estimates.slope(table.columns, 1000 * table.to_numpy(), processes)
+    return estimates.slope(table.columns, table.to_numpy(), processes)
 
 
 def exponent(points: pd.DataFrame) -> Interval:

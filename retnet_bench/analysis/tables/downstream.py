@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from retnet_bench.analysis.statistics import replication
+from retnet_bench.analysis.statistics.intervals import LEVEL, z_quantile
 from retnet_bench.results.schema import METRICS
 
 SCORES = ("fraction", "relative", "bit", "")
@@ -17,7 +18,6 @@ SETTING = ("shots", "filter", "score")
 """Columns of how a task was set, beside its name."""
 _PER = {"word_perplexity": "scored_words", "byte_perplexity": "scored_bytes"}
 _PER |= {"bits_per_byte": "scored_bytes"}
-_Z = 1.959963984540054
 
 
 def scores(records: pd.DataFrame) -> pd.DataFrame:
@@ -59,14 +59,16 @@ def _estimate(row: pd.Series, records: pd.DataFrame) -> dict[str, float]:
 
 
 def _around(value: float, stderr: float) -> tuple[float, float]:
-    return value - _Z * stderr, value + _Z * stderr
+    reach = z_quantile(LEVEL) * stderr
+    return value - reach, value + reach
 
 
 def _wilson(share: float, n: int) -> tuple[float, float]:
     """Wilson's score interval: inside [0, 1], and of some width for 0 and 1, too."""
-    centre = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-    return centre - half, centre + half
+    from scipy.stats import binomtest  # half a second that other records need not spend
+
+    found = binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 def _per_document(row: pd.Series, records: pd.DataFrame) -> dict[str, float]:

@@ -32,6 +32,7 @@ from retnet_bench.analysis.statistics.crossings import Crossover, resampled_cros
 from retnet_bench.analysis.statistics.intervals import Interval, percentiles
 from retnet_bench.analysis.tables import pairs, rows
 from retnet_bench.base import UserError
+from retnet_bench.results.numbers import millions
 
 N_REFITS = 500
 LEAST_POINTS = 4
@@ -366,8 +367,8 @@ def _better(reason: str) -> str:
 
 def _size(place: Interval) -> str:
     known = np.isfinite(place.low)
-    ends = f" [{place.low / 1e6:.3g}M, {place.high / 1e6:.3g}M]" if known else " [no interval]"
-    return f"{place.estimate / 1e6:.3g}M parameters{ends}"
+    ends = f" [{millions(place.low)}, {millions(place.high)}]" if known else " [no interval]"
+    return f"{millions(place.estimate)} parameters{ends}"
 
 
 def crossings(records: pd.DataFrame, found: Scaling) -> list[Crossing]:

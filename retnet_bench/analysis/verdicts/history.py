@@ -203,5 +203,5 @@ def change_points(values: np.ndarray, noise: float) -> list[int]:
 
 def _drawn_in(values: np.ndarray, reach: float) -> np.ndarray:
     """Each value, moved to within `reach` of the median of the five around it."""
-    middle = [np.median(values[max(0, i - 2) : i + 3]) for i in range(len(values))]
-    return np.clip(values, np.array(middle) - reach, np.array(middle) + reach)
+    middle = pd.Series(values).rolling(5, center=True, min_periods=1).median().to_numpy()
+    return np.clip(values, middle - reach, middle + reach)

@@ -13,6 +13,7 @@ from retnet_bench.analysis.statistics import crossings, estimates, intervals, re
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.tables import curves, pairs, rows
 from retnet_bench.analysis.verdicts.claims import COMPARISONS, CROSSES, PERPLEXITY, RATES, Claim
+from retnet_bench.results.quantities import SLOPE
 from retnet_bench.results.schema import EXACT, METRICS, TIMES
 
 Verdict = Literal["holds", "does not hold", "inconclusive", "not measured"]
@@ -73,7 +74,7 @@ def _unit(claim: Claim) -> str:
         assert metric is not None
         known = METRICS.get(metric)
         return known.unit if known else "" if metric == PERPLEXITY else "tokens/s"
-    return {"ratio": "x", "slope": "\N{MICRO SIGN}s/position", "exponent": ""}[kind]
+    return {"ratio": "x", "slope": SLOPE.unit, "exponent": ""}[kind]
 
 
 def _chosen(records: pd.DataFrame, claim: Claim) -> pd.DataFrame:
@@ -213,7 +214,7 @@ def _slope(cells: pd.DataFrame, claim: Claim) -> Interval:
     found = curves.slopes(cells).iloc[0]
     if np.isnan(found["estimate"]):
         raise _NotMeasured(found["reason"])
-    estimate, low, high = (1e3 * float(found[name]) for name in ("estimate", "low", "high"))
+    estimate, low, high = (SLOPE.of(float(found[name])) for name in ("estimate", "low", "high"))
     return Interval(estimate, low, high, int(found["n"]))
 
 

@@ -29,6 +29,7 @@ from retnet_bench.analysis.verdicts.decision import (
     decide,
 )
 from retnet_bench.analysis.verdicts.gate_report import Row
+from retnet_bench.results.quantities import TIME
 from retnet_bench.results.schema import TIMES
 
 
@@ -94,8 +95,8 @@ def _ratio(
     remark = "; ".join(filter(None, [flagged, within.remark]))
     row = replace(
         _timed_row(mine, metric, INCONCLUSIVE, remark),
-        baseline=f"{theirs['median'].median():.4g} s",
-        candidate=f"{mine['median'].median():.4g} s",
+        baseline=TIME.rounded(theirs["median"].median(), 4),
+        candidate=TIME.rounded(mine["median"].median(), 4),
         paired=paired,
     )
     return _Timed(row, ratio, within)
