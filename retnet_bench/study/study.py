@@ -142,11 +142,17 @@ def _options(mixer: str, kernel: Any, said: dict[Any, Any]) -> MixerOptions:
         if key not in known and not (key in others and value is None):
             words = f"its settings are {', '.join(settings)}{near(key, settings)}"
             raise refused(key, f"mixer {mixer} does not read it; {words}")
-    if isinstance(kernel, str) and kernel in KERNELS:
-        for key in MIXERS[mixer].unread(KERNELS[kernel]):
-            if key in said:
-                raise refused(key, f"kernel {kernel} does not read it")
+    for key in said.keys() & _unread(mixer, kernel):
+        raise refused(key, f"kernel {kernel} does not read it")
     return validate(kind, {key: value for key, value in said.items() if key in known})
+
+
+def _unread(mixer: str, kernel: Any) -> set[str]:
+    """Options that the mixer does not read with that kernel, if it is one of its own."""
+    known = KERNELS[kernel] if isinstance(kernel, str) and kernel in KERNELS else None
+    if known is None or known.mixer != MIXERS[mixer].kernels:
+        return set()
+    return {*MIXERS[mixer].unread(known)}
 
 
 if TYPE_CHECKING:

@@ -177,7 +177,7 @@ def test_the_gate_is_of_the_cells_own_width_and_few_layers(monkeypatch):
     cfg = config("retention", n_layers=7, vocab_size=5000)
     check(cfg, "cpu", "bf16")
     assert {c.n_layers for c in seen} == {2}
-    assert {(c.d_model, c.d_key, c.d_value, c.n_heads, c.chunk) for c in seen} == {
-        (cfg.d_model, cfg.d_key, cfg.d_value, cfg.n_heads, cfg.chunk)
+    assert {(c.d_model, c.d_key, c.d_value, c.n_heads, c.options) for c in seen} == {
+        (cfg.d_model, cfg.d_key, cfg.d_value, cfg.n_heads, cfg.options)
     }
     assert {c.norm_eps for c in seen} == {0.0, cfg.norm_eps}
