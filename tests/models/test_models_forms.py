@@ -11,14 +11,14 @@ from tiny_models import ARMS, tiny
 
 from retnet_bench.kernels import KERNELS, retention
 from retnet_bench.models import forms
+from retnet_bench.models.config import Size
 from retnet_bench.models.forms import TOLERANCE, Agreement, check, lengths
 
-NARROW = {"d_model": 32, "d_key": 32, "d_ffn": 32}
+NARROW = Size(32, 2, 16, 16)
 
 
 def config(mixer, family="paper", **changes):
-    width = {"d_value": 64 if mixer == "retention" else 32}
-    return tiny(mixer, family, **{**NARROW, **width, **changes})
+    return tiny(mixer, family, NARROW, **{"d_ffn": 32, **changes})
 
 
 @pytest.mark.parametrize(("mixer", "family"), ARMS)

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn as nn
+from fakes import causal_mean
 from tiny_models import ARMS, build, on_meta, tiny, tokens
 
 from retnet_bench.models import MIXERS
@@ -16,7 +17,11 @@ from retnet_bench.models.mixers.retention import log_decay
 CONFIG = {"decay": "eq8", "d_model": 32, "n_heads": 4, "d_key": 32, "d_value": 64}
 
 
-FAST = {"retention": {"kernel": "chunkwise", "chunk": 128}, "attention": {"kernel": "sdpa"}}
+FAST = {
+    "retention": {"kernel": "chunkwise", "chunk": 128},
+    "attention": {"kernel": "sdpa"},
+    causal_mean.NAME: {},
+}
 
 
 def exact_buffers(model):

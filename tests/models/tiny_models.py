@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from fakes import causal_mean
 from fakes.options import options_of
 
 from retnet_bench.kernels import KERNELS
@@ -12,25 +13,27 @@ from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
 from retnet_bench.models.config import Size
 from retnet_bench.models.options import names
 
-ARMS = [(mixer, family) for mixer in MIXERS for family in ("paper", "modern")]
+EVERY = (*MIXERS, causal_mean.NAME)
+"""The mixers that come with the package, and one that this room registers for its tests."""
+ARMS = [(mixer, family) for mixer in EVERY for family in ("paper", "modern")]
 
 
 SIZE = Size(16, 2, 8, 8)
 
 
-def tiny(mixer: str, family: str = "paper", **changes: Any) -> ModelConfig:
-    """Two layers, two heads, chunks of 8 where the mixer has chunks. `changes`: the mixer's options
-    and other fields of its config."""
+def tiny(mixer: str, family: str = "paper", size: Size = SIZE, **changes: Any) -> ModelConfig:
+    """The mixer at a size (two layers of two heads), with chunks of 8 where it has chunks.
+    `changes`: its options and other fields of the config."""
     kind = MIXERS[mixer]
     own = names(kind.Options)
     options = options_of(mixer, **({"chunk": 8} | changes))
     fields: dict[str, Any] = {
-        "d_model": SIZE.d_model,
-        "n_layers": SIZE.n_layers,
+        "d_model": size.d_model,
+        "n_layers": size.n_layers,
         "d_ffn": 24,
         "vocab_size": 31,
         "kernel": kernel_of(mixer),
-        **kind.defaults(SIZE, family, kind.Options()),
+        **kind.defaults(size, family, kind.Options()),
         **{name: value for name, value in changes.items() if name not in own},
     }
     return ModelConfig(mixer=mixer, family=family, options=options, **fields)
