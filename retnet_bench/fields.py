@@ -3,7 +3,7 @@ line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -51,13 +51,26 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 
 
+def refused(key: Any, words: str) -> ValidationError:
+    """Of a key that is wrong whatever its value, for a validator to raise. `problem` says the
+    words behind the key's place."""
+    place = key if isinstance(key, int | str) else str(key)
+    kind = PydanticCustomError(REFUSED, "{words}", {"words": words})
+    return ValidationError.from_exception_data(
+        "key", [{"type": kind, "loc": (place,), "input": None}]
+    )
+
+
+REFUSED = "refused"
+
+
 def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], list[str]]) -> str:
     """pydantic's first complaint in the house's words. `keys_at` gives the keys that are allowed at
     a place."""
     first = error.errors()[0]
     place, given, kind = first["loc"], first["input"], first["type"]
     where = ".".join(quoted(part) for part in place)
-    if kind == "extra_forbidden":
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         prefix = "".join(f"{quoted(part)}." for part in place[:-1])[:-1]
         said = f'unknown key "{quoted(place[-1])}"{did_you_mean(place[-1], keys_at(place[:-1]))}'
         return f"{prefix}: {said}" if prefix else said
@@ -70,7 +83,7 @@ def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], l
     if kind == "too_short":
         return f"{where} is empty; give it at least {first['ctx']['min_length']}"
     said = f"{where}: {_lowered(first['msg'])}"
-    return said if kind == "too_long" else f"{said}, not {quoted(repr(given))}"
+    return said if kind in ("too_long", REFUSED) else f"{said}, not {quoted(repr(given))}"
 
 
 def _choices(problem: Any) -> list[str]:
@@ -81,3 +94,27 @@ def _choices(problem: Any) -> list[str]:
 
 def _lowered(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:]
+
+
+def takes(schema: Mapping[str, Any]) -> str:
+    """The values that a field takes, in words, from its JSON schema. That it may be left out (null)
+    is not said."""
+    if "anyOf" in schema:
+        return " or ".join(takes(one) for one in schema["anyOf"] if one.get("type") != "null")
+    if choices := schema.get("enum", [schema["const"]] if "const" in schema else None):
+        return ", ".join(map(str, choices))
+    kind = schema.get("type", "any")
+    if kind == "array":
+        return f"list of {takes(schema.get('items', {}))}"
+    return {"boolean": "true, false", "string": "text"}.get(kind, f"{kind}{_limits(schema)}")
+
+
+def _limits(schema: Mapping[str, Any]) -> str:
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+    }
+    said = [f"{word} {schema[key]:,}" for key, word in words.items() if key in schema]
+    return "".join(f"{', ' if i else ' '}{limit}" for i, limit in enumerate(said))

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from retnet_bench.kernels import KERNELS
 from retnet_bench.kernels.flops import ADDED
+from retnet_bench.models.mixers.retention import RetentionOptions
 from retnet_bench.models import MIXERS, LanguageModel, ModelConfig, cost, match
 from retnet_bench.models.config import FAMILIES
 
@@ -40,7 +41,8 @@ def _plain_kernels() -> Iterator[tuple[str, str]]:
 
 
 def _config(family: str, mixer: str, kernel: str) -> ModelConfig:
-    return match(SIZE, mixer, family=family, kernel=kernel, chunk=CHUNK).config
+    options = RetentionOptions(chunk=CHUNK) if mixer == "retention" else None
+    return match(SIZE, mixer, family=family, kernel=kernel, options=options).config
 
 
 def _passes(cfg: ModelConfig, length: int) -> Iterator[tuple[str, float, int, float | None]]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from retnet_bench import paper
 from retnet_bench.measure.devices import DEVICES
+from retnet_bench.models.mixers.retention import RetentionOptions
 from retnet_bench.models import ModelConfig, cost, match
 from retnet_bench.predict.footprint import Step, footprint
 
@@ -29,7 +30,7 @@ A100 = DEVICES["a100-80gb"]
 GPUS = 8
 """Table 4's throughput is the total of its 8 GPUs."""
 ARMS = {
-    "retnet": ("retention", {"kernel": "chunkwise", "chunk": 512}),
+    "retnet": ("retention", {"kernel": "chunkwise", "options": RetentionOptions(chunk=512)}),
     "transformer": ("attention", {"kernel": "math"}),
     "transformer_flash": ("attention", {"kernel": "sdpa"}),
 }

@@ -37,6 +37,25 @@ def _models() -> Table:
     return table("Models (widths at size 3M)", "mixer|family|widths|what it is", rows())
 
 
+def _options() -> Table:
+    from retnet_bench.fields import takes
+    from retnet_bench.models import MIXERS
+    from retnet_bench.models.options import schemas
+
+    rows = (
+        (name, option, takes(said), _default(said["default"]), said.get("description", ""))
+        for name, mixer in MIXERS.items()
+        for option, said in schemas(mixer.Options).items()
+    )
+    columns = "mixer|option|values|default|meaning"
+    return table("Options of the mixers, said in a study's arm", columns, rows)
+
+
+def _default(value: object) -> str:
+    """None: the meaning says what it is derived from."""
+    return "" if value is None else str(value)
+
+
 def _sizes() -> Table:
     from retnet_bench.models import SIZES
 
@@ -143,24 +162,24 @@ def _devices() -> Table:
     return table(f"Devices (dense {COMPUTE_RATE.unit} by dtype)", columns, rows)
 
 
-LISTS: dict[str, Callable[[], Table]] = {
-    "studies": _studies,
-    "models": _models,
-    "sizes": _sizes,
-    "kernels": _kernels,
-    "workloads": _workloads,
-    "settings": _settings,
-    "protocol": _protocol,
-    "figures": _figures,
-    "corpora": _corpora,
-    "devices": _devices,
+LISTS: dict[str, tuple[Callable[[], Table], ...]] = {
+    "studies": (_studies,),
+    "models": (_models, _options),
+    "sizes": (_sizes,),
+    "kernels": (_kernels,),
+    "workloads": (_workloads,),
+    "settings": (_settings,),
+    "protocol": (_protocol,),
+    "figures": (_figures,),
+    "corpora": (_corpora,),
+    "devices": (_devices,),
 }
 
 
 def listing(what: str | None) -> Iterator[Table]:
-    """The table of one kind of thing, or of all kinds."""
+    """The tables of one kind of thing, or of all kinds."""
     if what is not None and what not in LISTS:
         raise UserError(f'can\'t list "{quoted(what)}"{did_you_mean(what, LISTS)}')
-    for name, make in LISTS.items():
+    for name, tables in LISTS.items():
         if what in (None, name):
-            yield make()
+            yield from (make() for make in tables)

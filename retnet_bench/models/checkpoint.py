@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, create_model
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,10 +27,12 @@ from retnet_bench import files
 from retnet_bench.base import UserError, did_you_mean, printable, quoted
 from retnet_bench.files import guarded
 from retnet_bench.kernels import KERNELS, Setting, best
+from retnet_bench.models import options as mixer_options
 from retnet_bench.models import weights
 from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.language_model import LanguageModel
 from retnet_bench.models.mixers import MIXERS
+from retnet_bench.models.options import MixerOptions
 from retnet_bench.models.strict import Count, Ids, Strict, check_length, parse, parse_object
 from retnet_bench.models.weights import CONFIG, HEADER, WEIGHTS, Shapes
 
@@ -68,13 +71,54 @@ class Meta(Strict):
     eos_token_id: Ids | None = None
 
 
-class Header(Version):
-    """All that our file says of its weights."""
+class Stored(Version):
+    """All that our file says of its weights, but for `config`, whose fields are the mixer's."""
 
     model_config = ConfigDict(extra="forbid")
-    config: ModelConfig
     dtype: Literal["fp64", "fp32", "bf16", "fp16"]
     meta: Meta
+
+
+class OfMixer(Strict):
+    """What says which fields a config has."""
+
+    model_config = ConfigDict(extra="ignore")
+    mixer: str
+
+
+class WithMixer(Strict):
+    """A header whose mixer alone is read."""
+
+    model_config = ConfigDict(extra="ignore")
+    config: OfMixer
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file of ours says of its weights, as we use it."""
+
+    config: ModelConfig
+    dtype: str
+    meta: Meta
+
+
+ONCE_OF_EVERY_MIXER = ("chunk", "decay", "gate", "head_norm")
+"""Fields that headers of earlier versions have whatever the mixer; where it has no such option they
+say nothing and are left."""
+
+
+@cache
+def _stored(options: type) -> type[Stored]:
+    """The header of a model whose mixer has these options, each field in its type and range."""
+    declared = get_type_hints(ModelConfig, include_extras=True) | mixer_options.hints(options)
+    known = {
+        field.name: (declared[field.name], ... if field.default is MISSING else field.default)
+        for field in (*fields(ModelConfig), *fields(options))
+        if field.name != "options"
+    }
+    left: dict[str, Any] = {name: (Any, None) for name in ONCE_OF_EVERY_MIXER if name not in known}
+    config = create_model("Config", __base__=Strict, **(known | left))
+    return create_model("Stored", __base__=Stored, config=(config, ...))
 
 
 def save(model: LanguageModel, folder: str | Path, meta: Mapping[str, Any]) -> Path:
@@ -86,7 +130,7 @@ def save(model: LanguageModel, folder: str | Path, meta: Mapping[str, Any]) -> P
     header = {
         "kind": KIND,
         "format": FORMAT,
-        "config": asdict(model.cfg),
+        "config": model.cfg.flat(),
         "dtype": _DTYPE_NAMES[model.embedding.weight.dtype],
         "meta": dict(meta),
     }
@@ -124,12 +168,23 @@ def read_header(path: Path) -> Header:
             f"{printable(path)} has checkpoint format {version.format}; this version reads up to "
             f"{FORMAT}, so install a newer {KIND}"
         )
-    header = parse(Header, text, path)
-    if (mixer := header.config.mixer) not in MIXERS:
+    mixer = parse(WithMixer, text, path).config.mixer
+    if mixer not in MIXERS:
         raise UserError(
             f'{printable(path)}: unknown mixer "{quoted(mixer)}"{did_you_mean(mixer, MIXERS)}'
         )
-    return header
+    options: type = MIXERS[mixer].Options
+    said: Any = parse(_stored(options), text, path)
+    return Header(_config(said.config, options, path), said.dtype, said.meta)
+
+
+def _config(said: Any, options: type[MixerOptions], path: Path) -> ModelConfig:
+    own = {name: getattr(said, name) for name in mixer_options.names(options)}
+    others = [field.name for field in fields(ModelConfig) if field.name != "options"]
+    try:
+        return ModelConfig(options=options(**own), **{name: getattr(said, name) for name in others})
+    except UserError as error:  # it knows no file
+        raise UserError(f"{printable(path)}: {error}") from None
 
 
 def _check_counts(path: Path, cfg: ModelConfig) -> None:
@@ -140,7 +195,8 @@ def _check_counts(path: Path, cfg: ModelConfig) -> None:
             f"{printable(path)}: weight layers.{len(layers)}.* is missing: config.n_layers is "
             f"{cfg.n_layers}, but it holds {len(layers)} layers"
         )
-    widths = {"mixer.query": cfg.d_key, "mixer.value": cfg.d_value, "ffn.up": cfg.d_ffn}
+    mixer = MIXERS[cfg.mixer].widths(cfg)
+    widths = {f"mixer.{name}": rows for name, rows in mixer.items()} | {"ffn.up": cfg.d_ffn}
     wanted = {f"layers.0.{name}.weight": (n, cfg.d_model) for name, n in widths.items()}
     wanted["embedding.weight"] = (cfg.vocab_size, cfg.d_model)
     if cfg.learned_positions:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from retnet_bench.base import UserError, did_you_mean, quoted
-from retnet_bench.models.strict import STRICT, Base, Count, Eps
+from retnet_bench.models import options as mixer_options
+from retnet_bench.models.options import MixerOptions
+from retnet_bench.models.strict import Base, Count, Eps
 
 FAMILIES = ("paper", "modern")
-DECAYS = ("experiments", "eq8", "single", "none")
-HEAD_NORMS = ("group", "rms", "none")
 ROTATIONS = ("rope", "linspace", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "silu")
 MOST_LAYERS = 512
@@ -26,7 +26,6 @@ class ModelConfig:
     The types' ranges hold where a config is read from a file; code is trusted with its own.
     """
 
-    __pydantic_config__ = STRICT
     mixer: str
     """Row of MIXERS."""
     family: str = "paper"
@@ -42,14 +41,8 @@ class ModelConfig:
     vocab_size: Count
     kernel: str = "auto"
     """Row of KERNELS, or auto: the best one available."""
-    chunk: Count = 128
-    """Chunk length B of Eq. 7."""
-    decay: str = "experiments"
-    """gamma per head: `experiments` (section 3.1), `eq8`, `single` (127/128), `none` (1)."""
-    gate: bool = True
-    """Swish gate of Eq. 8."""
-    head_norm: str = "group"
-    """Per-head norm of Eq. 8: `group` subtracts the mean, `rms` does not, `none`. No affine."""
+    options: MixerOptions
+    """The mixer's own, settled: of its class `Options`."""
     norm_eps: Eps = 1e-5
     """eps of every norm; the paper does not state one."""
     dropout: float = 0.0
@@ -70,8 +63,6 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _choose("family", self.family, FAMILIES)
-        _choose("decay", self.decay, DECAYS)
-        _choose("head_norm", self.head_norm, HEAD_NORMS)
         _choose("rotation", self.rotation, ROTATIONS)
         if self.activation is not None:
             _choose("activation", self.activation, ACTIVATIONS)
@@ -86,10 +77,17 @@ class ModelConfig:
             raise UserError(
                 f"key head dimension {self.key_dim} is odd; rotation needs pairs, so make it even"
             )
-        if self.chunk < 1:
-            raise UserError(f"chunk is {self.chunk}; it must be at least 1")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        mixer_options.check(self.options)
+        object.__setattr__(self, "options", self.options.settled(self))
+
+    def flat(self) -> dict[str, Any]:
+        """The config as JSON has it: the mixer's options stand among the other fields."""
+        values: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            values |= value.said() if name == "options" else {name: value}
+        return values
 
     @property
     def key_dim(self) -> int:

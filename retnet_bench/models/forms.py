@@ -72,9 +72,12 @@ def check(cfg: ModelConfig, device: str, dtype: str, seed: int = 0) -> list[Agre
 
 def _check_dtype(cfg: ModelConfig, device: str, dtype: str, seed: int) -> Agreement:
     torch.manual_seed(seed)
-    exact_kernel = replace(cfg, kernel=MIXERS[cfg.mixer].reference)
+    mixer = MIXERS[cfg.mixer]
+    exact_kernel = replace(cfg, kernel=mixer.reference)
     exact = LanguageModel(exact_kernel).to(device, DTYPES[dtype]).double()
-    tokens = torch.randint(cfg.vocab_size, (2, lengths(cfg.chunk)[-1]), device=device)
+    tokens = torch.randint(
+        cfg.vocab_size, (2, lengths(MIXERS[cfg.mixer].chunk(cfg))[-1]), device=device
+    )
     truth = _by_steps(exact, tokens)
     agreements = []
     for kernel in _kernels(cfg, device, dtype):
@@ -108,7 +111,7 @@ def _kernels(cfg: ModelConfig, device: str, dtype: str) -> list[str]:
 
 def _forms(model: LanguageModel, tokens: Tensor) -> Iterator[tuple[str, Tensor, int]]:
     """(name, logits (B, t, vocab), first position) of each way to run `tokens`."""
-    chunk = model.cfg.chunk
+    chunk = MIXERS[model.cfg.mixer].chunk(model.cfg)
     for T in lengths(chunk):
         yield f"forward at length {T}", model(tokens[:, :T]), 0
     for T in sorted({1, 2, max(1, chunk - 1), chunk, chunk + 1}):

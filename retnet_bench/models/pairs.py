@@ -10,7 +10,10 @@ from retnet_bench.base import UserError, did_you_mean, quoted
 from retnet_bench.models import cost
 from retnet_bench.models.config import ModelConfig, size
 from retnet_bench.models.mixers import MIXERS
+from retnet_bench.models.options import MixerOptions
 
+REFERENCE = "attention"
+"""The mixer of a size's Transformer, which every other is matched to."""
 MATCHES = ("params", "train_flops")
 TOLERANCE = 0.01
 """A pair whose matched quantity differs by more than this is refused."""
@@ -27,17 +30,19 @@ class Matched:
 def reference(size_name: str, family: str, vocab_size: int) -> ModelConfig:
     """The Transformer of a size: 12 d^2 parameters a layer. The feed-forward has 4 d (paper) or
     8/3 d rounded to a multiple of 8 (modern)."""
-    shape = size(size_name)
+    shape, transformer = size(size_name), MIXERS[REFERENCE]
+    options = transformer.Options()
     d_ffn = 4 * shape.d_model if family == "paper" else round(shape.d_model / 3) * 8
     return ModelConfig(
-        mixer="attention",
+        mixer=REFERENCE,
         family=family,
         d_model=shape.d_model,
         n_layers=shape.n_layers,
         d_ffn=d_ffn,
         vocab_size=vocab_size,
-        kernel="math",
-        **MIXERS["attention"].defaults(shape, family, {}),
+        kernel=transformer.reference,
+        options=options,
+        **transformer.defaults(shape, family, options),
     )
 
 
@@ -49,21 +54,22 @@ def match(
     vocab_size: int = 257,
     by: str = "params",
     length: int = 2048,
-    **options: Any,
+    options: MixerOptions | None = None,
+    **fields: Any,
 ) -> Matched:
     """The model of `mixer` whose parameters (or training FLOPs per token at `length`) equal the
     reference Transformer's, by the width of its feed-forward.
 
-    `options` are fields of ModelConfig, and `head_dim` (key dimension per head); None says nothing.
-    Raises UserError for unknown names and for a residual over 1 %.
+    `options` are the mixer's own (None: nothing is said), `fields` others of ModelConfig. Raises
+    UserError for unknown names and for a residual over 1 %.
     """
     if by not in MATCHES:
         raise UserError(f'match "{quoted(by)}" is unknown{did_you_mean(by, MATCHES)}')
     base = reference(size_name, family, vocab_size)
-    options = {name: value for name, value in options.items() if value is not None}
-    defaults = MIXERS[mixer].defaults(size(size_name), family, options)
-    fields = {name: value for name, value in options.items() if name != "head_dim"}
-    config = replace(base, mixer=mixer, **{**defaults, **fields})
+    kind = MIXERS[mixer]
+    options = options or kind.Options()
+    shape = kind.defaults(size(size_name), family, options)
+    config = replace(base, mixer=mixer, options=options, **{**shape, **fields})
     matched = _solve_ffn(config, _quantity(by, length), _quantity(by, length)(base))
     if abs(matched.mismatch) > TOLERANCE:
         raise UserError(

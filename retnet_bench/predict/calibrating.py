@@ -8,7 +8,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retnet_bench.analysis.tables import rows
 from retnet_bench.base import UserError
@@ -110,8 +110,7 @@ def _same_machine(name: str, target: Target) -> bool:
 
 def _cell(text: str) -> Cell | None:
     """The cell of a record; None for one that an older version wrote and this one can't read."""
-    values: dict[str, Any] = json.loads(text)
     try:
-        return Cell(**{**values, "measure": tuple(values["measure"])})
-    except (TypeError, KeyError):
+        return Cell.read(json.loads(text))
+    except UserError:
         return None

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS
-from retnet_bench.models import LanguageModel, ModelConfig
+from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.predict.device_operators import DeviceOperators
 from retnet_bench.predict.tensor_counter import CATEGORIES, Op, TensorCounter, dtype_name
@@ -122,7 +122,8 @@ def footprint(step: Step) -> Footprint:
 def _check_calls(step: Step) -> None:
     if step.length > LONGEST:
         raise UserError(f"sequences above {LONGEST:,} tokens are not modelled")
-    chunks = {"chunkwise": -(-step.length // step.config.chunk), "recurrent": step.length}
+    chunk = MIXERS[step.config.mixer].chunk(step.config)
+    chunks = {"chunkwise": -(-step.length // chunk), "recurrent": step.length}
     batches = -(-step.batch // step.micro_batch) if step.micro_batch else 1
     if batches * chunks.get(KERNELS[step.config.kernel].form, 1) > MOST_CALLS:
         raise UserError(

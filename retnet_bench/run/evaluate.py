@@ -15,7 +15,7 @@ from retnet_bench.data import Tokenizer
 from retnet_bench.kernels import KERNELS
 from retnet_bench.measure import environment
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.models import MIXERS, LanguageModel, ModelConfig, cost
+from retnet_bench.models import LanguageModel, ModelConfig, cost
 from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.foreign import load_any
 from retnet_bench.models.forms import DTYPES
@@ -113,8 +113,6 @@ def _cell(
     options: Options,
 ) -> Cell:
     cfg = model.cfg
-    # Said of every model, whoever trained it, are the chunk and what the mixer reads.
-    read = {n: getattr(cfg, n) for n in MIXERS[cfg.mixer].options if n in _MODEL_OPTIONS}
     return Cell(
         workload="downstream",
         arm=options.arm or meta.get("arm") or folder.resolve().name,
@@ -134,7 +132,7 @@ def _cell(
         vocab_size=cfg.vocab_size,
         seed=options.seed,
         measure=("time",),
-        chunk=cfg.chunk,
+        options=cfg.options,
         checkpoint=str(folder),
         weights=weights,
         task=task,
@@ -142,12 +140,7 @@ def _cell(
         limit=options.limit,
         include=options.include,
         tokenizer_checksum=tasks.file_checksum(tokenizer),
-        **read,
     )
-
-
-_MODEL_OPTIONS = ("decay", "gate", "head_norm")
-"""Options that a config keeps by the name that a cell has for them."""
 
 
 def _device(name: str) -> str:

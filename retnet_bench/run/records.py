@@ -5,22 +5,30 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any
 
 from retnet_bench import __version__
 from retnet_bench.measure import environment
-from retnet_bench.models import MIXERS, cost
+from retnet_bench.models import ModelConfig, cost
 from retnet_bench.models.forms import DTYPES
 from retnet_bench.predict import record_columns, targets
-from retnet_bench.results.schema import SCHEMA_VERSION
+from retnet_bench.results.schema import NAMES, SCHEMA_VERSION
 from retnet_bench.run.stopping import Stop
 from retnet_bench.run.wire import Prepared
 from retnet_bench.study.plan import Planned
-from retnet_bench.workloads import Sample
+from retnet_bench.workloads import Cell, Sample
 
 Row = dict[str, Any]
+
+
+@cache
+def _columns_of(kind: type) -> list[str]:
+    """Fields of a dataclass that have a column of their own in the results. The task is each
+    score's."""
+    return [field.name for field in fields(kind) if field.name in {*NAMES} - {"task"}]
 
 
 def new_run_id() -> str:
@@ -67,11 +75,7 @@ class Rows:
 
     def _contract(self) -> Row:
         cell = self.planned.cell
-        named = (
-            "size match batch length dtype mode device threads corpus tokenizer vocab_size seed"
-            " token_budget mixer kernel"
-        )
-        return {name: getattr(cell, name) for name in named.split()} | {
+        return {name: getattr(cell, name) for name in _columns_of(Cell)} | {
             "block_family": cell.block_family,
             "learning_rate": cell.peak_learning_rate(),
             "kernel_dispatched": self.kernel_dispatched,
@@ -81,15 +85,11 @@ class Rows:
         if self.planned.unsupported:
             return {}
         cell, cfg = self.planned.cell, self.planned.matched.config
-        options = MIXERS[cfg.mixer].options
+        options: type = type(cfg.options)
         return {
             "mismatch": self.planned.matched.mismatch,
-            **{k: getattr(cfg, k) for k in ("d_model", "n_layers", "n_heads")},
-            **{k: getattr(cfg, k) for k in ("d_key", "d_value", "d_ffn")},
-            **{
-                k: getattr(cfg, k) if k in options else None
-                for k in ("chunk", "decay", "gate", "head_norm")
-            },
+            **{name: getattr(cfg, name) for name in _columns_of(ModelConfig)},
+            **{name: getattr(cfg.options, name) for name in _columns_of(options)},
             "n_params": cost.parameters(cfg),
             "n_body_params": cost.body_parameters(cfg),
             "flops_per_token": cost.train_flops_per_token(cfg, cell.length),

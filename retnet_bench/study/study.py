@@ -12,7 +12,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    InstanceOf,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 
 from retnet_bench import yaml_file
 from retnet_bench.analysis.verdicts import claims
@@ -20,7 +27,6 @@ from retnet_bench.analysis.verdicts.claims import Claim
 from retnet_bench.base import UserError, did_you_mean, printable, quoted
 from retnet_bench.fields import (
     Count,
-    Flag,
     Integer,
     Name,
     Once,
@@ -29,8 +35,14 @@ from retnet_bench.fields import (
     Text,
     Word,
     problem,
+    refused,
 )
+from retnet_bench.kernels import KERNELS
 from retnet_bench.measure.protocol import Protocol
+from retnet_bench.models import MIXERS
+from retnet_bench.models import options as mixer_options
+from retnet_bench.models.options import MixerOptions, validate
+from retnet_bench.models.strict import near
 from retnet_bench.workloads.settings import EVERY
 
 MAX_CELLS = 10_000
@@ -89,19 +101,58 @@ DEFAULTS = Settings(
 
 
 class Arm(Strict):
-    """One architecture's side: what may differ between the arms of a pair."""
+    """One architecture's side: what may differ between the arms of a pair. In the file the mixer's
+    options stand among the other keys."""
 
     mixer: Word
     kernel: Word = "auto"
-    chunk: Count = 128
-    decay: Literal["experiments", "eq8", "single", "none"] | None = None
-    gate: Flag | None = None
-    head_norm: Literal["group", "rms", "none"] | None = None
-    head_dim: Count | None = None
-    checkpoint: Place | None = None
-    """Downstream: folder of this arm's trained model."""
     family: Literal["paper", "modern"] | None = None
     """The block family of this arm alone; the pair's where it is not said."""
+    checkpoint: Place | None = None
+    """Downstream: folder of this arm's trained model."""
+    options: InstanceOf[MixerOptions] = MixerOptions()
+    """The mixer's own, of its class `Options`. Of a mixer that is not installed here they are not
+    read: a study can be shown, but not planned."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apart(cls, said: Any) -> Any:
+        if not isinstance(said, dict):
+            return said
+        common = {key: value for key, value in said.items() if key in ARM_KEYS}
+        mixer = said.get("mixer")
+        if not isinstance(mixer, str) or mixer not in MIXERS:
+            return common
+        own = {key: value for key, value in said.items() if key not in ARM_KEYS}
+        return common | {"options": _options(mixer, common.get("kernel"), own)}
+
+
+ARM_KEYS = tuple(name for name in Arm.model_fields if name != "options")
+"""Settings that an arm has whatever its mixer."""
+
+
+def _options(mixer: str, kernel: Any, said: dict[Any, Any]) -> MixerOptions:
+    """The options of an arm. Raises pydantic's ValidationError: the study that the arm stands in
+    knows its name."""
+    kind = MIXERS[mixer].Options
+    known = mixer_options.names(kind)
+    settings = (*ARM_KEYS, *known)
+    others = {name for _, other in MIXERS.items() for name in mixer_options.names(other.Options)}
+    for key, value in said.items():
+        if key not in known and not (key in others and value is None):
+            words = f"its settings are {', '.join(settings)}{near(key, settings)}"
+            raise refused(key, f"mixer {mixer} does not read it; {words}")
+    for key in said.keys() & _unread(mixer, kernel):
+        raise refused(key, f"kernel {kernel} does not read it")
+    return validate(kind, {key: value for key, value in said.items() if key in known})
+
+
+def _unread(mixer: str, kernel: Any) -> set[str]:
+    """Options that the mixer does not read with that kernel, if it is one of its own."""
+    known = KERNELS[kernel] if isinstance(kernel, str) and kernel in KERNELS else None
+    if known is None or known.mixer != MIXERS[mixer].kernels:
+        return set()
+    return {*MIXERS[mixer].unread(known)}
 
 
 if TYPE_CHECKING:
@@ -337,6 +388,4 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
         "workloads": Group,
         **claims.models(),
     }
-    if words[:1] == ["arms"]:
-        return list(Arm.model_fields)
     return list(models.get(last, Settings).model_fields)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import Any, ClassVar
 
-from retnet_bench.base import short_hash
+from pydantic import TypeAdapter, ValidationError
+
+from retnet_bench.base import UserError, short_hash
+from retnet_bench.fields import problem
 from retnet_bench.models.config import size
+from retnet_bench.models.mixers import MIXERS
+from retnet_bench.models.options import MixerOptions, names, read
 from retnet_bench.models.pairs import Matched, match
 from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES, Recipe
 from retnet_bench.workloads.settings import (
@@ -16,6 +23,10 @@ from retnet_bench.workloads.settings import (
     PerplexitySettings,
     TrainingSettings,
 )
+
+IN_EVERY_CELL = {"chunk": 128}
+"""In the JSON of every cell, whatever its mixer: ids were made with it before options were each
+mixer's own. Not where the mixer has an option of this name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +56,8 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
     seed: int
     measure: tuple[str, ...]
     """What is taken: time, memory."""
-    chunk: int = 128
-    decay: str | None = None
-    gate: bool | None = None
-    head_norm: str | None = None
-    head_dim: int | None = None
+    options: MixerOptions
+    """The mixer's own, as the arm says them: of its class `Options`."""
     arm_family: str | None = None
     """The arm's own block family, where it is not the pair's `family`."""
     checkpoint: str | None = None
@@ -63,20 +71,38 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
         "arm",
         "mixer",
         "kernel",
-        "chunk",
-        "decay",
-        "gate",
-        "head_norm",
-        "head_dim",
+        "options",
         "checkpoint",
         "weights",
         "arm_family",
     )
 
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> Cell:
+        """The cell whose canonical JSON this was read from. UserError for a field that this version
+        lacks (left out, it would make another cell) and for a value that a field does not take."""
+        kind = MIXERS[str(said.get("mixer"))].Options
+        own = _option_names(kind)  # type: ignore[arg-type]  # mypy: a dataclass's type has a hash
+        said = {k: v for k, v in said.items() if k in own or IN_EVERY_CELL.get(k) != v}
+        known = own | {field.name for field in fields(cls)} - {"options"}
+        if unknown := said.keys() - known:
+            raise UserError(f"this revision does not know the setting {', '.join(sorted(unknown))}")
+        options = read(kind, {k: v for k, v in said.items() if k in own})
+        others = {k: v for k, v in said.items() if k not in own}
+        try:
+            return _adapter().validate_python({**others, "options": options})
+        except ValidationError as error:
+            raise UserError(f"a cell's {problem(error, lambda _: [])}") from None
+
     def canonical(self, without: tuple[str, ...] = ()) -> str:
         """Sorted JSON without the fields that are not set, so that a new optional field leaves
-        old ids as they are."""
-        values = {k: v for k, v in asdict(self).items() if v is not None and k not in without}
+        old ids as they are. The mixer's options stand among the other fields."""
+        values = {k: v for k, v in vars(self).items() if v is not None and k not in without}
+        if "options" in values:
+            kind: type = type(self.options)
+            own = _option_names(kind)
+            values |= {k: v for k, v in IN_EVERY_CELL.items() if k not in own}
+            values |= values.pop("options").said()
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @property
@@ -107,11 +133,7 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
             by=self.match,
             length=self.length,
             kernel=self.kernel,
-            chunk=self.chunk,
-            decay=self.decay,
-            gate=self.gate,
-            head_norm=self.head_norm,
-            head_dim=self.head_dim,
+            options=self.options,
             dropout=self.training_recipe.dropout,
         )
 
@@ -126,3 +148,18 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
         if self.workload != "perplexity":
             return None
         return self.learning_rate or self.training_recipe.learning_rate(size(self.size).d_model)
+
+
+@cache
+def _option_names(kind: type) -> frozenset[str]:
+    """Names of a mixer's options. UserError for one that a cell has a field of: in its JSON they
+    stand side by side."""
+    own = frozenset(names(kind))
+    if taken := own & {field.name for field in fields(Cell)}:
+        raise UserError(f"{kind.__name__}: a cell has a field {min(taken)}; rename the option")
+    return own
+
+
+@cache
+def _adapter() -> TypeAdapter[Cell]:
+    return TypeAdapter(Cell)

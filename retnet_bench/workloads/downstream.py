@@ -7,7 +7,7 @@ import importlib.util
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,7 +283,7 @@ class Downstream(Workload):
         folder = Path(cell.checkpoint)
         config = cell.matched().config
         loaded, meta = load_any(folder, "cpu", DTYPES[cell.dtype])
-        _check_same(folder, asdict(loaded.cfg), asdict(config))
+        _check_same(folder, loaded.cfg.flat(), config.flat(), config.options.execution)
         self.model = checkpoint.build(
             config, loaded.state_dict(), folder, cell.device, DTYPES[cell.dtype]
         ).eval()
@@ -325,14 +325,18 @@ class Downstream(Workload):
         return self.eager_step()
 
 
-RUN_FIELDS = ("kernel", "chunk", "dropout")
+RUN_FIELDS = ("kernel", "dropout")
 """How a model is run or was trained, not what it is."""
 
 
-def _check_same(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for name in found.keys() - set(RUN_FIELDS):
-        if found[name] != wanted[name]:
+def _check_same(
+    folder: Path, found: dict[str, Any], wanted: dict[str, Any], execution: tuple[str, ...]
+) -> None:
+    for name in {**found, **wanted}:
+        if name in (*RUN_FIELDS, *execution):
+            continue
+        if found.get(name) != wanted.get(name):
             raise UserError(
-                f"{folder}: its {name} is {found[name]}, the cell's {wanted[name]}; "
+                f"{folder}: its {name} is {found.get(name)}, the cell's {wanted.get(name)}; "
                 "a pair is compared only as the study matches it"
             )

@@ -31,7 +31,7 @@ from retnet_bench.analysis.statistics.intervals import Interval
 from retnet_bench.kernels import attention, retention
 from retnet_bench.measure import memory
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.models import ModelConfig, cost
+from retnet_bench.models import MIXERS, ModelConfig, cost
 from retnet_bench.models.mixers.retention import log_decay
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import Decode
@@ -122,6 +122,7 @@ def _cell(workload: str, arm: str, size: str, family: str, batch: int, length: i
         vocab_size=257,
         seed=0,
         measure=("time",),
+        options=MIXERS[mixer].Options(),
         positions=8 if workload == "decode" else None,
     )
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retnet_bench.models import ModelConfig
+from retnet_bench.models import MIXERS, ModelConfig
 from retnet_bench.workloads.recipe import Recipe
 from retnet_bench.workloads.train import Optimiser
 
@@ -89,7 +89,7 @@ def torchscale(checkout: Path, cfg: ModelConfig) -> tuple[nn.Module, Loss]:
         vocab_size=cfg.vocab_size,
         share_decoder_input_output_embed=True,
         chunkwise_recurrent=True,
-        recurrent_chunk_size=cfg.chunk,
+        recurrent_chunk_size=MIXERS[cfg.mixer].chunk(cfg),
     )
     embedding = nn.Embedding(cfg.vocab_size, cfg.d_model)
     nn.init.normal_(embedding.weight, std=cfg.d_model**-0.5)

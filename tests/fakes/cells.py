@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fakes.options import options_of
+
 from retnet_bench.measure.protocol import Protocol
+from retnet_bench.models import MIXERS
+from retnet_bench.models.options import names
 from retnet_bench.workloads import Cell
 
 QUICK = Protocol(
@@ -16,7 +20,7 @@ ARM = {"retention": "retnet", "attention": "transformer"}
 
 
 def cell(workload: str = "train", mixer: str = "retention", **changes: Any) -> Cell:
-    """The smallest size on random ids; `changes` are fields of Cell."""
+    """The smallest size on random ids; `changes` are the mixer's options and fields of Cell."""
     fields: dict[str, Any] = {
         "arm": ARM[mixer],
         "kernel": KERNEL[mixer],
@@ -34,9 +38,11 @@ def cell(workload: str = "train", mixer: str = "retention", **changes: Any) -> C
         "vocab_size": 64,
         "seed": 0,
         "measure": ("time", "memory"),
-        "chunk": 16,
     }
-    return Cell(workload=workload, mixer=mixer, **(fields | changes))
+    own = names(MIXERS[mixer].Options)
+    fields["options"] = options_of(mixer, **({"chunk": 16} | changes))
+    fields |= {name: value for name, value in changes.items() if name not in own}
+    return Cell(workload=workload, mixer=mixer, **fields)
 
 
 def study(**changes: Any) -> dict[str, Any]:

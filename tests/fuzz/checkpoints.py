@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fakes.options import options_of
 from fuzz.mutate import (
     TEXTS,
     Dice,
@@ -155,7 +156,7 @@ def prepare(folder: Path) -> list[Path]:
             d_ffn=FFN,
             vocab_size=257,
             kernel=kernel,
-            chunk=8,
+            options=options_of(mixer, chunk=8),
         )
         checkpoint.save(LanguageModel(cfg), folder / mixer, {"tokenizer": "byte", "length": 64})
     return [folder / name for name in (*LAYOUTS, "retention", "attention")]

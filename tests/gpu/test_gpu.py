@@ -13,7 +13,7 @@ from retnet_bench.measure import nvml
 from retnet_bench.measure.memory import measure_phase
 from retnet_bench.measure.purity import snapshot
 from retnet_bench.measure.telemetry import Telemetry
-from retnet_bench.models import forms, match
+from retnet_bench.models import MIXERS, forms, match
 from retnet_bench.workloads import WORKLOADS, Cell
 
 pytestmark = pytest.mark.gpu
@@ -52,6 +52,7 @@ def _workload(name: str, mixer: str, mode: str):
             vocab_size=512,
             seed=0,
             measure=("time", "memory"),
+            options=MIXERS[mixer].Options(),
             positions=3,
         )
     )

@@ -4,6 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from fakes import causal_mean
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _a_third_mixer() -> Iterator[None]:
+    with causal_mean.registered():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,9 +23,11 @@ from retnet_bench.models.mixers.retention import log_decay
         ({"d_value": 33}, "d_value 33 does not divide into 2 heads"),
         ({"n_heads": 16}, "key head dimension 1 is odd"),
         ({"family": "papr"}, 'family "papr" is unknown; did you mean "paper"'),
-        ({"decay": "experiment"}, 'decay "experiment" is unknown; did you mean "experiments"'),
-        ({"head_norm": "grup"}, 'head_norm "grup" is unknown; did you mean "group"'),
-        ({"chunk": 0}, "chunk is 0; it must be at least 1"),
+        ({"decay": "experiment"}, 'decay: "experiment" is unknown; did you mean "experiments"'),
+        ({"head_norm": "grup"}, 'head_norm: "grup" is unknown; did you mean "group"'),
+        ({"chunk": 0}, "chunk: input should be greater than 0, not 0"),
+        ({"gate": 1}, "gate: input should be a valid boolean, not 1"),
+        ({"head_dim": 6}, "head_dim is 6, but 2 heads of d_key 16 have 8"),
     ],
 )
 def test_refusals(changes, line):

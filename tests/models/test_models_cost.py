@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fakes.options import options_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny_models import ARMS, build, on_meta, tiny
+from tiny_models import ARMS, EVERY, build, kernel_of, on_meta, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from retnet_bench.kernels.flops import ADDED
-from retnet_bench.models import MIXERS, SIZES, ModelConfig, cost, match
+from retnet_bench.models import SIZES, ModelConfig, cost, match
 
 KERNELS = [
     ("retention", "chunkwise"),
@@ -18,10 +19,6 @@ KERNELS = [
     ("retention", "recurrent"),
     ("attention", "math"),
 ]
-
-
-def kernel_of(mixer: str) -> str:
-    return "chunkwise" if mixer == "retention" else "math"
 
 
 @pytest.mark.parametrize(("mixer", "family"), ARMS)
@@ -34,7 +31,7 @@ def test_parameters_equal_the_models(name, mixer, family):
     assert body == cost.body_parameters(cfg)
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", EVERY)
 @pytest.mark.parametrize("name", SIZES)
 def test_the_papers_body_is_12_d_squared_a_layer(name, mixer):
     """Matrices only: the LayerNorms are the few that 12 d^2 L leaves out."""
@@ -89,8 +86,7 @@ def shapes(draw):
         d_ffn=draw(st.integers(1, 30)),
         vocab_size=draw(st.integers(1, 40)),
         kernel=kernel,
-        chunk=draw(st.integers(1, 20)),
-        gate=draw(st.booleans()),
+        options=options_of(mixer, chunk=draw(st.integers(1, 20)), gate=draw(st.booleans())),
     )
     return cfg, draw(st.integers(1, 50))
 
@@ -194,8 +190,8 @@ def test_train_flops_per_token():
 def test_state_bytes_equal_the_tensors(mixer, family, dtype):
     model = build(tiny(mixer, family)).to(dtype)
     state = model.new_state(3, 17)
-    tensors = [t for s in state.layers for t in ([s] if torch.is_tensor(s) else [s.keys, s.values])]
-    held = sum(t.nbytes for t in tensors)
+    tensors = [t for s in state.layers for t in ([s] if torch.is_tensor(s) else vars(s).values())]
+    held = sum(t.nbytes for t in tensors if torch.is_tensor(t))
     assert held == cost.state_bytes(model.cfg, 3, 17, dtype.itemsize)
 
 

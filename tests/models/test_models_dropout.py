@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import ARMS, build, tiny, tokens
+from tiny_models import ARMS, EVERY, build, tiny, tokens
 
 from retnet_bench.base import UserError
-from retnet_bench.models import MIXERS, forms
+from retnet_bench.models import forms
 
 
 def gradients(cfg, recompute: bool) -> list[torch.Tensor]:
@@ -69,7 +69,7 @@ def test_recomputation_keeps_less_for_the_backward_pass():
     assert saved[True] < 0.5 * saved[False]
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", EVERY)
 def test_the_gate_sees_no_dropout(mixer):
     assert all(a.ok for a in forms.check(tiny(mixer, dropout=0.5), "cpu", "fp32"))
 

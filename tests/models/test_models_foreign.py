@@ -143,7 +143,7 @@ def test_torchscale(tmp_path, old, activation, scaled, prefix):
     folder = write(tmp_path, {prefix + n: v for n, v in weights.items()}, config)
     act = {"swish": silu, "gelu": gelu}[activation]
     model = assert_same_logits(folder, torchscale_logits(weights, old, act, scaled))
-    assert (model.cfg.family, model.cfg.decay) == ("paper" if old else "modern", "eq8")
+    assert (model.cfg.family, model.cfg.options.decay) == ("paper" if old else "modern", "eq8")
 
 
 def test_torchscale_with_the_paper_decay_and_with_one_of_its_own(tmp_path):
@@ -151,7 +151,7 @@ def test_torchscale_with_the_paper_decay_and_with_one_of_its_own(tmp_path):
     gamma = torch.tensor([1 - 1 / 32, 1 - 1 / 512], dtype=torch.float32)
     weights["retnet_rel_pos.decay"] = gamma.log()
     model, _ = foreign.load_any(write(tmp_path, weights, TORCHSCALE))
-    assert model.cfg.decay == "experiments"
+    assert model.cfg.options.decay == "experiments"
     weights["retnet_rel_pos.decay"] = gamma.log() * 1.5
     with pytest.raises(UserError, match=r'"retnet_rel_pos.decay" follows none of'):
         foreign.load_any(write(tmp_path, weights, TORCHSCALE))

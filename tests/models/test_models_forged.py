@@ -25,6 +25,7 @@ from foreign_models import (
 
 from retnet_bench.base import UserError
 from retnet_bench.models import LanguageModel, ModelConfig, checkpoint, foreign
+from retnet_bench.models.mixers.retention import RetentionOptions
 
 ODD: list[Any] = [
     *(None, True, False, 0, -1, 1, 2, 7, 1.5, 64.0, 1e30, -0.0, 2**31, 2**63, 10**30, 10**6),
@@ -85,7 +86,7 @@ def ours(tmp_path) -> Path:
         d_value=16,
         d_ffn=16,
         vocab_size=17,
-        chunk=8,
+        options=RetentionOptions(chunk=8),
     )
     torch.manual_seed(0)
     meta = {"tokenizer": "byte", "length": 64, "arm": "retnet", "size": "0.1M", "corpus": "sotu"}
@@ -148,6 +149,11 @@ def test_a_hundred_forged_headers_of_ours(ours):
         ({"config.rotation_base": 0}, "config.rotation_base is 0"),
         ({"config.learned_positions": 10**9}, "positions.weight is missing"),
         ({"config.chunk": 0}, "config.chunk is 0"),
+        ({"config.decay": "eq9"}, "config.decay is \"eq9\"; it should be 'experiments', 'eq8'"),
+        ({"config.gaet": True}, 'config field "gaet" is unknown: its value, true, may change the'),
+        ({"config.gaet": True}, 'answers; did you mean "gate"?'),
+        ({"config.options": {}}, 'config field "options" is unknown'),
+        ({"config.head_dim": 3}, "head_dim is 3, but 2 heads of d_key 8 have 4"),
     ],
 )
 def test_a_field_of_our_header_is_named(ours, changes, message):

@@ -11,14 +11,14 @@ from tiny_models import ARMS, tiny
 
 from retnet_bench.kernels import KERNELS, retention
 from retnet_bench.models import forms
+from retnet_bench.models.config import Size
 from retnet_bench.models.forms import TOLERANCE, Agreement, check, lengths
 
-NARROW = {"d_model": 32, "d_key": 32, "d_ffn": 32}
+NARROW = Size(32, 2, 16, 16)
 
 
 def config(mixer, family="paper", **changes):
-    width = {"d_value": 64 if mixer == "retention" else 32}
-    return tiny(mixer, family, **{**NARROW, **width, **changes})
+    return tiny(mixer, family, NARROW, **{"d_ffn": 32, **changes})
 
 
 @pytest.mark.parametrize(("mixer", "family"), ARMS)
@@ -177,7 +177,7 @@ def test_the_gate_is_of_the_cells_own_width_and_few_layers(monkeypatch):
     cfg = config("retention", n_layers=7, vocab_size=5000)
     check(cfg, "cpu", "bf16")
     assert {c.n_layers for c in seen} == {2}
-    assert {(c.d_model, c.d_key, c.d_value, c.n_heads, c.chunk) for c in seen} == {
-        (cfg.d_model, cfg.d_key, cfg.d_value, cfg.n_heads, cfg.chunk)
+    assert {(c.d_model, c.d_key, c.d_value, c.n_heads, c.options) for c in seen} == {
+        (cfg.d_model, cfg.d_key, cfg.d_value, cfg.n_heads, cfg.options)
     }
     assert {c.norm_eps for c in seen} == {0.0, cfg.norm_eps}

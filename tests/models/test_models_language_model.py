@@ -5,14 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn as nn
+from fakes import causal_mean
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import ARMS, build, on_meta, relative, tiny, tokens
+from tiny_models import ARMS, EVERY, build, on_meta, relative, tiny, tokens
 
-from retnet_bench.models import MIXERS
+from retnet_bench.models.config import Size
 from retnet_bench.models.layers import Rotary, rotate
 
-KERNELS = {"retention": ("chunkwise", "parallel", "recurrent"), "attention": ("math", "sdpa")}
+KERNELS = {
+    "retention": ("chunkwise", "parallel", "recurrent"),
+    "attention": ("math", "sdpa"),
+    causal_mean.NAME: causal_mean.KERNEL_NAMES,
+}
 RUNS = [(*arm, kernel) for arm in ARMS for kernel in KERNELS[arm[0]]]
 EXACT = 1e-11
 
@@ -61,7 +66,7 @@ def test_a_later_token_does_not_change_earlier_logits(mixer, family, kernel, cha
     assert (moved > 1e-9).all(), "and every later position sees it"
 
 
-@pytest.mark.parametrize("mixer", MIXERS)
+@pytest.mark.parametrize("mixer", EVERY)
 @torch.no_grad()
 def test_a_forked_state_decodes_on_without_disturbing_the_first(mixer):
     model = build(tiny(mixer)).double()
@@ -197,20 +202,18 @@ def test_the_head_is_tied_to_the_embedding():
     assert sum(p.shape[0] == 5000 for p in model.parameters()) == 1
 
 
+MAPS = {
+    "retention": ("query", "key", "value", "gate", "out"),
+    "attention": ("query", "key", "value", "out"),
+    causal_mean.NAME: ("value", "out"),
+}
+
+
 @pytest.mark.parametrize(("mixer", "family"), ARMS)
 def test_initialisation_is_deepnets_for_both_arms(mixer, family):
     """Xavier normal: std = gain sqrt(2 / (fan_in + fan_out)); gain (8 L)^-1/4 but for q and k."""
     d, layers = 192, 3
-    cfg = tiny(
-        mixer,
-        family,
-        d_model=d,
-        n_layers=layers,
-        d_key=d,
-        d_value=2 * d if mixer == "retention" else d,
-        d_ffn=160,
-        vocab_size=300,
-    )
+    cfg = tiny(mixer, family, Size(d, layers, d // 2, d // 2), d_ffn=160, vocab_size=300)
     model = build(cfg)
     seen = set()
     for name, module in model.named_modules():
@@ -221,9 +224,8 @@ def test_initialisation_is_deepnets_for_both_arms(mixer, family):
             assert module.weight.std().item() == pytest.approx(std, rel=0.03), name
             assert abs(module.weight.mean().item()) < 0.05 * std
             seen.add(role)
-    shared = {"mixer.query", "mixer.key", "mixer.value", "mixer.out", "ffn.up", "ffn.down"}
-    gates = {"mixer.gate"} if mixer == "retention" else set()
-    assert seen == shared | gates | ({"ffn.gate"} if family == "modern" else set())
+    ffn = {"ffn.up", "ffn.down"} | ({"ffn.gate"} if family == "modern" else set())
+    assert seen == {f"mixer.{name}" for name in MAPS[mixer]} | ffn
     assert model.embedding.weight.std().item() == pytest.approx(d**-0.5, rel=0.03)
     assert all((p == 1).all() for n, p in model.named_parameters() if n.endswith("norm.weight"))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import build, tokens
 
 from retnet_bench.base import UserError
 from retnet_bench.models import MIXERS, SIZES, cost, match, pairs
+from retnet_bench.models.mixers.retention import RetentionOptions
 from retnet_bench.models.pairs import reference
 
 
@@ -47,15 +50,15 @@ def test_the_papers_allocation(name):
     assert (cfg.d_key, cfg.d_value, cfg.d_ffn) == (d, 2 * d, 2 * d)
     assert cfg.value_dim == 2 * cfg.key_dim
     assert found.mismatch == 0.0
-    assert (cfg.head_norm, cfg.gate, cfg.decay) == ("group", True, "experiments")
+    assert cfg.options == RetentionOptions(head_norm="group", gate=True, decay="experiments")
 
 
 @pytest.mark.parametrize("name", ["200M", "1.3B", "6.7B"])
 def test_without_the_gate_the_transformers_allocation(name):
     """Table 6: "- swish gate" has d_v = d and d_ffn = 4 d."""
-    cfg = match(name, "retention", kernel="chunkwise", gate=False).config
+    cfg = match(name, "retention", kernel="chunkwise", options=RetentionOptions(gate=False)).config
     d = SIZES[name].d_model
-    assert (cfg.gate, cfg.d_value, cfg.d_ffn) == (False, d, 4 * d)
+    assert (cfg.options.gate, cfg.d_value, cfg.d_ffn) == (False, d, 4 * d)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -63,27 +66,31 @@ def test_the_modern_allocation(name):
     """d_v near 5/3 d with whole heads of a multiple of 8; RMS head norm; SwiGLU of 8/3 d beside."""
     cfg = match(name, "retention", family="modern", kernel="chunkwise").config
     d = SIZES[name].d_model
-    assert cfg.head_norm == "rms"
+    assert cfg.options.head_norm == "rms"
     assert cfg.value_dim % 8 == 0
     assert cfg.d_value == pytest.approx(5 / 3 * d, abs=4 * cfg.n_heads)
     assert reference(name, "modern", 257).d_ffn == pytest.approx(8 / 3 * d, abs=4)
 
 
-UNSET = {"gate": None, "decay": None, "head_norm": None, "head_dim": None}
+DERIVED = {
+    "paper": {"gate": True, "decay": "experiments", "head_norm": "group", "head_dim": 256},
+    "modern": {"gate": True, "decay": "experiments", "head_norm": "rms", "head_dim": 256},
+}
 
 
 @pytest.mark.parametrize("family", ["paper", "modern"])
-@pytest.mark.parametrize("option", UNSET)
-def test_an_option_of_none_is_an_option_not_given(family, option):
+@pytest.mark.parametrize("option", DERIVED["paper"])
+def test_an_option_that_is_not_said_is_derived(family, option):
     plain = match("1.3B", "retention", family=family, kernel="chunkwise")
-    assert match("1.3B", "retention", family=family, kernel="chunkwise", **{option: None}) == plain
+    said = RetentionOptions(**{option: DERIVED[family][option]})
+    assert match("1.3B", "retention", family=family, kernel="chunkwise", options=said) == plain
 
 
 def test_options_reach_the_config():
-    cfg = match(
-        "200M", "retention", kernel="parallel", head_dim=64, decay="eq8", head_norm="rms", chunk=32
-    ).config
-    assert (cfg.kernel, cfg.decay, cfg.head_norm, cfg.chunk) == ("parallel", "eq8", "rms", 32)
+    said = RetentionOptions(head_dim=64, decay="eq8", head_norm="rms", chunk=32)
+    cfg = match("200M", "retention", kernel="parallel", options=said).config
+    assert cfg.kernel == "parallel"
+    assert cfg.options == replace(said, head_dim=None, gate=True), "n_heads says head_dim"
     assert (cfg.n_heads, cfg.key_dim, cfg.value_dim) == (16, 64, 128)
 
 
@@ -93,7 +100,7 @@ def test_only_the_mixer_and_the_feed_forward_differ(family):
         match("25M", mixer, family=family, kernel=kernel, vocab_size=500).config
         for mixer, kernel in (("retention", "chunkwise"), ("attention", "math"))
     )
-    shared = ("family", "d_model", "n_layers", "vocab_size", "norm_eps", "chunk")
+    shared = ("family", "d_model", "n_layers", "vocab_size", "norm_eps", "dropout")
     assert all(getattr(a, field) == getattr(b, field) for field in shared)
 
 

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn as nn
+from fakes import causal_mean
 from tiny_models import ARMS, build, on_meta, tiny, tokens
 
 from retnet_bench.models import MIXERS
@@ -16,7 +17,11 @@ from retnet_bench.models.mixers.retention import log_decay
 CONFIG = {"decay": "eq8", "d_model": 32, "n_heads": 4, "d_key": 32, "d_value": 64}
 
 
-FAST = {"retention": {"kernel": "chunkwise"}, "attention": {"kernel": "sdpa"}}
+FAST = {
+    "retention": {"kernel": "chunkwise", "chunk": 128},
+    "attention": {"kernel": "sdpa"},
+    causal_mean.NAME: {},
+}
 
 
 def exact_buffers(model):
@@ -25,7 +30,7 @@ def exact_buffers(model):
 
 def assert_exact(model, dtype, cfg):
     frequency = 10000.0 ** (-torch.arange(0, cfg.key_dim, 2, dtype=torch.float64) / cfg.key_dim)
-    wanted = [frequency, *[log_decay(cfg.decay, cfg.n_heads)] * cfg.n_layers]
+    wanted = [frequency, *[log_decay(cfg.options.decay, cfg.n_heads)] * cfg.n_layers]
     for found, exact in zip(exact_buffers(model), wanted, strict=True):
         assert found.dtype == dtype
         assert torch.equal(found, exact.to(dtype))
@@ -91,7 +96,7 @@ def error_by_quarter(model, length: int = 4096) -> torch.Tensor:
 
 @pytest.mark.parametrize(("mixer", "family"), ARMS)
 def test_bf16_does_not_drift_with_position(mixer, family):
-    errors = error_by_quarter(build(tiny(mixer, family, chunk=128, **FAST[mixer])).bfloat16())
+    errors = error_by_quarter(build(tiny(mixer, family, **FAST[mixer])).bfloat16())
     assert errors[0] < 0.015
     assert errors.max() < 1.3 * errors[0]
 
@@ -106,7 +111,7 @@ def test_bf16_does_not_drift_at_the_slow_decay_of_equation_8():
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_cast_constants_would_be_seen(monkeypatch, mixer):
     """The same measure with the constants cast as torch casts them shows what law 2 is for."""
-    cfg = tiny(mixer, chunk=128, **FAST[mixer])
+    cfg = tiny(mixer, **FAST[mixer])
     right = error_by_quarter(build(cfg).bfloat16())
     with monkeypatch.context() as patch:
         patch.setattr(Exact, "_apply", nn.Module._apply)

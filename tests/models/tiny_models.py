@@ -5,26 +5,45 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from fakes import causal_mean
+from fakes.options import options_of
 
+from retnet_bench.kernels import KERNELS
 from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
+from retnet_bench.models.config import Size
+from retnet_bench.models.options import names
 
-ARMS = [(mixer, family) for mixer in MIXERS for family in ("paper", "modern")]
+EVERY = (*MIXERS, causal_mean.NAME)
+"""The mixers that come with the package, and one that this room registers for its tests."""
+ARMS = [(mixer, family) for mixer in EVERY for family in ("paper", "modern")]
 
 
-def tiny(mixer: str, family: str = "paper", **changes: Any) -> ModelConfig:
-    """Two layers, two heads, chunks of 8; retention's values are twice its keys."""
+SIZE = Size(16, 2, 8, 8)
+
+
+def tiny(mixer: str, family: str = "paper", size: Size = SIZE, **changes: Any) -> ModelConfig:
+    """The mixer at a size (two layers of two heads), with chunks of 8 where it has chunks.
+    `changes`: its options and other fields of the config."""
+    kind = MIXERS[mixer]
+    own = names(kind.Options)
+    options = options_of(mixer, **({"chunk": 8} | changes))
     fields: dict[str, Any] = {
-        "d_model": 16,
-        "n_layers": 2,
-        "n_heads": 2,
-        "d_key": 16,
-        "d_value": 32 if mixer == "retention" else 16,
+        "d_model": size.d_model,
+        "n_layers": size.n_layers,
         "d_ffn": 24,
         "vocab_size": 31,
-        "kernel": "chunkwise" if mixer == "retention" else MIXERS[mixer].reference,
-        "chunk": 8,
+        "kernel": kernel_of(mixer),
+        **kind.defaults(size, family, kind.Options()),
+        **{name: value for name, value in changes.items() if name not in own},
     }
-    return ModelConfig(mixer=mixer, family=family, **{**fields, **changes})
+    return ModelConfig(mixer=mixer, family=family, options=options, **fields)
+
+
+def kernel_of(mixer: str) -> str:
+    """A chunkwise one that needs no package, else the one that the others are held against."""
+    kind = MIXERS[mixer]
+    ours = (k for _, k in KERNELS.items() if k.mixer == kind.kernels and k.package is None)
+    return next((k.name for k in ours if k.form == "chunkwise"), kind.reference)
 
 
 def build(cfg: ModelConfig, seed: int = 0) -> LanguageModel:

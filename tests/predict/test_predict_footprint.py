@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fakes.cells import cell
+from fakes.options import options_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,7 +82,7 @@ def steps(draw):
         d_ffn=draw(st.integers(1, 64)),
         vocab_size=draw(st.integers(2, 90)),
         kernel=kernel,
-        chunk=draw(st.integers(1, 20)),
+        options=options_of(mixer, chunk=draw(st.integers(1, 20))),
     )
     return Step(
         workload=draw(st.sampled_from(["train", "prefill", "decode"])),

@@ -49,8 +49,9 @@ def test_an_axis_of_sizes_ends_at_the_largest_and_grows_no_longer():
 @pytest.mark.parametrize("size", ["0.4M", "200M"])
 def test_the_reduced_head_is_a_quarter_at_every_size(size):
     study, _ = sized("table6", size)
-    assert study.arms["reduced_head_dimension"].head_dim == SIZES[size].retention_head_dim // 4
-    assert study.arms["retnet"].head_dim is None
+    options = {name: arm.options for name, arm in study.arms.items()}
+    assert options["reduced_head_dimension"].head_dim == SIZES[size].retention_head_dim // 4
+    assert options["retnet"].head_dim is None
 
 
 class Bearing:

@@ -56,7 +56,7 @@ def without(*keys: str) -> dict[str, Any]:
 WRONG = [
     (put("arm", 1), 'unknown key "arm"; did you mean "arms"?'),
     (put("fixed.lenght", 1), 'fixed: unknown key "lenght"; did you mean "length"?'),
-    (put("arms.retnet.kernal", "x"), 'arms.retnet: unknown key "kernal"; did you mean "kernel"?'),
+    (put("arms.retnet.kernal", "x"), 'did you mean "kernel"?'),
     (put("protocol.block", 1), 'protocol: unknown key "block"; did you mean "blocks"?'),
     (put("workloads.0.axis", {}), 'workloads.0: unknown key "axis"; did you mean "axes"?'),
     (
@@ -82,6 +82,19 @@ WRONG = [
     (put("fixed.dtype", "fp31"), 'fixed.dtype: "fp31" is unknown; did you mean "fp32"?'),
     (put("fixed.mode", "compiled"), 'fixed.mode: "compiled" is unknown; did you mean "compile"?'),
     (put("arms.retnet.decay", "eq9"), 'arms.retnet.decay: "eq9" is unknown; did you mean "eq8"?'),
+    (put("arms.retnet.gate", "no"), "arms.retnet.gate: input should be a valid boolean, not 'no'"),
+    (put("arms.retnet.chunk", 0), "arms.retnet.chunk: input should be greater than 0, not 0"),
+    (
+        put("arms.retnet.chunk", None),
+        "arms.retnet.chunk: input should be a valid integer, not None",
+    ),
+    (put("arms.retnet.options", {}), "arms.retnet.options: mixer retention does not read it; its"),
+    (
+        put("arms.retnet.chunck", 8),
+        "arms.retnet.chunck: mixer retention does not read it; its settings are mixer, kernel, "
+        'family, checkpoint, head_dim, chunk, decay, gate, head_norm; did you mean "chunk"?',
+    ),
+    (put("arms.transformer.decay", "eq8"), "arms.transformer.decay: mixer attention does not read"),
     (put("arms.retnet", None), "arms.retnet: "),
     (put("baseline", "retnt"), 'baseline: "retnt" is not one of the arms; did you mean "retnet"?'),
     (put("arms", {}), "arms is empty; give it at least 1"),
@@ -180,7 +193,7 @@ def test_the_id_of_a_study_s_cell_stays_as_it_is(load):
     """What stands in old folders must be found again, whatever becomes of the study's defaults."""
     (retnet, transformer), *_ = plan.make(load(cells.study()))
     assert retnet.cell == cells.cell(length=16, batch=1)
-    assert transformer.cell == cells.cell(mixer="attention", length=16, batch=1, chunk=128)
+    assert transformer.cell == cells.cell(mixer="attention", length=16, batch=1)
     assert retnet.cell.cell_id == "4c2b23b33ca63a32"
 
 

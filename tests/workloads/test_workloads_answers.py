@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fakes.options import options_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,9 @@ BOS = 28
 
 def model_of(mixer: str, kernel: str) -> LanguageModel:
     torch.manual_seed(3)
-    config = match("0.1M", mixer, kernel=kernel, vocab_size=BOS + 1, chunk=8).config
+    config = match(
+        "0.1M", mixer, kernel=kernel, vocab_size=BOS + 1, options=options_of(mixer, chunk=8)
+    ).config
     model = LanguageModel(replace(config, norm_eps=1e-6)).double()
     for parameter in model.parameters():
         parameter.data.mul_(2.0)  # so that some tokens are clearly likelier than others

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tokenizers as hf
 import torch
+from fakes.options import options_of
 
 from retnet_bench.base import UserError
 from retnet_bench.data import load_corpus, load_tokenizer
@@ -89,7 +90,8 @@ def offline(tmp_path_factory, monkeypatch):
 
 def model_of(mixer: str, seed: int = 0) -> LanguageModel:
     torch.manual_seed(seed)
-    return LanguageModel(match("0.1M", mixer, kernel=MIXERS[mixer], chunk=32).config)
+    options = options_of(mixer, chunk=32)
+    return LanguageModel(match("0.1M", mixer, kernel=MIXERS[mixer], options=options).config)
 
 
 def run(model: LanguageModel, names: list[str], folder: Path, **options) -> list[Sample]:

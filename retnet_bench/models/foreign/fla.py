@@ -16,6 +16,7 @@ from retnet_bench.models.foreign.layout import (
     settings,
 )
 from retnet_bench.models.foreign.source import Source, head, linear, repeat_heads, shape
+from retnet_bench.models.mixers.retention import RetentionOptions
 from retnet_bench.models.strict import Count, Eps
 from retnet_bench.models.weights import Tensors
 
@@ -60,21 +61,21 @@ def convert(source: Source, said: RetNet, kernel: str) -> tuple[ModelConfig, Ten
         _layer(source, said, i, n_heads, kv_heads, out)
     linear(source, "norm", "norm", out)
     tied = head(source, "lm_head.weight", said.tie_word_embeddings, out)
+    gate = "layers.0.mixer.gate.weight" in out
     cfg = ModelConfig(
         mixer="retention",
         family="modern",
         n_layers=n_layers,
         n_heads=n_heads,
         kernel=kernel,
-        decay="eq8",
-        gate="layers.0.mixer.gate.weight" in out,
-        head_norm="rms",
+        options=RetentionOptions(decay="eq8", gate=gate, head_norm="rms"),
         norm_eps=said.norm_eps,
         activation=ACTIVATIONS[said.hidden_act],
         tied=tied,
         **shape(out),
     )
     _check_expansion(source, said, cfg)
+    source.agree("use_output_gate", said.use_output_gate, gate)
     return cfg, out
 
 
@@ -95,7 +96,6 @@ def _check_expansion(source: Source, said: RetNet, cfg: ModelConfig) -> None:
     ):
         if ratio is not None:
             source.agree(f"{field} times the width", round(ratio * cfg.d_model), width)
-    source.agree("use_output_gate", said.use_output_gate, cfg.gate)
 
 
 def _layer(source: Source, said: RetNet, i: int, n_heads: int, kv_heads: int, out: Tensors) -> None:

@@ -17,6 +17,7 @@ from retnet_bench.models.foreign.layout import (
     settings,
 )
 from retnet_bench.models.foreign.source import Source, fill_biases, head, linear, shape
+from retnet_bench.models.mixers.attention import AttentionOptions
 from retnet_bench.models.strict import Count, Eps
 from retnet_bench.models.weights import Tensors
 
@@ -64,6 +65,7 @@ def convert(source: Source, said: GPT2, kernel: str) -> tuple[ModelConfig, Tenso
         n_layers=n_layers,
         n_heads=said.n_head,
         kernel=kernel,
+        options=AttentionOptions(),
         norm_eps=said.layer_norm_epsilon,
         activation=ACTIVATIONS[said.activation_function or "gelu_new"],
         rotation="none",

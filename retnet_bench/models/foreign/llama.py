@@ -23,6 +23,7 @@ from retnet_bench.models.foreign.source import (
     repeat_heads,
     shape,
 )
+from retnet_bench.models.mixers.attention import AttentionOptions
 from retnet_bench.models.strict import Base, Count, Eps, Strict
 from retnet_bench.models.weights import Tensors
 
@@ -89,6 +90,7 @@ def convert(source: Source, said: Llama, kernel: str) -> tuple[ModelConfig, Tens
         n_layers=n_layers,
         n_heads=n_heads,
         kernel=kernel,
+        options=AttentionOptions(),
         norm_eps=said.rms_norm_eps,
         activation=ACTIVATIONS[said.hidden_act],
         rotation_base=_rotation_base(said),

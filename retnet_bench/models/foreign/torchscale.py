@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from retnet_bench.base import UserError, printable
-from retnet_bench.models.config import DECAYS, ModelConfig
+from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.foreign.layout import (
     ACTIVATIONS,
     HARMLESS,
@@ -21,7 +21,7 @@ from retnet_bench.models.foreign.layout import (
     settings,
 )
 from retnet_bench.models.foreign.source import Source, fill_biases, halves, head, linear, shape
-from retnet_bench.models.mixers.retention import log_decay
+from retnet_bench.models.mixers.retention import DECAYS, Decay, RetentionOptions, log_decay
 from retnet_bench.models.strict import Count, Eps
 from retnet_bench.models.weights import Tensors
 
@@ -74,8 +74,9 @@ def convert(source: Source, said: RetNet, kernel: str) -> tuple[ModelConfig, Ten
         n_layers=n_layers,
         n_heads=n_heads,
         kernel=kernel,
-        decay=_decay(source, n_heads),
-        head_norm="group" if old else "rms",
+        options=RetentionOptions(
+            decay=_decay(source, n_heads), head_norm="group" if old else "rms"
+        ),
         norm_eps=_eps(said, old),
         activation=ACTIVATIONS[said.activation_fn],
         rotation="linspace",
@@ -120,7 +121,7 @@ def _ends(source: Source, said: RetNet, out: Tensors) -> None:
     linear(source, "layer_norm", "norm", out)
 
 
-def _decay(source: Source, n_heads: int) -> str:
+def _decay(source: Source, n_heads: int) -> Decay:
     """The schedule the stored ln(gamma) follows; Eq. 8's, torchscale's only one, without it."""
     if (stored := source.constant("retnet_rel_pos.decay")) is None:
         return "eq8"

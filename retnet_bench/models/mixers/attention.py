@@ -13,7 +13,12 @@ from retnet_bench.kernels import KERNELS
 from retnet_bench.kernels import attention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.layers import rotate
-from retnet_bench.models.mixers.base import Angles, Mixer, head_count
+from retnet_bench.models.mixers.base import Angles, HeadOptions, Mixer, head_count
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions(HeadOptions):
+    """Of the mixer `attention`."""
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Attention(Mixer):
 
     kernels = "attention"
     reference = "math"
-    options = ("head_dim",)
+    Options = AttentionOptions
     state_grows = True
     state_passes = 1
 
@@ -89,9 +94,9 @@ class Attention(Mixer):
         return state
 
     @staticmethod
-    def defaults(size: Size, family: str, options: dict[str, Any]) -> dict[str, Any]:
+    def defaults(size: Size, family: str, options: AttentionOptions) -> dict[str, Any]:
         d = size.d_model
-        n_heads = head_count(d, options.get("head_dim", size.attention_head_dim))
+        n_heads = head_count(d, options.head_dim or size.attention_head_dim)
         return {"n_heads": n_heads, "d_key": d, "d_value": d}
 
     @staticmethod

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, TypeVar
 
+from pydantic import Field
 from torch import Tensor
 
 from retnet_bench.base import UserError
+from retnet_bench.fields import Count
 from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.layers import Exact
+from retnet_bench.models.options import MixerOptions
 
 Angles = tuple[Tensor, Tensor]
 State = Any
@@ -24,10 +28,9 @@ class Mixer(Exact, ABC):
     """Whose kernels it takes: the `mixer` field of KERNELS."""
     reference: ClassVar[str]
     """The one of these that the others are held against before anything is timed."""
-    options: ClassVar[tuple[str, ...]] = ()
-    """Which of chunk, decay, gate, head_norm and head_dim it reads: a study's arm may set these and
-    no others, and records keep them."""
-
+    Options: ClassVar[type[MixerOptions]] = MixerOptions
+    """Its own options: a study's arm may set these and no others, and cells and configs keep them.
+    The base class has none."""
     state_grows: ClassVar[bool]
     """Whether its state, and so a step's work, grows with the position."""
     state_passes: ClassVar[int]
@@ -36,6 +39,10 @@ class Mixer(Exact, ABC):
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.cfg = cfg
+        if type(cfg.options) is not self.Options:
+            raise UserError(
+                f"mixer {cfg.mixer} takes {self.Options.__name__}, not {type(cfg.options).__name__}"
+            )
         self.kernel: Kernel = KERNELS[cfg.kernel]
         if self.kernel.mixer != self.kernels:
             raise UserError(
@@ -65,8 +72,25 @@ class Mixer(Exact, ABC):
 
     @staticmethod
     @abstractmethod
-    def defaults(size: Size, family: str, options: dict[str, Any]) -> dict[str, Any]:
+    def defaults(size: Size, family: str, options: Any) -> dict[str, Any]:
         """n_heads, d_key, d_value and what else of ModelConfig this mixer sets at a size."""
+
+    @staticmethod
+    def chunk(cfg: ModelConfig) -> int:
+        """Tokens that a chunkwise kernel takes at once. The forms of a model are held against each
+        other at lengths around it."""
+        return 128
+
+    @staticmethod
+    def unread(kernel: Kernel) -> tuple[str, ...]:
+        """Options that change nothing with that kernel, so that a study must not say them."""
+        return ()
+
+    @staticmethod
+    def widths(cfg: ModelConfig) -> dict[str, int]:
+        """Rows of those linear maps from d_model that show d_key and d_value, by name: what a
+        checkpoint's config is checked by before anything of its size is made."""
+        return {"query": cfg.d_key, "value": cfg.d_value}
 
     @staticmethod
     @abstractmethod
@@ -99,6 +123,27 @@ class Mixer(Exact, ABC):
     @abstractmethod
     def state_bytes(cfg: ModelConfig, batch: int, length: int, element_bytes: int) -> int:
         """Bytes one layer must carry after `length` tokens of `batch` sequences."""
+
+
+Heads = TypeVar("Heads", bound="HeadOptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions(MixerOptions):
+    """Of every mixer whose heads have keys."""
+
+    head_dim: Annotated[
+        Count | None, Field(description="key dimension of a head; the size's by default")
+    ] = None
+
+    def settled(self: Heads, cfg: ModelConfig) -> Heads:
+        """`n_heads` says it."""
+        if self.head_dim not in (None, cfg.key_dim):
+            raise UserError(
+                f"head_dim is {self.head_dim}, but {cfg.n_heads} heads of d_key {cfg.d_key} have "
+                f"{cfg.key_dim}"
+            )
+        return replace(self, head_dim=None)
 
 
 def head_count(width: int, head_dim: int) -> int:

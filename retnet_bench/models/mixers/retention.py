@@ -3,18 +3,64 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from retnet_bench.kernels import KERNELS
+from retnet_bench.fields import Count, Flag
+from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import retention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.layers import rotate
-from retnet_bench.models.mixers.base import Angles, Mixer, head_count
+from retnet_bench.models.mixers.base import Angles, HeadOptions, Mixer, head_count
+
+Decay = Literal["experiments", "eq8", "single", "none"]
+DECAYS: tuple[Decay, ...] = get_args(Decay)
+
+
+Own = TypeVar("Own", bound="RetentionOptions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetentionOptions(HeadOptions):
+    """Of the mixer `retention`."""
+
+    execution = ("chunk",)
+    chunk: Annotated[Count, Field(description="chunk length B of Eq. 7")] = 128
+    decay: Annotated[
+        Decay | None,
+        Field(
+            description="gamma of each head: of section 3.1 (experiments, by default), of Eq. 8 "
+            "(eq8), 127/128 (single), 1 (none)"
+        ),
+    ] = None
+    gate: Annotated[Flag | None, Field(description="swish gate of Eq. 8; on by default")] = None
+    head_norm: Annotated[
+        Literal["group", "rms", "none"] | None,
+        Field(
+            description="norm of each head in Eq. 8, without affine weights: group subtracts the "
+            "mean (by default in the family paper), rms does not (by default in modern)"
+        ),
+    ] = None
+
+    def settled(self: Own, cfg: ModelConfig) -> Own:
+        """The modern family's head norm is RMS, as all its norms."""
+        return replace(
+            super().settled(cfg),
+            decay=self.decay or "experiments",
+            gate=self.gate is not False,
+            head_norm=self.head_norm or ("group" if cfg.family == "paper" else "rms"),
+        )
+
+
+def _options(cfg: ModelConfig) -> RetentionOptions:
+    assert isinstance(cfg.options, RetentionOptions)
+    return cfg.options
 
 
 def log_decay(schedule: str, n_heads: int) -> Tensor:
@@ -48,19 +94,23 @@ class Retention(Mixer):
 
     kernels = "retention"
     reference = "recurrent"
-    options = ("chunk", "decay", "gate", "head_norm", "head_dim")
+    Options = RetentionOptions
     state_grows = False
     state_passes = 2
     log_decay: Tensor
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__(cfg)
+        self.options = _options(cfg)
+        assert self.options.decay is not None
         self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
         self.key = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
         self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
-        self.gate = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias) if cfg.gate else None
+        self.gate = (
+            nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias) if self.options.gate else None
+        )
         self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
-        self.register_exact("log_decay", log_decay(cfg.decay, cfg.n_heads))
+        self.register_exact("log_decay", log_decay(self.options.decay, cfg.n_heads))
 
     def _project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
         H = self.cfg.n_heads
@@ -69,9 +119,9 @@ class Retention(Mixer):
 
     def _head_norm(self, y: Tensor) -> Tensor:
         """Normalise each head's output on its own, without affine weights (Eq. 8)."""
-        if self.cfg.head_norm == "none":
+        if self.options.head_norm == "none":
             return y
-        norm = F.layer_norm if self.cfg.head_norm == "group" else F.rms_norm
+        norm = F.layer_norm if self.options.head_norm == "group" else F.rms_norm
         if y.is_contiguous():
             return norm(y, y.shape[-1:], eps=self.cfg.norm_eps)
         y = y.transpose(1, 2)  # as chunkwise leaves it, head by head: normed there, not copied
@@ -84,7 +134,7 @@ class Retention(Mixer):
         return self.out(y.flatten(-2))
 
     def forward(self, x: Tensor, angles: Angles) -> Tensor:
-        y, _ = self.kernel.run(*self._project(x, angles), self.log_decay, chunk=self.cfg.chunk)
+        y, _ = self.kernel.run(*self._project(x, angles), self.log_decay, chunk=self.options.chunk)
         return self._finish(x, y)
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
@@ -96,7 +146,7 @@ class Retention(Mixer):
 
     def prefill(self, x: Tensor, angles: Angles, state: Tensor, start: int) -> Tensor:
         q, k, v = self._project(x, angles)
-        y, new = self.kernel.run(q, k, v, self.log_decay, chunk=self.cfg.chunk, state=state)
+        y, new = self.kernel.run(q, k, v, self.log_decay, chunk=self.options.chunk, state=state)
         state.copy_(new)
         return self._finish(x, y)
 
@@ -109,27 +159,33 @@ class Retention(Mixer):
         return state.clone()
 
     @staticmethod
-    def defaults(size: Size, family: str, options: dict[str, Any]) -> dict[str, Any]:
+    def defaults(size: Size, family: str, options: RetentionOptions) -> dict[str, Any]:
         """d_v = 2 d (paper), 5/3 d (modern), or d without the gate: Table 6 then uses the
-        Transformer's allocation. The modern family's head norm is RMS, as all its norms."""
+        Transformer's allocation."""
         d = size.d_model
-        n_heads = head_count(d, options.get("head_dim", size.retention_head_dim))
-        factor = 1.0 if not options.get("gate", True) else 2.0 if family == "paper" else 5 / 3
+        n_heads = head_count(d, options.head_dim or size.retention_head_dim)
+        factor = 1.0 if options.gate is False else 2.0 if family == "paper" else 5 / 3
         value_dim = (
             round(factor * d / n_heads / 8) * 8 if family == "modern" else factor * d // n_heads
         )
-        norm = "group" if family == "paper" else "rms"
-        d_value = int(value_dim) * n_heads
-        return {"n_heads": n_heads, "d_key": d, "d_value": d_value, "head_norm": norm}
+        return {"n_heads": n_heads, "d_key": d, "d_value": int(value_dim) * n_heads}
+
+    @staticmethod
+    def chunk(cfg: ModelConfig) -> int:
+        return _options(cfg).chunk
+
+    @staticmethod
+    def unread(kernel: Kernel) -> tuple[str, ...]:
+        return () if kernel.form == "chunkwise" else ("chunk",)
 
     @staticmethod
     def parameter_count(cfg: ModelConfig) -> int:
         """W_Q, W_K (d x d_key), W_V, W_O and W_G when gated (d x d_value)."""
-        return cfg.d_model * (2 * cfg.d_key + (3 if cfg.gate else 2) * cfg.d_value)
+        return cfg.d_model * (2 * cfg.d_key + (3 if _options(cfg).gate else 2) * cfg.d_value)
 
     @staticmethod
     def bias_count(cfg: ModelConfig) -> int:
-        return 2 * cfg.d_key + (2 if cfg.gate else 1) * cfg.d_value + cfg.d_model
+        return 2 * cfg.d_key + (2 if _options(cfg).gate else 1) * cfg.d_value + cfg.d_model
 
     @staticmethod
     def mixing_flops(cfg: ModelConfig, length: int, masked: bool) -> float:
@@ -138,7 +194,7 @@ class Retention(Mixer):
             return cfg.n_heads * kernel_costs.parallel_flops(length, *dims)
         if _form(cfg) == "recurrent":
             return cfg.n_heads * kernel_costs.recurrent_flops(length, *dims[:2])
-        return cfg.n_heads * kernel_costs.chunkwise_flops(length, cfg.chunk, *dims)
+        return cfg.n_heads * kernel_costs.chunkwise_flops(length, _options(cfg).chunk, *dims)
 
     @staticmethod
     def backward_flops(cfg: ModelConfig, length: int) -> float:
@@ -149,7 +205,9 @@ class Retention(Mixer):
         dims = (cfg.key_dim, cfg.value_dim)
         if _form(cfg) == "parallel":  # the state after the last token reaches no loss
             return twice - cfg.n_heads * 4.0 * length * math.prod(dims)
-        return twice - cfg.n_heads * kernel_costs.unused_backward_flops(length, cfg.chunk, *dims)
+        return twice - cfg.n_heads * kernel_costs.unused_backward_flops(
+            length, _options(cfg).chunk, *dims
+        )
 
     @staticmethod
     def step_flops(cfg: ModelConfig, position: int) -> float:
