@@ -80,6 +80,8 @@ def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], l
         return f"{where} is missing"
     if kind == "value_error":  # of several fields together; names them itself
         return str(first["ctx"]["error"])
+    if kind in ("model_type", "dict_type", "dataclass_type"):
+        return f"{where} must be a mapping, is {quoted(repr(given))}"
     if kind == "too_short":
         return f"{where} is empty; give it at least {first['ctx']['min_length']}"
     said = f"{where}: {_lowered(first['msg'])}"

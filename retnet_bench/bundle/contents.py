@@ -52,6 +52,34 @@ def study_of(folder: Path) -> Study:
     return studies.load(str(path))[0]
 
 
+_TOLD = ("size", "length", "dtype", "mode", "seed")
+"""Settings that a cell has as the study says them; others are resolved on the machine."""
+
+
+def foreign_cells(study: Study, records: pd.DataFrame) -> list[str]:
+    """The cells in the records that the study has not, in words."""
+    listed: dict[str, list[dict[str, Any]]] = {}
+    for group, point, _ in study.points():
+        said = {name: getattr(point, name) for name in _TOLD}
+        known = {name: value for name, value in said.items() if value is not None}
+        listed.setdefault(group.workload, []).append(known)
+    found = []
+    for row in records.drop_duplicates("cell_id").to_dict("records"):
+        cell = json.loads(row["cell_json"]) or row
+        points = listed.get(row["workload"], []) if row["arm"] in study.arms else []
+        same = any(all(cell.get(k) == v for k, v in point.items()) for point in points)
+        if row["study"] != study.name or not same:
+            words = f"{row['workload']} {row['size']} {row['arm']} length {row['length']}"
+            found.append(f"{words} (study {row['study']})")
+    return found
+
+
+def foreign_text(found: Sequence[str], study: Study) -> str:
+    """The first of them, and how many there are."""
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"no cell of study {study.name}: {quoted(found[0])}{more}"
+
+
 def about(study: Study, records: pd.DataFrame) -> dict[str, Any]:
     """What the manifest says of study and records."""
 

@@ -75,6 +75,9 @@ def pack(folder: Path, out: Path | None = None) -> Packing:
         with naming(copy, folder):
             # of the copy: a study that is still running adds to the folder
             study, records = contents.study_of(copy), read(copy)
+            if found := contents.foreign_cells(study, records):
+                words = "bundle a folder that holds what its study.yaml says"
+                raise UserError(f"{folder}: {contents.foreign_text(found, study)}; {words}")
             lacking = _fill(copy, study, records)
             versions = contents.versions()
             about = contents.about(study, records) | {"versions": versions}

@@ -59,7 +59,7 @@ def verify(bundle: Bundle, trusted: bool = False) -> list[Check]:
         found = contents.findings(bundle.folder, records)
         return [
             Check("files", OK, f"{len(bundle.manifest.files)}, each with the manifest's sha256"),
-            Check("records", OK, f"{records['cell_id'].nunique()} cells, {len(records):,} rows"),
+            _records(study, records),
             _manifest(bundle, study, records),
             *_reads(study),
             *_claims(bundle, found),
@@ -96,6 +96,13 @@ def others(then: Mapping[str, str], names: Iterable[str]) -> str:
 
 
 # --- what it says of itself -----------------------------------------------------------------------
+
+
+def _records(study: Study, records: pd.DataFrame) -> Check:
+    found = contents.foreign_cells(study, records)
+    if found:
+        return Check("records", DIFFERS, contents.foreign_text(found, study))
+    return Check("records", OK, f"{records['cell_id'].nunique()} cells, {len(records):,} rows")
 
 
 def _manifest(bundle: Bundle, study: Study, records: pd.DataFrame) -> Check:

@@ -25,7 +25,9 @@ def eval_(
     tokenizer: Annotated[
         str | None, typer.Option(help="byte, bpe:<vocabulary> or a tokenizer.json.")
     ] = None,
-    length: Annotated[int | None, typer.Option(min=2, help="Longest input in tokens.")] = None,
+    length: Annotated[
+        int | None, typer.Option(min=2, max=MOST, help="Longest input in tokens.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="fp64, fp32, bf16, fp16.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "auto",
     arm: Annotated[str | None, typer.Option(help="Its name in the records.")] = None,

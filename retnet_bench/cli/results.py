@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,12 +63,27 @@ def plot(
     ] = None,
 ) -> None:
     """Draw figures from results, as SVG and PNG."""
-    plot_results(results, figure, out, open_console())
+    from retnet_bench.figures import FIGURES
+
+    console = open_console()
+    undrawn = plot_results(results, figure or FIGURES, out, console)
+    if figure and undrawn:
+        raise UserError(next(iter(undrawn.values())))
+    if undrawn:
+        why = "these records lack what they need; --figure NAME says what that is"
+        console.print(f"not drawn: {', '.join(undrawn)}: {why}", highlight=False, soft_wrap=True)
+
+
+def plot_study(folder: Path, names: Iterable[str], console: Console) -> None:
+    """Draw the figures that a study ends in; a line for each that its records can't feed."""
+    for name, why in plot_results([folder], names, None, console).items():
+        console.print(f"not drawn: {name}: {why}", highlight=False, soft_wrap=True)
 
 
 def plot_results(
-    results: list[Path], names: list[str] | None, out: Path | None, console: Console
-) -> None:
+    results: list[Path], names: Iterable[str], out: Path | None, console: Console
+) -> dict[str, str]:
+    """Draw figures; returns why, by name, for those that the records can't feed."""
     from retnet_bench.figures import FIGURES, plot
     from retnet_bench.files import NotWritten
     from retnet_bench.report.claims import notes
@@ -79,20 +95,17 @@ def plot_results(
     told = notes(findings_of(results))
     first = results[0]
     folder = out or (first if first.is_dir() else first.parent) / "figures"
-    left_out = []
-    for name in names or FIGURES:
+    undrawn = {}
+    for name in names:
+        FIGURES[name]  # an unknown one is a mistake, not a lack of records
         try:
             for path in plot(records, [name], folder, notes=told):
                 console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
         except NotWritten:
             raise
-        except UserError:
-            if names:
-                raise
-            left_out.append(name)
-    if left_out:
-        why = "these records lack what they need; --figure NAME says what that is"
-        console.print(f"not drawn: {', '.join(left_out)}: {why}", highlight=False, soft_wrap=True)
+        except UserError as error:
+            undrawn[name] = str(error)
+    return undrawn
 
 
 @app.command(
@@ -114,7 +127,10 @@ def check(
     limit: Annotated[
         float, typer.Option(help="The slow-down that must not be missed; 0.05 is 5 %.")
     ] = 0.05,
-    budget: Annotated[float, typer.Option(help="With --against: seconds for all cells.")] = 120.0,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="With --against: seconds for all cells; 120 by default."),
+    ] = None,
     dirty: Annotated[
         bool, typer.Option("--dirty", help="With --against: measure uncommitted changes.")
     ] = False,
@@ -129,11 +145,15 @@ def check(
 
     if (baseline is None) == (against is None):
         raise UserError("check wants one of --baseline RESULTS and --against REVISION")
+    if baseline is not None and (budget is not None or dirty):
+        option = "--dirty" if budget is None else "--budget"
+        raise UserError(f"{option} is of --against; with --baseline nothing is measured")
     policy, console = Policy(limit=limit, exact_only=exact), open_console()
     if against is not None:
-        from retnet_bench.run.against import measured
+        from retnet_bench.run.against import BUDGET_S, measured
 
-        with measured(candidate, against, policy, budget, dirty, console) as comparison:
+        seconds = BUDGET_S if budget is None else budget
+        with measured(candidate, against, policy, seconds, dirty, console) as comparison:
             report = gate.check(
                 comparison.candidate, comparison.baseline, policy, comparison.selftest_of
             )

@@ -9,7 +9,7 @@ import typer
 
 from retnet_bench.base import UserError
 from retnet_bench.cli.app import StudyName, app, open_console
-from retnet_bench.cli.results import findings_of, plot_results, show_results
+from retnet_bench.cli.results import findings_of, plot_study, show_results
 
 
 @app.command(epilog="Example: retnet-bench run quickstart")
@@ -46,7 +46,7 @@ def run(
     )
     show_results([summary.folder], console)
     if plot:
-        plot_results([summary.folder], loaded.figures, None, console)
+        plot_study(summary.folder, loaded.figures, console)
     words = (
         f"{summary.cells} cells, {summary.failed} without a measurement" if summary.failed else ""
     )
@@ -89,7 +89,7 @@ def reproduce(
             console.print(f"{name}: not measured: {error}", highlight=False)
             continue
         done.append(target.folder)
-        plot_results([target.folder], study.figures, None, console)
+        plot_study(target.folder, study.figures, console)
     for part in card.parts(done, findings_of(done), out):
         console.print(part, highlight=False, soft_wrap=isinstance(part, str))
 

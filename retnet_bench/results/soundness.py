@@ -3,6 +3,7 @@ failed is. Its neighbours are shown as if it had never been there."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -10,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from retnet_bench.base import short_hash
+from retnet_bench.base import quoted, short_hash
 from retnet_bench.results.coordinates import COORDINATES
 from retnet_bench.results.copies import PLACE
 from retnet_bench.results.schema import METRICS, OK_STATUSES, TIMES
@@ -21,6 +22,11 @@ _COUNTED = ("s", "bytes", "tokens", "words", "count", "steps", "j", "w", "mhz")
 _BLANK = (*COORDINATES, "process", "block", "order", "value", "samples")
 _RUN = ["cell_id", "run_id"]
 _HASH = re.compile("[0-9a-f]{16}")
+_DESCRIBED = [
+    *("workload", "arm", "size", "match", "batch", "length", "dtype", "mode", "device", "threads"),
+    *("corpus", "tokenizer", "vocab_size", "seed", "token_budget", "mixer", "kernel"),
+]
+"""Columns that repeat what a cell's description says."""
 _SHAPE = ("length", "batch")
 """Without these no value says anything."""
 ROUNDING = 1e-9
@@ -32,10 +38,10 @@ def sound(records: pd.DataFrame, files: Sequence[str] = ()) -> pd.DataFrame:
 
     - a step's time that is not above 0, a count below 0, or either or a loss that is no finite
       number;
-    - a value that is not the median of its samples;
+    - a value that is not the median of its samples, or none at all without a word why;
     - a value of no recorded length or batch;
     - two rows for one place (`copies.PLACE`), of which nobody knows which is right;
-    - the description of another cell.
+    - columns that contradict the cell's description, or the description of another cell.
 
     `files` (rows,) names the file each row stands in, for the reason.
     """
@@ -65,7 +71,7 @@ def _reasons(records: pd.DataFrame) -> pd.Series:
     """By the index of a row that leaves its cell out: why. The first reason found counts."""
     measured = records[records["status"].isin(OK_STATUSES)]
     found: dict[object, str] = {}
-    for check in (_impossible, _contradicted, _shapeless, _ambiguous, _misnamed):
+    for check in (_impossible, _valueless, _contradicted, _shapeless, _ambiguous, _misnamed):
         for index, why in check(measured):
             found.setdefault(index, why)
     return pd.Series(found, dtype=object)
@@ -82,6 +88,12 @@ def _impossible(measured: pd.DataFrame) -> Reasons:
         bad = numbers[~(np.isfinite(numbers) & (numbers >= bounds[row.metric]))]
         if len(bad):
             yield row.at, f"{row.metric} holds {bad[0]:g} {row.unit}, which cannot be"
+
+
+def _valueless(measured: pd.DataFrame) -> Reasons:
+    lost = measured[measured["value"].isna() & (measured["metric"] != "outcome")]
+    for index, metric, status in zip(lost.index, lost["metric"], lost["status"], strict=True):
+        yield index, f"{metric} is {status}, but has no value"
 
 
 def _contradicted(measured: pd.DataFrame) -> Reasons:
@@ -112,10 +124,15 @@ def _ambiguous(measured: pd.DataFrame) -> Reasons:
 
 def _misnamed(measured: pd.DataFrame) -> Reasons:
     """A cell's id is the hash of its description; one that is no hash was made by hand."""
-    cells = measured.drop_duplicates(["cell_id", "cell_json"])
-    for index, cell_id, cell in zip(cells.index, cells["cell_id"], cells["cell_json"], strict=True):
-        if _HASH.fullmatch(cell_id) and cell_id != short_hash(cell):
+    cells = measured.drop_duplicates(["cell_id", "cell_json", *_DESCRIBED])
+    for index, row in zip(cells.index, cells.to_dict("records"), strict=True):
+        cell_id, cell = row["cell_id"], json.loads(row["cell_json"])
+        if _HASH.fullmatch(cell_id) and cell_id != short_hash(row["cell_json"]):
             yield index, f"its cell_json is not that of cell {cell_id}"
+        for name in _DESCRIBED:
+            if name in cell and not pd.isna(row[name]) and row[name] != cell[name]:
+                said = f"{quoted(row[name])}, but its cell_json says {quoted(cell[name])}"
+                yield index, f"its {name} is {said}"
 
 
 class _Row(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from numbers import Integral, Real
 from pathlib import Path
@@ -60,12 +60,18 @@ class Store:
         What a killed writer left half-written is removed. Raises UserError where another process
         holds the folder, or it can't be written.
         """
+        new = not os.path.exists(folder)
         with lock.alone(Path(folder)):
             store = cls(folder)
             with guarded(store.records, "tidied"):
                 for partial in store.records.glob(".*.tmp"):
                     partial.unlink(missing_ok=True)
-            yield store
+            try:
+                yield store
+            except BaseException:
+                if new:
+                    _remove_empty(store)
+                raise
 
     def append(self, records: Sequence[Mapping[str, Any]], name: str) -> Path:
         """Write `records` as one new part and return its path: `name`.parquet, or name-2, ...
@@ -325,6 +331,14 @@ def _written_schema() -> pa.Schema:
     empty = schema.empty_table().to_pandas(types_mapper=_PANDAS.get)
     hints = pa.Schema.from_pandas(empty, preserve_index=False).metadata
     return schema.with_metadata({**schema.metadata, **hints})
+
+
+def _remove_empty(store: Store) -> None:
+    """A folder that was made for records of which there are none."""
+    (store.folder / lock.NAME).unlink(missing_ok=True)
+    with suppress(OSError):  # not empty
+        store.records.rmdir()
+        store.folder.rmdir()
 
 
 def _move(source: Path, target: Path) -> Path:

@@ -31,6 +31,8 @@ from retnet_bench.workloads import WORKLOADS
 
 MOST_BLOCKS = 100_000
 """No bound: here the interval and the budget end a cell's blocks."""
+BUDGET_S = 120.0
+"""Seconds for all cells, where none are given."""
 ROUNDS = 3
 TIMED_SHARE = 0.8
 """Of a round's time; the rest is for starting, warming up and memory."""

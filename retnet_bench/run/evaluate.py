@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, quoted
 from retnet_bench.data import Tokenizer
+from retnet_bench.fields import Name, problem
 from retnet_bench.kernels import KERNELS
 from retnet_bench.measure import environment
 from retnet_bench.measure.protocol import Protocol
@@ -64,6 +66,7 @@ def evaluate(
     `out`; returns the newest part. Raises UserError before anything is written, or between parts.
     """
     options = options or Options()
+    _check_arm(options.arm)
     names = tasks.task_names(names)
     if not names:
         raise UserError('--tasks names none; such as --tasks "hellaswag,piqa" or --tasks paper')
@@ -143,11 +146,23 @@ def _cell(
     )
 
 
+def _check_arm(name: str | None) -> None:
+    try:
+        TypeAdapter(Name | None).validate_python(name)
+    except ValidationError as error:
+        raise UserError(f"--arm{problem(error, lambda place: [])}") from None
+
+
 def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"--device {name}: no CUDA device on this machine")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):  # no such type, no such device, torch built without it
+        words = f"torch has no such device here{did_you_mean(name, ('auto', 'cpu', 'cuda'))}"
+        raise UserError(f"--device {quoted(name)}: {words}") from None
     return name
 
 

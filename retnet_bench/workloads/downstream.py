@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retnet_bench.base import UserError, did_you_mean
+from retnet_bench.base import UserError, did_you_mean, quoted
 from retnet_bench.data import Tokenizer, load_corpus, load_tokenizer
 from retnet_bench.data.tokenizer_file import FileTokenizer, load_tokenizer_file, token_ids
 from retnet_bench.measure.clock import Clock
@@ -53,6 +53,8 @@ def tokenizer_of(folder: Path, meta: dict[str, Any], spec: str | None = None) ->
     for path in (Path(spec) if spec else None, None if spec else folder / "tokenizer.json"):
         if path is not None and path.is_file():
             return load_tokenizer_file(path, meta.get("bos_token_id"))
+    if spec and spec.endswith(".json"):
+        raise UserError(f"--tokenizer {quoted(spec)}: there is no such file")
     name = spec or meta.get("tokenizer")
     if name is None:
         raise UserError(
@@ -143,6 +145,11 @@ def evaluate(
             )
     except OSError as error:  # datasets' ConnectionError and FileNotFoundError
         raise UserError(_no_data(names, error)) from None
+    except ValueError as error:
+        if "larger than population" not in str(error):  # random.sample's, of too few documents
+            raise
+        words = "fewer documents to take examples from than shots"
+        raise UserError(f"{', '.join(names)}: {words} ({shots})") from None
     return [
         sample
         for task in results["samples"]

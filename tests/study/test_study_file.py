@@ -98,7 +98,7 @@ WRONG = [
     (put("arms.retnet", None), "arms.retnet: "),
     (put("baseline", "retnt"), 'baseline: "retnt" is not one of the arms; did you mean "retnet"?'),
     (put("arms", {}), "arms is empty; give it at least 1"),
-    (put("arms", ["retnet"]), "arms: input should be a valid dictionary, not ['retnet']"),
+    (put("arms", ["retnet"]), "arms must be a mapping, is ['retnet']"),
     (put("workloads", []), "workloads is empty; give it at least 1"),
     (put("workloads.0.axes", {"length": 16}), "workloads.0.axes.length: input should be a valid"),
     (

@@ -43,7 +43,7 @@ COPIED = "the very same records stand on both sides: measure the candidate anew"
 
 def same_records(mine: pd.DataFrame, theirs: pd.DataFrame) -> bool:
     """Whether the candidate's rows are copies, as in a results folder that was carried over."""
-    keys = ["run_id", "recorded_at", "metric", *COORDINATES, "process", "block", "value"]
+    keys = ["recorded_at", "metric", *COORDINATES, "process", "block", "value"]
     a, b = (
         set(cell[keys].astype(str).itertuples(index=False, name=None)) for cell in (mine, theirs)
     )

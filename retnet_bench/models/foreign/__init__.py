@@ -77,7 +77,7 @@ def _converted(
         return layout.convert(source, settings, kernel)
     except UserError as error:
         named = str(error).startswith(printable(source.folder))
-        raise error if named else UserError(f"{printable(source.folder)}: {error}") from None
+        raise error if named else UserError(f"{printable(source.config)}: {error}") from None
     except (RuntimeError, ValueError, IndexError) as error:  # torch's, of a shape that can't be
         raise UserError(
             f"{printable(source.folder)}: a tensor has not the shape of its config: "
