@@ -26,7 +26,7 @@ def eval_(
         str | None, typer.Option(help="byte, bpe:<vocabulary> or a tokenizer.json.")
     ] = None,
     length: Annotated[
-        int | None, typer.Option(min=2, max=MOST, help="Longest input in tokens.")
+        int | None, typer.Option(min=2, max=2**24, help="Longest input in tokens.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="fp64, fp32, bf16, fp16.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "auto",

@@ -34,14 +34,15 @@ class Kernel:
 
     name: str
     mixer: str
-    """The mixer it serves: retention or attention."""
+    """The family of mixers it serves: what their `kernels` names."""
     run: Callable
     """Whole sequence."""
     step: Callable
     """One token against the state."""
     meaning: str
     form: str
-    """parallel, chunkwise or recurrent for retention; quadratic or flash for attention."""
+    """What its cost follows, in the mixer's own words: parallel, chunkwise or recurrent for
+    retention; quadratic or flash for attention."""
     package: str | None = None
     """Module that must be importable."""
     distribution: str | None = None

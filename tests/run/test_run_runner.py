@@ -17,6 +17,7 @@ from retnet_bench.base import UserError
 from retnet_bench.files import NotWritten
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.measure.telemetry import Telemetry
+from retnet_bench.models.mixers.retention import RetentionOptions
 from retnet_bench.results.schema import METRICS, OK_STATUSES
 from retnet_bench.results.store import Store, read_records
 from retnet_bench.run import wire, worker
@@ -226,7 +227,8 @@ def failed(tmp_path_factory) -> tuple[dict[str, Finished], pd.DataFrame]:
         arms = pair_of("first", *FAILURES, "last", measure=("time",))
         own = {
             "miscompiled": {"mode": "compile"},  # nothing is: the fault stands in for the compiler
-            "incorrect": {"chunk": 8},  # a model like the first arm's would not be checked again
+            # A model like the first arm's would not be checked again.
+            "incorrect": {"options": RetentionOptions(chunk=8)},
         }
         arms = [replace(c, **own.get(c.arm, {})) for c in arms]
         finished = measure(folder, arms)

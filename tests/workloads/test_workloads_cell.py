@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from fakes.cells import cell
 
@@ -66,3 +69,17 @@ def test_an_arm_with_a_family_of_its_own_stays_in_the_pair():
     assert modern.pair_id == cell().pair_id
     assert modern.matched().config.family == modern.block_family == "modern"
     assert cell().block_family == "paper"
+
+
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+@pytest.mark.parametrize("study", sorted(path.name for path in RESULTS.iterdir()))
+def test_cells_of_shipped_records_are_read_as_they_were(study):
+    parts = [*(RESULTS / study).rglob("records/*.parquet")]
+    assert parts
+    columns = ["cell_json", "cell_id", "pair_id"]
+    rows = pd.concat(pd.read_parquet(part, columns=columns) for part in parts).drop_duplicates()
+    for text, cell_id, pair_id in rows.itertuples(index=False):
+        found = Cell.read(json.loads(text))
+        assert (found.canonical(), found.cell_id, found.pair_id) == (text, cell_id, pair_id)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from fakes.cells import cell
+from fakes.options import options_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,8 @@ mixers = st.sampled_from([*MIXERS])
 @lru_cache
 def model(mixer: str) -> LanguageModel:
     torch.manual_seed(1)
-    return LanguageModel(cell(mixer=mixer, chunk=8).matched().config).double().eval()
+    found = cell(mixer=mixer, options=options_of(mixer, chunk=8))
+    return LanguageModel(found.matched().config).double().eval()
 
 
 def ids(n_tokens: int, seed: int = 0) -> torch.Tensor:
