@@ -63,8 +63,16 @@ REFUSED = [
     (("plan", "none.yaml"), 'study file "none.yaml" does not exist'),
     (("list", "kernel"), 'can\'t list "kernel"; did you mean "kernels"?'),
     (("show", "nowhere"), "nowhere"),
-    (("plot", str(GOLDEN), "--out", __file__), "can't be written"),
+    (("plot", str(GOLDEN), "--out", __file__), "a file, where a folder is needed"),
     (("show", __file__), Path(__file__).name),
+    (
+        ("check", str(GOLDEN), "--baseline", str(GOLDEN), "--budget", "5"),
+        "--budget is of --against; with --baseline nothing is measured",
+    ),
+    (
+        ("check", str(GOLDEN), "--baseline", str(GOLDEN), "--dirty"),
+        "--dirty is of --against; with --baseline nothing is measured",
+    ),
     (("data", "get", "bundel"), 'no corpus "bundel" to get; did you mean "bundle"?'),
     (
         ("data", "show", "sotuu"),

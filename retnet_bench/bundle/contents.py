@@ -65,9 +65,11 @@ def foreign_cells(study: Study, records: pd.DataFrame) -> list[str]:
         listed.setdefault(group.workload, []).append(known)
     found = []
     for row in records.drop_duplicates("cell_id").to_dict("records"):
-        cell = json.loads(row["cell_json"]) or row
+        described = json.loads(row["cell_json"])
+        told = {name: described.get(name, row[name]) for name in _TOLD}
+        cell = {name: value for name, value in told.items() if not pd.isna(value)}
         points = listed.get(row["workload"], []) if row["arm"] in study.arms else []
-        same = any(all(cell.get(k) == v for k, v in point.items()) for point in points)
+        same = any(all(point.get(k, v) == v for k, v in cell.items()) for point in points)
         if row["study"] != study.name or not same:
             words = f"{row['workload']} {row['size']} {row['arm']} length {row['length']}"
             found.append(f"{words} (study {row['study']})")

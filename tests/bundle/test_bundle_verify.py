@@ -76,6 +76,25 @@ def test_a_claim_that_the_records_do_not_bear_out_differs(archive, tmp_path, cha
     assert said in check.said
 
 
+def test_records_of_another_study_differ(archive, tmp_path):
+    def other(data: bytes) -> bytes:
+        return data.replace(b"512", b"640")
+
+    checks = checks_of(repacked(archive, tmp_path, {contents.STUDY: other}, honest=True))
+    assert checks["records"].result == DIFFERS
+    assert checks["records"].said.startswith("no cell of study golden: train 3M retnet length 512")
+
+
+def test_a_folder_of_two_studies_is_not_packed(tmp_path):
+    folder = results(tmp_path / "golden")
+    mine = {"study": "mine", "size": "3M"}
+    other = [record("train_step_s", arm, value=0.1, **mine) for arm in ("retnet", "transformer")]
+    Store(folder).append(other, "other")
+    with pytest.raises(UserError, match=r"no cell of study golden: .*\(study mine\) and 1 more"):
+        pack(folder)
+    assert not folder.with_suffix(".zip").exists()
+
+
 def test_a_claim_the_study_does_not_make_differs(archive, tmp_path):
     spoilt = changed(archive, tmp_path, "claims.json", lambda c: c.append({**c[0], "name": "new"}))
     assert checks_of(spoilt)["claim new"].said == "study.yaml has no such claim"

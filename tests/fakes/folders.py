@@ -45,6 +45,7 @@ def rows(run_id: str = "run-1", slower: float = 1.0, **fields: Any) -> list[Row]
     """Training at two lengths, twice as fast in one arm; `slower`: the other arm's factor more."""
     about = {
         "run_id": run_id,
+        "size": "3M",
         "corpus": "random",
         "tokenizer": "random:64",
         "git_revision": "abc123",

@@ -46,6 +46,17 @@ def in_one_file(folder):
     return [folder]
 
 
+def under_another_run(folder):
+    """A copy with a new run_id; what was measured when stays as it was."""
+    part = folder / "records" / "a.parquet"
+    table = pq.read_table(part)
+    at, names = table.column_names.index("run_id"), pa.array(["run-x"] * len(table))
+    pq.write_table(
+        table.set_column(at, table.schema.field("run_id"), names), part.with_name("c.parquet")
+    )
+    return [folder]
+
+
 def half_of_a_part(folder):
     pq.write_table(
         pq.read_table(folder / "records" / "a.parquet")[:20], folder / "records" / "c.parquet"
@@ -62,7 +73,7 @@ def named_twice(folder):
     return [folder, folder / "records", folder / ".." / folder.name, part]
 
 
-COPIES = [beside, in_one_file, half_of_a_part, with_its_folder, named_twice]
+COPIES = [beside, in_one_file, under_another_run, half_of_a_part, with_its_folder, named_twice]
 
 
 @pytest.mark.parametrize("copy", COPIES)

@@ -162,6 +162,12 @@ def test_zero_is_a_count_and_a_document_may_have_no_words():
 CONTRADICTED = [
     ({"value": 0.05}, "train_step_s is 0.05 s, but the median of its samples is 0.1"),
     ({"samples": [0.1, 0.3], "value": 0.1}, "train_step_s is 0.1 s, but the median of its sample"),
+    ({"samples": None, "value": None}, "train_step_s is ok, but has no value"),
+    ({"cell_json": '{"length":256}'}, "its length is 512, but its cell_json says 256"),
+    ({"cell_json": '{"batch":1}'}, "its batch is 2, but its cell_json says 1"),
+    ({"cell_json": '{"size":"25M"}'}, "its size is 1m, but its cell_json says 25M"),
+    ({"cell_json": '{"workload":"prefill"}'}, "its workload is train, but its cell_json says p"),
+    ({"cell_json": '{"arm":"transformer"}'}, "its arm is retnet, but its cell_json says transf"),
     ({"cell_id": "0" * 16}, "its cell_json is not that of cell 0000000000000000"),
 ]
 

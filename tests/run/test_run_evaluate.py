@@ -120,13 +120,19 @@ def test_nothing_is_written_for_a_task_nobody_knows(folder, monkeypatch):
     [
         ({"tokenizer": "bpe:300"}, "the model knows 257 tokens, tokenizer bpe:300 has 300"),
         ({"dtype": "fp23"}, '--dtype "fp23" is unknown'),
+        ({"device": "tpu"}, "--device tpu: torch has no such device here"),
+        ({"device": "cpuu"}, '--device cpuu: torch has no such device here; did you mean "cpu"'),
+        ({"arm": "../a b"}, "--arm: string should match pattern"),
+        ({"tokenizer": "nope.json"}, "--tokenizer nope.json: there is no such file"),
+        ({"shots": 500}, "pick: fewer documents to take examples from than shots"),
         ({"include": "/none"}, "--include /none: there is no such folder"),
     ],
 )
 def test_bad_options_are_one_line(folder, options, message):
     said = Options(**({"include": str(folder)} | options))
     with pytest.raises(UserError, match=message):
-        evaluate(folder / "retention", ["pick"], folder / "out", said)
+        evaluate(folder / "retention", ["pick"], folder / "refused", said)
+    assert not (folder / "refused").exists()
 
 
 def letters(path, known: str):
