@@ -72,8 +72,8 @@ def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], l
     where = ".".join(quoted(part) for part in place)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         prefix = "".join(f"{quoted(part)}." for part in place[:-1])[:-1]
-        said = f'unknown key "{quoted(place[-1])}"{did_you_mean(place[-1], keys_at(place[:-1]))}'
-        return f"{prefix}: {said}" if prefix else said
+        message = f'unknown key "{quoted(place[-1])}"{did_you_mean(place[-1], keys_at(place[:-1]))}'
+        return f"{prefix}: {message}" if prefix else message
     if kind == "literal_error":
         return f'{where}: "{quoted(given)}" is unknown{did_you_mean(given, _choices(first))}'
     if kind == "missing":
@@ -84,8 +84,8 @@ def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], l
         return f"{where} must be a mapping, is {quoted(repr(given))}"
     if kind == "too_short":
         return f"{where} is empty; give it at least {first['ctx']['min_length']}"
-    said = f"{where}: {_lowered(first['msg'])}"
-    return said if kind in ("too_long", REFUSED) else f"{said}, not {quoted(repr(given))}"
+    message = f"{where}: {_lowered(first['msg'])}"
+    return message if kind in ("too_long", REFUSED) else f"{message}, not {quoted(repr(given))}"
 
 
 def _choices(problem: Any) -> list[str]:
@@ -118,5 +118,5 @@ def _limits(schema: Mapping[str, Any]) -> str:
         "maximum": "at most",
         "exclusiveMaximum": "below",
     }
-    said = [f"{word} {schema[key]:,}" for key, word in words.items() if key in schema]
-    return "".join(f"{', ' if i else ' '}{limit}" for i, limit in enumerate(said))
+    message = [f"{word} {schema[key]:,}" for key, word in words.items() if key in schema]
+    return "".join(f"{', ' if i else ' '}{limit}" for i, limit in enumerate(message))

@@ -113,8 +113,8 @@ def _size(event: yaml.Event, sizes: dict[str, int], unfinished: set[str]) -> int
         return 0
     tag = getattr(event, "tag", None)
     if tag is not None:
-        said = quoted(tag.replace(_STANDARD, "!!"))
-        raise _Refused(f"tag {said}: tags are not taken; write the value plainly", event)
+        shown_tag = quoted(tag.replace(_STANDARD, "!!"))
+        raise _Refused(f"tag {shown_tag}: tags are not taken; write the value plainly", event)
     if isinstance(event, yaml.ScalarEvent):
         _check_scalar(event)
     return 1

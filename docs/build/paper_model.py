@@ -134,8 +134,8 @@ def decode_floor_s(arm: str, batch: int, length: int, state_element: int = FP16)
     cache read once or the state read and written. `state_element` as in `state_bytes`."""
     assert A100.bytes_per_s is not None
     passes = 2 if arm == "retnet" else 1
-    moved = weight_bytes(arm) + passes * state_bytes(arm, batch, length, state_element)
-    return moved / A100.bytes_per_s
+    bytes_moved = weight_bytes(arm) + passes * state_bytes(arm, batch, length, state_element)
+    return bytes_moved / A100.bytes_per_s
 
 
 def decode_ceiling(arm: str, batch: int, length: int) -> float:

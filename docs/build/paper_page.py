@@ -221,10 +221,10 @@ Blocks recomputed in the backward pass:
 def _savings(plain: Sequence[Comparison], kept: Sequence[Comparison]) -> str:
     lines = []
     for baseline in proof.BASELINES:
-        mine = [[row for row in rows if f"{baseline}," in row.what] for rows in (plain, kept)]
+        chosen = [[row for row in rows if f"{baseline}," in row.what] for rows in (plain, kept)]
         ratios = [
-            [row.published for row in mine[0]],
-            *([r.predicted for r in rows] for rows in mine),
+            [row.published for row in chosen[0]],
+            *([r.predicted for r in rows] for rows in chosen),
         ]
         lines.append([f"against {baseline}", *(_saved(values) for values in ratios)])
     return _table("RetNet saves|paper|nothing recomputed|blocks recomputed", lines)

@@ -127,7 +127,7 @@ def page(folders: Sequence[Path]) -> str:
         _peaks(predicted.peaks(everything)),
         *_left_out(everything, predicted.PEAKS),
         _HELD,
-        *_held(predicted.held(everything)),
+        *_weights_and_states(predicted.weights_and_states(everything)),
         _TIMES,
         *_time(predicted.times(everything)),
         *_left_out(everything, predicted.STEPS),
@@ -145,11 +145,11 @@ def _sources(records: dict[Path, pd.DataFrame]) -> str:
 def _left_out(records: pd.DataFrame, metrics: tuple[str, ...]) -> Iterator[str]:
     studies = records.groupby("study")
     counts = {str(study): predicted.without(rows, metrics) for study, rows in studies}
-    told = ", ".join(f"{study}: {cells}" for study, cells in counts.items() if cells)
-    if told:
+    listed = ", ".join(f"{study}: {cells}" for study, cells in counts.items() if cells)
+    if listed:
         yield (
             "Cells left out, because their records hold no prediction (of an earlier version, in"
-            f" another mode than eager, or on a machine whose rates were not kept): {told}.\n"
+            f" another mode than eager, or on a machine whose rates were not kept): {listed}.\n"
         )
 
 
@@ -160,7 +160,7 @@ def _peaks(frame: pd.DataFrame) -> str:
     return f"{_far_off(frame)}\n{_table(columns)}"
 
 
-def _held(frame: pd.DataFrame) -> Iterator[str]:
+def _weights_and_states(frame: pd.DataFrame) -> Iterator[str]:
     """Weights depend on no batch or length, and neither on the study: each is shown once."""
     if frame.empty:
         yield NOTHING
@@ -212,9 +212,9 @@ def _time(frame: pd.DataFrame) -> Iterator[str]:
 def _ratios(frame: pd.DataFrame) -> str:
     """Measured over floor by workload and kernel: how many times, and how evenly."""
     groups = frame.groupby(["workload", "kernel"])["ratio"]
-    told = groups.agg(["count", "median", "min", "max"]).reset_index()
-    numbers = {f"measured / floor, {name}": _quantities(told[name]) for name in told.columns[3:]}
-    columns = {"workload": told["workload"], "kernel": told["kernel"], "cells": told["count"]}
+    listed = groups.agg(["count", "median", "min", "max"]).reset_index()
+    numbers = {f"measured / floor, {name}": _quantities(listed[name]) for name in listed.columns[3:]}
+    columns = {"workload": listed["workload"], "kernel": listed["kernel"], "cells": listed["count"]}
     return _table({**columns, **numbers})
 
 

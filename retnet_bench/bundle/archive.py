@@ -156,8 +156,8 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
     if MANIFEST not in archive.namelist():
         raise UserError(f"{path} is no bundle: it has no {MANIFEST}; {GIVE}")
     try:
-        said = json.loads(entries.read_entry(archive, MANIFEST, MOST_MANIFEST_BYTES))
-        version = said["format"]
+        raw = json.loads(entries.read_entry(archive, MANIFEST, MOST_MANIFEST_BYTES))
+        version = raw["format"]
         if not isinstance(version, int):
             raise ValueError(f"format is {quoted(repr(version))}")
     except (*BROKEN, TypeError, KeyError) as error:
@@ -167,12 +167,12 @@ def _manifest(path: Path, archive: zipfile.ZipFile) -> Manifest:
             f"{path}: {MANIFEST} has format {quoted(version)}, this retnet-bench reads up to "
             f"{FORMAT}: upgrade retnet-bench"
         )
-    return _validated(path, said)
+    return _validated(path, raw)
 
 
-def _validated(path: Path, said: object) -> Manifest:
+def _validated(path: Path, raw: object) -> Manifest:
     try:
-        return Manifest.model_validate(said)
+        return Manifest.model_validate(raw)
     except ValidationError as error:
         problem = error.errors()[0]
         where = quoted(".".join(map(str, problem["loc"])))

@@ -60,14 +60,14 @@ def foreign_cells(study: Study, records: pd.DataFrame) -> list[str]:
     """The cells in the records that the study has not, in words."""
     listed: dict[str, list[dict[str, Any]]] = {}
     for group, point, _ in study.points():
-        said = {name: getattr(point, name) for name in _TOLD}
-        known = {name: value for name, value in said.items() if value is not None}
+        values = {name: getattr(point, name) for name in _TOLD}
+        known = {name: value for name, value in values.items() if value is not None}
         listed.setdefault(group.workload, []).append(known)
     found = []
     for row in records.drop_duplicates("cell_id").to_dict("records"):
         described = json.loads(row["cell_json"])
-        told = {name: described.get(name, row[name]) for name in _TOLD}
-        cell = {name: value for name, value in told.items() if not pd.isna(value)}
+        settings = {name: described.get(name, row[name]) for name in _TOLD}
+        cell = {name: value for name, value in settings.items() if not pd.isna(value)}
         points = listed.get(row["workload"], []) if row["arm"] in study.arms else []
         same = any(all(point.get(k, v) == v for k, v in cell.items()) for point in points)
         if row["study"] != study.name or not same:
@@ -164,10 +164,10 @@ def draw(
     formats: Sequence[str] = ("svg", "png"),
 ) -> dict[str, str]:
     """Draw figures into `out`; returns why, by name, for those that can't be drawn."""
-    told, undrawn = notes(found), {}
+    settings, undrawn = notes(found), {}
     for name in dict.fromkeys(names):
         try:
-            plot(records, [name], out, formats, notes=told)
+            plot(records, [name], out, formats, notes=settings)
         except UserError as error:
             undrawn[name] = str(error)
     return undrawn

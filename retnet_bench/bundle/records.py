@@ -48,11 +48,11 @@ def _size(part: Path) -> _Size:
     try:
         with part.open("rb") as stream:  # a path might be taken for an address
             file = pq.ParquetFile(stream, read_dictionary=_TEXTS)
-            said = _size_said(file.metadata)
-            if any(number > most for number, most in zip(said, _MOST)):
-                return said
+            stated = _size_said(file.metadata)
+            if any(number > most for number, most in zip(stated, _MOST)):
+                return stated
             texts = file.read([name for name in _TEXTS if name in file.schema_arrow.names])
-            return said._replace(text_bytes=sum(map(_text_bytes, texts.columns)))
+            return stated._replace(text_bytes=sum(map(_text_bytes, texts.columns)))
     except (pa.ArrowException, OSError, ValueError, KeyError):
         return _Size(0, 0, 0, 0)
 

@@ -48,32 +48,32 @@ def rerun(bundle: Bundle, out: Path | None, console: Console, trusted: bool = Fa
     UserError, unless `trusted`, for a study that reads what is not in the archive."""
     with bundle.named():
         study, source = studies.load(str(bundle.folder / contents.STUDY))
-        theirs = read(bundle.folder)
+        archived = read(bundle.folder)
     if not trusted:
         with studies.Source(bundle.path, source.text).named():
             refuse_outside(study)
     folder = out or RUNS / f"{study.name}-rerun"
-    _refuse_archived(folder, theirs)
+    _refuse_archived(folder, archived)
     source = studies.Source(bundle.path / contents.STUDY, source.text)
     running.run(study, source, folder, console)
-    return compare(bundle, theirs, folder)
+    return compare(bundle, archived, folder)
 
 
-def _refuse_archived(folder: Path, theirs: pd.DataFrame) -> None:
+def _refuse_archived(folder: Path, archived: pd.DataFrame) -> None:
     """Records held against themselves would agree, and say nothing."""
     if not (folder / "records").is_dir() or not any((folder / "records").glob("*.parquet")):
         return
-    if set(read_records(folder)["run_id"]) & set(theirs["run_id"]):
+    if set(read_records(folder)["run_id"]) & set(archived["run_id"]):
         raise UserError(f"{folder} holds the archived records themselves; name a new one by --out")
 
 
-def compare(bundle: Bundle, theirs: pd.DataFrame, folder: Path) -> Rerun:
+def compare(bundle: Bundle, archived: pd.DataFrame, folder: Path) -> Rerun:
     """The records in `folder` held against the archived ones."""
-    mine = read_records(folder)
+    repeated = read_records(folder)
     with bundle.named():
-        there = contents.findings(bundle.folder, theirs)
-        here = contents.findings(folder, mine)
-        elsewhere = _elsewhere(theirs, mine)
+        there = contents.findings(bundle.folder, archived)
+        here = contents.findings(folder, repeated)
+        elsewhere = _elsewhere(archived, repeated)
         report = gate.check(folder, bundle.folder, Policy(exact_only=bool(elsewhere)))
     claims = list(zip(there, here, strict=True))  # of one study.yaml
     checks = [_verdict(*pair) for pair in claims]
@@ -83,11 +83,11 @@ def compare(bundle: Bundle, theirs: pd.DataFrame, folder: Path) -> Rerun:
     return Rerun(folder, claims, report, checks)
 
 
-def _elsewhere(theirs: pd.DataFrame, mine: pd.DataFrame) -> str:
+def _elsewhere(archived: pd.DataFrame, repeated: pd.DataFrame) -> str:
     """Why speeds can't be compared; empty on the same machine."""
-    if set(theirs["fingerprint"]) & set(mine["fingerprint"]):
+    if set(archived["fingerprint"]) & set(repeated["fingerprint"]):
         return ""
-    there, here = (_machines(records) for records in (theirs, mine))
+    there, here = (_machines(records) for records in (archived, repeated))
     return f"taken on {there}, this is {here}"
 
 
@@ -97,11 +97,14 @@ def _machines(records: pd.DataFrame) -> str:
 
 
 def _verdict(there: Finding, here: Finding) -> Check:
-    what, said = f"claim {here.claim.name}, here and there", f"{there.verdict}, here {here.verdict}"
+    what, remark = (
+        f"claim {here.claim.name}, here and there",
+        f"{there.verdict}, here {here.verdict}",
+    )
     if there.verdict == here.verdict:
         return Check(what, OK, here.verdict)
     decided = there.verdict in DECIDED and here.verdict in DECIDED
-    return Check(what, DIFFERS if decided else NOT_COMPARED, said)
+    return Check(what, DIFFERS if decided else NOT_COMPARED, remark)
 
 
 def _outcome(report: Report) -> Check:

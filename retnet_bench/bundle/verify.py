@@ -44,7 +44,7 @@ class Check:
 
     what: str
     result: str
-    said: str = ""
+    remark: str = ""
 
 
 def verify(bundle: Bundle, trusted: bool = False) -> list[Check]:
@@ -76,7 +76,9 @@ def failed(checks: Iterable[Check]) -> bool:
 
 def table(checks: Iterable[Check], title: str = "Verification") -> Table:
     """A row per check."""
-    rows = ((Text(printable(c.what)), c.result, Text(printable(c.said, MOST_SAID))) for c in checks)
+    rows = (
+        (Text(printable(c.what)), c.result, Text(printable(c.remark, MOST_SAID))) for c in checks
+    )
     return layout.table(title, "what|result|remark", rows)
 
 
@@ -84,8 +86,8 @@ def summary(checks: Iterable[Check]) -> str:
     """One line: the outcome and how many checks had which result."""
     counts = Counter(check.result for check in checks)
     results = (name for name in (DIFFERS, NOT_COMPARED, OK) if counts[name])
-    told = ", ".join(f"{counts[name]} {name}" for name in results)
-    return f"{'differs' if counts[DIFFERS] else 'nothing differs'}: {told}"
+    counted = ", ".join(f"{counts[name]} {name}" for name in results)
+    return f"{'differs' if counts[DIFFERS] else 'nothing differs'}: {counted}"
 
 
 def others(then: Mapping[str, str], names: Iterable[str]) -> str:
@@ -109,8 +111,8 @@ def _manifest(bundle: Bundle, study: Study, records: pd.DataFrame) -> Check:
     for field, here in contents.about(study, records).items():
         there = getattr(bundle.manifest, field)
         if there != here:
-            said = f"{field} is {quoted(there)}, from study and records {quoted(here)}"
-            return Check("manifest", DIFFERS, said)
+            remark = f"{field} is {quoted(there)}, from study and records {quoted(here)}"
+            return Check("manifest", DIFFERS, remark)
     return Check("manifest", OK, "study, machines and revisions as in the records")
 
 
@@ -204,8 +206,8 @@ def _figure(there: Path | None, here: Path, why: str | None, unlike: str) -> tup
 
 def _environment(bundle: Bundle, records: pd.DataFrame) -> Check:
     path = bundle.folder / contents.ENVIRONMENT
-    said = path.read_bytes() if path.is_file() else b""
-    if said == contents.as_bytes(contents.environment_text(records)):
+    remark = path.read_bytes() if path.is_file() else b""
+    if remark == contents.as_bytes(contents.environment_text(records)):
         return Check("environment", OK, f"as in the records: {', '.join(bundle.manifest.machines)}")
     return Check("environment", DIFFERS, f"{contents.ENVIRONMENT} is not that of the records")
 

@@ -43,9 +43,9 @@ def _options() -> Table:
     from retnet_bench.models.options import schemas
 
     rows = (
-        (name, option, takes(said), _default(said["default"]), said.get("description", ""))
+        (name, option, takes(schema), _default(schema["default"]), schema.get("description", ""))
         for name, mixer in MIXERS.items()
-        for option, said in schemas(mixer.Options).items()
+        for option, schema in schemas(mixer.Options).items()
     )
     columns = "mixer|option|values|default|meaning"
     return table("Options of the mixers, said in a study's arm", columns, rows)

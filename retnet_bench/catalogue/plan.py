@@ -51,7 +51,7 @@ def plan_table(
     if target is None:
         dtypes = dict.fromkeys(p.cell.dtype for pair in pairs for p in pair)
         target = targets.here(plan.devices_of(pairs)[0], [*dtypes, "fp32"])
-    pairs = targets.moved(pairs, target)
+    pairs = targets.retargeted(pairs, target)
     calibration = _calibration(records, Path("runs") / loaded.name, target)
     found = list(predicting.predictions(pairs, target, calibration))
     yield table(
@@ -157,9 +157,9 @@ def _rates_text(rates: Rates) -> str:
         for dtype, peak in rates.flops_per_s.items()
     )
     known = rates.bytes_per_s
-    moved = BANDWIDTH.rounded(known, 4) if known else f"{BANDWIDTH.name} unknown"
+    retargeted = BANDWIDTH.rounded(known, 4) if known else f"{BANDWIDTH.name} unknown"
     launch = "unknown" if rates.launch_s is None else OPERATOR_CALL.rounded(rates.launch_s, 3)
-    return f"{peaks}, {moved}, {OPERATOR_CALL.name} {launch}"
+    return f"{peaks}, {retargeted}, {OPERATOR_CALL.name} {launch}"
 
 
 def _plan_row(planned: Planned, found: Prediction | None) -> tuple[str, ...]:

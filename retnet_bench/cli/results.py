@@ -46,9 +46,9 @@ def findings_of(results: list[Path]) -> list[Finding]:
     stated = {folder: claims.beside(folder) for folder in results}
     return [
         finding
-        for folder, said in stated.items()
-        if said
-        for finding in judging.evaluate(read_records(folder), said)
+        for folder, text in stated.items()
+        if text
+        for finding in judging.evaluate(read_records(folder), text)
     ]
 
 
@@ -92,14 +92,14 @@ def plot_results(
     if len(results) > 1 and out is None:
         raise UserError("--out is missing: figures of several results need a folder of their own")
     records = read_all(results)
-    told = notes(findings_of(results))
+    remarks = notes(findings_of(results))
     first = results[0]
     folder = out or (first if first.is_dir() else first.parent) / "figures"
     undrawn = {}
     for name in names:
         FIGURES[name]  # an unknown one is a mistake, not a lack of records
         try:
-            for path in plot(records, [name], folder, notes=told):
+            for path in plot(records, [name], folder, notes=remarks):
                 console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
         except NotWritten:
             raise

@@ -99,20 +99,22 @@ def load_tokenizer_file(path: Path, bos_id: object = None) -> FileTokenizer:
     )
 
 
-def token_ids(said: object, field: str) -> tuple[int, ...]:
+def token_ids(given: object, field: str) -> tuple[int, ...]:
     """Ids as a config says them: one, a list, or none (null or -1). UserError for anything else."""
-    listed = said if isinstance(said, list) else [said]
+    listed = given if isinstance(given, list) else [given]
     wanted = [i for i in listed if i is not None and i != -1]
     ids = tuple(i for i in wanted if isinstance(i, int) and not isinstance(i, bool) and i >= 0)
     if len(ids) < len(wanted):
-        raise UserError(f"config.json: {field} is {quoted(said)}; it wants an id, or a list of ids")
+        raise UserError(
+            f"config.json: {field} is {quoted(given)}; it wants an id, or a list of ids"
+        )
     return ids
 
 
-def _bos(path: Path, model: hf.Tokenizer, said: object) -> int:
-    ids = token_ids(said, "bos_token_id")
+def _bos(path: Path, model: hf.Tokenizer, given: object) -> int:
+    ids = token_ids(given, "bos_token_id")
     if len(ids) > 1:
-        raise UserError(f"config.json: bos_token_id is {quoted(said)}; one id begins a text")
+        raise UserError(f"config.json: bos_token_id is {quoted(given)}; one id begins a text")
     named = (model.token_to_id(token) for token in BOS)
     found = next((i for i in (*ids, *named) if i is not None), None)
     if found is None:
@@ -120,11 +122,11 @@ def _bos(path: Path, model: hf.Tokenizer, said: object) -> int:
     return found
 
 
-def _unknown(model: hf.Tokenizer, said: dict[str, Any]) -> int | None:
+def _unknown(model: hf.Tokenizer, given: dict[str, Any]) -> int | None:
     """The id of what the tokenizer does not know, if it has one."""
-    if (token := said.get("unk_token")) is not None:
+    if (token := given.get("unk_token")) is not None:
         return model.token_to_id(token)
-    return said.get("unk_id")  # Unigram's
+    return given.get("unk_id")  # Unigram's
 
 
 # --- what ids give back --------------------------------------------------------------------------

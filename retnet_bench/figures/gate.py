@@ -72,10 +72,10 @@ def _mark(ax, row: Row, place: int) -> None:  # type: ignore[no-untyped-def]
 
 def _caption(report: Report, rows: list[Row]) -> str:
     paired = sum(bool(row.paired) for row in rows)
-    told = (
+    sentences = (
         "Bars are 95 % intervals, arrows where these go on beyond the axis, no bar where there is "
         f"none; grey: noise floor; dotted: the limit. {paired} of {len(rows)} ratios from "
         f"interleaved blocks. Machine: {report.about.get('candidate_machine', '')}; "
         f"{report.summary}."
     )
-    return textwrap.fill(printable(told), 140)
+    return textwrap.fill(printable(sentences), 140)

@@ -79,8 +79,8 @@ def one_budget(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
         return frame, ""
     budget = budgets.index[budgets == budgets.max()].max()
     others = ", ".join(f"{other:,}" for other in budgets.index if other != budget)
-    said = f"Models trained on {budget:,} tokens; the records also have {others}."
-    return frame[(frame["token_budget"] == budget).fillna(False)], said
+    remark = f"Models trained on {budget:,} tokens; the records also have {others}."
+    return frame[(frame["token_budget"] == budget).fillna(False)], remark
 
 
 def largest(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:

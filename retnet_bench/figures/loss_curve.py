@@ -26,5 +26,5 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.ours.tick_params(which="minor", labelsize=7)
     sheet.ours.set(xlabel=TOKENS_SEEN.label(), ylabel="training loss (nat per token)")
     seeds = int(frame["seeds"].max())
-    said = f"Mean of {seeds} seeds." if seeds > 1 else "One seed: no bands."
-    return sheet.finish(panels.contract(records, "perplexity"), budget, said)
+    remark = f"Mean of {seeds} seeds." if seeds > 1 else "One seed: no bands."
+    return sheet.finish(panels.contract(records, "perplexity"), budget, remark)

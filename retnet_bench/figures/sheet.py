@@ -117,10 +117,10 @@ class Sheet:
         if any(cut):
             self.remark(axes.CUT)
         beside = f"Right: {self.source}" if self.source else ""
-        told = [*notes, "Bars and bands are 95 % intervals.", *self.remarks, beside]
+        sentences = [*notes, "Bars and bands are 95 % intervals.", *self.remarks, beside]
         paragraphs = (
             f"{'Left' if self.source else 'Measured'}: {contract}.",
-            " ".join(filter(None, told)),
+            " ".join(filter(None, sentences)),
             *_TOLD.get(),
         )
         caption = "\n".join(textwrap.fill(part, _CAPTION_CHARACTERS) for part in paragraphs)

@@ -59,9 +59,9 @@ def draw(records: pd.DataFrame) -> Figure:
     _marks(sheet, chosen)
     _paper(sheet)
     _frame(sheet)
-    mine = records[records["workload"].isin(TIMES) & (records["size"] == size)]
-    said = f"Size {size}, lengths: {'; '.join(_ranges(chosen))}."
-    return sheet.finish(captions.contract_text(mine), said, _NOTE)
+    timed = records[records["workload"].isin(TIMES) & (records["size"] == size)]
+    remark = f"Size {size}, lengths: {'; '.join(_ranges(chosen))}."
+    return sheet.finish(captions.contract_text(timed), remark, _NOTE)
 
 
 def _at_one_batch(found: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -77,10 +77,10 @@ def _ranges(chosen: pd.DataFrame) -> list[str]:
     alike: dict[str, list[str]] = {}
     known = chosen[chosen["estimate"].notna()].assign(batch=chosen["batch"].fillna(0))
     for (workload, what, batch), cost in known.groupby(["workload", "what", "batch"], sort=False):
-        said = f"{cost['shortest'].min():,.0f} to {cost['longest'].max():,.0f}"
+        remark = f"{cost['shortest'].min():,.0f} to {cost['longest'].max():,.0f}"
         at = f" at batch {batch:g}" if batch else ""
-        alike.setdefault(said + at, []).append(_ROWS[str(workload), str(what)])
-    return [f"{', '.join(names)} {said}" for said, names in alike.items()]
+        alike.setdefault(remark + at, []).append(_ROWS[str(workload), str(what)])
+    return [f"{', '.join(names)} {remark}" for remark, names in alike.items()]
 
 
 # --- our panel ----------------------------------------------------------------------------------
@@ -110,8 +110,8 @@ def _variants(chosen: pd.DataFrame) -> list[str]:
     """Per row the words for what tells its contract from others of the same arm and cost."""
     given = ("what", "size", "batch")
     names = [name for name in curves.separators(chosen) if name not in given]
-    told = [name for name in names if chosen[name].nunique() > 1]
-    rows = chosen[told].to_numpy(dtype=object)
+    varying = [name for name in names if chosen[name].nunique() > 1]
+    rows = chosen[varying].to_numpy(dtype=object)
     return [", ".join(str(value) for value in row if pd.notna(value)) for row in rows]
 
 
@@ -183,10 +183,10 @@ def _paper(sheet: Sheet) -> None:
             "alpha": style.PAPER_ALPHA,
         }
         sheet.paper.plot([power], [place], label=f"paper {arm} {metric}", **shape)
-        said = value.replace("^2", "\N{SUPERSCRIPT TWO}")
+        remark = value.replace("^2", "\N{SUPERSCRIPT TWO}")
         words: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6.5, "ha": "center"}
         words["bbox"] = {"facecolor": style.PAPER_FACE, "edgecolor": "none", "pad": 0.5}
-        sheet.paper.annotate(said, (power, place), xytext=(0, 6), color=look.color, **words)
+        sheet.paper.annotate(remark, (power, place), xytext=(0, 6), color=look.color, **words)
         if arm not in sheet.styles:
             sheet.explain(f"{arm} (paper)", Line2D([], [], **shape))
     panels.style_paper_axes(

@@ -55,13 +55,15 @@ def _ceilings(sheet: Sheet) -> str:
     """The most that the paper's 8 GPUs could do, in its panel; returns the caption's sentence."""
     sizes = paper.load("table4").frame[["size", "n_params"]].drop_duplicates()
     points = paper.predicted("table4").merge(sizes, on="size")
-    said = panels.draw_predicted(sheet, points, "n_params", "compute ceiling")
+    remark = panels.draw_predicted(sheet, points, "n_params", "compute ceiling")
     axes.log_rates(sheet.paper)
-    return said
+    return remark
 
 
 def _length_said(rates: pd.DataFrame, length: int) -> str:
     at = rates[(rates["length"] == length) & rates["estimate"].notna()]
     which = "all" if set(at["arm"]) == set(rates["arm"]) else "most"
-    theirs = paper.load("table4").frame["length"].iloc[0]
-    return f"Left at length {length}, the longest that {which} arms have; right at {theirs}."
+    trained_length = paper.load("table4").frame["length"].iloc[0]
+    return (
+        f"Left at length {length}, the longest that {which} arms have; right at {trained_length}."
+    )

@@ -167,13 +167,13 @@ def _usage() -> dict[str, Any]:
 
 
 def _cores(root: Path) -> dict[str, Any]:
-    mine = cores.allowed()
-    if mine.value is None:
-        return dict.fromkeys(("n_cores", "busy_s", "waited_s", "frequency_mhz"), mine)
+    own_cores = cores.allowed()
+    if own_cores.value is None:
+        return dict.fromkeys(("n_cores", "busy_s", "waited_s", "frequency_mhz"), own_cores)
     return {
-        "frequency_mhz": cores.frequency_mhz(mine.value, root),  # first: the cores cool down
-        "n_cores": len(mine.value),
-        "busy_s": cores.busy_s(mine.value, root),
+        "frequency_mhz": cores.frequency_mhz(own_cores.value, root),  # first: the cores cool down
+        "n_cores": len(own_cores.value),
+        "busy_s": cores.busy_s(own_cores.value, root),
         "waited_s": cores.waited_s(root),
     }
 
@@ -189,14 +189,14 @@ class Block:
     def wall_s(self) -> float:
         return self.after.at_s - self.before.at_s
 
-    def grown(self, field: str) -> float | None:
+    def increase(self, field: str) -> float | None:
         """How far a counter went up; None when either end is unknown."""
         early, late = getattr(self.before, field), getattr(self.after, field)
         return None if early is None or late is None else late - early
 
     def foreign_s(self) -> float | None:
         """Core seconds that other processes and the hypervisor took of the allowed cores."""
-        busy = self.grown("busy_s")
+        busy = self.increase("busy_s")
         return None if busy is None else max(0.0, busy - (self.after.own_s - self.before.own_s))
 
     def foreign_share(self) -> float | None:
@@ -209,7 +209,7 @@ class Block:
 
         Threads that ended in the block took their waiting with them, hence no less than 0.
         """
-        waited = self.grown("waited_s")
+        waited = self.increase("waited_s")
         if waited is None:
             return None
         return max(0.0, waited) / (self.wall_s * max(1, self.after.threads))
@@ -245,8 +245,8 @@ def _machinery(block: Block) -> list[str]:
         "device_mallocs": "device mallocs",
         "major_faults": "page faults from storage",
     }
-    grown = ((text, block.grown(field)) for field, text in words.items())
-    return [f"{text}: {int(count)}" for text, count in grown if count and count > 0]
+    increase = ((text, block.increase(field)) for field, text in words.items())
+    return [f"{text}: {int(count)}" for text, count in increase if count and count > 0]
 
 
 def _storms(block: Block) -> list[str]:
@@ -256,7 +256,7 @@ def _storms(block: Block) -> list[str]:
         ("minor_faults", MAX_MINOR_FAULTS_PER_S, "page faults"),
         ("involuntary_switches", MAX_SWITCHES_PER_S * block.after.threads, "involuntary switches"),
     ):
-        rate = (block.grown(field) or 0) / block.wall_s
+        rate = (block.increase(field) or 0) / block.wall_s
         if rate > limit:
             found.append(f"{rate:,.0f} {words}/s (limit {limit:,.0f})")
     return found

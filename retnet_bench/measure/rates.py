@@ -94,10 +94,10 @@ def _best(a: Rates, b: Rates) -> Rates:
         dtype: max(a.flops_per_s.get(dtype) or 0.0, b.flops_per_s.get(dtype) or 0.0) or None
         for dtype in {**b.flops_per_s, **a.flops_per_s}
     }
-    moved = max(a.bytes_per_s or 0.0, b.bytes_per_s or 0.0) or None
+    bandwidth = max(a.bytes_per_s or 0.0, b.bytes_per_s or 0.0) or None
     calls = [s for s in (a.launch_s, b.launch_s) if s is not None]
     launch_s = min(calls, default=None)
-    return replace(a, flops_per_s=flops, bytes_per_s=moved, launch_s=launch_s)
+    return replace(a, flops_per_s=flops, bytes_per_s=bandwidth, launch_s=launch_s)
 
 
 def kept(device: str) -> Rates | None:

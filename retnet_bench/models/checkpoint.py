@@ -174,15 +174,15 @@ def read_header(path: Path) -> Header:
             f'{printable(path)}: unknown mixer "{quoted(mixer)}"{did_you_mean(mixer, MIXERS)}'
         )
     options: type = MIXERS[mixer].Options
-    said: Any = parse(_stored(options), text, path)
-    return Header(_config(said.config, options, path), said.dtype, said.meta)
+    raw: Any = parse(_stored(options), text, path)
+    return Header(_config(raw.config, options, path), raw.dtype, raw.meta)
 
 
-def _config(said: Any, options: type[MixerOptions], path: Path) -> ModelConfig:
-    own = {name: getattr(said, name) for name in mixer_options.names(options)}
+def _config(raw: Any, options: type[MixerOptions], path: Path) -> ModelConfig:
+    own = {name: getattr(raw, name) for name in mixer_options.names(options)}
     others = [field.name for field in fields(ModelConfig) if field.name != "options"]
     try:
-        return ModelConfig(options=options(**own), **{name: getattr(said, name) for name in others})
+        return ModelConfig(options=options(**own), **{name: getattr(raw, name) for name in others})
     except UserError as error:  # it knows no file
         raise UserError(f"{printable(path)}: {error}") from None
 

@@ -86,7 +86,7 @@ class ModelConfig:
         """The config as JSON has it: the mixer's options stand among the other fields."""
         values: dict[str, Any] = {}
         for name, value in vars(self).items():
-            values |= value.said() if name == "options" else {name: value}
+            values |= value.given() if name == "options" else {name: value}
         return values
 
     @property

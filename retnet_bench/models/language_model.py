@@ -54,8 +54,8 @@ def _rows(layer: State, rows: Tensor) -> State:
     """Rows of a mixer's state: a tensor, or a dataclass of tensors, the batch always first."""
     if isinstance(layer, Tensor):
         return layer[rows]
-    held = {name: v[rows] for name, v in vars(layer).items() if isinstance(v, Tensor)}
-    return replace(layer, **held)
+    selected = {name: v[rows] for name, v in vars(layer).items() if isinstance(v, Tensor)}
+    return replace(layer, **selected)
 
 
 class LanguageModel(nn.Module):

@@ -34,9 +34,9 @@ class Exact(nn.Module):
     def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
         super()._apply(fn, recurse)
         for name, exact in self._exact.items():
-            moved = getattr(self, name)
-            dtype = torch.float64 if moved.dtype == torch.float64 else torch.float32
-            setattr(self, name, exact.to(moved.device, dtype))
+            converted = getattr(self, name)
+            dtype = torch.float64 if converted.dtype == torch.float64 else torch.float32
+            setattr(self, name, exact.to(converted.device, dtype))
         return self
 
 

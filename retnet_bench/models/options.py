@@ -35,7 +35,7 @@ class MixerOptions:
     execution: ClassVar[tuple[str, ...]] = ()
     """Those that say how a model is computed and not what it is."""
 
-    def said(self) -> dict[str, Any]:
+    def given(self) -> dict[str, Any]:
         """Those that are not None."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
@@ -66,16 +66,16 @@ def schemas(kind: type) -> dict[str, dict[str, Any]]:
     return _adapter(kind).json_schema().get("properties", {})
 
 
-def validate(kind: type[Own], said: Mapping[Any, Any]) -> Own:
+def validate(kind: type[Own], values: Mapping[Any, Any]) -> Own:
     """Options as a user says them. Raises pydantic's ValidationError."""
     declared: type = kind
-    return _adapter(declared).validate_python(said)
+    return _adapter(declared).validate_python(values)
 
 
-def read(kind: type[Own], said: Mapping[Any, Any]) -> Own:
+def read(kind: type[Own], values: Mapping[Any, Any]) -> Own:
     """Options as a file says them. Raises UserError: one line that names the option."""
     try:
-        return validate(kind, said)
+        return validate(kind, values)
     except ValidationError as error:
         raise UserError(problem(error, lambda _: names(kind))) from None
 

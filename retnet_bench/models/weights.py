@@ -190,6 +190,6 @@ def common_dtype(tensors: Tensors, path: Path) -> torch.dtype:
     """The one type of all weights. UserError if they have several: which was meant?"""
     examples = {value.dtype: name for name, value in tensors.items()}
     if len(examples) > 1:
-        told = ", ".join(f'"{quoted(n)}" is {str(d)[6:]}' for d, n in examples.items())
-        raise UserError(f"{printable(path)}: weights of several types ({told}); say one: --dtype")
+        listed = ", ".join(f'"{quoted(n)}" is {str(d)[6:]}' for d, n in examples.items())
+        raise UserError(f"{printable(path)}: weights of several types ({listed}); say one: --dtype")
     return next(iter(examples))

@@ -60,8 +60,8 @@ class Calibration:
                 "error not known from one" if error is None else f"typically {error - 1:.0%} off"
             )
             factor = statistics.median(ratios)
-            said = f"measured {factor:.3g} x predicted, {len(ratios)} cells, {known}"
-            yield f"{' '.join(key)}: {said}"
+            summary = f"measured {factor:.3g} x predicted, {len(ratios)} cells, {known}"
+            yield f"{' '.join(key)}: {summary}"
 
 
 def _key(cell: Cell) -> Key:

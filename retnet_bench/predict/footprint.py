@@ -231,11 +231,11 @@ def _prefill(step: Step, model: LanguageModel, counter: TensorCounter) -> Callab
     tokens = _tokens(step, counter)
     empty = model.new_state(step.batch, step.length)
     counter.claim([_tensors(layer) for layer in empty.layers], "state")
-    held: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def call() -> None:
-        held["logits"] = model.prefill(tokens, model.fork(empty))
+        outputs["logits"] = model.prefill(tokens, model.fork(empty))
 
     return call
 
@@ -245,12 +245,12 @@ def _decode(step: Step, model: LanguageModel, counter: TensorCounter) -> Callabl
     token = _tokens(step, counter)
     state = model.new_state(step.batch, step.length)
     counter.claim([_tensors(layer) for layer in state.layers], "state")
-    held: dict[str, Tensor] = {}
+    outputs: dict[str, Tensor] = {}
 
     @torch.no_grad()
     def call() -> None:
-        held["logits"] = model.step_at(token, state.layers, step.length - 1)
-        held["next"] = held["logits"][:, -1].argmax(-1, keepdim=True)
+        outputs["logits"] = model.step_at(token, state.layers, step.length - 1)
+        outputs["next"] = outputs["logits"][:, -1].argmax(-1, keepdim=True)
 
     return call
 

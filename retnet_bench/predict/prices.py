@@ -21,12 +21,12 @@ class Price:
 
 def price(text: str) -> Price:
     """ "2.50USD" or "2.50 EUR". UserError where a currency is missing or the price is negative."""
-    said = quoted(text)
+    given = quoted(text)
     found = re.fullmatch(r"\s*(-?\d{1,15}(?:\.\d+)?)\s*([A-Za-z]{3})?\s*", text)
     if found is None:
-        raise UserError(f'--price "{said}" is no price per hour; write it like 2.50USD')
+        raise UserError(f'--price "{given}" is no price per hour; write it like 2.50USD')
     if found[2] is None:
-        raise UserError(f'--price "{said}" has no currency; write it like {quoted(found[1])}USD')
+        raise UserError(f'--price "{given}" has no currency; write it like {quoted(found[1])}USD')
     if float(found[1]) < 0:
-        raise UserError(f'--price "{said}" is negative; write it like 2.50{found[2].upper()}')
+        raise UserError(f'--price "{given}" is negative; write it like 2.50{found[2].upper()}')
     return Price(float(found[1]), found[2].upper())

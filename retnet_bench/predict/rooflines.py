@@ -78,8 +78,8 @@ def least_bytes(cell: Cell, config: ModelConfig, position: int | None = None) ->
     if cell.workload == "prefill":
         return cost.prefill_bytes(config, cell.batch, cell.length, element)
     if cell.workload == "decode":
-        held = cell.length if position is None else position + 1
-        return cost.step_bytes(config, cell.batch, held, element)
+        filled = cell.length if position is None else position + 1
+        return cost.step_bytes(config, cell.batch, filled, element)
     return cost.train_bytes(config, cell.batch, cell.length, element)
 
 

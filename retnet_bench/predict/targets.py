@@ -42,7 +42,7 @@ def on(name: str) -> Target:
     return Target(device, "cuda", device.memory_bytes, elsewhere=True)
 
 
-def moved(pairs: list[Pair], target: Target) -> list[Pair]:
+def retargeted(pairs: list[Pair], target: Target) -> list[Pair]:
     """The pairs as they would be planned on `target`. What this machine lacks does not count
     there; whether packages are installed there is not known and taken for granted."""
     if not target.elsewhere:

@@ -33,11 +33,11 @@ def check(
     """
     if candidate.exists() and candidate.resolve() == baseline.resolve():
         raise UserError(f"candidate and baseline are both {candidate}: nothing would be compared")
-    mine, theirs = read_records(candidate), read_records(baseline)
-    machine = set(mine["fingerprint"])
+    candidate_records, baseline_records = read_records(candidate), read_records(baseline)
+    machine = set(candidate_records["fingerprint"])
     found = [read_floors(p, machine) for p in (selftest_of or candidate, baseline)]
     known = [floors for floors in found if any(floor.value for floor in floors.values())]
-    return compare(mine, theirs, known[0] if known else found[0], policy)
+    return compare(candidate_records, baseline_records, known[0] if known else found[0], policy)
 
 
 def table(report: Report) -> Table:
@@ -137,7 +137,7 @@ def _case(suite: ElementTree.Element, row: Row) -> None:
     message = "; ".join(filter(None, [ratio_text(row), _remark(row)])) or row.verdict
     tag = {REGRESSION: "failure", "inconclusive": "error", NOT_COMPARABLE: "skipped"}
     if row.verdict in tag:
-        said = f"{row.verdict}: {row.baseline} -> {row.candidate}; {message}"
-        ElementTree.SubElement(case, tag[row.verdict], message=printable(said))
+        summary = f"{row.verdict}: {row.baseline} -> {row.candidate}; {message}"
+        ElementTree.SubElement(case, tag[row.verdict], message=printable(summary))
     else:
         ElementTree.SubElement(case, "system-out").text = printable(f"{row.verdict}: {message}")

@@ -71,14 +71,14 @@ def ablations(records: pd.DataFrame) -> Table | None:
     found = quality.ablations(records)
     if found["arm"].nunique() < 2:
         return None  # one arm beside the full model is a pair, and has its own table
-    theirs = _paper_ablations()
+    published = _paper_ablations()
     columns = "arm|size|>bits per byte|>perplexity per token, %|>paper, in domain, %|>seeds|remark"
     title = f"Ablations: difference to {quality.reference(records)}; above 0 is worse"
     table = layout.table(title, columns)
     for _, row in found.sort_values(["size", "relative"]).iterrows():
         bits = interval(row)
         relative = _ends(row["relative"], row["relative_low"], row["relative_high"], 100)
-        stated = quantity(100 * theirs[row["arm"]]) if row["arm"] in theirs else ""
+        stated = quantity(100 * published[row["arm"]]) if row["arm"] in published else ""
         failed = "" if row["status"] == "ok" else f"{row['status']}: "
         remark = f"{failed}{row['reason'] if isinstance(row['reason'], str) else ''}"
         table.add_row(row["arm"], row["size"], bits, relative, stated, str(row["seeds"]), remark)
@@ -95,7 +95,7 @@ def _paper_ablations() -> dict[str, float]:
 def context(records: pd.DataFrame) -> Table | None:
     """Perplexity per token against the length of context (Table 8), the paper's beside it."""
     found = quality.contexts(records)
-    theirs = paper.load("table8").frame.set_index(["arm", "length"])["value"]
+    published = paper.load("table8").frame.set_index(["arm", "length"])["value"]
     keys = [name for name in curves.separators(found) if found[name].nunique() > 1]
     words = [name.replace("_", " ") for name in keys]
     others = found.loc[found["over"].notna(), "over_arm"].unique()
@@ -104,7 +104,7 @@ def context(records: pd.DataFrame) -> Table | None:
     columns = "|".join(["arm", *words, *numbers, ">paper|>seeds"])
     table = layout.table("Perplexity against the length of context", columns)
     for _, row in found.iterrows():
-        stated = theirs.get((row["arm"], row["context_length"]), math.nan)
+        stated = published.get((row["arm"], row["context_length"]), math.nan)
         names = [str(row[key]) for key in keys]
         against = [_percent(row, "over") if row["over_arm"] == other else "" for other in others]
         where = f"{row['context_length']:,.0f}"

@@ -152,15 +152,15 @@ def _at_most(number: int, most: int, unit: str) -> None:
 
 
 def _version(schema: pa.Schema) -> int:
-    said = (schema.metadata or {}).get(VERSION_KEY, b"")
-    if not said:
+    stated = (schema.metadata or {}).get(VERSION_KEY, b"")
+    if not stated:
         raise _Refused("holds no records of retnet-bench (its schema has no version)")
-    if not said.isdigit() or len(said) > 9 or int(said) < 1:
-        words = quoted(said.decode("utf-8", "replace"))
+    if not stated.isdigit() or len(stated) > 9 or int(stated) < 1:
+        words = quoted(stated.decode("utf-8", "replace"))
         raise _Refused(f'has schema version "{words}": versions are 1 to {SCHEMA_VERSION}')
-    if int(said) > SCHEMA_VERSION:
-        raise _later(int(said))
-    return int(said)
+    if int(stated) > SCHEMA_VERSION:
+        raise _later(int(stated))
+    return int(stated)
 
 
 def _later(version: int) -> _Refused:

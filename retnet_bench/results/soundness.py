@@ -131,8 +131,8 @@ def _misnamed(measured: pd.DataFrame) -> Reasons:
             yield index, f"its cell_json is not that of cell {cell_id}"
         for name in _DESCRIBED:
             if name in cell and not pd.isna(row[name]) and row[name] != cell[name]:
-                said = f"{quoted(row[name])}, but its cell_json says {quoted(cell[name])}"
-                yield index, f"its {name} is {said}"
+                words = f"{quoted(row[name])}, but its cell_json says {quoted(cell[name])}"
+                yield index, f"its {name} is {words}"
 
 
 class _Row(NamedTuple):

@@ -107,13 +107,13 @@ class Store:
         They go to `folder/corrupt/<name>.parquet.corrupt`; returns their new paths. Not beside
         the good parts, because `pandas.read_parquet` opens every file of a folder.
         """
-        moved = []
+        set_aside = []
         for path in part.parts(self.records):
             try:
                 part.read(path)
             except CorruptPart:
-                moved.append(_move(path, self.folder / "corrupt" / f"{path.name}.corrupt"))
-        return moved
+                set_aside.append(_move(path, self.folder / "corrupt" / f"{path.name}.corrupt"))
+        return set_aside
 
     def clear(self) -> Path | None:
         """Start anew: move the records to `records.<UTC time>.bak`; None when there were none."""

@@ -82,9 +82,9 @@ def measured(
         policy=policy,
         floors=read_floors(home),
     )
-    with ExitStack() as held:
+    with ExitStack() as contexts:
         stores = {
-            side: held.enter_context(Store.alone(comparison.folder / side))
+            side: contexts.enter_context(Store.alone(comparison.folder / side))
             for side in comparison.sides
         }
         comparison.run(stores, console)

@@ -239,7 +239,7 @@ class Runner:
             return None
         words = cell_run.planned.cell.name
         answer = cell_run.worker.ask(
-            name, on_progress=lambda said: self.on_turn(f"{words}: {said}")
+            name, on_progress=lambda message: self.on_turn(f"{words}: {message}")
         )
         if isinstance(answer, Failure):
             cell_run.fail(answer)

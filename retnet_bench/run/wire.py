@@ -67,11 +67,11 @@ def send(conn: Connection, answer: Answer) -> None:
 
 def receive(conn: Connection) -> Answer:
     """The runner's side. EOFError when the worker is gone."""
-    said = json.loads(conn.recv_bytes())
-    for sample in said.get("samples", ()):
+    raw = json.loads(conn.recv_bytes())
+    for sample in raw.get("samples", ()):
         if "position" in sample:
             _split(sample)
-    return _ANSWERS[said.pop("kind")].validate_python(said)
+    return _ANSWERS[raw.pop("kind")].validate_python(raw)
 
 
 def _split(sample: dict[str, Any]) -> None:
@@ -94,21 +94,21 @@ def requested(conn: Connection) -> tuple[str, dict[str, Any]]:
     return asked["request"], asked["arguments"]
 
 
-def agreements(said: list[dict[str, Any]] | None) -> list[Agreement] | None:
+def agreements(raw: list[dict[str, Any]] | None) -> list[Agreement] | None:
     """Agreements as they arrive among a request's arguments."""
-    return None if said is None else [Agreement(**fields) for fields in said]
+    return None if raw is None else [Agreement(**fields) for fields in raw]
 
 
 def assignment(cell: Cell, protocol: Protocol, output: str) -> bytes:
     """What a worker of another revision is to measure: only fields that are set are named."""
-    said = {"cell": json.loads(cell.canonical()), "protocol": asdict(protocol), "output": output}
-    return json.dumps(said).encode()
+    raw = {"cell": json.loads(cell.canonical()), "protocol": asdict(protocol), "output": output}
+    return json.dumps(raw).encode()
 
 
 def assigned(data: bytes) -> tuple[Cell, Protocol, str]:
     """Cell, protocol and output file. UserError for a cell with a field this revision lacks: left
     out, it would make another cell. Protocol fields it lacks are the runner's care."""
-    said = json.loads(data)
-    known = said["protocol"].keys() & Protocol.__dataclass_fields__.keys()
-    protocol = Protocol(**{name: said["protocol"][name] for name in known})
-    return Cell.read(said["cell"]), protocol, said["output"]
+    raw = json.loads(data)
+    known = raw["protocol"].keys() & Protocol.__dataclass_fields__.keys()
+    protocol = Protocol(**{name: raw["protocol"][name] for name in known})
+    return Cell.read(raw["cell"]), protocol, raw["output"]

@@ -211,26 +211,26 @@ def listen(address: str) -> None:
     with Client(address, "AF_UNIX") as control:
         while True:
             try:
-                said = control.recv_bytes()
+                raw = control.recv_bytes()
             except EOFError:
                 return
             pid = os.fork()
             if pid == 0:
                 orphans.end_with(server)
                 control.close()
-                _forked(address, said)
+                _forked(address, raw)
             control.send_bytes(str(pid).encode())
             _, status = os.waitpid(pid, 0)
             control.send_bytes(str(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _forked(address: str, said: bytes) -> None:
+def _forked(address: str, raw: bytes) -> None:
     """The rest of a forked worker's life; never returns."""
     code = 1
     try:
         conn, liveness = Client(address, "AF_UNIX"), Client(address, "AF_UNIX")
         try:
-            cell, protocol, output = wire.assigned(said)
+            cell, protocol, output = wire.assigned(raw)
         except UserError as error:
             wire.requested(conn)
             wire.send(conn, Failure("unsupported", str(error)))

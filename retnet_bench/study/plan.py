@@ -88,12 +88,12 @@ def _check_names(arm: Arm) -> None:
 def _check_read(study: Study) -> None:
     """UserError for a setting that no workload it is said for reads: it would change nothing."""
     every = {group.workload for group in study.workloads if WORKLOADS[group.workload]}
-    said = [("fixed", study.fixed.model_fields_set, every)]
+    given = [("fixed", study.fixed.model_fields_set, every)]
     for i, group in enumerate(study.workloads):
-        said.append((f"workloads.{i}.fixed", group.fixed.model_fields_set, {group.workload}))
-        said.append((f"workloads.{i}.axes", set(group.axes), {group.workload}))
+        given.append((f"workloads.{i}.fixed", group.fixed.model_fields_set, {group.workload}))
+        given.append((f"workloads.{i}.axes", set(group.axes), {group.workload}))
     own = readers()
-    for where, keys, asked in said:
+    for where, keys, asked in given:
         for key, reading in own.items():
             if key in keys and not asked & set(reading):
                 raise UserError(
@@ -118,32 +118,32 @@ def _time_only(planned: Planned) -> Planned | None:
     return replace(planned, cell=replace(planned.cell, measure=("time",)))
 
 
-def _pair(study: Study, group: Group, said: Settings, protocol: Protocol) -> Pair:
+def _pair(study: Study, group: Group, given: Settings, protocol: Protocol) -> Pair:
     WORKLOADS[group.workload]  # unknown: UserError with a suggestion
-    if said.size is None or said.length is None:
-        missing = "size" if said.size is None else "length"
+    if given.size is None or given.length is None:
+        missing = "size" if given.size is None else "length"
         raise UserError(f"workload {group.workload}: {missing} is missing; set it fixed or as axis")
-    size_of(said.size)
+    size_of(given.size)
     return [
         Planned(cell, protocol, _why_not(cell), study.baseline)
-        for cell in (_cell(name, arm, group.workload, said) for name, arm in study.arms.items())
+        for cell in (_cell(name, arm, group.workload, given) for name, arm in study.arms.items())
     ]
 
 
-def _cell(name: str, arm: Arm, workload: str, said: Settings) -> Cell:
+def _cell(name: str, arm: Arm, workload: str, given: Settings) -> Cell:
     own = itertools.chain.from_iterable(map(meanings, WORKLOADS[workload].settings))
     read = {*CommonSettings.model_fields, *own} - {"batch_tokens"}
-    values = said.model_dump(include=read, exclude_none=True)
-    assert said.length is not None
-    if said.batch_tokens is not None:
-        values["batch"] = max(1, said.batch_tokens // said.length)
-    values["device"] = device(said.device or "auto")
-    values["threads"] = said.threads or _threads()
+    values = given.model_dump(include=read, exclude_none=True)
+    assert given.length is not None
+    if given.batch_tokens is not None:
+        values["batch"] = max(1, given.batch_tokens // given.length)
+    values["device"] = device(given.device or "auto")
+    values["threads"] = given.threads or _threads()
     values["vocab_size"] = _vocab_size(values["corpus"], values["tokenizer"])
     if workload == "perplexity" and "token_budget" not in values:
         raise UserError("workload perplexity: token_budget is missing; set it fixed or as axis")
     values |= {"mixer": arm.mixer, "options": arm.options}
-    values["arm_family"] = None if arm.family == said.family else arm.family
+    values["arm_family"] = None if arm.family == given.family else arm.family
     if workload == "downstream":
         values |= _downstream(name, arm, values)
     values["kernel"] = _kernel(arm, values)

@@ -116,14 +116,14 @@ class Arm(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _apart(cls, said: Any) -> Any:
-        if not isinstance(said, dict):
-            return said
-        common = {key: value for key, value in said.items() if key in ARM_KEYS}
-        mixer = said.get("mixer")
+    def _apart(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        common = {key: value for key, value in given.items() if key in ARM_KEYS}
+        mixer = given.get("mixer")
         if not isinstance(mixer, str) or mixer not in MIXERS:
             return common
-        own = {key: value for key, value in said.items() if key not in ARM_KEYS}
+        own = {key: value for key, value in given.items() if key not in ARM_KEYS}
         return common | {"options": _options(mixer, common.get("kernel"), own)}
 
 
@@ -131,20 +131,20 @@ ARM_KEYS = tuple(name for name in Arm.model_fields if name != "options")
 """Settings that an arm has whatever its mixer."""
 
 
-def _options(mixer: str, kernel: Any, said: dict[Any, Any]) -> MixerOptions:
+def _options(mixer: str, kernel: Any, given: dict[Any, Any]) -> MixerOptions:
     """The options of an arm. Raises pydantic's ValidationError: the study that the arm stands in
     knows its name."""
     kind = MIXERS[mixer].Options
     known = mixer_options.names(kind)
     settings = (*ARM_KEYS, *known)
     others = {name for _, other in MIXERS.items() for name in mixer_options.names(other.Options)}
-    for key, value in said.items():
+    for key, value in given.items():
         if key not in known and not (key in others and value is None):
             words = f"its settings are {', '.join(settings)}{near(key, settings)}"
             raise refused(key, f"mixer {mixer} does not read it; {words}")
-    for key in said.keys() & _unread(mixer, kernel):
+    for key in given.keys() & _unread(mixer, kernel):
         raise refused(key, f"kernel {kernel} does not read it")
-    return validate(kind, {key: value for key, value in said.items() if key in known})
+    return validate(kind, {key: value for key, value in given.items() if key in known})
 
 
 def _unread(mixer: str, kernel: Any) -> set[str]:
@@ -197,10 +197,10 @@ class Study(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _paper_claims(cls, said: Any) -> Any:
-        if not isinstance(said, dict) or "claims" not in said:
-            return said
-        return said | {"claims": claims.filled_in(said["claims"], said.get("figures"))}
+    def _paper_claims(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "claims" not in given:
+            return given
+        return given | {"claims": claims.filled_in(given["claims"], given.get("figures"))}
 
     @property
     def n_cells(self) -> int:
@@ -212,10 +212,10 @@ class Study(Strict):
         """Every group's axes multiplied out: (group, complete settings, protocol)."""
         for group in self.workloads:
             protocol = _protocol(self.protocol, group.protocol)
-            base = _merged(*(_said(layer) for layer in (DEFAULTS, self.fixed, group.fixed)))
+            base = _merged(*(_given(layer) for layer in (DEFAULTS, self.fixed, group.fixed)))
             for values in itertools.product(*group.axes.values()):
-                said = dict(zip(group.axes, values, strict=True))
-                point = Settings.model_validate(_merged(base, said))
+                given = dict(zip(group.axes, values, strict=True))
+                point = Settings.model_validate(_merged(base, given))
                 _check_step(point)
                 yield group, point, protocol
 
@@ -352,21 +352,21 @@ def _check_claims(study: Study, points: list[tuple[Group, Settings, Protocol]]) 
     claims.check_against(study.claims, study.arms, settings, study.figures, values)
 
 
-def _said(layer: Settings) -> dict[str, Any]:
+def _given(layer: Settings) -> dict[str, Any]:
     return layer.model_dump(exclude_none=True)
 
 
 def _merged(*layers: dict[str, Any]) -> dict[str, Any]:
     """Settings over settings; batch and batch_tokens are two words for one of them."""
     merged: dict[str, Any] = {}
-    for said in layers:
-        if {"batch", "batch_tokens"} <= said.keys():
+    for given in layers:
+        if {"batch", "batch_tokens"} <= given.keys():
             raise UserError("batch and batch_tokens stand side by side; keep one of them")
-        if "batch_tokens" in said:
+        if "batch_tokens" in given:
             merged.pop("batch", None)
-        if "batch" in said:
+        if "batch" in given:
             merged.pop("batch_tokens", None)
-        merged |= said
+        merged |= given
     return merged
 
 

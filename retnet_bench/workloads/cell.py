@@ -78,17 +78,17 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
     )
 
     @classmethod
-    def read(cls, said: Mapping[str, Any]) -> Cell:
+    def read(cls, raw: Mapping[str, Any]) -> Cell:
         """The cell whose canonical JSON this was read from. UserError for a field that this version
         lacks (left out, it would make another cell) and for a value that a field does not take."""
-        kind = MIXERS[str(said.get("mixer"))].Options
+        kind = MIXERS[str(raw.get("mixer"))].Options
         own = _option_names(kind)  # type: ignore[arg-type]  # mypy: a dataclass's type has a hash
-        said = {k: v for k, v in said.items() if k in own or IN_EVERY_CELL.get(k) != v}
+        raw = {k: v for k, v in raw.items() if k in own or IN_EVERY_CELL.get(k) != v}
         known = own | {field.name for field in fields(cls)} - {"options"}
-        if unknown := said.keys() - known:
+        if unknown := raw.keys() - known:
             raise UserError(f"this revision does not know the setting {', '.join(sorted(unknown))}")
-        options = read(kind, {k: v for k, v in said.items() if k in own})
-        others = {k: v for k, v in said.items() if k not in own}
+        options = read(kind, {k: v for k, v in raw.items() if k in own})
+        others = {k: v for k, v in raw.items() if k not in own}
         try:
             return _adapter().validate_python({**others, "options": options})
         except ValidationError as error:
@@ -102,7 +102,7 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
             kind: type = type(self.options)
             own = _option_names(kind)
             values |= {k: v for k, v in IN_EVERY_CELL.items() if k not in own}
-            values |= values.pop("options").said()
+            values |= values.pop("options").given()
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @property

@@ -70,8 +70,8 @@ def _refuse_unmet(name: str, value: object) -> None:
 
 
 def _most(options: Mapping[str, Any]) -> int:
-    said = [(name, options[name]) for name in LIMITS if options.get(name) is not None]
-    name, value = said[0] if said else (LIMITS[0], MOST_NEW_TOKENS)
+    limits = [(name, options[name]) for name in LIMITS if options.get(name) is not None]
+    name, value = limits[0] if limits else (LIMITS[0], MOST_NEW_TOKENS)
     try:
         most = 0 if isinstance(value, bool) else int(value)
     except (TypeError, ValueError, OverflowError):

@@ -51,7 +51,7 @@ def test_a_peak_is_off_relative_to_what_was_measured():
 def test_weights_are_parameters_in_the_dtype_they_are_kept_in(workload, dtype, element):
     about = {"workload": workload, "dtype": dtype, "n_params": 1000, "phase": workload}
     row = record("weight_bytes", samples=[1001.0 * element], **about)
-    (found,) = predicted.held(frame([row])).itertuples()
+    (found,) = predicted.weights_and_states(frame([row])).itertuples()
     assert (found.predicted, found.measured) == (1000 * element, 1001 * element)
 
 
@@ -62,7 +62,7 @@ def test_states_are_those_at_the_whole_length_not_closed_forms_on_the_way():
         for at in (128, 512)
     ]
     rows.append(record("state_bytes", samples=[4000.0], **(about | {"workload": "prefill"})))
-    found = predicted.held(frame(rows)).set_index("workload")
+    found = predicted.weights_and_states(frame(rows)).set_index("workload")
     assert list(found.index) == ["decode", "prefill"]
     assert (found.loc["decode", "predicted"], found.loc["decode", "measured"]) == (4096, 4096)
     assert found.loc["prefill", "difference"] == pytest.approx(0.024)
@@ -79,5 +79,5 @@ def test_failed_and_unread_cells_are_in_no_table():
     rows = [record("cuda_peak_allocated_bytes", **unread)]
     assert predicted.peaks(frame(rows)).empty
     assert predicted.times(frame(rows)).empty
-    assert predicted.held(frame(rows)).empty
+    assert predicted.weights_and_states(frame(rows)).empty
     assert predicted.without(frame(rows), predicted.PEAKS) == 0

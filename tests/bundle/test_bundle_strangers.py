@@ -92,7 +92,7 @@ def test_the_texts_a_stranger_names_are_not_opened(archive, tmp_path, looked_at)
     found = checks_of(path)
     for name in names:
         assert found[f"corpus {name}"].result == NOT_COMPARED
-        assert "--trust opens it" in found[f"corpus {name}"].said
+        assert "--trust opens it" in found[f"corpus {name}"].remark
     assert str(path) in looked_at
     assert not {*names, os.path.expanduser("~")} & set(looked_at)
 
@@ -102,7 +102,7 @@ def test_no_tokenizer_is_trained(archive, tmp_path, monkeypatch):
     monkeypatch.setenv("RETNET_BENCH_CACHE", str(tmp_path / "cache"))
     text = {"kind": "tokenizer", "name": "bpe:4096", "corpus": "random", "sha256": "0" * 64}
     check = checks_of(with_texts(archive, tmp_path, text))["tokenizer bpe:4096 of random"]
-    assert (check.result, check.said.split(";")[0]) == (
+    assert (check.result, check.remark.split(";")[0]) == (
         NOT_COMPARED,
         "not compared: it would have to be trained",
     )
@@ -141,8 +141,8 @@ def test_a_study_that_reads_elsewhere_is_told_and_not_run_unless_trusted(
     what, _, how = named.partition(" (")
     check = checks_of(path)[f"study reads {what}"]
     assert check.result == NOT_COMPARED
-    assert check.said.startswith(how)
-    assert check.said.endswith("; only with --trust")
+    assert check.remark.startswith(how)
+    assert check.remark.endswith("; only with --trust")
 
     ran: list[str] = []
     monkeypatch.setattr(running, "run", lambda study, *_: ran.append(study.name))
@@ -172,12 +172,12 @@ def test_a_study_of_the_packages_own_texts_needs_no_trust(archive):
         ("\x1b]0;T\x07", "fixed.include: has characters that can't be printed"),
     ],
 )
-def test_the_verb_refuses_before_it_runs(archive, tmp_path, monkeypatch, include, said):
+def test_the_verb_refuses_before_it_runs(archive, tmp_path, monkeypatch, include, remark):
     monkeypatch.setattr(running, "run", lambda *_: pytest.fail("ran"))
     path = saying(archive, tmp_path, fixed={"include": include})
     done = CliRunner().invoke(app, ["verify", str(path), "--rerun", "--out", str(tmp_path / "o")])
     assert isinstance(done.exception, UserError)
-    assert said in str(done.exception)
+    assert remark in str(done.exception)
     assert "\x1b" not in str(done.exception) + done.output
 
 
@@ -231,7 +231,7 @@ def test_a_lock_that_is_no_text_is_printable(archive, tmp_path):
     path = repacked(archive, tmp_path, {"lock.txt": lambda _: b"\xff\x1b]0;T\x07\n"}, honest=True)
     check = checks_of(path)["packages"]
     assert check.result == NOT_COMPARED
-    assert check.said == printable(check.said)
+    assert check.remark == printable(check.remark)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_manifest_that_the_records_do_not_bear_out_differs(archive, tmp_path, 
 
     check = checks_of(repacked(archive, tmp_path, {"manifest.json": alter}))["manifest"]
     assert check.result == DIFFERS
-    assert field in check.said
+    assert field in check.remark
 
 
 def test_a_text_that_the_records_name_must_be_in_data_json(archive, tmp_path):
@@ -300,7 +300,7 @@ def test_a_changed_archive_is_refused_or_told(archive, tmp_path, seed):
     try:
         found = checks_of(tmp_path / "changed.zip")
     except UserError as error:
-        said = str(error)
-        assert (said, len(said) < 700) == (printable(said), True)
+        remark = str(error)
+        assert (remark, len(remark) < 700) == (printable(remark), True)
     else:
         assert failed(found.values()) or change in UNSEEN

@@ -42,9 +42,9 @@ def changed(archive: Path, folder: Path, name: str, change: Callable[[Any], obje
     """The archive with one JSON file changed in place, and a manifest that agrees."""
 
     def alter(data: bytes) -> bytes:
-        said = json.loads(data)
-        change(said)
-        return json.dumps(said).encode()
+        remark = json.loads(data)
+        change(remark)
+        return json.dumps(remark).encode()
 
     return repacked(archive, folder, {name: alter}, honest=True)
 
@@ -53,7 +53,7 @@ def test_a_bundle_that_is_what_it_was_has_nothing_that_differs(archive):
     found = checks_of(archive)
     assert not failed(found.values())
     assert found["claim train_faster"] == Check("claim train_faster", OK, "holds")
-    assert found["figure throughput"].said == "redrawn: the same SVG"
+    assert found["figure throughput"].remark == "redrawn: the same SVG"
     assert found["environment"].result == found["packages"].result == OK
     assert found["corpus random"].result == found["tokenizer random:64 of random"].result == OK
     assert found["corpus lost"].result == NOT_COMPARED
@@ -70,10 +70,10 @@ def test_a_bundle_that_is_what_it_was_has_nothing_that_differs(archive):
         (lambda c: c.clear(), "claims.json has no such claim"),
     ],
 )
-def test_a_claim_that_the_records_do_not_bear_out_differs(archive, tmp_path, change, said):
+def test_a_claim_that_the_records_do_not_bear_out_differs(archive, tmp_path, change, remark):
     check = checks_of(changed(archive, tmp_path, "claims.json", change))["claim train_faster"]
     assert check.result == DIFFERS
-    assert said in check.said
+    assert remark in check.remark
 
 
 def test_records_of_another_study_differ(archive, tmp_path):
@@ -82,7 +82,9 @@ def test_records_of_another_study_differ(archive, tmp_path):
 
     checks = checks_of(repacked(archive, tmp_path, {contents.STUDY: other}, honest=True))
     assert checks["records"].result == DIFFERS
-    assert checks["records"].said.startswith("no cell of study golden: train 3M retnet length 512")
+    assert checks["records"].remark.startswith(
+        "no cell of study golden: train 3M retnet length 512"
+    )
 
 
 def test_a_folder_of_two_studies_is_not_packed(tmp_path):
@@ -97,7 +99,7 @@ def test_a_folder_of_two_studies_is_not_packed(tmp_path):
 
 def test_a_claim_the_study_does_not_make_differs(archive, tmp_path):
     spoilt = changed(archive, tmp_path, "claims.json", lambda c: c.append({**c[0], "name": "new"}))
-    assert checks_of(spoilt)["claim new"].said == "study.yaml has no such claim"
+    assert checks_of(spoilt)["claim new"].remark == "study.yaml has no such claim"
 
 
 def test_numbers_of_other_versions_are_equal_within_a_tolerance_that_is_said(archive, tmp_path):
@@ -106,7 +108,7 @@ def test_numbers_of_other_versions_are_equal_within_a_tolerance_that_is_said(arc
     other = changed(spoilt, tmp_path, MANIFEST, lambda m: m["versions"].update(numpy="0.1"))
     check = checks_of(other)["claim train_faster"]
     assert check.result == OK
-    assert "equal within 1e-06 (numpy 0.1, here " in check.said
+    assert "equal within 1e-06 (numpy 0.1, here " in check.remark
 
 
 def test_infinite_and_unknown_ends_survive_the_json(archive, tmp_path):
@@ -119,9 +121,9 @@ def test_infinite_and_unknown_ends_survive_the_json(archive, tmp_path):
     folder = results(tmp_path / "golden")
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     with opened(pack(folder).path) as found:
-        said = json.loads((found.folder / "claims.json").read_text())
-        assert said[0]["estimate"] == "inf"
-        assert (said[1]["verdict"], said[1]["estimate"]) == ("not measured", None)
+        remark = json.loads((found.folder / "claims.json").read_text())
+        assert remark[0]["estimate"] == "inf"
+        assert (remark[1]["verdict"], remark[1]["estimate"]) == ("not measured", None)
         assert not failed(verify(found))
 
 
@@ -139,7 +141,7 @@ def test_a_figure_drawn_by_another_matplotlib_is_redrawn_and_not_compared(archiv
     other = changed(archive, tmp_path, MANIFEST, lambda m: m["versions"].update(matplotlib="1.0"))
     check = checks_of(other)["figure throughput"]
     assert check.result == NOT_COMPARED
-    assert "redrawn; drawn there by matplotlib 1.0, here " in check.said
+    assert "redrawn; drawn there by matplotlib 1.0, here " in check.remark
 
 
 def test_another_environment_than_the_records_and_other_packages(archive, tmp_path):
@@ -147,20 +149,20 @@ def test_another_environment_than_the_records_and_other_packages(archive, tmp_pa
     assert checks_of(spoilt)["environment"].result == DIFFERS
     old = repacked(archive, tmp_path, {"lock.txt": lambda _: b"numpy==0.1\n"}, honest=True)
     check = checks_of(old)["packages"]
-    assert (check.result, check.said) == (NOT_COMPARED, "others here than numpy==0.1")
+    assert (check.result, check.remark) == (NOT_COMPARED, "others here than numpy==0.1")
 
 
 def test_data_that_is_another_here_differs(archive, tmp_path):
     spoilt = changed(archive, tmp_path, "data.json", lambda d: d[1].update(sha256="0" * 64))
     check = checks_of(spoilt)["corpus random"]
     assert check.result == DIFFERS
-    assert check.said.endswith(f"there it was {'0' * 64}")
+    assert check.remark.endswith(f"there it was {'0' * 64}")
 
 
 @pytest.mark.parametrize("name", ["hf:owner/name", "/dev/zero", ""])
 def test_a_strangers_corpus_is_neither_downloaded_nor_read_from_a_device(archive, tmp_path, name):
     spoilt = changed(archive, tmp_path, "data.json", lambda d: d[1].update(name=name))
-    assert checks_of(spoilt)[f"corpus {name}"].said.startswith("not opened: ")
+    assert checks_of(spoilt)[f"corpus {name}"].remark.startswith("not opened: ")
 
 
 @pytest.mark.parametrize(
@@ -173,11 +175,11 @@ def test_a_strangers_corpus_is_neither_downloaded_nor_read_from_a_device(archive
         ("records/part.parquet", b"no", "records/part.parquet is not whole parquet"),
     ],
 )
-def test_what_cannot_be_read_is_one_line_with_the_archive(archive, tmp_path, name, data, said):
+def test_what_cannot_be_read_is_one_line_with_the_archive(archive, tmp_path, name, data, remark):
     spoilt = repacked(archive, tmp_path, {name: lambda _: data}, honest=True)
     with pytest.raises(UserError) as caught:
         checks_of(spoilt)
-    assert said in str(caught.value)
+    assert remark in str(caught.value)
     assert str(caught.value).startswith(f"{spoilt}: ")
     assert "retnet-bench-" not in str(caught.value)  # the temporary folder
 
@@ -237,7 +239,7 @@ def test_a_slower_second_run_differs(archive, tmp_path, run_again):
     _, found = again(archive, tmp_path / "again")
     assert found[CLAIM_AGAIN] == Check(CLAIM_AGAIN, DIFFERS, "holds, here does not hold")
     assert found[GATE].result == DIFFERS
-    assert "regression" in found[GATE].said
+    assert "regression" in found[GATE].remark
 
 
 def test_another_machines_speeds_are_not_compared_and_its_exact_figures_are(
@@ -247,7 +249,7 @@ def test_another_machines_speeds_are_not_compared_and_its_exact_figures_are(
     _, found = again(archive, tmp_path / "again")
     check = found["speeds, here and there"]
     assert check.result == NOT_COMPARED
-    assert check.said == (
+    assert check.remark == (
         "taken on Test CPU (fingerprint f00d), this is Fast CPU (fingerprint beef)"
     )
     assert found[GATE] == Check(GATE, OK, "exact figures: pass: 4 not comparable, 4 pass")

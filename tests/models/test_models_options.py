@@ -36,7 +36,7 @@ def test_every_option_has_a_type_a_meaning_and_a_default(mixer):
     said = schemas(kind)
     assert [*said] == names(kind) == [*hints(kind)]
     assert all(one["description"] and "default" in one for one in said.values())
-    assert kind().said() == {n: one["default"] for n, one in said.items() if one["default"]}
+    assert kind().given() == {n: one["default"] for n, one in said.items() if one["default"]}
     assert {*kind.execution} <= {*said}
 
 

@@ -114,11 +114,11 @@ def test_a_price_of_seconds():
 def test_a_plan_for_another_device_forgets_what_this_machine_lacks():
     target = targets.on("h100-80gb")
     here = Planned(cell(kernel="fla", dtype="bf16"), QUICK, "package fla-core is not installed")
-    there = targets.moved([[here]], target)[0][0]
+    there = targets.retargeted([[here]], target)[0][0]
     assert there.unsupported is None
     assert there.cell.device == "cuda"
     wrong = Planned(cell(mixer="attention", dtype="fp64"), QUICK, None)
-    assert "not fp64" in targets.moved([[wrong]], target)[0][0].unsupported
+    assert "not fp64" in targets.retargeted([[wrong]], target)[0][0].unsupported
     unknown = predicting.predict(there, target)
     assert unknown.memory is None
     assert "not modelled" in unknown.reason

@@ -79,8 +79,8 @@ def _crossovers(
     steps = rows.measured(records, metric, workload)
     given = ["length", "batch"] if x == "position" else []
     for a, b in sides(steps) if len(steps) else []:
-        mine = steps[steps["arm"] == a]
-        per = rows.separators(mine, mine.iloc[:0], x, given)
+        of_a = steps[steps["arm"] == a]
+        per = rows.separators(of_a, of_a.iloc[:0], x, given)
         paired = pair_up(steps, a, b)
         lines = paired.groupby(per, dropna=False) if per else [((), paired)]
         for key, line in lines:
@@ -137,9 +137,9 @@ def _timed(records: pd.DataFrame, a: str, b: str, floors: Floors) -> Iterator[di
         paired = pair_up(values, a, b)
         for _, pair in paired.groupby(["pair_id", "phase"], dropna=False):
             process = pair.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
-            mine = list(zip(process, pair[["a"]].to_numpy(), strict=True))
-            theirs = list(zip(process, pair[["b"]].to_numpy(), strict=True))
-            ratio = estimates.log_ratio(mine, theirs)
+            of_a = list(zip(process, pair[["a"]].to_numpy(), strict=True))
+            of_b = list(zip(process, pair[["b"]].to_numpy(), strict=True))
+            ratio = estimates.log_ratio(of_a, of_b)
             yield _row(pair, metric, a, b, ratio, floors.get(metric))
         yield from _apart(values, paired, metric, a, b)
 
@@ -220,11 +220,11 @@ def pair_up(values: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     """Rows of `a` with its block's median as column a, and that of the same block of b as b."""
     medians = [np.median(samples) for samples in values["samples"]]
     values = values.assign(median=np.array(medians, dtype=float))
-    mine, theirs = (values[values["arm"] == arm] for arm in (a, b))
-    for side in (mine, theirs):
+    of_a, of_b = (values[values["arm"] == arm] for arm in (a, b))
+    for side in (of_a, of_b):
         _one_cell_per_pair(side)
-    kept = theirs[[*_PLACE, "median", "status"]]
-    paired = mine.merge(kept, on=_PLACE, suffixes=("", "_b"))
+    kept = of_b[[*_PLACE, "median", "status"]]
+    paired = of_a.merge(kept, on=_PLACE, suffixes=("", "_b"))
     impure = (paired["status"] == "impure") | (paired["status_b"] == "impure")
     paired = paired.assign(status=np.where(impure, "impure", "ok"))
     return paired.rename(columns={"median": "a", "median_b": "b"})

@@ -26,7 +26,7 @@ def peaks(records: pd.DataFrame) -> pd.DataFrame:
     return _compared(_predicted(records, PEAKS))
 
 
-def held(records: pd.DataFrame) -> pd.DataFrame:
+def weights_and_states(records: pd.DataFrame) -> pd.DataFrame:
     """Bytes of weights and states, closed form beside tensors: the columns of `peaks`.
 
     The closed form of the weights has no buffers (angles of rotation, decays); states are those at

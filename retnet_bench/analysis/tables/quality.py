@@ -135,10 +135,10 @@ def _context(key: Any, groups: dict[Any, pd.DataFrame], against: dict[str, str])
 def _same_models(a: pd.DataFrame, b: pd.DataFrame) -> Interval:
     """a - b in nat per token of the models that scored both, so that their seeds pair too."""
     both = set(a["cell_id"]) & set(b["cell_id"])
-    mine, theirs = rows.scores([x[x["cell_id"].isin(both)] for x in (a, b)], "tokens")
-    if not both or not np.array_equal(mine.units, theirs.units):
+    of_a, of_b = rows.scores([x[x["cell_id"].isin(both)] for x in (a, b)], "tokens")
+    if not both or not np.array_equal(of_a.units, of_b.units):
         return UNKNOWN
-    return replication.loss(Scores(mine.nll - theirs.nll, mine.units))
+    return replication.loss(Scores(of_a.nll - of_b.nll, of_a.units))
 
 
 @dataclass(frozen=True)

@@ -287,20 +287,22 @@ def _fit_arms(kind: str, at: str, group: list[_Model], unit: str) -> list[Fit | 
     fitted: list[Fit | str] = []
     reasons: dict[str, list[str]] = {}
     for arm in sorted({model.arm for model in group}):
-        mine = np.array([i for i, model in enumerate(group) if model.arm == arm])
+        members = np.array([i for i, model in enumerate(group) if model.arm == arm])
         if kind == "compute":
-            mine = mine[_frontier(np.array([group[i].compute for i in mine]), level[mine])]
-        x = np.array([_place(kind, group[i]) for i in mine])
+            members = members[
+                _frontier(np.array([group[i].compute for i in members]), level[members])
+            ]
+        x = np.array([_place(kind, group[i]) for i in members])
         why = _why_not(kind, x)
         if why:
             reasons.setdefault(why, []).append(arm)
             continue
         center, theta, refits = fit_law(
-            x, level[mine], drawn[:, mine] if draws.known else drawn[:0]
+            x, level[members], drawn[:, members] if draws.known else drawn[:0]
         )
-        seeds = min(len(scores[i].nll) for i in mine)
+        seeds = min(len(scores[i].nll) for i in members)
         n = draws.n if draws.known else 1
-        fit = Fit(arm, kind, at, unit, x, level[mine], seeds, center, theta, refits, n)
+        fit = Fit(arm, kind, at, unit, x, level[members], seeds, center, theta, refits, n)
         fitted.append(fit)
     return [*fitted, *(f"{', '.join(a)}, {kind}, {at}: {why}" for why, a in reasons.items())]
 

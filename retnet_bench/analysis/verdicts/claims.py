@@ -98,23 +98,24 @@ def models() -> dict[str, type[BaseModel]]:
     return {"claims": Claim, "measure": Measure, "where": Where, "paper": Paper}
 
 
-def filled_in(said: object, figures: object) -> object:
+def filled_in(written: object, figures: object) -> object:
     """A study's claims as written, those that name one of the paper's (`claim: decode_faster`)
     filled in: what is said beside the name stands instead of the paper's. The paper's figure
     counts where the study draws it. Raises UserError for a claim the paper does not make."""
-    if not isinstance(said, list):
-        return said
+    if not isinstance(written, list):
+        return written
     known = paper.claims()
     figures = figures if isinstance(figures, list) else []  # else not the claims' to complain of
     return [
-        _filled_in(c, known, figures) if isinstance(c, dict) and "claim" in c else c for c in said
+        _filled_in(c, known, figures) if isinstance(c, dict) and "claim" in c else c
+        for c in written
     ]
 
 
 def _filled_in(
-    said: dict[str, Any], known: dict[str, dict[str, Any]], figures: Sequence[str]
+    written: dict[str, Any], known: dict[str, dict[str, Any]], figures: Sequence[str]
 ) -> dict[str, Any]:
-    own = dict(said)
+    own = dict(written)
     name = own.pop("claim")
     if not isinstance(name, str) or name not in known:
         choices = did_you_mean(name, known) + "; one of your own has name:"
@@ -206,9 +207,9 @@ def _one_of(what: str, value: object, known: Collection[object]) -> None:
 
 
 def _check_comparison(claim: Claim) -> None:
-    said = [name for name in COMPARISONS if getattr(claim, name) is not None]
-    if len(said) != 1:
-        given = " and ".join(said) or "none"
+    written = [name for name in COMPARISONS if getattr(claim, name) is not None]
+    if len(written) != 1:
+        given = " and ".join(written) or "none"
         raise UserError(f"give one of {', '.join(COMPARISONS)}; {given} stand here")
     if claim.between and claim.between[0] > claim.between[1]:
         raise UserError(f"between: {claim.between[0]} is above {claim.between[1]}")

@@ -41,37 +41,40 @@ def failure_text(cell: pd.DataFrame) -> str:
 COPIED = "the very same records stand on both sides: measure the candidate anew"
 
 
-def same_records(mine: pd.DataFrame, theirs: pd.DataFrame) -> bool:
+def same_records(candidate: pd.DataFrame, baseline: pd.DataFrame) -> bool:
     """Whether the candidate's rows are copies, as in a results folder that was carried over."""
     keys = ["recorded_at", "metric", *COORDINATES, "process", "block", "value"]
     a, b = (
-        set(cell[keys].astype(str).itertuples(index=False, name=None)) for cell in (mine, theirs)
+        set(cell[keys].astype(str).itertuples(index=False, name=None))
+        for cell in (candidate, baseline)
     )
     return a == b
 
 
 def nearest_text(cell: pd.DataFrame, others: Iterable[pd.DataFrame]) -> str:
     """Words for the fields that keep a cell from being one of the other side's."""
-    mine = json.loads(cell["cell_json"].iloc[0])
+    candidate = json.loads(cell["cell_json"].iloc[0])
     best: list[str] | None = None
     for other in others:
-        theirs = json.loads(other["cell_json"].iloc[0])
-        if any(mine.get(key) != theirs.get(key) for key in ("workload", "arm")):
+        baseline = json.loads(other["cell_json"].iloc[0])
+        if any(candidate.get(key) != baseline.get(key) for key in ("workload", "arm")):
             continue
-        keys = sorted({*mine, *theirs})
-        differ = [key for key in keys if mine.get(key) != theirs.get(key)]
+        keys = sorted({*candidate, *baseline})
+        differ = [key for key in keys if candidate.get(key) != baseline.get(key)]
         if best is None or len(differ) < len(best):
             best = differ
-            words = [f"{key} ({mine.get(key)} here, {theirs.get(key)} there)" for key in differ]
+            words = [
+                f"{key} ({candidate.get(key)} here, {baseline.get(key)} there)" for key in differ
+            ]
     return f"; the nearest cell there differs in {', '.join(words)}" if best else ""
 
 
-def why_incomparable(mine: pd.DataFrame, theirs: pd.DataFrame) -> str:
+def why_incomparable(candidate: pd.DataFrame, baseline: pd.DataFrame) -> str:
     """The field that forbids comparing what depends on the machine; empty when none does."""
     for name in ("machine", "torch_version", "fingerprint"):
-        a, b = (set(cell[name].dropna()) for cell in (mine, theirs))
+        a, b = (set(cell[name].dropna()) for cell in (candidate, baseline))
         if a != b:
-            more = _environment(mine, theirs) if name == "fingerprint" else ""
+            more = _environment(candidate, baseline) if name == "fingerprint" else ""
             return f"{name} differs: {_list(a)} against {_list(b)}{more}"
     return ""
 
@@ -80,9 +83,9 @@ def _list(values: set[Any]) -> str:
     return ", ".join(sorted(map(str, values))) or "not recorded"
 
 
-def _environment(mine: pd.DataFrame, theirs: pd.DataFrame) -> str:
+def _environment(candidate: pd.DataFrame, baseline: pd.DataFrame) -> str:
     """The fields of the environment that differ, the first few of them."""
-    a, b = (_leaves(cell["environment_json"].dropna()) for cell in (mine, theirs))
+    a, b = (_leaves(cell["environment_json"].dropna()) for cell in (candidate, baseline))
     differ = [f"{key} {a[key]} against {b[key]}" for key in sorted(a.keys() & b.keys())
               if a[key] != b[key]]  # fmt: skip
     return f" ({'; '.join(differ[:3])})" if differ else ""

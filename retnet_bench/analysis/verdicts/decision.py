@@ -65,13 +65,13 @@ def bounds(floor: Floor | None, paired: bool, policy: Policy) -> Bounds:
     least = policy.least_floor if paired else policy.apart_floor
     known = floor.value if floor else None
     tau = max(least, known or 0.0)
-    said = [] if paired else [f"not interleaved: differences up to {tau:.1%} are noise"]
+    reasons = [] if paired else [f"not interleaved: differences up to {tau:.1%} are noise"]
     if paired and known is None:
-        said.append(f"noise floor unknown ({floor.reason if floor else 'no self-test'})")
+        reasons.append(f"noise floor unknown ({floor.reason if floor else 'no self-test'})")
     if policy.limit > tau:
-        return Bounds(tau, policy.limit, "; ".join(said))
-    said.append(f"limit {policy.limit:.1%} is within the noise: {2 * tau:.1%} is used")
-    return Bounds(tau, 2 * tau, "; ".join(said))
+        return Bounds(tau, policy.limit, "; ".join(reasons))
+    reasons.append(f"limit {policy.limit:.1%} is within the noise: {2 * tau:.1%} is used")
+    return Bounds(tau, 2 * tau, "; ".join(reasons))
 
 
 def decide(ratios: Sequence[Interval], within: Sequence[Bounds], policy: Policy) -> list[Decision]:

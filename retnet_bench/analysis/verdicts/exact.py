@@ -35,13 +35,13 @@ LESS_IS_BETTER = ("peak_tensor_bytes",)
 FP64_TOLERANCE = 1e-10  # of the forms' agreement, law 1
 
 
-def exact_rows(mine: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[Row]:
-    refusal = why_incomparable(mine, theirs)
-    a, b = dict(_figures(mine)), dict(_figures(theirs))
+def exact_rows(candidate: pd.DataFrame, baseline: pd.DataFrame) -> Iterator[Row]:
+    refusal = why_incomparable(candidate, baseline)
+    a, b = dict(_figures(candidate)), dict(_figures(baseline))
     for name, expected in b.items():
         bound = name.split(" ")[0] in MACHINE_BOUND
-        yield _exact_row(mine, name, a.get(name), expected, refusal if bound else "")
-    forms = _forms(mine, theirs)
+        yield _exact_row(candidate, name, a.get(name), expected, refusal if bound else "")
+    forms = _forms(candidate, baseline)
     if forms:
         yield forms
 
@@ -101,23 +101,28 @@ def _text(value: Any) -> str:
     return f"{int(number):,}" if number.is_integer() else repr(number)
 
 
-def _forms(mine: pd.DataFrame, theirs: pd.DataFrame) -> Row | None:
+def _forms(candidate: pd.DataFrame, baseline: pd.DataFrame) -> Row | None:
     """Agreement of the forms: a cell that was measured has passed its own gate, and in fp64 the
     error it recorded must bear that out."""
-    a, b = (cell.loc[cell["metric"] == "forms_relative_error"] for cell in (mine, theirs))
+    a, b = (cell.loc[cell["metric"] == "forms_relative_error"] for cell in (candidate, baseline))
     if b.empty:
         return None
     errors = {str(check): float(group["value"].max()) for check, group in a.groupby("check")}
     known: dict[str, Any] = {"kind": "exact", "figure": "forms agreement"}
-    said: dict[str, Any] = {"baseline": "agree", "candidate": "agree" if errors else None}
+    texts: dict[str, Any] = {"baseline": "agree", "candidate": "agree" if errors else None}
     if not errors:
         verdict, remark = NOT_COMPARABLE, "not recorded in the candidate"
     elif not errors.get("fp64", 0.0) <= FP64_TOLERANCE:
         verdict, remark = REGRESSION, f"fp64 error {errors['fp64']:.1e} above {FP64_TOLERANCE:.0e}"
-        said["candidate"] = "disagree"
+        texts["candidate"] = "disagree"
     else:
         verdict = PASS
         remark = ", ".join(f"{check} {error:.1e}" for check, error in sorted(errors.items()))
     return Row(
-        **about_cell(mine), **known, **said, verdict=verdict, remark=remark, missing=not errors
+        **about_cell(candidate),
+        **known,
+        **texts,
+        verdict=verdict,
+        remark=remark,
+        missing=not errors,
     )

@@ -40,29 +40,29 @@ def compare(
     if not policy.exact_only:
         found += timed_rows(candidate, baseline, floors, policy)
     found.sort(key=lambda row: (VERDICTS.index(row.verdict), row.kind != "timed"))
-    about = {f"{name}_{key}": _said(records[key]) for name, records in
+    about = {f"{name}_{key}": _values_text(records[key]) for name, records in
              (("candidate", candidate), ("baseline", baseline))
              for key in ("machine", "git_revision")}  # fmt: skip
     return Report(found, policy, about)
 
 
-def _said(column: pd.Series) -> str:
+def _values_text(column: pd.Series) -> str:
     return ", ".join(sorted(map(str, column.dropna().unique()))) or "not recorded"
 
 
 def _exact_and_lost(candidate: pd.DataFrame, baseline: pd.DataFrame) -> Iterator[Row]:
     """Exact figures of the cells both sides measured, and a row for every other cell."""
-    mine = dict(iter(candidate.groupby("cell_id")))
-    theirs = dict(iter(baseline.groupby("cell_id")))
-    for cell_id, cell in theirs.items():
-        if cell_id not in mine:
-            why = f"not in the candidate{nearest_text(cell, mine.values())}"
+    new = dict(iter(candidate.groupby("cell_id")))
+    old = dict(iter(baseline.groupby("cell_id")))
+    for cell_id, cell in old.items():
+        if cell_id not in new:
+            why = f"not in the candidate{nearest_text(cell, new.values())}"
             yield _cell_row(cell, NOT_COMPARABLE, why, missing=is_measured(cell))
         else:
-            yield from _cell(mine[cell_id], cell)
-    for cell_id, cell in mine.items():
-        if cell_id not in theirs:
-            why = f"not in the baseline{nearest_text(cell, theirs.values())}"
+            yield from _cell(new[cell_id], cell)
+    for cell_id, cell in new.items():
+        if cell_id not in old:
+            why = f"not in the baseline{nearest_text(cell, old.values())}"
             yield _cell_row(cell, NOT_COMPARABLE, why)
 
 
@@ -71,16 +71,16 @@ def _cell_row(cell: pd.DataFrame, verdict: str, remark: str, missing: bool = Fal
     return Row(**about_cell(cell), **known, missing=missing)
 
 
-def _cell(mine: pd.DataFrame, theirs: pd.DataFrame) -> Iterator[Row]:
-    if not is_measured(theirs):
-        also = "" if is_measured(mine) else f"; candidate too ({failure_text(mine)})"
-        why = f"failed in the baseline ({failure_text(theirs)}){also}"
-        yield _cell_row(theirs, NOT_COMPARABLE, why)
-    elif is_left_out(mine):
-        yield _cell_row(mine, NOT_COMPARABLE, f"left out ({failure_text(mine)})", missing=True)
-    elif not is_measured(mine):
-        yield _cell_row(mine, REGRESSION, f"failed in the candidate ({failure_text(mine)})")
-    elif same_records(mine, theirs):
-        yield _cell_row(mine, NOT_COMPARABLE, COPIED, missing=True)
+def _cell(new: pd.DataFrame, old: pd.DataFrame) -> Iterator[Row]:
+    if not is_measured(old):
+        also = "" if is_measured(new) else f"; candidate too ({failure_text(new)})"
+        why = f"failed in the baseline ({failure_text(old)}){also}"
+        yield _cell_row(old, NOT_COMPARABLE, why)
+    elif is_left_out(new):
+        yield _cell_row(new, NOT_COMPARABLE, f"left out ({failure_text(new)})", missing=True)
+    elif not is_measured(new):
+        yield _cell_row(new, REGRESSION, f"failed in the candidate ({failure_text(new)})")
+    elif same_records(new, old):
+        yield _cell_row(new, NOT_COMPARABLE, COPIED, missing=True)
     else:
-        yield from exact_rows(mine, theirs)
+        yield from exact_rows(new, old)

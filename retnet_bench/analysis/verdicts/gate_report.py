@@ -94,10 +94,10 @@ class Report:
     def summary(self) -> str:
         """One line: the outcome and how many figures got which verdict."""
         counts = Counter(row.verdict for row in self.rows)
-        told = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+        counted = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
         missing = sum(row.missing for row in self.rows)
         lost = f"; {missing} of the baseline's are missing from the candidate" if missing else ""
-        return f"{self.outcome}: {told or 'no figures'}{lost}"
+        return f"{self.outcome}: {counted or 'no figures'}{lost}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; unknown numbers are null."""

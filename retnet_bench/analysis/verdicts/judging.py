@@ -131,8 +131,8 @@ def _refuse_empty(cells: pd.DataFrame, claim: Claim) -> None:
 
 
 def _asked(claim: Claim) -> str:
-    said = claim.where.model_dump(exclude_none=True)
-    return ", ".join(f"{key} {value}" for key, value in said.items())
+    settings = claim.where.model_dump(exclude_none=True)
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
 def _values(cells: pd.DataFrame, claim: Claim) -> pd.DataFrame:
@@ -174,11 +174,11 @@ def _conditions(cells: pd.DataFrame, claim: Claim) -> str:
     """What the number was taken at, as far as it is one value."""
     measured = _measured(cells, claim)
     known = [key for key in ("size", "length", "batch") if measured[key].nunique() == 1]
-    said = [f"{key} {measured[key].iloc[0]}" for key in known]
+    settings = [f"{key} {measured[key].iloc[0]}" for key in known]
     position = claim.where.position
     if position is not None:
-        said.append("last position" if position == "max" else f"position {position}")
-    return ", ".join(said)
+        settings.append("last position" if position == "max" else f"position {position}")
+    return ", ".join(settings)
 
 
 def _ratio(cells: pd.DataFrame, claim: Claim) -> Interval:

@@ -48,9 +48,9 @@ def timed_rows(
     refused: list[Row] = []
     ready: list[_Timed] = []
     for metric in TIMES.values():
-        mine, theirs = (rows.per_block(records, metric) for records in (candidate, baseline))
-        cells = dict(iter(mine.groupby("cell_id")))
-        for cell_id, b in theirs.groupby("cell_id"):
+        new, old = (rows.per_block(records, metric) for records in (candidate, baseline))
+        cells = dict(iter(new.groupby("cell_id")))
+        for cell_id, b in old.groupby("cell_id"):
             if cell_id not in cells:
                 refused += _absent(candidate, b, metric)
                 continue
@@ -64,12 +64,12 @@ def timed_rows(
     return refused + [_decided(t, decision) for t, decision in zip(ready, made, strict=True)]
 
 
-def _absent(candidate: pd.DataFrame, theirs: pd.DataFrame, metric: str) -> Iterator[Row]:
+def _absent(candidate: pd.DataFrame, old: pd.DataFrame, metric: str) -> Iterator[Row]:
     """A timed figure that the candidate's cell lacks. Whole cells that failed or are absent have
     their row already."""
-    cell = candidate[candidate["cell_id"] == theirs["cell_id"].iloc[0]]
+    cell = candidate[candidate["cell_id"] == old["cell_id"].iloc[0]]
     if not cell.empty and is_measured(cell):
-        row = _timed_row(theirs, metric, NOT_COMPARABLE, "not recorded in the candidate")
+        row = _timed_row(old, metric, NOT_COMPARABLE, "not recorded in the candidate")
         yield replace(row, missing=True)
 
 
@@ -78,25 +78,25 @@ def _timed_row(cell: pd.DataFrame, metric: str, verdict: str, remark: str) -> Ro
 
 
 def _ratio(
-    mine: pd.DataFrame, theirs: pd.DataFrame, metric: str, floors: Floors, policy: Policy
+    new: pd.DataFrame, old: pd.DataFrame, metric: str, floors: Floors, policy: Policy
 ) -> _Timed:
-    both = mine.merge(
-        theirs[[*rows.BLOCK_KEYS, "median", "status"]], on=rows.BLOCK_KEYS, suffixes=("", "_b")
+    both = new.merge(
+        old[[*rows.BLOCK_KEYS, "median", "status"]], on=rows.BLOCK_KEYS, suffixes=("", "_b")
     )
     paired = not both.empty
     if paired:
         ratio = estimates.log_ratio(_blocks(both, "median"), _blocks(both, "median_b"))
         impure = int(((both["status"] == "impure") | (both["status_b"] == "impure")).sum())
     else:
-        ratio = estimates.unpaired_ratio(_blocks(mine, "median"), _blocks(theirs, "median"))
-        impure = int((mine["status"] == "impure").sum() + (theirs["status"] == "impure").sum())
+        ratio = estimates.unpaired_ratio(_blocks(new, "median"), _blocks(old, "median"))
+        impure = int((new["status"] == "impure").sum() + (old["status"] == "impure").sum())
     within = bounds(floors.get(metric), paired, policy)
     flagged = f"{impure} impure blocks kept" if impure else ""
     remark = "; ".join(filter(None, [flagged, within.remark]))
     row = replace(
-        _timed_row(mine, metric, INCONCLUSIVE, remark),
-        baseline=TIME.rounded(theirs["median"].median(), 4),
-        candidate=TIME.rounded(mine["median"].median(), 4),
+        _timed_row(new, metric, INCONCLUSIVE, remark),
+        baseline=TIME.rounded(old["median"].median(), 4),
+        candidate=TIME.rounded(new["median"].median(), 4),
         paired=paired,
     )
     return _Timed(row, ratio, within)
@@ -109,15 +109,15 @@ def _blocks(values: pd.DataFrame, column: str) -> list[resampling.Block]:
 
 def _decided(timed: _Timed, decision: Decision) -> Row:
     needed = decision.blocks
-    told = [timed.row.remark]
+    remarks = [timed.row.remark]
     if needed:
-        told.append(f"{needed} blocks would settle it, there are {timed.ratio.n}")
+        remarks.append(f"{needed} blocks would settle it, there are {timed.ratio.n}")
     elif decision.verdict == INCONCLUSIVE:
-        told.append(intervals.why_no_interval(timed.ratio.n))
+        remarks.append(intervals.why_no_interval(timed.ratio.n))
     return replace(
         timed.row,
         verdict=decision.verdict,
-        remark="; ".join(filter(None, told)),
+        remark="; ".join(filter(None, remarks)),
         ratio=timed.ratio.estimate,
         low=_known(timed.ratio.low),
         high=_known(timed.ratio.high),

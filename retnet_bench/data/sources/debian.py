@@ -45,9 +45,9 @@ def _run(command: list[str], folder: Path, what: str) -> bytes:
     done = subprocess.run(command, cwd=folder, capture_output=True)
     if done.returncode:
         lines = done.stderr.decode(errors="replace").split("\n")
-        said = next((line for line in lines if line.startswith("E:")), lines[0])[:300]
+        message = next((line for line in lines if line.startswith("E:")), lines[0])[:300]
         raise UserError(
-            f"{what}: {said}; it wants the network and apt's lists (apt-get update); "
+            f"{what}: {message}; it wants the network and apt's lists (apt-get update); "
             f"nothing of it was kept"
         )
     return done.stdout

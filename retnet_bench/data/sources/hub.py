@@ -20,7 +20,7 @@ FORM = "hf:owner/name, hf:owner/name:config or hf:owner/name:config:column"
 _WORD = r"\b(?:\w|-(?!-)|\.(?!\.)){1,96}\b"
 _NAME = re.compile(rf"(?:{_WORD}/)?{_WORD}", re.ASCII)
 """The hub's own rule for the names of data sets."""
-THEIRS: dict[Split, str] = {"train": "train", "valid": "validation", "test": "test"}
+HUB_COLUMNS: dict[Split, str] = {"train": "train", "valid": "validation", "test": "test"}
 
 
 def load(spec: str) -> Corpus:
@@ -32,14 +32,17 @@ def load(spec: str) -> Corpus:
     name, config, column = _parts(spec)
     found = _download(spec, name, config)
     licence, source = _about(found, name, config)
-    if all(theirs in found for theirs in THEIRS.values()):
-        read = {s: _documents(spec, found[theirs], theirs, column) for s, theirs in THEIRS.items()}
+    if all(hub_name in found for hub_name in HUB_COLUMNS.values()):
+        read = {
+            s: _documents(spec, found[hub_name], hub_name, column)
+            for s, hub_name in HUB_COLUMNS.items()
+        }
         blank = sum(count for _, count in read.values())
         source += f", its own splits{tables.left_out(blank)}"
         return make_corpus(spec, licence, source, {s: docs for s, (docs, _) in read.items()})
-    theirs = "train" if "train" in found else next(iter(found))
-    documents, blank = _documents(spec, found[theirs], theirs, column)
-    source += f', its split "{theirs}"{tables.left_out(blank)}'
+    hub_name = "train" if "train" in found else next(iter(found))
+    documents, blank = _documents(spec, found[hub_name], hub_name, column)
+    source += f', its split "{hub_name}"{tables.left_out(blank)}'
     return make_corpus(spec, licence, source, split_documents(documents))
 
 
@@ -68,11 +71,11 @@ def _download(spec: str, name: str, config: str | None) -> dict[str, Any]:
     try:
         return dict(datasets.load_dataset(name, config))
     except Exception as error:  # the library raises whatever its back ends do
-        said = printable(" ".join(str(error).split()), 300)
+        message = printable(" ".join(str(error).split()), 300)
         hint = "; it wants the network, or a copy got before" if isinstance(error, OSError) else ""
         raise UserError(
             f'cannot get data set "{name}" from the Hugging Face hub: '
-            f"{type(error).__name__}: {said}{hint}"
+            f"{type(error).__name__}: {message}{hint}"
         ) from error
 
 
@@ -90,12 +93,12 @@ def _about(found: dict[str, Any], name: str, config: str | None) -> tuple[str, s
     return str(licence), " ".join(str(word) for word in words if word)
 
 
-def _documents(spec: str, rows: Any, theirs: str, column: str) -> tuple[list[Document], int]:
+def _documents(spec: str, rows: Any, hub_name: str, column: str) -> tuple[list[Document], int]:
     if column not in rows.column_names:
         raise tables.no_column(f'corpus "{quoted(spec)}"', column, rows.column_names)
-    return tables.documents_of(_named(rows, theirs, column), column)
+    return tables.documents_of(_named(rows, hub_name, column), column)
 
 
-def _named(rows: Any, theirs: str, column: str) -> Iterator[tuple[str, object]]:
+def _named(rows: Any, hub_name: str, column: str) -> Iterator[tuple[str, object]]:
     for number, value in enumerate(rows[column], 1):
-        yield f"{theirs}:{number}", value
+        yield f"{hub_name}:{number}", value

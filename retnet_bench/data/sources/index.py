@@ -100,14 +100,17 @@ def normal(name: str) -> str:
 
 def settings_of_pip() -> Settings:
     """What pip's configuration files and variables say; of a Python without pip the variables."""
-    said = _configured()
-    no_index = said.get("no-index", "").lower() in ("1", "true", "yes", "on")
-    indexes = (said.get("index-url") or PYPI, *said.get("extra-index-url", "").split())
+    pip_settings = _configured()
+    no_index = pip_settings.get("no-index", "").lower() in ("1", "true", "yes", "on")
+    indexes = (
+        pip_settings.get("index-url") or PYPI,
+        *pip_settings.get("extra-index-url", "").split(),
+    )
     return Settings(
-        tuple(said.get("find-links", "").split()),
+        tuple(pip_settings.get("find-links", "").split()),
         () if no_index else indexes,
-        said.get("cert"),
-        said.get("proxy"),
+        pip_settings.get("cert"),
+        pip_settings.get("proxy"),
     )
 
 

@@ -137,8 +137,8 @@ def _record(line: bytes, column: str) -> dict:
         at = f"invalid byte 0x{line[error.start]:02x} at byte {error.start} of the line"
         raise ValueError(f"is not UTF-8: {at}; convert it to UTF-8") from error
     except (ValueError, RecursionError) as error:
-        said = getattr(error, "msg", "") or quoted(error)
-        raise ValueError(f"is not JSON: {said}; a .jsonl has one object a line") from error
+        message = getattr(error, "msg", "") or quoted(error)
+        raise ValueError(f"is not JSON: {message}; a .jsonl has one object a line") from error
     if not isinstance(record, dict):
         raise ValueError(f"holds {type(record).__name__}, a .jsonl has one object a line")
     return record
@@ -172,8 +172,8 @@ def _parquet(path: Path, column: str) -> Iterator[tuple[int, object]]:
         with pq.ParquetFile(path, read_dictionary=[column]) as file:
             yield from enumerate(_cells(path, file, column), 1)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        said = quoted(str(error).partition("\n")[0])
-        raise UserError(f'cannot read parquet file "{printable(path)}": {said}') from error
+        message = quoted(str(error).partition("\n")[0])
+        raise UserError(f'cannot read parquet file "{printable(path)}": {message}') from error
 
 
 def _check_footer(path: Path, file: ParquetFile, column: str) -> None:

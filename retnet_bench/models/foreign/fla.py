@@ -50,17 +50,17 @@ class RetNet(Settings):
     use_short_conv: Literal[False] = False
 
 
-def convert(source: Source, said: RetNet, kernel: str) -> tuple[ModelConfig, Tensors]:
+def convert(source: Source, stated: RetNet, kernel: str) -> tuple[ModelConfig, Tensors]:
     """Ours for RetNetForCausalLM. Its head norm's weight, shared by all heads, goes into W_O."""
-    n_heads = said.num_heads
-    kv_heads = said.num_kv_heads or n_heads
+    n_heads = stated.num_heads
+    kv_heads = stated.num_kv_heads or n_heads
     _check_heads(source, n_heads, kv_heads)
     out: Tensors = {"embedding.weight": source.take("embeddings.weight")}
     n_layers = source.layers("layers")
     for i in range(n_layers):
-        _layer(source, said, i, n_heads, kv_heads, out)
+        _layer(source, stated, i, n_heads, kv_heads, out)
     linear(source, "norm", "norm", out)
-    tied = head(source, "lm_head.weight", said.tie_word_embeddings, out)
+    tied = head(source, "lm_head.weight", stated.tie_word_embeddings, out)
     gate = "layers.0.mixer.gate.weight" in out
     cfg = ModelConfig(
         mixer="retention",
@@ -69,13 +69,13 @@ def convert(source: Source, said: RetNet, kernel: str) -> tuple[ModelConfig, Ten
         n_heads=n_heads,
         kernel=kernel,
         options=RetentionOptions(decay="eq8", gate=gate, head_norm="rms"),
-        norm_eps=said.norm_eps,
-        activation=ACTIVATIONS[said.hidden_act],
+        norm_eps=stated.norm_eps,
+        activation=ACTIVATIONS[stated.hidden_act],
         tied=tied,
         **shape(out),
     )
-    _check_expansion(source, said, cfg)
-    source.agree("use_output_gate", said.use_output_gate, gate)
+    _check_expansion(source, stated, cfg)
+    source.agree("use_output_gate", stated.use_output_gate, gate)
     return cfg, out
 
 
@@ -89,40 +89,45 @@ def _check_heads(source: Source, n_heads: int, kv_heads: int) -> None:
         source.check_columns(f"layers.{i}.attn.o_proj.weight", n_heads * values)
 
 
-def _check_expansion(source: Source, said: RetNet, cfg: ModelConfig) -> None:
+def _check_expansion(source: Source, stated: RetNet, cfg: ModelConfig) -> None:
     for field, ratio, width in (
-        ("expand_k", said.expand_k, cfg.d_key),
-        ("expand_v", said.expand_v, cfg.d_value),
+        ("expand_k", stated.expand_k, cfg.d_key),
+        ("expand_v", stated.expand_v, cfg.d_value),
     ):
         if ratio is not None:
             source.agree(f"{field} times the width", round(ratio * cfg.d_model), width)
 
 
-def _layer(source: Source, said: RetNet, i: int, n_heads: int, kv_heads: int, out: Tensors) -> None:
-    theirs, ours = f"layers.{i}.attn", f"layers.{i}"
-    linear(source, f"{theirs}.q_proj", f"{ours}.mixer.query", out)
+def _layer(
+    source: Source, stated: RetNet, i: int, n_heads: int, kv_heads: int, out: Tensors
+) -> None:
+    source_name, target = f"layers.{i}.attn", f"layers.{i}"
+    linear(source, f"{source_name}.q_proj", f"{target}.mixer.query", out)
     for name, own in (("k_proj", "key"), ("v_proj", "value")):
-        rows = source.take(f"{theirs}.{name}.weight")
-        out[f"{ours}.mixer.{own}.weight"] = repeat_heads(rows, kv_heads, n_heads)
-    if (gate := source.maybe(f"{theirs}.g_proj.weight")) is not None:
-        out[f"{ours}.mixer.gate.weight"] = gate
-    projection = source.take(f"{theirs}.o_proj.weight")  # (d, H d_v)
-    if said.elementwise_affine:
-        fused = f"{theirs}.g_norm_swish_gate.weight" in source.tensors
-        scale = source.take(f"{theirs}.{'g_norm_swish_gate' if fused else 'g_norm'}.weight")
+        rows = source.take(f"{source_name}.{name}.weight")
+        out[f"{target}.mixer.{own}.weight"] = repeat_heads(rows, kv_heads, n_heads)
+    if (gate := source.maybe(f"{source_name}.g_proj.weight")) is not None:
+        out[f"{target}.mixer.gate.weight"] = gate
+    projection = source.take(f"{source_name}.o_proj.weight")  # (d, H d_v)
+    if stated.elementwise_affine:
+        fused = f"{source_name}.g_norm_swish_gate.weight" in source.tensors
+        scale = source.take(f"{source_name}.{'g_norm_swish_gate' if fused else 'g_norm'}.weight")
         projection = projection * scale.repeat(n_heads)
-    out[f"{ours}.mixer.out.weight"] = projection
-    linear(source, f"layers.{i}.attn_norm", f"{ours}.mixer_norm", out)
-    linear(source, f"layers.{i}.mlp_norm", f"{ours}.ffn_norm", out)
-    _ffn(source, f"layers.{i}.mlp", f"{ours}.ffn", out)
+    out[f"{target}.mixer.out.weight"] = projection
+    linear(source, f"layers.{i}.attn_norm", f"{target}.mixer_norm", out)
+    linear(source, f"layers.{i}.mlp_norm", f"{target}.ffn_norm", out)
+    _ffn(source, f"layers.{i}.mlp", f"{target}.ffn", out)
 
 
-def _ffn(source: Source, theirs: str, ours: str, out: Tensors) -> None:
-    gate, up = source.take(f"{theirs}.gate_proj.weight"), source.maybe(f"{theirs}.up_proj.weight")
+def _ffn(source: Source, source_name: str, target: str, out: Tensors) -> None:
+    gate, up = (
+        source.take(f"{source_name}.gate_proj.weight"),
+        source.maybe(f"{source_name}.up_proj.weight"),
+    )
     if up is None:  # fla before 2025 kept both in one matrix
         gate, up = gate.chunk(2)
-    out[f"{ours}.gate.weight"], out[f"{ours}.up.weight"] = gate, up
-    linear(source, f"{theirs}.down_proj", f"{ours}.down", out)
+    out[f"{target}.gate.weight"], out[f"{target}.up.weight"] = gate, up
+    linear(source, f"{source_name}.down_proj", f"{target}.down", out)
 
 
 LAYOUT = Layout(

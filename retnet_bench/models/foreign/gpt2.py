@@ -48,26 +48,26 @@ class GPT2(Settings):
     scale_attn_by_inverse_layer_idx: Literal[False] = False
 
 
-def convert(source: Source, said: GPT2, kernel: str) -> tuple[ModelConfig, Tensors]:
+def convert(source: Source, stated: GPT2, kernel: str) -> tuple[ModelConfig, Tensors]:
     """Ours for GPT-2 as Hugging Face (matrices transposed) and nanoGPT (not) store it."""
     wte, wpe = source.take("wte.weight"), source.take("wpe.weight")
     out = {"embedding.weight": wte, "positions.weight": wpe}
     n_layers = source.layers("h")
     transposed = source.tensors["h.0.attn.c_attn.weight"].shape[0] == wte.shape[1]
-    _check_settings(source, said, transposed, len(wpe))
+    _check_settings(source, stated, transposed, len(wpe))
     for i in range(n_layers):
         _layer(source, i, transposed, out)
     _layer_norm(source, "ln_f", "norm", out)
-    tied = head(source, "lm_head.weight", said.tie_word_embeddings, out)
+    tied = head(source, "lm_head.weight", stated.tie_word_embeddings, out)
     cfg = ModelConfig(
         mixer="attention",
         family="paper",
         n_layers=n_layers,
-        n_heads=said.n_head,
+        n_heads=stated.n_head,
         kernel=kernel,
         options=AttentionOptions(),
-        norm_eps=said.layer_norm_epsilon,
-        activation=ACTIVATIONS[said.activation_function or "gelu_new"],
+        norm_eps=stated.layer_norm_epsilon,
+        activation=ACTIVATIONS[stated.activation_function or "gelu_new"],
         rotation="none",
         learned_positions=len(wpe),
         bias=fill_biases(out),
@@ -77,37 +77,37 @@ def convert(source: Source, said: GPT2, kernel: str) -> tuple[ModelConfig, Tenso
     return cfg, out
 
 
-def _check_settings(source: Source, said: GPT2, transposed: bool, positions: int) -> None:
-    if not transposed and said.activation_function is None:  # nanoGPT's own configs don't say it
+def _check_settings(source: Source, stated: GPT2, transposed: bool, positions: int) -> None:
+    if not transposed and stated.activation_function is None:  # nanoGPT's own configs don't say it
         raise UserError(
             f'{printable(source.config)}: field "activation_function" is missing; nanoGPT computes '
             '"gelu", its first versions "gelu_new"'
         )
-    source.agree("n_positions", said.n_positions, positions)
-    source.agree("block_size", said.block_size, positions)
-    source.agree("bias", said.bias, "h.0.attn.c_attn.bias" in source.tensors)
+    source.agree("n_positions", stated.n_positions, positions)
+    source.agree("block_size", stated.block_size, positions)
+    source.agree("bias", stated.bias, "h.0.attn.c_attn.bias" in source.tensors)
 
 
 def _layer(source: Source, i: int, transposed: bool, out: Tensors) -> None:
-    ours = f"layers.{i}"
+    target = f"layers.{i}"
     joint = ("mixer.query", "mixer.key", "mixer.value")
     maps = {"attn.c_attn": joint, "attn.c_proj": ("mixer.out",)}
     maps |= {"mlp.c_fc": ("ffn.up",), "mlp.c_proj": ("ffn.down",)}
-    for theirs, names in maps.items():
-        weight = source.take(f"h.{i}.{theirs}.weight")
-        bias = source.maybe(f"h.{i}.{theirs}.bias")
+    for source_name, names in maps.items():
+        weight = source.take(f"h.{i}.{source_name}.weight")
+        bias = source.maybe(f"h.{i}.{source_name}.bias")
         weights = (weight.T if transposed else weight).chunk(len(names))
         for name, part in zip(names, weights, strict=True):
-            out[f"{ours}.{name}.weight"] = part
+            out[f"{target}.{name}.weight"] = part
         for name, part in zip(names, () if bias is None else bias.chunk(len(names))):
-            out[f"{ours}.{name}.bias"] = part
-    _layer_norm(source, f"h.{i}.ln_1", f"{ours}.mixer_norm", out)
-    _layer_norm(source, f"h.{i}.ln_2", f"{ours}.ffn_norm", out)
+            out[f"{target}.{name}.bias"] = part
+    _layer_norm(source, f"h.{i}.ln_1", f"{target}.mixer_norm", out)
+    _layer_norm(source, f"h.{i}.ln_2", f"{target}.ffn_norm", out)
 
 
-def _layer_norm(source: Source, theirs: str, ours: str, out: Tensors) -> None:
-    linear(source, theirs, ours, out)
-    out.setdefault(f"{ours}.bias", torch.zeros_like(out[f"{ours}.weight"]))
+def _layer_norm(source: Source, source_name: str, target: str, out: Tensors) -> None:
+    linear(source, source_name, target, out)
+    out.setdefault(f"{target}.bias", torch.zeros_like(out[f"{target}.weight"]))
 
 
 LAYOUT = Layout(

@@ -102,12 +102,12 @@ class Layout:
     def read(self, config: Mapping[str, Any], path: Path) -> Settings:
         """The settings of a config. UserError names the first that isn't understood."""
         known = self.settings.model_fields.keys()
-        said = {
+        given = {
             name: value
             for name, value in config.items()
             if name in known or (value is not None and name not in self.settings.harmless)
         }
-        return parse(self.settings, said, path)
+        return parse(self.settings, given, path)
 
 
 def recognise(

@@ -70,20 +70,20 @@ class Llama(Settings):
     use_mrope: Literal[False] = False
 
 
-def convert(source: Source, said: Llama, kernel: str) -> tuple[ModelConfig, Tensors]:
+def convert(source: Source, stated: Llama, kernel: str) -> tuple[ModelConfig, Tensors]:
     """Ours for LLaMA, Mistral or Qwen2; grouped keys and values are written out for every head,
     which is the same model with a larger cache."""
-    n_heads = said.num_attention_heads
-    kv_heads = said.num_key_value_heads or n_heads
-    _check_window(source, said)
-    _check_heads(source, said, n_heads, kv_heads)
-    _check_biases(source, said)
+    n_heads = stated.num_attention_heads
+    kv_heads = stated.num_key_value_heads or n_heads
+    _check_window(source, stated)
+    _check_heads(source, stated, n_heads, kv_heads)
+    _check_biases(source, stated)
     out: Tensors = {"embedding.weight": source.take("embed_tokens.weight")}
     n_layers = source.layers("layers")
     for i in range(n_layers):
         _layer(source, i, n_heads, kv_heads, out)
     linear(source, "norm", "norm", out)
-    tied = head(source, "lm_head.weight", said.tie_word_embeddings, out)
+    tied = head(source, "lm_head.weight", stated.tie_word_embeddings, out)
     cfg = ModelConfig(
         mixer="attention",
         family="modern",
@@ -91,9 +91,9 @@ def convert(source: Source, said: Llama, kernel: str) -> tuple[ModelConfig, Tens
         n_heads=n_heads,
         kernel=kernel,
         options=AttentionOptions(),
-        norm_eps=said.rms_norm_eps,
-        activation=ACTIVATIONS[said.hidden_act],
-        rotation_base=_rotation_base(said),
+        norm_eps=stated.rms_norm_eps,
+        activation=ACTIVATIONS[stated.hidden_act],
+        rotation_base=_rotation_base(stated),
         bias=fill_biases(out),
         tied=tied,
         **shape(out),
@@ -101,73 +101,73 @@ def convert(source: Source, said: Llama, kernel: str) -> tuple[ModelConfig, Tens
     return cfg, out
 
 
-def _rotation_base(said: Llama) -> float:
-    rope = said.rope_parameters or said.rope_scaling or Rope()
-    return float(rope.rope_theta or said.rope_theta or 10000.0)
+def _rotation_base(stated: Llama) -> float:
+    rope = stated.rope_parameters or stated.rope_scaling or Rope()
+    return float(rope.rope_theta or stated.rope_theta or 10000.0)
 
 
-def _check_window(source: Source, said: Llama) -> None:
+def _check_window(source: Source, stated: Llama) -> None:
     """Refuse windows of attention; Mistral has one of 4096 unless its config says null."""
     path = printable(source.config)
-    switched_off = said.model_type == "qwen2"  # by use_sliding_window, which others do not read
-    if said.sliding_window is not None and not switched_off:
-        raise UserError(f"{path}: sliding_window is {said.sliding_window}; it should be null")
-    if said.model_type == "mistral" and "sliding_window" not in said.model_fields_set:
+    switched_off = stated.model_type == "qwen2"  # by use_sliding_window, which others do not read
+    if stated.sliding_window is not None and not switched_off:
+        raise UserError(f"{path}: sliding_window is {stated.sliding_window}; it should be null")
+    if stated.model_type == "mistral" and "sliding_window" not in stated.model_fields_set:
         raise UserError(
             f'{path}: field "sliding_window" is missing, which for mistral means 4096; '
             "it should be null"
         )
 
 
-def _check_heads(source: Source, said: Llama, n_heads: int, kv_heads: int) -> None:
+def _check_heads(source: Source, stated: Llama, n_heads: int, kv_heads: int) -> None:
     """Refuse heads that don't divide, before grouped ones are written out."""
     head_dim = source.head_dim("layers.0.self_attn.q_proj.weight", n_heads)
-    source.agree("head_dim", said.head_dim, head_dim)
+    source.agree("head_dim", stated.head_dim, head_dim)
     for i in range(source.layers("layers")):
         for name in ("k_proj", "v_proj"):
             source.check_rows(f"layers.{i}.self_attn.{name}.weight", kv_heads * head_dim)
 
 
-def _check_biases(source: Source, said: Llama) -> None:
+def _check_biases(source: Source, stated: Llama) -> None:
     """Refuse biases that the architecture would not add, and the lack of those it would."""
-    for name, wanted in _biases(said).items():
+    for name, wanted in _biases(stated).items():
         found = f"layers.0.{name}.bias" in source.tensors
         if wanted not in (None, found):
             raise UserError(
                 f'{printable(source.config)}: tensor "layers.0.{name}.bias" '
-                f"{'has no place' if found else 'is missing'} in a {said.model_type} "
+                f"{'has no place' if found else 'is missing'} in a {stated.model_type} "
                 "with these settings"
             )
 
 
-def _biases(said: Llama) -> dict[str, bool | None]:
+def _biases(stated: Llama) -> dict[str, bool | None]:
     """Which linear maps have a bias; None: not known, so as the tensors have it."""
     inner, outer, mlp = {
         "llama": (
-            said.attention_bias or False,
-            said.attention_bias or False,
-            said.mlp_bias or False,
+            stated.attention_bias or False,
+            stated.attention_bias or False,
+            stated.mlp_bias or False,
         ),
         "mistral": (False, False, False),
         "qwen2": (True, False, False),
-        None: (said.attention_bias, said.attention_bias, said.mlp_bias),
-    }[said.model_type]
+        None: (stated.attention_bias, stated.attention_bias, stated.mlp_bias),
+    }[stated.model_type]
     attention = {f"self_attn.{name}_proj": inner for name in "qkv"}
     feed_forward = {f"mlp.{name}_proj": mlp for name in ("gate", "up", "down")}
     return attention | {"self_attn.o_proj": outer} | feed_forward
 
 
 def _layer(source: Source, i: int, n_heads: int, kv_heads: int, out: Tensors) -> None:
-    theirs, ours = f"layers.{i}", f"layers.{i}"
+    source_name, target = f"layers.{i}", f"layers.{i}"
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
     for name, own in names.items():
-        linear(source, f"{theirs}.self_attn.{name}", f"{ours}.mixer.{own}", out)
-    for name in [n for n in out if n.startswith((f"{ours}.mixer.key", f"{ours}.mixer.value"))]:
+        linear(source, f"{source_name}.self_attn.{name}", f"{target}.mixer.{own}", out)
+    for name in [n for n in out if n.startswith((f"{target}.mixer.key", f"{target}.mixer.value"))]:
         out[name] = repeat_heads(out[name], kv_heads, n_heads)
     for name in ("gate", "up", "down"):
-        linear(source, f"{theirs}.mlp.{name}_proj", f"{ours}.ffn.{name}", out)
-    linear(source, f"{theirs}.input_layernorm", f"{ours}.mixer_norm", out)
-    linear(source, f"{theirs}.post_attention_layernorm", f"{ours}.ffn_norm", out)
+        linear(source, f"{source_name}.mlp.{name}_proj", f"{target}.ffn.{name}", out)
+    linear(source, f"{source_name}.input_layernorm", f"{target}.mixer_norm", out)
+    linear(source, f"{source_name}.post_attention_layernorm", f"{target}.ffn_norm", out)
 
 
 LAYOUT = Layout(

@@ -115,11 +115,11 @@ class Source:
                 f"our model ({len(self.tensors)} such), so its answers would be others"
             )
 
-    def agree(self, field: str, said: object, found: object) -> None:
+    def agree(self, field: str, stated: object, found: object) -> None:
         """Refuse a setting that contradicts what the tensors have."""
-        if said not in (None, found):
+        if stated not in (None, found):
             raise UserError(
-                f"{printable(self.config)}: {field} is {json.dumps(said)}, but its tensors have "
+                f"{printable(self.config)}: {field} is {json.dumps(stated)}, but its tensors have "
                 f"{json.dumps(found)}"
             )
 
@@ -176,12 +176,12 @@ def _one_dtype(tensors: Tensors, folder: Path, wanted: torch.dtype | None) -> to
 # --- steps that layouts share ------------------------------------------------------------------
 
 
-def linear(source: Source, theirs: str, ours: str, out: Tensors) -> None:
+def linear(source: Source, source_name: str, target: str, out: Tensors) -> None:
     """A linear map with its bias, if it has one."""
-    out[f"{ours}.weight"] = source.take(f"{theirs}.weight")
-    bias = source.maybe(f"{theirs}.bias")
+    out[f"{target}.weight"] = source.take(f"{source_name}.weight")
+    bias = source.maybe(f"{source_name}.bias")
     if bias is not None:
-        out[f"{ours}.bias"] = bias
+        out[f"{target}.bias"] = bias
 
 
 def fill_biases(out: Tensors) -> bool:

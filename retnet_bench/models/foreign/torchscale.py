@@ -58,16 +58,16 @@ class RetNet(Settings):
     max_target_positions: Count | None = None
 
 
-def convert(source: Source, said: RetNet, kernel: str) -> tuple[ModelConfig, Tensors]:
+def convert(source: Source, stated: RetNet, kernel: str) -> tuple[ModelConfig, Tensors]:
     """Ours for torchscale's RetNetDecoder."""
-    n_heads = said.decoder_retention_heads
+    n_heads = stated.decoder_retention_heads
     source.head_dim("layers.0.retention.q_proj.weight", n_heads)
     old = "layers.0.retention_layer_norm.bias" in source.tensors
     out: Tensors = {}
     n_layers = source.layers("layers")
     for i in range(n_layers):
         _layer(source, i, n_heads, old, out)
-    _ends(source, said, out)
+    _ends(source, stated, out)
     cfg = ModelConfig(
         mixer="retention",
         family="paper" if old else "modern",
@@ -77,8 +77,8 @@ def convert(source: Source, said: RetNet, kernel: str) -> tuple[ModelConfig, Ten
         options=RetentionOptions(
             decay=_decay(source, n_heads), head_norm="group" if old else "rms"
         ),
-        norm_eps=_eps(said, old),
-        activation=ACTIVATIONS[said.activation_fn],
+        norm_eps=_eps(stated, old),
+        activation=ACTIVATIONS[stated.activation_fn],
         rotation="linspace",
         bias=fill_biases(out),
         tied="head.weight" not in out,
@@ -88,34 +88,34 @@ def convert(source: Source, said: RetNet, kernel: str) -> tuple[ModelConfig, Ten
     return cfg, out
 
 
-def _eps(said: RetNet, old: bool) -> float:
-    return (1e-5 if old else 1e-6) if said.layernorm_eps is None else said.layernorm_eps
+def _eps(stated: RetNet, old: bool) -> float:
+    return (1e-5 if old else 1e-6) if stated.layernorm_eps is None else stated.layernorm_eps
 
 
 def _layer(source: Source, i: int, n_heads: int, old: bool, out: Tensors) -> None:
-    theirs, ours = f"layers.{i}", f"layers.{i}"
+    source_name, target = f"layers.{i}", f"layers.{i}"
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "g_proj": "gate"}
     for name, own in (names | {"out_proj": "out"}).items():
-        linear(source, f"{theirs}.retention.{name}", f"{ours}.mixer.{own}", out)
-    for name in out.keys() & {f"{ours}.mixer.{m}.{p}" for m in _QK for p in ("weight", "bias")}:
+        linear(source, f"{source_name}.retention.{name}", f"{target}.mixer.{own}", out)
+    for name in out.keys() & {f"{target}.mixer.{m}.{p}" for m in _QK for p in ("weight", "bias")}:
         out[name] = halves(out[name], n_heads)
-    linear(source, f"{theirs}.ffn.fc1", f"{ours}.ffn.{'up' if old else 'gate'}", out)
+    linear(source, f"{source_name}.ffn.fc1", f"{target}.ffn.{'up' if old else 'gate'}", out)
     if not old:
-        linear(source, f"{theirs}.ffn.gate", f"{ours}.ffn.up", out)
-    linear(source, f"{theirs}.ffn.fc2", f"{ours}.ffn.down", out)
-    linear(source, f"{theirs}.retention_layer_norm", f"{ours}.mixer_norm", out)
-    linear(source, f"{theirs}.final_layer_norm", f"{ours}.ffn_norm", out)
+        linear(source, f"{source_name}.ffn.gate", f"{target}.ffn.up", out)
+    linear(source, f"{source_name}.ffn.fc2", f"{target}.ffn.down", out)
+    linear(source, f"{source_name}.retention_layer_norm", f"{target}.mixer_norm", out)
+    linear(source, f"{source_name}.final_layer_norm", f"{target}.ffn_norm", out)
 
 
 _QK = ("query", "key")
 
 
-def _ends(source: Source, said: RetNet, out: Tensors) -> None:
+def _ends(source: Source, stated: RetNet, out: Tensors) -> None:
     """Embedding and head; an embedding that is scaled by sqrt(d) is scaled here."""
     embedding = source.take("embed_tokens.weight")
     out["embedding.weight"] = embedding
-    head(source, "output_projection.weight", said.share_decoder_input_output_embed, out)
-    if not said.no_scale_embedding:
+    head(source, "output_projection.weight", stated.share_decoder_input_output_embed, out)
+    if not stated.no_scale_embedding:
         out.setdefault("head.weight", embedding)
         out["embedding.weight"] = embedding * embedding.shape[1] ** 0.5
     linear(source, "layer_norm", "norm", out)
