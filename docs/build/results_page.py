@@ -97,11 +97,11 @@ print(failed[["arm", "workload", "length", "batch", "status", "reason", "stderr_
 The same with intervals, and ratios inside pairs, as the figures use them:
 
 ```python
-from retnet_bench.analysis.tables import curves, pairs
+from retnet_bench.analysis.tables import curves, ratios
 
 print(curves.throughput(records))
 print(curves.slopes(records))
-print(pairs.pair_ratios(records)[["metric", "length", "estimate", "low", "high", "verdict"]])
+print(ratios.pair_ratios(records)[["metric", "length", "estimate", "low", "high", "verdict"]])
 ```
 """
 

@@ -42,12 +42,12 @@ def getting(name: str) -> Iterator[str]:
     """Get a corpus, saying before each part what it is, its licence and what is downloaded."""
     from retnet_bench.data import load_corpus
     from retnet_bench.data.corpora import get_parts
-    from retnet_bench.data.sources import kept
+    from retnet_bench.data.sources import downloaded
 
     parts = get_parts(name)
     for part in parts:
         yield f"{part.source}; {size_bytes(part.download_bytes)} to download"
         yield f"  licence: {part.licence}"
     for part in parts:
-        yield f"{'got' if kept.get(part) else 'was here'}: {part.path}"
+        yield f"{'got' if downloaded.get(part) else 'was here'}: {part.path}"
     load_corpus(name)

@@ -25,7 +25,7 @@ def _studies() -> Table:
 
 def _models() -> Table:
     from retnet_bench.models import MIXERS
-    from retnet_bench.models.pairs import match
+    from retnet_bench.models.matching import match
 
     def rows() -> Rows:
         for name, mixer in MIXERS.items():

@@ -22,8 +22,8 @@ from retnet_bench.results.quantities import (
 
 if TYPE_CHECKING:
     from retnet_bench.measure.devices import Rates
-    from retnet_bench.predict.calibrating import Calibration
-    from retnet_bench.predict.predicting import Prediction
+    from retnet_bench.predict.calibration import Calibration
+    from retnet_bench.predict.prediction import Prediction
     from retnet_bench.predict.prices import Price
     from retnet_bench.predict.targets import Target
     from retnet_bench.study.plan import Planned
@@ -37,7 +37,7 @@ def plan_table(
     records: Path | None = None,
 ) -> Iterator[Table | str]:
     """A study's cells with what each is predicted to need, then lines on the whole."""
-    from retnet_bench.predict import predicting, prices, targets
+    from retnet_bench.predict import prediction, prices, targets
     from retnet_bench.study import plan, study
 
     cost = None if price is None else prices.price(price)
@@ -53,7 +53,7 @@ def plan_table(
         target = targets.here(plan.devices_of(pairs)[0], [*dtypes, "fp32"])
     pairs = targets.retargeted(pairs, target)
     calibration = _calibration(records, Path("runs") / loaded.name, target)
-    found = list(predicting.predictions(pairs, target, calibration))
+    found = list(prediction.predictions(pairs, target, calibration))
     yield table(
         f"Plan of {loaded.name}: {loaded.question}",
         f"workload|size|arm|kernel|>length|>batch|mode|>{COMPUTATION.unit}|>roofline|bound|>step"
@@ -100,12 +100,12 @@ def _memory_table(found: list[tuple[Planned, Prediction | None]]) -> Table:
 
 def _calibration(given: Path | None, usual: Path, target: Target) -> Calibration | None:
     """From the records the user names, else from those of earlier runs of the study."""
-    from retnet_bench.predict import calibrating
+    from retnet_bench.predict import calibration
     from retnet_bench.results.store import read_records
 
     if given is None and not any((usual / "records").glob("*.parquet")):
         return None
-    return calibrating.calibrate(read_records(given or usual), target)
+    return calibration.calibrate(read_records(given or usual), target)
 
 
 def _remarks(found: list[tuple[Planned, Prediction | None]]) -> Iterator[str]:

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 from retnet_bench.base import Registry, UserError, did_you_mean, quoted
 from retnet_bench.data.corpus import SPLITS, Corpus, Document, Split
-from retnet_bench.data.sources import austen, botocore, bundle, hub, kept, own, shakespeare, sotu
+from retnet_bench.data.sources import (
+    austen,
+    botocore,
+    bundle,
+    downloaded,
+    hub,
+    local_files,
+    shakespeare,
+    sotu,
+)
 from retnet_bench.data.sources.checked import make_corpus
 
 __all__ = [
@@ -34,12 +43,12 @@ class CorpusEntry:
 
     description: str
     load: Callable[[], Corpus]
-    parts: tuple[kept.Part, ...] = ()
+    parts: tuple[downloaded.Part, ...] = ()
 
     @property
     def is_here(self) -> bool:
         """Whether all of its parts were got."""
-        return all(kept.is_kept(part) for part in self.parts)
+        return all(downloaded.is_kept(part) for part in self.parts)
 
 
 CORPORA: Registry[CorpusEntry] = Registry("corpus")
@@ -55,10 +64,10 @@ def load_corpus(spec: str) -> Corpus:
         return CORPORA[spec].load()
     if spec.startswith(hub.PREFIX):
         return hub.load(spec)
-    return own.load(spec, CORPORA)
+    return local_files.load(spec, CORPORA)
 
 
-def get_parts(name: str) -> tuple[kept.Part, ...]:
+def get_parts(name: str) -> tuple[downloaded.Part, ...]:
     """What `get` must get for a corpus; UserError for a name that nobody knows or that comes with
     the package."""
     wanted = [known for known, entry in CORPORA.items() if entry.parts]

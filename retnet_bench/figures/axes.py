@@ -82,31 +82,31 @@ CUT = "Arrows: the interval goes on beyond the axis."
 """What a caption says where `mark_cut` marked anything."""
 
 
-def by_points(ax: Axes, along: Direction = "y") -> None:
+def by_points(ax: Axes, direction: Direction = "y") -> None:
     """Let the points set the limits of an axis: an interval counts as far as half the span of the
     points beyond them, or half their size where that is more (on a logarithmic axis twofold)."""
-    points = np.concatenate([np.empty(0), *_points(ax, along)])
-    log = getattr(ax, f"get_{along}scale")() == "log"
+    points = np.concatenate([np.empty(0), *_points(ax, direction)])
+    log = getattr(ax, f"get_{direction}scale")() == "log"
     points = points[np.isfinite(points) & ((points > 0) | (not log))]
     if not points.size:
         return
-    scale = getattr(ax, f"{along}axis").get_transform()
+    scale = getattr(ax, f"{direction}axis").get_transform()
     low, high = np.sort(scale.transform(points))[[0, -1]]
     least = float(scale.transform(2.0)) if log else np.abs(points).max() / 2
     reach = max((high - low) / 2, least)
     ends = scale.inverted().transform(np.array([low - reach, high + reach]))
-    name = f"interval{along}"
+    name = f"interval{direction}"
     setattr(ax.dataLim, name, np.clip(getattr(ax.dataLim, name), *ends))
-    ax.autoscale_view(scalex=along == "x", scaley=along == "y")
+    ax.autoscale_view(scalex=direction == "x", scaley=direction == "y")
 
 
-def _points(ax: Axes, along: Direction) -> Iterator[np.ndarray]:
+def _points(ax: Axes, direction: Direction) -> Iterator[np.ndarray]:
     """The data of every line along an axis, but for the ends of bars and lines across the panel."""
     caps = {cap for bars in _bars(ax) for cap in bars.lines[1]}
     for line in ax.lines:
         in_data = line.get_transform().contains_branch_seperately(ax.transData)
-        if line not in caps and in_data[along == "y"]:
-            yield np.asarray(getattr(line, f"get_{along}data")(), dtype=float)
+        if line not in caps and in_data[direction == "y"]:
+            yield np.asarray(getattr(line, f"get_{direction}data")(), dtype=float)
 
 
 def _bars(ax: Axes) -> list[ErrorbarContainer]:

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from retnet_bench import paper
-from retnet_bench.analysis.tables import curves, pairs
+from retnet_bench.analysis.tables import curves, ratios
 from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import Sheet
@@ -29,7 +29,7 @@ def draw(records: pd.DataFrame) -> Figure:
     per = panels.varying(frame, "position")
     _name_slopes(sheet, slopes[slopes["length"] == length], per)
     decoded = records[(records["workload"] == "decode") & (records["length"] == length)]
-    crossed = panels.draw_crossovers(sheet, pairs.crossovers(decoded))
+    crossed = panels.draw_crossovers(sheet, ratios.crossovers(decoded))
     return sheet.finish(panels.contract(records, "decode"), crossed)
 
 

@@ -54,7 +54,7 @@ def _fits(sheet: Sheet, records: pd.DataFrame, frame: pd.DataFrame, unit: str) -
     loss, shown = _LOSS[unit]
     same = records["token_budget"].isin(frame["token_budget"].dropna().unique())
     try:
-        found = scaling.fits(records[same], loss, along="parameters")
+        found = scaling.fits(records[same], loss, variable="parameters")
     except UserError as error:
         return [f"No fit: {error}."]
     for fit in found.fits:

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from retnet_bench import paper
-from retnet_bench.analysis.tables import curves, pairs
+from retnet_bench.analysis.tables import curves, ratios
 from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import Sheet
@@ -22,7 +22,7 @@ def draw(records: pd.DataFrame) -> Figure:
     axes.log_rates(sheet.ours)
     sheet.ours.set(xlabel="sequence length (tokens)", ylabel="tokens/s")
     trained = records[records["workload"] == "train"]
-    crossed = panels.draw_crossovers(sheet, pairs.crossovers(trained))
+    crossed = panels.draw_crossovers(sheet, ratios.crossovers(trained))
     paper_panel(sheet)
     return sheet.finish(panels.contract(records, "train"), crossed)
 

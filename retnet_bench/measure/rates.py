@@ -13,7 +13,7 @@ from retnet_bench.data import cache
 from retnet_bench.measure import environment
 from retnet_bench.measure.clock import Clock, WallClock, time_call
 from retnet_bench.measure.devices import Rates
-from retnet_bench.models.forms import DTYPES
+from retnet_bench.models.agreement import DTYPES
 
 REPEATS = 5
 CALLS = 200

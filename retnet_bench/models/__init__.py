@@ -2,7 +2,7 @@
 
 from retnet_bench.models.config import SIZES, ModelConfig
 from retnet_bench.models.language_model import DecodeState, LanguageModel
+from retnet_bench.models.matching import match
 from retnet_bench.models.mixers import MIXERS
-from retnet_bench.models.pairs import match
 
 __all__ = ["MIXERS", "SIZES", "DecodeState", "LanguageModel", "ModelConfig", "match"]

@@ -26,7 +26,7 @@ from torch import Tensor
 from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS
 from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
-from retnet_bench.models.forms import DTYPES
+from retnet_bench.models.agreement import DTYPES
 from retnet_bench.predict.device_operators import DeviceOperators
 from retnet_bench.predict.tensor_counter import CATEGORIES, Op, TensorCounter, dtype_name
 

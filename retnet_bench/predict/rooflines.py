@@ -7,7 +7,7 @@ from functools import cached_property
 
 from retnet_bench.measure.devices import Rates
 from retnet_bench.models import MIXERS, ModelConfig, cost
-from retnet_bench.models.forms import DTYPES
+from retnet_bench.models.agreement import DTYPES
 from retnet_bench.predict.footprint import Footprint, Step
 from retnet_bench.workloads import Cell
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from retnet_bench.kernels import flops
-from retnet_bench.models.forms import DTYPES
+from retnet_bench.models.agreement import DTYPES
 
 CATEGORIES = ("weights", "gradients", "optimiser", "state", "activations", "workspace")
 """What memory is for. `activations`: made in the forward pass and kept for the backward pass;

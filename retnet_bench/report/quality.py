@@ -43,14 +43,14 @@ def scaling_laws(records: pd.DataFrame) -> Table | None:
     for place, fit in bits.items():
         known = {name: _of(value) for name, value in fit.coefficients().items()}
         floor = _of(nats[place].coefficients()["E"]) if place in nats else ""
-        against = "parameters, tokens" if fit.along == "both" else fit.along
+        against = "parameters, tokens" if fit.variable == "both" else fit.variable
         numbers = (known["E"], floor, known["alpha"], known.get("beta", ""))
         table.add_row(against, fit.at, fit.arm, *numbers, str(len(fit.loss)), str(fit.seeds))
     return table
 
 
 def _by_place(fits: list[scaling.Fit]) -> dict[tuple[str, str, str], scaling.Fit]:
-    return {(fit.along, fit.at, fit.arm): fit for fit in fits}
+    return {(fit.variable, fit.at, fit.arm): fit for fit in fits}
 
 
 def _no_laws(reason: str) -> Table:

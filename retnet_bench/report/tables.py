@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from retnet_bench.analysis.tables import curves, pairs
+from retnet_bench.analysis.tables import curves, ratios
 from retnet_bench.analysis.tables import rows as contracts
 from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
 from retnet_bench.report import layout, quality
@@ -169,7 +169,7 @@ def _perplexity(records: pd.DataFrame) -> Table | None:
 
 
 def _ratios(records: pd.DataFrame, floors: Floors | None) -> Table | None:
-    frame = pairs.pair_ratios(records, floors)
+    frame = ratios.pair_ratios(records, floors)
     shown = frame[~frame["metric"].isin(["weight_bytes", "outcome", "peak_rss_bytes"])]
     budgets = ["token_budget"] if shown["token_budget"].notna().any() else []
     usual = ["metric", "phase", "size", "batch", "length", *budgets]
@@ -196,7 +196,7 @@ def _ratio(row: pd.Series) -> str:
 
 
 def _crossovers(records: pd.DataFrame) -> Table | None:
-    frame = pairs.crossovers(records)
+    frame = ratios.crossovers(records)
     if frame.empty:
         return None
     columns = list(frame.columns)

@@ -18,17 +18,17 @@ from retnet_bench.kernels import KERNELS
 from retnet_bench.measure import environment
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import LanguageModel, ModelConfig, cost
+from retnet_bench.models.agreement import DTYPES
 from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.foreign import load_any
-from retnet_bench.models.forms import DTYPES
-from retnet_bench.models.pairs import Matched
+from retnet_bench.models.matching import Matched
 from retnet_bench.results.numbers import millions
 from retnet_bench.results.store import Store
 from retnet_bench.run.records import Row, Rows, new_run_id
 from retnet_bench.study.plan import Planned
 from retnet_bench.workloads import Cell, Sample
 from retnet_bench.workloads import downstream as tasks
-from retnet_bench.workloads.answers import Scorer
+from retnet_bench.workloads.scorer import Scorer
 
 OUT = Path("runs") / "eval"
 

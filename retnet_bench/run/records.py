@@ -13,7 +13,7 @@ from typing import Any
 from retnet_bench import __version__
 from retnet_bench.measure import environment
 from retnet_bench.models import ModelConfig, cost
-from retnet_bench.models.forms import DTYPES
+from retnet_bench.models.agreement import DTYPES
 from retnet_bench.predict import record_columns, targets
 from retnet_bench.results.schema import NAMES, SCHEMA_VERSION
 from retnet_bench.run.stopping import Stop

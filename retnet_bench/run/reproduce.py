@@ -18,7 +18,7 @@ from retnet_bench.base import UserError, did_you_mean, quoted
 from retnet_bench.measure import rates
 from retnet_bench.models.config import SIZES
 from retnet_bench.models.config import size as size_of
-from retnet_bench.predict import calibrating, predicting, targets
+from retnet_bench.predict import calibration, prediction, targets
 from retnet_bench.run import session as running
 from retnet_bench.run.evaluate import Options, evaluate
 from retnet_bench.run.runner import CHECKPOINTS
@@ -54,7 +54,7 @@ MINUTES = {
 """How long each may take by prediction; less than 30 together, for machines have slow days."""
 HEADLINES = ("table4", "fig6a", "fig6b", "fig6c", "fig5")
 """Whose claims the card of headlines shows."""
-OVER_FLOOR = calibrating.Calibration({}, usual=2.0)
+OVER_FLOOR = calibration.Calibration({}, usual=2.0)
 """A step's predicted time is a floor; models of these sizes take 1.5 (training) to 3 times it."""
 SHOTS = (0, 4)
 """Solved examples in front of a question in Table 3."""
@@ -175,9 +175,9 @@ def _fits_budget(pairs: list[Pair], minutes: float) -> bool:
     return True
 
 
-def _predictions(pairs: list[Pair]) -> Iterator[predicting.Prediction]:
+def _predictions(pairs: list[Pair]) -> Iterator[prediction.Prediction]:
     target = targets.here(plan.devices_of(pairs)[0], {p.cell.dtype for pair in pairs for p in pair})
-    found = predicting.predictions(pairs, target, OVER_FLOOR)
+    found = prediction.predictions(pairs, target, OVER_FLOOR)
     return (prediction for _, prediction in found if prediction is not None)
 
 

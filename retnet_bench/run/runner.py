@@ -21,7 +21,7 @@ from retnet_bench.measure.memory import available_bytes
 from retnet_bench.measure.protocol import palindromic
 from retnet_bench.measure.reading import unreported
 from retnet_bench.measure.telemetry import Telemetry
-from retnet_bench.models.forms import Agreement
+from retnet_bench.models.agreement import Agreement
 from retnet_bench.predict import targets
 from retnet_bench.results.store import Store
 from retnet_bench.run import stopping, wire

@@ -11,7 +11,7 @@ from retnet_bench import files
 from retnet_bench.analysis.tables import floor
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
-from retnet_bench.predict import predicting, targets
+from retnet_bench.predict import prediction, targets
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store, read_records
 from retnet_bench.run.progress import Reporter
@@ -21,7 +21,7 @@ from retnet_bench.study import plan
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.study import Source, Study
 from retnet_bench.workloads import WORKLOADS
-from retnet_bench.workloads.live import require_tensorboard
+from retnet_bench.workloads.progress import require_tensorboard
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def run(
     with source.named():
         pairs = plan.make(study)
     if skip_oom:
-        pairs = predicting.skip_oom(pairs, _target(pairs))
+        pairs = prediction.skip_oom(pairs, _target(pairs))
     with Store.alone(folder) as store:
         return _run(study, source, pairs, store, console, fresh, retry, tensorboard)
 
@@ -141,7 +141,7 @@ def _predicted_seconds(pairs: list[Pair]) -> dict[str, float]:
     """Predicted seconds of each cell, for the bar; a guess where the prediction knows none."""
     return {
         planned.cell.cell_id: (found.cell_s or plan.START_S) if found else 0.0
-        for planned, found in predicting.predictions(pairs, _target(pairs))
+        for planned, found in prediction.predictions(pairs, _target(pairs))
     }
 
 

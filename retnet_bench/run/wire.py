@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from retnet_bench.measure.protocol import Protocol, WarmUp
-from retnet_bench.models.forms import Agreement
+from retnet_bench.models.agreement import Agreement
 from retnet_bench.results import coordinates
 from retnet_bench.workloads import Cell, Sample
 

@@ -28,7 +28,7 @@ from retnet_bench.measure import cores, environment, memory, purity
 from retnet_bench.measure.clock import WallClock
 from retnet_bench.measure.protocol import Protocol, warm_up
 from retnet_bench.measure.reading import unreported
-from retnet_bench.models import forms
+from retnet_bench.models import agreement
 from retnet_bench.run import orphans, wire
 from retnet_bench.run.wire import Answer, Failure, Prepared, Samples
 from retnet_bench.workloads import WORKLOADS, Cell, Diverged, NotFinite, Sample
@@ -70,10 +70,10 @@ class Session:
         config = self.cell.matched().config
         found = wire.agreements(agreements)
         if found is None:
-            found = forms.check(config, self.cell.device, self.cell.dtype)
-        for agreement in found:
-            if not agreement.ok:
-                raise Incorrect(f"forms disagree: {agreement.line()}")
+            found = agreement.check(config, self.cell.device, self.cell.dtype)
+        for compared in found:
+            if not compared.ok:
+                raise Incorrect(f"forms disagree: {compared.line()}")
         self.workload = WORKLOADS[self.cell.workload](self.cell)
         self.workload.report = self.report
         self.workload.checkpoints = None if checkpoints is None else Path(checkpoints)
@@ -94,7 +94,7 @@ class Session:
         if self.cell.mode == "eager":
             return None
         error = self.workload.mode_error()
-        limit = forms.TOLERANCE["fp32" if self.cell.dtype == "fp64" else self.cell.dtype]
+        limit = agreement.TOLERANCE["fp32" if self.cell.dtype == "fp64" else self.cell.dtype]
         if not error <= limit:
             raise Incorrect(
                 f"mode {self.cell.mode} differs from eager by {error:.1e} (limit {limit:.0e})"

@@ -18,7 +18,7 @@ from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS
 from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.config import size as size_of
-from retnet_bench.models.pairs import Matched
+from retnet_bench.models.matching import Matched
 from retnet_bench.study.study import Arm, CommonSettings, Group, Settings, Study
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import MAX_STEPS

@@ -20,7 +20,7 @@ from retnet_bench.measure.memory import measure_phase
 from retnet_bench.measure.protocol import Protocol, run_block, samples_per_block
 from retnet_bench.measure.reading import Series
 from retnet_bench.models import LanguageModel
-from retnet_bench.models.forms import DTYPES
+from retnet_bench.models.agreement import DTYPES
 from retnet_bench.workloads.cell import Cell
 
 SCORE = "score"

@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 from retnet_bench.base import UserError, short_hash
 from retnet_bench.fields import problem
 from retnet_bench.models.config import size
+from retnet_bench.models.matching import Matched, match
 from retnet_bench.models.mixers import MIXERS
 from retnet_bench.models.options import MixerOptions, names, read
-from retnet_bench.models.pairs import Matched, match
 from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES, Recipe
 from retnet_bench.workloads.settings import (
     DecodeSettings,

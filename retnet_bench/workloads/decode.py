@@ -10,7 +10,7 @@ import torch
 from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.protocol import Protocol, run_block, samples_per_block
 from retnet_bench.models import cost
-from retnet_bench.models.forms import DTYPES
+from retnet_bench.models.agreement import DTYPES
 from retnet_bench.models.language_model import DecodeState
 from retnet_bench.workloads.base import (
     WORKLOADS,

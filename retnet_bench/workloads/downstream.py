@@ -20,10 +20,10 @@ from retnet_bench.data.tokenizer_file import FileTokenizer, load_tokenizer_file,
 from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import LanguageModel, checkpoint
+from retnet_bench.models.agreement import DTYPES
 from retnet_bench.models.foreign import load_any
-from retnet_bench.models.forms import DTYPES
-from retnet_bench.workloads.answers import Scorer
 from retnet_bench.workloads.base import SCORE, WORKLOADS, NotFinite, Sample, Workload
+from retnet_bench.workloads.scorer import Scorer
 from retnet_bench.workloads.settings import DownstreamSettings
 from retnet_bench.workloads.unspelled import WEIGHED, Unspelled
 

@@ -9,8 +9,8 @@ from lm_eval.api.model import LM
 
 from retnet_bench.base import UserError, quoted
 from retnet_bench.data import Tokenizer
-from retnet_bench.workloads.answers import Request, Scorer
 from retnet_bench.workloads.generation import Writing
+from retnet_bench.workloads.scorer import Request, Scorer
 from retnet_bench.workloads.unspelled import Unspelled
 
 

@@ -33,7 +33,7 @@ from retnet_bench.workloads.checkpoints import (
     restore_optimiser,
 )
 from retnet_bench.workloads.divergence import Watch
-from retnet_bench.workloads.live import Board, Live
+from retnet_bench.workloads.progress import Board, Live
 from retnet_bench.workloads.settings import PerplexitySettings, TrainingSettings
 from retnet_bench.workloads.train import Train
 
@@ -264,15 +264,15 @@ class Perplexity(Train):
 
 
 def _curve(
-    name: str, along: str, parts: Iterable[tuple[int, float, int]], where: Mapping[str, str]
+    name: str, coordinate: str, parts: Iterable[tuple[int, float, int]], where: Mapping[str, str]
 ) -> Iterator[Sample]:
-    """Two samples a point of the coordinate `along`: `<name>_nll_nat` and `<name>_tokens`."""
+    """Two samples a point of the coordinate `coordinate`: `<name>_nll_nat` and `<name>_tokens`."""
     for at, nat, tokens in parts:
         for metric, unit, value in (
             (f"{name}_nll_nat", "nat", nat),
             (f"{name}_tokens", "tokens", tokens),
         ):
-            yield Sample(metric, unit, (float(value),), SCORE, {**where, along: at})
+            yield Sample(metric, unit, (float(value),), SCORE, {**where, coordinate: at})
 
 
 def _repeatable(device: torch.device) -> None:

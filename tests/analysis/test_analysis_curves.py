@@ -8,8 +8,8 @@ import pytest
 from golden.records import blocks, decode, document, failure, frame, record, small_study
 
 from retnet_bench.analysis.statistics.intervals import Interval
-from retnet_bench.analysis.tables import captions, curves, pairs
-from retnet_bench.analysis.tables.pairs import sides, verdict
+from retnet_bench.analysis.tables import captions, curves, ratios
+from retnet_bench.analysis.tables.ratios import sides, verdict
 from retnet_bench.base import UserError
 from retnet_bench.results.store import Store, read_records
 
@@ -89,9 +89,9 @@ def test_only_failures_make_a_curve_too():
         curves.final_latency,
         curves.latency_by_position,
         curves.slopes,
-        pairs.crossovers,
+        ratios.crossovers,
         curves.perplexities,
-        pairs.pair_ratios,
+        ratios.pair_ratios,
         curves.exponents,
     ],
 )
@@ -153,7 +153,7 @@ def test_memory_is_read_once_a_cell_whole_before_last_position():
     rows += [row | {"arm": "transformer", "cell_id": "t", "mixer": "attention"} for row in rows]
     read = curves.memory_by_length(frame(rows), "decode", "state_bytes")
     assert read["estimate"].tolist() == [700.0, 700.0]
-    ratio = only(pairs.pair_ratios(frame(rows)))
+    ratio = only(ratios.pair_ratios(frame(rows)))
     assert (ratio["n"], ratio["verdict"]) == (1, "equal (exact)")
 
 
@@ -299,7 +299,7 @@ def test_crossover_of_training_and_of_decoding():
     rows = train_pair()
     rows += decode("retnet", dict.fromkeys((1, 100, 10000), 0.01))
     rows += decode("transformer", {1: 0.001, 100: 0.01 / 10, 10000: 0.01 * 10})
-    table = pairs.crossovers(frame(rows)).set_index("workload")
+    table = ratios.crossovers(frame(rows)).set_index("workload")
     assert list(table.columns) == [
         *("a", "b", "x", "length", "batch", "estimate", "low", "high", "n", "fraction", "reason"),
     ]
@@ -316,10 +316,10 @@ def test_crossover_of_training_and_of_decoding():
 
 
 def test_no_crossover_says_who_is_ahead_and_one_length_says_so():
-    row = only(pairs.crossovers(frame(train_pair(at=10.0))))
+    row = only(ratios.crossovers(frame(train_pair(at=10.0))))
     assert np.isnan(row["estimate"])
     assert row["reason"].startswith("none in range: retnet is ahead throughout")
-    row = only(pairs.crossovers(frame(train_pair()[:6])))
+    row = only(ratios.crossovers(frame(train_pair()[:6])))
     assert row["reason"] == "fewer than two values of length with both arms"
 
 
@@ -327,7 +327,7 @@ def test_ratios_stay_inside_a_pair():
     rows = blocks("train_step_s", "retnet", [0.1, 0.2, 0.3, 0.4])
     rows += blocks("train_step_s", "transformer", [0.2, 0.4, 0.6, 0.8])
     rows += blocks("train_step_s", "transformer", [9.0, 9.0, 9.0, 9.0], batch=4)
-    row = only(pairs.pair_ratios(frame(rows)))
+    row = only(ratios.pair_ratios(frame(rows)))
     assert row[["estimate", "low", "high"]].tolist() == pytest.approx([0.5] * 3)
     assert (row["a"], row["b"], row["n"], row["batch"]) == ("retnet", "transformer", 4, 2)
     assert row["verdict"] == "retnet 2 x faster than transformer"
@@ -336,14 +336,14 @@ def test_ratios_stay_inside_a_pair():
 def test_blocks_are_paired_by_process_and_block_whatever_the_order_of_rows():
     rows = blocks("train_step_s", "retnet", [1.0, 10.0, 100.0, 1000.0])
     rows += blocks("train_step_s", "transformer", [2.0, 20.0, 200.0, 2000.0])[::-1]
-    row = only(pairs.pair_ratios(frame(rows)))
+    row = only(ratios.pair_ratios(frame(rows)))
     assert row[["low", "high"]].tolist() == pytest.approx([0.5, 0.5])
 
 
 def test_arms_of_different_runs_are_not_compared():
     rows = blocks("train_step_s", "retnet", [0.1, 0.1])
     rows += blocks("train_step_s", "transformer", [0.2, 0.2], run_id="run-2")
-    row = only(pairs.pair_ratios(frame(rows)))
+    row = only(ratios.pair_ratios(frame(rows)))
     assert np.isnan(row["estimate"])
     assert row["verdict"] == "no comparison: the arms were measured in different runs"
 
@@ -352,7 +352,7 @@ def test_two_cells_of_one_arm_in_a_pair_are_refused():
     rows = blocks("train_step_s", "retnet", [0.1]) + blocks("train_step_s", "transformer", [0.1])
     rows += blocks("train_step_s", "retnet", [0.1], chunk=64, cell_id="other")
     with pytest.raises(UserError, match=r'arm "retnet" has 2 cells in pair .*names of their own'):
-        pairs.pair_ratios(frame(rows))
+        ratios.pair_ratios(frame(rows))
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_a_ratio_in_words(metric, ratio, words):
 
 
 def test_ratios_of_the_small_study():
-    table = pairs.pair_ratios(frame(small_study())).set_index(["metric", "length"])["verdict"]
+    table = ratios.pair_ratios(frame(small_study())).set_index(["metric", "length"])["verdict"]
     assert table["train_step_s", 512] == "retnet 2 x faster than transformer"
     assert table["decode_step_s", 1024] == "retnet 1.1 x faster than transformer"
     assert table["peak_tensor_bytes", 512] == ("retnet 2 x less than transformer (exact)")
@@ -417,8 +417,8 @@ def test_every_arm_is_compared_with_the_baseline_that_a_study_names():
     rows = [record("train_step_s", arm, baseline="windowed") for arm in arms]
     assert sides(frame(rows)) == [(a, "windowed") for a in ("mamba", "retnet", "transformer")]
     rows = [record("train_step_s", arm, baseline="retnet") for arm in arms]
-    ratios = pairs.pair_ratios(frame([row | {"block": 0, "samples": [0.1]} for row in rows]))
-    assert ratios[["a", "b"]].to_numpy().tolist() == [
+    found = ratios.pair_ratios(frame([row | {"block": 0, "samples": [0.1]} for row in rows]))
+    assert found[["a", "b"]].to_numpy().tolist() == [
         ["mamba", "retnet"],
         ["transformer", "retnet"],
         ["windowed", "retnet"],
@@ -430,7 +430,7 @@ def test_records_without_a_length_have_no_crossover():
         *blocks("train_step_s", "retnet", [1.0] * 4, length=None),
         *blocks("train_step_s", "transformer", [2.0] * 4, length=None),
     ]
-    (found,) = pairs.crossovers(frame(rows)).to_dict("records")
+    (found,) = ratios.crossovers(frame(rows)).to_dict("records")
     assert found["reason"] == "fewer than two values of length with both arms"
 
 
@@ -441,8 +441,8 @@ def test_a_third_mixer_has_its_ratio_to_the_transformer_beside_the_others():
         *blocks("train_step_s", "linear", [3.0] * 4, mixer="linear_attention"),
         *blocks("train_step_s", "transformer", [2.0] * 4),
     ]
-    ratios = pairs.pair_ratios(frame(rows)).set_index(["a", "b"])["estimate"]
-    assert ratios.to_dict() == pytest.approx(
+    found = ratios.pair_ratios(frame(rows)).set_index(["a", "b"])["estimate"]
+    assert found.to_dict() == pytest.approx(
         {
             ("linear", "transformer"): 1.5,
             ("retnet", "transformer"): 0.5,
@@ -517,7 +517,7 @@ def test_the_caption_lists_what_is_mixed_and_invents_nothing():
 
 def test_records_from_the_store_give_the_same_tables(tmp_path):
     stored = read_records(Store(tmp_path).append(small_study(), "all"))
-    for summary in (curves.throughput, curves.slopes, curves.perplexities, pairs.pair_ratios):
+    for summary in (curves.throughput, curves.slopes, curves.perplexities, ratios.pair_ratios):
         pd.testing.assert_frame_equal(
             summary(stored), summary(frame(small_study())), check_dtype=False
         )

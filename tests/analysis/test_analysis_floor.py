@@ -7,7 +7,7 @@ import pytest
 from golden.records import blocks, frame
 
 from retnet_bench.analysis.statistics.intervals import Interval
-from retnet_bench.analysis.tables import pairs
+from retnet_bench.analysis.tables import ratios
 from retnet_bench.analysis.tables.floor import (
     Floor,
     floors,
@@ -15,7 +15,7 @@ from retnet_bench.analysis.tables.floor import (
     read_all_floors,
     read_floors,
 )
-from retnet_bench.analysis.tables.pairs import verdict
+from retnet_bench.analysis.tables.ratios import verdict
 from retnet_bench.base import UserError
 from retnet_bench.results.store import Store
 
@@ -74,9 +74,9 @@ def test_ratios_of_pairs_use_the_floor_of_their_metric():
     rows = blocks("train_step_s", "retnet", [0.1] * 4) + blocks(
         "train_step_s", "transformer", [0.102] * 4
     )
-    shown = pairs.pair_ratios(frame(rows), {"train_step_s": Floor(0.05, 4)})["verdict"].tolist()
+    shown = ratios.pair_ratios(frame(rows), {"train_step_s": Floor(0.05, 4)})["verdict"].tolist()
     assert shown == ["no difference shown (below the noise floor of 5 %)"]
-    assert "faster" in pairs.pair_ratios(frame(rows))["verdict"].iloc[0]
+    assert "faster" in ratios.pair_ratios(frame(rows))["verdict"].iloc[0]
 
 
 def test_of_several_results_the_largest_known_floor_counts(tmp_path):

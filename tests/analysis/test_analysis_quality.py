@@ -9,7 +9,7 @@ import pytest
 from fakes import scored
 from golden.records import document, failure, frame, record
 
-from retnet_bench.analysis.tables import captions, curves, pairs, quality
+from retnet_bench.analysis.tables import captions, curves, quality, ratios
 from retnet_bench.base import UserError
 
 
@@ -47,7 +47,7 @@ def test_a_seed_that_failed_is_told():
 
 
 def test_ratios_average_over_seeds_and_pair_documents():
-    rows = pairs.pair_ratios(frame(scored.scaling(sizes=("a", "e"))))
+    rows = ratios.pair_ratios(frame(scored.scaling(sizes=("a", "e"))))
     assert rows["metric"].tolist() == ["perplexity_per_byte"] * 2
     table = rows.set_index("size")
     assert table.loc["a", "verdict"].startswith("retnet")

@@ -100,7 +100,7 @@ def test_intervals_cover_the_known_law():
 
 
 def test_bands_are_wider_where_they_are_extrapolated():
-    found = scaling.fits(frame(scored.scaling()), along="parameters").fits[0]
+    found = scaling.fits(frame(scored.scaling()), variable="parameters").fits[0]
     low, high = found.band(np.array([found.high, 10 * found.high]))
     relative = (high - low) / found.at_x(np.array([found.high, 10 * found.high]))
     assert relative[1] > relative[0]
@@ -108,7 +108,7 @@ def test_bands_are_wider_where_they_are_extrapolated():
 
 def test_all_laws_of_the_records(budgets):
     found = scaling.fits(budgets, "nat per token")
-    kinds = [(fit.along, fit.at) for fit in found.fits if fit.arm == "transformer"]
+    kinds = [(fit.variable, fit.at) for fit in found.fits if fit.arm == "transformer"]
     assert kinds == [
         *(("parameters", f"{n:,} tokens") for n in (250_000, 500_000, 1_000_000, 2_000_000)),
         *(("tokens", f"size {size}") for size in "abcde"),
@@ -116,7 +116,7 @@ def test_all_laws_of_the_records(budgets):
         ("both", "all models"),
     ]
     assert found.missing == []
-    joint = next(f for f in found.fits if (f.along, f.arm) == ("both", "transformer"))
+    joint = next(f for f in found.fits if (f.variable, f.arm) == ("both", "transformer"))
     known = joint.coefficients()
     for name, truth in (("E", 1.5), ("alpha", 0.3), ("beta", 0.5)):
         assert known[name].estimate == pytest.approx(truth, rel=0.15)

@@ -116,12 +116,12 @@ def test_a_figure_that_cannot_be_drawn_is_named_with_the_reason(folder, tmp_path
         (lambda f: (f / "records" / "x.parquet").write_text("no"), "x.parquet is not whole parq"),
     ],
 )
-def test_results_that_cannot_be_packed_are_one_line_and_no_file(folder, tmp_path, spoil, remark):
+def test_results_that_cannot_be_packed_are_one_line_and_no_file(folder, tmp_path, spoil, said):
     copy = shutil.copytree(folder, tmp_path / "golden")
     spoil(copy)
     with pytest.raises(UserError) as caught:
         pack(copy, tmp_path / "out" / "x.zip")
-    assert remark in str(caught.value)
+    assert said in str(caught.value)
     assert str(copy) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -151,14 +151,14 @@ def _link(target: str) -> Callable[[Path], None]:
         ("x" * 220 + ".parquet", None, "is longer than 200 characters"),
     ],
 )
-def test_what_could_not_be_unpacked_elsewhere_is_not_packed(folder, tmp_path, name, make, remark):
+def test_what_could_not_be_unpacked_elsewhere_is_not_packed(folder, tmp_path, name, make, said):
     """What `pack` writes, `opened` reads."""
     copy = shutil.copytree(folder, tmp_path / "golden")
     part = copy / "records" / name
     (make or (lambda path: shutil.copyfile(copy / "records" / "part.parquet", path)))(part)
     with pytest.raises(UserError) as caught:
         pack(copy, tmp_path / "x.zip")
-    assert remark in str(caught.value)
+    assert said in str(caught.value)
     assert str(caught.value) == printable(caught.value)
     assert list(tmp_path.iterdir()) == [copy]
 
@@ -196,8 +196,8 @@ def test_a_study_is_a_folder_a_name_or_a_yaml_file(folder, tmp_path, monkeypatch
     (tmp_path / "golden").mkdir()  # somebody's folder of the same name
     assert results_of(str(folder)) == folder
     assert results_of("golden") == results_of("mine.yaml") == packing.RUNS / "golden"
-    for wrong, remark in (("nowhere", "run the study first"), (".", "no results folder")):
-        with pytest.raises(UserError, match=remark):
+    for wrong, said in (("nowhere", "run the study first"), (".", "no results folder")):
+        with pytest.raises(UserError, match=said):
             results_of(wrong)
 
 
@@ -216,10 +216,10 @@ def test_an_altered_file_is_named_with_both_checksums(archive, tmp_path):
     with opened(archive) as found:
         name = next(name for name in found.manifest.files if name.startswith("records/"))
         before = found.manifest.files[name].sha256
-    remark = refusal(repacked(archive, tmp_path, {name: lambda data: data + b" "}))
-    assert f"{name} was altered: sha256 is " in remark
-    assert f"the manifest says {before}" in remark
-    assert remark.count(before) == 1
+    said = refusal(repacked(archive, tmp_path, {name: lambda data: data + b" "}))
+    assert f"{name} was altered: sha256 is " in said
+    assert f"the manifest says {before}" in said
+    assert said.count(before) == 1
 
 
 def test_a_flipped_byte_names_the_file_and_its_checksum(archive, tmp_path):
@@ -233,10 +233,10 @@ def test_a_flipped_byte_names_the_file_and_its_checksum(archive, tmp_path):
 
 
 def test_a_missing_and_an_added_file_are_named(archive, tmp_path):
-    remark = refusal(repacked(archive, tmp_path, {"claims.json": None}))
-    assert "claims.json is missing: the manifest says its sha256 is " in remark
-    remark = refusal(repacked(archive, tmp_path, {"records/more.parquet": lambda _: b"more"}))
-    assert "records/more.parquet was added" in remark
+    said = refusal(repacked(archive, tmp_path, {"claims.json": None}))
+    assert "claims.json is missing: the manifest says its sha256 is " in said
+    said = refusal(repacked(archive, tmp_path, {"records/more.parquet": lambda _: b"more"}))
+    assert "records/more.parquet was added" in said
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", "a/../../outside", "c:\\outside"])
@@ -248,9 +248,9 @@ def test_a_name_that_leads_out_is_refused_and_nothing_is_written(archive, tmp_pa
 
 def altered_manifest(change: Callable[[dict], object]) -> Callable[[bytes], bytes]:
     def alter(data: bytes) -> bytes:
-        remark = json.loads(data)
-        change(remark)
-        return json.dumps(remark).encode()
+        said = json.loads(data)
+        change(said)
+        return json.dumps(said).encode()
 
     return alter
 
@@ -265,8 +265,8 @@ def altered_manifest(change: Callable[[dict], object]) -> Callable[[bytes], byte
         (lambda m: m["files"]["study.yaml"].update(sha256="00"), "files.study.yaml.sha256"),
     ],
 )
-def test_a_manifest_of_another_kind_says_what_is_wrong(archive, tmp_path, change, remark):
-    assert remark in refusal(repacked(archive, tmp_path, {MANIFEST: altered_manifest(change)}))
+def test_a_manifest_of_another_kind_says_what_is_wrong(archive, tmp_path, change, said):
+    assert said in refusal(repacked(archive, tmp_path, {MANIFEST: altered_manifest(change)}))
 
 
 def test_what_is_no_bundle_is_refused(archive, folder, tmp_path):

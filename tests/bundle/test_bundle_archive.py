@@ -35,11 +35,11 @@ def bounded() -> Iterator[None]:
 def refusal(path: Path) -> str:
     with bounded(), pytest.raises(UserError) as caught, opened(path):
         pass
-    remark = str(caught.value)
-    assert remark == printable(remark)
-    assert remark.startswith(str(path))
-    assert len(remark) < 600
-    return remark
+    said = str(caught.value)
+    assert said == printable(said)
+    assert said.startswith(str(path))
+    assert len(said) < 600
+    return said
 
 
 def with_manifest(entry: Entry, **fields: object) -> list[Entry]:
@@ -76,9 +76,9 @@ def test_a_thousandfold_compression_within_the_bounds_is_read(tmp_path):
 
 
 def test_the_manifests_bytes_are_compared(tmp_path):
-    remark = manifest({A: b"data"})
-    remark.data = remark.data.replace(b'"bytes": 4', b'"bytes": 5')
-    path = forge(tmp_path / "a.zip", [Entry(A, b"data"), remark])
+    said = manifest({A: b"data"})
+    said.data = said.data.replace(b'"bytes": 4', b'"bytes": 5')
+    path = forge(tmp_path / "a.zip", [Entry(A, b"data"), said])
     assert f"{A} has 4 bytes, the manifest says 5" in refusal(path)
 
 
@@ -133,8 +133,8 @@ def test_a_list_of_files_that_denies_its_length(tmp_path):
     ],
 )
 def test_a_name_that_some_system_reads_otherwise_is_refused(tmp_path, name):
-    remark = refusal(forge(tmp_path / "a.zip", with_manifest(Entry(name, b"x"))))
-    assert "the name " in remark
+    said = refusal(forge(tmp_path / "a.zip", with_manifest(Entry(name, b"x"))))
+    assert "the name " in said
     assert list(tmp_path.iterdir()) == [tmp_path / "a.zip"]
 
 
@@ -148,10 +148,10 @@ def test_a_name_that_some_system_reads_otherwise_is_refused(tmp_path, name):
         ((A, "figures/a.svg/"), "a.svg is both a file and a folder"),
     ],
 )
-def test_names_that_would_overwrite_each_other_are_refused(tmp_path, names, remark):
+def test_names_that_would_overwrite_each_other_are_refused(tmp_path, names, said):
     entries = [Entry(name) for name in names]
     files = {name: b"" for name in names if not name.endswith("/")}
-    assert remark in refusal(forge(tmp_path / "a.zip", [*entries, manifest(files)]))
+    assert said in refusal(forge(tmp_path / "a.zip", [*entries, manifest(files)]))
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFSOCK])

@@ -172,12 +172,12 @@ def test_a_study_of_the_packages_own_texts_needs_no_trust(archive):
         ("\x1b]0;T\x07", "fixed.include: has characters that can't be printed"),
     ],
 )
-def test_the_verb_refuses_before_it_runs(archive, tmp_path, monkeypatch, include, remark):
+def test_the_verb_refuses_before_it_runs(archive, tmp_path, monkeypatch, include, said):
     monkeypatch.setattr(running, "run", lambda *_: pytest.fail("ran"))
     path = saying(archive, tmp_path, fixed={"include": include})
     done = CliRunner().invoke(app, ["verify", str(path), "--rerun", "--out", str(tmp_path / "o")])
     assert isinstance(done.exception, UserError)
-    assert remark in str(done.exception)
+    assert said in str(done.exception)
     assert "\x1b" not in str(done.exception) + done.output
 
 
@@ -300,7 +300,7 @@ def test_a_changed_archive_is_refused_or_told(archive, tmp_path, seed):
     try:
         found = checks_of(tmp_path / "changed.zip")
     except UserError as error:
-        remark = str(error)
-        assert (remark, len(remark) < 700) == (printable(remark), True)
+        said = str(error)
+        assert (said, len(said) < 700) == (printable(said), True)
     else:
         assert failed(found.values()) or change in UNSEEN

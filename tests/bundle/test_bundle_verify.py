@@ -42,9 +42,9 @@ def changed(archive: Path, folder: Path, name: str, change: Callable[[Any], obje
     """The archive with one JSON file changed in place, and a manifest that agrees."""
 
     def alter(data: bytes) -> bytes:
-        remark = json.loads(data)
-        change(remark)
-        return json.dumps(remark).encode()
+        said = json.loads(data)
+        change(said)
+        return json.dumps(said).encode()
 
     return repacked(archive, folder, {name: alter}, honest=True)
 
@@ -70,10 +70,10 @@ def test_a_bundle_that_is_what_it_was_has_nothing_that_differs(archive):
         (lambda c: c.clear(), "claims.json has no such claim"),
     ],
 )
-def test_a_claim_that_the_records_do_not_bear_out_differs(archive, tmp_path, change, remark):
+def test_a_claim_that_the_records_do_not_bear_out_differs(archive, tmp_path, change, said):
     check = checks_of(changed(archive, tmp_path, "claims.json", change))["claim train_faster"]
     assert check.result == DIFFERS
-    assert remark in check.remark
+    assert said in check.remark
 
 
 def test_records_of_another_study_differ(archive, tmp_path):
@@ -82,9 +82,8 @@ def test_records_of_another_study_differ(archive, tmp_path):
 
     checks = checks_of(repacked(archive, tmp_path, {contents.STUDY: other}, honest=True))
     assert checks["records"].result == DIFFERS
-    assert checks["records"].remark.startswith(
-        "no cell of study golden: train 3M retnet length 512"
-    )
+    words = "no cell of study golden: train 3M retnet length 512"
+    assert checks["records"].remark.startswith(words)
 
 
 def test_a_folder_of_two_studies_is_not_packed(tmp_path):
@@ -121,9 +120,9 @@ def test_infinite_and_unknown_ends_survive_the_json(archive, tmp_path):
     folder = results(tmp_path / "golden")
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     with opened(pack(folder).path) as found:
-        remark = json.loads((found.folder / "claims.json").read_text())
-        assert remark[0]["estimate"] == "inf"
-        assert (remark[1]["verdict"], remark[1]["estimate"]) == ("not measured", None)
+        said = json.loads((found.folder / "claims.json").read_text())
+        assert said[0]["estimate"] == "inf"
+        assert (said[1]["verdict"], said[1]["estimate"]) == ("not measured", None)
         assert not failed(verify(found))
 
 
@@ -175,11 +174,11 @@ def test_a_strangers_corpus_is_neither_downloaded_nor_read_from_a_device(archive
         ("records/part.parquet", b"no", "records/part.parquet is not whole parquet"),
     ],
 )
-def test_what_cannot_be_read_is_one_line_with_the_archive(archive, tmp_path, name, data, remark):
+def test_what_cannot_be_read_is_one_line_with_the_archive(archive, tmp_path, name, data, said):
     spoilt = repacked(archive, tmp_path, {name: lambda _: data}, honest=True)
     with pytest.raises(UserError) as caught:
         checks_of(spoilt)
-    assert remark in str(caught.value)
+    assert said in str(caught.value)
     assert str(caught.value).startswith(f"{spoilt}: ")
     assert "retnet-bench-" not in str(caught.value)  # the temporary folder
 

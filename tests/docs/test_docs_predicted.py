@@ -13,7 +13,7 @@ from golden.records import blocks, frame, record
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.measure.devices import Rates
-from retnet_bench.predict import predicting, targets
+from retnet_bench.predict import prediction, targets
 from retnet_bench.predict.targets import Target
 from retnet_bench.results.store import Store
 
@@ -84,7 +84,7 @@ def test_a_time_of_this_machine_gets_its_floor_by_rates_that_were_kept_later(mon
     other = [here(fingerprint="f00d", arm="elsewhere"), here(cell_json="{}", arm="older")]
     found = predicted.with_floors(frame([here(), *other])).set_index("arm")
     planned = predicted.Planned(cell(), predicted.Protocol(), None)
-    assert found.loc["retnet", "predicted"] == predicting.predict(planned, target).step_s
+    assert found.loc["retnet", "predicted"] == prediction.predict(planned, target).step_s
     assert found.loc["retnet", "bound"] in ("compute", "bandwidth", "launch")
     assert found.loc[["elsewhere", "older"], "predicted"].isna().all()
 

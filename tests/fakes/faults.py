@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from retnet_bench.measure.memory import available_bytes
-from retnet_bench.models import forms
-from retnet_bench.models.forms import Agreement
+from retnet_bench.models import agreement
+from retnet_bench.models.agreement import Agreement
 from retnet_bench.run import worker
 from retnet_bench.workloads import train
 from retnet_bench.workloads.train import Train
@@ -59,7 +59,7 @@ def _weights_not_finite() -> None:
 
 
 def _forms_disagree() -> None:
-    forms.check = lambda *_: [Agreement("fp32", 0.5, "forward at length 3")]
+    agreement.check = lambda *_: [Agreement("fp32", 0.5, "forward at length 3")]
 
 
 def _wrong_compiler() -> None:

@@ -13,7 +13,7 @@ from retnet_bench.measure import nvml
 from retnet_bench.measure.memory import measure_phase
 from retnet_bench.measure.purity import snapshot
 from retnet_bench.measure.telemetry import Telemetry
-from retnet_bench.models import MIXERS, forms, match
+from retnet_bench.models import MIXERS, agreement, match
 from retnet_bench.workloads import WORKLOADS, Cell
 
 pytestmark = pytest.mark.gpu
@@ -27,7 +27,7 @@ def test_every_kernel_that_runs_here_gives_the_same_answer(mixer, dtype):
     able = [k.name for _, k in KERNELS.items() if k.mixer == mixer]
     able = [n for n in able if KERNELS[n].why_not(Setting("cuda", dtype, 64, 128)) is None]
     assert ARMS[mixer] in able
-    for found in forms.check(config, "cuda", dtype):
+    for found in agreement.check(config, "cuda", dtype):
         assert found.ok, found.line()
 
 
@@ -65,7 +65,7 @@ def _workload(name: str, mixer: str, mode: str):
 @pytest.mark.parametrize("name", ["train", "prefill", "decode"])
 def test_a_mode_computes_what_eager_does(name, mixer, mode):
     workload = _workload(name, mixer, mode)
-    assert workload.mode_error() < forms.TOLERANCE["fp32"]
+    assert workload.mode_error() < agreement.TOLERANCE["fp32"]
 
 
 def test_cuda_counters_count():

@@ -6,7 +6,7 @@ import pytest
 
 from retnet_bench.base import UserError
 from retnet_bench.measure.devices import DEVICES, find, recognise
-from retnet_bench.models.forms import DTYPES
+from retnet_bench.models.agreement import DTYPES
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from tiny_models import ARMS, EVERY, build, tiny, tokens
 
 from retnet_bench.base import UserError
-from retnet_bench.models import forms
+from retnet_bench.models import agreement
 
 
 def gradients(cfg, recompute: bool) -> list[torch.Tensor]:
@@ -71,7 +71,7 @@ def test_recomputation_keeps_less_for_the_backward_pass():
 
 @pytest.mark.parametrize("mixer", EVERY)
 def test_the_gate_sees_no_dropout(mixer):
-    assert all(a.ok for a in forms.check(tiny(mixer, dropout=0.5), "cpu", "fp32"))
+    assert all(a.ok for a in agreement.check(tiny(mixer, dropout=0.5), "cpu", "fp32"))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])

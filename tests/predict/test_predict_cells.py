@@ -13,9 +13,9 @@ from retnet_bench.base import UserError
 from retnet_bench.measure.devices import Rates
 from retnet_bench.models import cost
 from retnet_bench.predict import (
-    calibrating,
-    fitting,
-    predicting,
+    calibration,
+    fit,
+    prediction,
     prices,
     record_columns,
     rooflines,
@@ -70,32 +70,32 @@ def test_what_does_not_fit_is_marked_with_the_largest_that_would():
     big = planned(batch=64, length=256)
     step = rooflines.step_of(big.cell, big.matched.config, "cpu")
     limit = footprint(replace(step, batch=11)).peak_bytes
-    found = predicting.predict(big, replace(TARGET, memory_bytes=limit))
+    found = prediction.predict(big, replace(TARGET, memory_bytes=limit))
     assert found.fits is False
     assert found.instead == "batch 11 would fit"
-    assert predicting.predict(big, replace(TARGET, memory_bytes=limit - 1)).instead.startswith(
+    assert prediction.predict(big, replace(TARGET, memory_bytes=limit - 1)).instead.startswith(
         "batch 10 "
     )
-    (skipped,), *_ = predicting.skip_oom([[big]], replace(TARGET, memory_bytes=limit))
+    (skipped,), *_ = prediction.skip_oom([[big]], replace(TARGET, memory_bytes=limit))
     assert skipped.unsupported.startswith("predicted to run out of memory: needs ")
-    assert predicting.skip_oom([[big]], TARGET) == [[big]]
+    assert prediction.skip_oom([[big]], TARGET) == [[big]]
 
 
 def test_where_no_batch_fits_a_length_may():
     one = planned(mixer="attention", kernel="math", batch=1, length=1024)
     step = rooflines.step_of(one.cell, one.matched.config, "cpu")
     limit = footprint(replace(step, length=384)).peak_bytes
-    assert fitting.largest(step, limit) == "length 384 at batch 1 would fit"
-    assert fitting.largest(step, 1000).startswith("no batch or length would: at least ")
+    assert fit.largest(step, limit) == "length 384 at batch 1 would fit"
+    assert fit.largest(step, 1000).startswith("no batch or length would: at least ")
 
 
 def test_side_by_side_arms_share_the_memory():
     pair = [planned(), planned(mixer="attention")]
-    most = max(predicting.predict(p, TARGET).peak_bytes for p in pair)
+    most = max(prediction.predict(p, TARGET).peak_bytes for p in pair)
     target = replace(TARGET, memory_bytes=most)
-    assert [p.fits for _, p in predicting.predictions([pair], target)] == [False, False]
+    assert [p.fits for _, p in prediction.predictions([pair], target)] == [False, False]
     alone = [replace(p, protocol=replace(QUICK, interleave="processes")) for p in pair]
-    assert [p.fits for _, p in predicting.predictions([alone], target)] == [True, True]
+    assert [p.fits for _, p in prediction.predictions([alone], target)] == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_plan_for_another_device_forgets_what_this_machine_lacks():
     assert there.cell.device == "cuda"
     wrong = Planned(cell(mixer="attention", dtype="fp64"), QUICK, None)
     assert "not fp64" in targets.retargeted([[wrong]], target)[0][0].unsupported
-    unknown = predicting.predict(there, target)
+    unknown = prediction.predict(there, target)
     assert unknown.memory is None
     assert "not modelled" in unknown.reason
 
@@ -145,24 +145,24 @@ def test_calibration_is_the_ratio_on_records_of_the_same_machine():
     ]
     rows = [timed(c, 2 * f) for c, f in zip(cells, floors, strict=True)]
     rows.append(timed(cell(length=64), 1e6, "another machine"))
-    found = calibrating.calibrate(pd.DataFrame(rows), TARGET)
+    found = calibration.calibrate(pd.DataFrame(rows), TARGET)
     assert found.factor(cells[0]) == pytest.approx(2.0)
     assert found.factor(cell("prefill")) == 1.0
     key = ("train", "chunkwise", "fp32", "eager")
     assert found.error(key) == pytest.approx(1.0)
-    assert calibrating.Calibration({key: (2.0,)}).error(key) is None
+    assert calibration.Calibration({key: (2.0,)}).error(key) is None
     # each of 1, 2, 4 from the median of the other two: 3, 2.5, 1.5
-    off = calibrating.Calibration({key: (1.0, 2.0, 4.0)}).error(key)
+    off = calibration.Calibration({key: (1.0, 2.0, 4.0)}).error(key)
     assert off == pytest.approx(4 / 1.5)
-    calibrated = predicting.predict(planned(length=32), TARGET, calibration=found)
+    calibrated = prediction.predict(planned(length=32), TARGET, calibration=found)
     assert calibrated.step_s == pytest.approx(2 * floors[1])
 
 
 def test_records_of_another_machine_or_without_times_calibrate_nothing():
     elsewhere = timed(cell(), 1.0, "another machine")
-    assert calibrating.calibrate(pd.DataFrame([elsewhere]), TARGET).ratios == {}
+    assert calibration.calibrate(pd.DataFrame([elsewhere]), TARGET).ratios == {}
     untimed = pd.DataFrame([elsewhere | {"metric": "outcome"}])
-    assert calibrating.calibrate(untimed, TARGET).ratios == {}
+    assert calibration.calibrate(untimed, TARGET).ratios == {}
 
 
 def test_columns_beside_a_time_and_a_peak():
@@ -178,7 +178,7 @@ def test_columns_beside_a_time_and_a_peak():
     peak = Sample("peak_tensor_bytes", "bytes", (1.0,), "decode")
     assert (
         record_columns.columns(it, TARGET, peak)["predicted"]
-        == predicting.predict(it, TARGET).peak_bytes
+        == prediction.predict(it, TARGET).peak_bytes
     )
     assert record_columns.columns(it, TARGET, Sample("warmup_s", "s", (1.0,), "warmup")) == {}
     nothing = Target(Rates("fake", {}, None, None, None, "not measured"), "cpu", None)
@@ -193,7 +193,7 @@ def test_columns_beside_a_time_and_a_peak():
 def test_a_decode_cell_takes_its_prompt_in_first():
     fast = Target(replace(RATES, bytes_per_s=1e12, launch_s=0.0), "cpu", None)
     made = [planned(workload="decode", length=length, positions=1) for length in (640, 64000)]
-    short, long = (predicting.predict(one, fast).cell_s for one in made)
+    short, long = (prediction.predict(one, fast).cell_s for one in made)
     flops = made[1].cell.batch * cost.prefill_flops(made[1].matched.config, 64000)
     assert long - short == pytest.approx(flops / 1e9, rel=0.02)
 
@@ -205,8 +205,8 @@ def test_power_comes_from_records_with_a_counter_and_gives_energy():
         record(metric, value=value, samples=[value], block=block, machine=RATES.name)
         for metric, value, block in told
     ]
-    assert calibrating.calibrate(frame(rows), TARGET).watts == 17.5  # of 15 and 20
+    assert calibration.calibrate(frame(rows), TARGET).watts == 17.5  # of 15 and 20
     without = [row for row in rows if row["metric"] == "cpu_energy_j"]
-    assert calibrating.calibrate(frame(without), TARGET).watts is None
+    assert calibration.calibrate(frame(without), TARGET).watts is None
     elsewhere = [row | {"machine": "another"} for row in rows]
-    assert calibrating.calibrate(frame(elsewhere), TARGET).watts is None
+    assert calibration.calibrate(frame(elsewhere), TARGET).watts is None

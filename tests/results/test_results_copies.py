@@ -12,7 +12,7 @@ import pytest
 from golden.records import blocks, failure, small_study
 
 from retnet_bench.analysis.tables.curves import throughput
-from retnet_bench.analysis.tables.pairs import pair_ratios
+from retnet_bench.analysis.tables.ratios import pair_ratios
 from retnet_bench.analysis.verdicts import history
 from retnet_bench.analysis.verdicts.decision import Policy
 from retnet_bench.report import gate

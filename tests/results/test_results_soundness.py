@@ -11,7 +11,7 @@ import pytest
 from fakes.parts import with_column, written
 from golden.records import Row, blocks, decode, document, frame, record
 
-from retnet_bench.analysis.tables import curves, pairs
+from retnet_bench.analysis.tables import curves, ratios
 from retnet_bench.analysis.verdicts import history, judging
 from retnet_bench.analysis.verdicts.claims import Claim
 from retnet_bench.analysis.verdicts.decision import Policy
@@ -79,7 +79,7 @@ def test_it_is_shown_drawn_and_judged_without_that_cell(tmp_path, metric, sample
     shown = {table.title: table for table in tables(records)}
     assert shown["Not measured"].row_count == 1
     with np.errstate(all="raise", under="ignore"):
-        pairs.pair_ratios(records)
+        ratios.pair_ratios(records)
     FIGURES["throughput"](records)
     trained = curves.throughput(records).set_index(["arm", "length"])["estimate"]
     assert trained["transformer", 512] == pytest.approx(2 * 512 / 0.2)

@@ -19,7 +19,7 @@ from retnet_bench.base import UserError
 from retnet_bench.catalogue.plan import _plan_row
 from retnet_bench.measure.rates import Rates
 from retnet_bench.models import LanguageModel, checkpoint, match
-from retnet_bench.predict import predicting
+from retnet_bench.predict import prediction
 from retnet_bench.predict.targets import Target
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.results.store import Store, read_records
@@ -231,7 +231,7 @@ def test_the_workload_scores_each_arm_of_a_matched_pair(folder):
 
 def test_nothing_is_predicted_of_a_task(folder):
     [pair] = planned(folder)
-    found = predicting.predict(
+    found = prediction.predict(
         pair[0], Target(Rates("none", {}, None, None, None, "none"), "cpu", None)
     )
     assert (found.flops, found.cell_s, found.memory, found.roofline.seconds) == (None,) * 4

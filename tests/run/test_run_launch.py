@@ -14,7 +14,7 @@ from fakes.cells import QUICK, cell
 
 from retnet_bench.base import UserError
 from retnet_bench.measure.protocol import WarmUp
-from retnet_bench.models.forms import Agreement
+from retnet_bench.models.agreement import Agreement
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store, read_records
 from retnet_bench.run import stopping, wire

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from fakes import cells
 
-from retnet_bench.models import forms
+from retnet_bench.models import agreement
 from retnet_bench.workloads import WORKLOADS
 
 
@@ -16,7 +16,7 @@ def test_a_compiled_step_computes_what_an_eager_one_does(name, mixer):
     cell = cells.cell(name, mixer, length=96, mode="compile", positions=2)
     workload = WORKLOADS[name](cell)
     workload.prepare()
-    assert 0 <= workload.mode_error() < forms.TOLERANCE["fp32"]
+    assert 0 <= workload.mode_error() < agreement.TOLERANCE["fp32"]
     for _ in range(3):
         workload.step()
     workload.check()

@@ -18,7 +18,7 @@ from retnet_bench.data import load_corpus, load_tokenizer
 from retnet_bench.data.tokenizer_file import load_tokenizer_file
 from retnet_bench.models import LanguageModel, match
 from retnet_bench.workloads import Sample, downstream
-from retnet_bench.workloads.answers import Scorer
+from retnet_bench.workloads.scorer import Scorer
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra eval)")
 BYTE = load_tokenizer("byte", load_corpus("random"))

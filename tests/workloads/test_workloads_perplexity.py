@@ -250,7 +250,7 @@ def test_it_says_where_it_stands_every_few_seconds(own_text):
 
 
 def test_tensorboard_that_is_not_there_is_named(own_text, monkeypatch, tmp_path):
-    monkeypatch.setattr("retnet_bench.workloads.live.find_spec", lambda name: None)
+    monkeypatch.setattr("retnet_bench.workloads.progress.find_spec", lambda name: None)
     found = Perplexity(cell("perplexity", token_budget=64, **own_text))
     found.tensorboard = tmp_path
     with pytest.raises(UserError, match="pip install tensorboard"):
@@ -277,7 +277,7 @@ def test_tensorboard_gets_the_curve_and_drops_what_is_trained_again(
 
     fake = SimpleNamespace(SummaryWriter=Writer)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
-    monkeypatch.setattr("retnet_bench.workloads.live.find_spec", lambda name: True)
+    monkeypatch.setattr("retnet_bench.workloads.progress.find_spec", lambda name: True)
     found = Perplexity(cell("perplexity", token_budget=640, documents=1, **own_text))
     found.tensorboard = tmp_path
     found.prepare()

@@ -128,7 +128,7 @@ def slopes(records: pd.DataFrame) -> pd.DataFrame:
     """
     steps = rows.measured(records, "decode_step_s", "decode")
     failed = rows.failed(records, "decode_step_s", "decode")
-    frame = _points(steps, failed, "length", ["batch"], _slope, along="position")
+    frame = _points(steps, failed, "length", ["batch"], _slope, over="position")
     short = frame["status"].isin(OK_STATUSES) & frame["estimate"].isna()
     frame.loc[short, "reason"] = "no block reached two positions"
     zero = ((frame["low"] <= 0) & (frame["high"] >= 0)).astype("boolean")
@@ -184,7 +184,7 @@ def _exponents(records: pd.DataFrame, workload: str, what: str, metric: str) -> 
         measured, failed = _per_sequence(measured, failed)
     summary = _counted_exponent if metric in EXACT else exponent
     per = ["what", "size", "batch"]
-    frame = _points(measured, failed, "workload", per, summary, along="length")
+    frame = _points(measured, failed, "workload", per, summary, over="length")
     lengths = measured.groupby(["arm", "workload", *separators(frame)], dropna=False)["length"]
     ranges = lengths.agg(shortest="min", longest="max").reset_index()
     return _explained(frame.merge(ranges, how="left"), metric in EXACT)
@@ -258,7 +258,7 @@ def loss_curve(records: pd.DataFrame) -> pd.DataFrame:
     """
     losses = rows.measured(records, "train_loss_nat", "perplexity")
     per = ["size", "token_budget"]
-    frame = _points(losses, losses.iloc[:0], "tokens_seen", per, _mean_over_seeds, along="seed")
+    frame = _points(losses, losses.iloc[:0], "tokens_seen", per, _mean_over_seeds, over="seed")
     return _count_seeds(frame, losses)
 
 
@@ -270,7 +270,7 @@ def _over_seeds(
     failed = rows.failed(records, f"{kind}_nll_nat", "perplexity")
     if x != "n_params":
         failed = failed.iloc[:0]  # a failed cell has no place on such an axis
-    frame = _points(scored, failed, x, ["size", "token_budget", *per], summary, along="seed")
+    frame = _points(scored, failed, x, ["size", "token_budget", *per], summary, over="seed")
     frame = _count_seeds(frame, scored)
     alone = (frame["seeds"] == 1) & frame["reason"].isna()
     return frame.assign(reason=frame["reason"].mask(alone, "one seed: interval of documents only"))
@@ -312,10 +312,10 @@ def _points(
     x: str,
     per: Sequence[str],
     summary: Summary = _center,
-    along: str = "",
+    over: str = "",
 ) -> pd.DataFrame:
     failed = failed[~failed["cell_id"].isin(measured["cell_id"])]
-    keys = ["arm", x, *rows.separators(measured, failed, x, per, along)]
+    keys = ["arm", x, *rows.separators(measured, failed, x, per, over)]
     both = pd.concat([measured.assign(has_value=True), failed.assign(has_value=False)])
     points = [[*key, *_point(group, summary)] for key, group in both.groupby(keys, dropna=False)]
     frame = pd.DataFrame(points, columns=[*keys, *SUMMARY])

@@ -13,7 +13,7 @@ import pandas as pd
 from retnet_bench.analysis.statistics import replication
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.statistics.replication import Scores
-from retnet_bench.analysis.tables import curves, pairs, rows
+from retnet_bench.analysis.tables import curves, ratios, rows
 
 SPEEDS = ("tokens_per_s", "decode_s", "memory_bytes")
 _MODEL = ["arm", "size", "block_family"]
@@ -33,7 +33,7 @@ def reference(records: pd.DataFrame) -> str | None:
     if len(stated):
         return str(stated.iloc[0])
     arms = records.dropna(subset="mixer").drop_duplicates("arm")
-    arms = arms[arms["mixer"] != pairs.BASELINE_MIXER]
+    arms = arms[arms["mixer"] != ratios.BASELINE_MIXER]
     if arms.empty:
         return None
     of_most = arms[arms["mixer"] == arms["mixer"].mode()[0]]
@@ -104,14 +104,14 @@ def contexts(records: pd.DataFrame) -> pd.DataFrame:
 
     Adds relative differences of perplexity per token (-0.02: 2 % lower), each with _low and _high:
     `gain` to the next shorter context of the same models, and `over` to the other arm `over_arm`
-    given the same context, for each arm that `pairs.sides` compares with another.
+    given the same context, for each arm that `ratios.sides` compares with another.
     """
     frame = curves.by_context(records).dropna(subset="estimate")
     keys = ["arm", "context_length", *curves.separators(frame)]
     scored = rows.documents(records, "context")
     groups = dict(iter(scored.groupby(keys, dropna=False)))
     against: dict[str, str] = {}
-    for a, b in pairs.sides(records):
+    for a, b in ratios.sides(records):
         against.setdefault(a, b)
     found = [_context(key, groups, against) for key in frame[keys].itertuples(index=False)]
     columns = [f"{name}{end}" for name in ("gain", "over") for end in _ENDS]

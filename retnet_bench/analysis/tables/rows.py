@@ -118,15 +118,15 @@ def aligned_blocks(
 
 
 def separators(
-    measured: pd.DataFrame, failed: pd.DataFrame, x: str, per: Sequence[str], along: str = ""
+    measured: pd.DataFrame, failed: pd.DataFrame, x: str, per: Sequence[str], over: str = ""
 ) -> list[str]:
     """`per` and the further columns without which two contracts would share a point.
 
-    Column `along` is what a point is computed along, so it never separates.
+    Column `over` is what a point is computed along, so it never separates.
     """
     together = pd.concat([measured, failed])
-    keys = _with_varying(together, ["arm", x, *per], [c for c in _CONTRACT if c != along])
-    return _with_varying(measured, keys, [c for c in _WHERE if c != along])[2:]
+    keys = _with_varying(together, ["arm", x, *per], [c for c in _CONTRACT if c != over])
+    return _with_varying(measured, keys, [c for c in _WHERE if c != over])[2:]
 
 
 def documents(records: pd.DataFrame, kind: str = "document") -> pd.DataFrame:

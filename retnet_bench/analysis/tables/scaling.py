@@ -30,7 +30,7 @@ from scipy.optimize import least_squares
 from retnet_bench.analysis.statistics import replication
 from retnet_bench.analysis.statistics.crossings import Crossover, resampled_crossover
 from retnet_bench.analysis.statistics.intervals import Interval, percentiles
-from retnet_bench.analysis.tables import pairs, rows
+from retnet_bench.analysis.tables import ratios, rows
 from retnet_bench.base import UserError
 from retnet_bench.results.numbers import millions
 
@@ -55,7 +55,7 @@ class Fit:
     """A law fitted to one arm's losses. x is (n,), or (n, 2) for the joint law."""
 
     arm: str
-    along: str
+    variable: str
     """parameters, tokens, compute or both."""
     at: str
     """What was held, in words: a token budget, a size."""
@@ -222,15 +222,15 @@ class Scaling:
     missing: list[str]
 
 
-def fits(records: pd.DataFrame, unit: str = "bits per byte", along: str = "") -> Scaling:
+def fits(records: pd.DataFrame, unit: str = "bits per byte", variable: str = "") -> Scaling:
     """Laws of the loss in `unit` (a key of UNITS), for every arm: against parameters, tokens,
-    compute, and jointly; or the one named `along`. Fits of one kind share their resamples, so that
+    compute, and jointly; or the one named `variable`. Fits of one kind share their resamples, so that
     they can be compared resample by resample."""
     models = _models(records)
     found: list[Fit] = []
     missing: list[str] = []
     for kind, at, group in _groups(models):
-        if along not in ("", kind):
+        if variable not in ("", kind):
             continue
         fitted = _fit_arms(kind, at, group, unit)
         found += [fit for fit in fitted if isinstance(fit, Fit)]
@@ -375,12 +375,12 @@ def _size(place: Interval) -> str:
 
 def crossings(records: pd.DataFrame, found: Scaling) -> list[Crossing]:
     """For each token budget and pair of arms: from which size on their order no longer changes."""
-    laws = {(f.arm, f.at): f for f in found.fits if f.along == "parameters"}
+    laws = {(f.arm, f.at): f for f in found.fits if f.variable == "parameters"}
     budgets = dict.fromkeys(at for _, at in laws)
     return [
         crossing(laws[a, at], laws[b, at])
         for at in budgets
-        for a, b in pairs.sides(records)
+        for a, b in ratios.sides(records)
         if (a, at) in laws and (b, at) in laws
     ]
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from retnet_bench.analysis.statistics import crossings, estimates, intervals, replication
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
-from retnet_bench.analysis.tables import curves, pairs, rows
+from retnet_bench.analysis.tables import curves, ratios, rows
 from retnet_bench.analysis.verdicts.claims import COMPARISONS, CROSSES, PERPLEXITY, RATES, Claim
 from retnet_bench.results.quantities import SLOPE
 from retnet_bench.results.schema import EXACT, METRICS, TIMES
@@ -185,13 +185,13 @@ def _ratio(cells: pd.DataFrame, claim: Claim) -> Interval:
     of, over = claim.arms
     if claim.measure.metric == PERPLEXITY:
         _refuse_several(_any_seed(_measured(cells, claim)))
-        found = list(pairs.perplexity_ratios(cells, of, over))
+        found = list(ratios.perplexity_ratios(cells, of, over))
         if not found:
             raise _NotMeasured("the arms scored no document in common")
         return Interval(*(found[0][name] for name in Interval._fields))
     values = _values(cells, claim)
     _refuse_several(values)
-    paired = pairs.pair_up(values, of, over)
+    paired = ratios.pair_up(values, of, over)
     if paired.empty:
         raise _NotMeasured("the arms were measured in different runs")
     process = paired.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
@@ -233,7 +233,7 @@ def _crossover(cells: pd.DataFrame, claim: Claim) -> Interval:
         return _perplexity_crossover(cells, claim)
     values = _measured(cells, claim)
     _refuse_several(values, x)
-    line = pairs.pair_up(values, *claim.arms)
+    line = ratios.pair_up(values, *claim.arms)
     (a, b), process = rows.aligned_blocks(line, x, ["a", "b"])
     if a.shape[1] < 2:
         raise _NotMeasured(f"fewer than two values of {x} with both arms")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from retnet_bench.base import UserError
 from retnet_bench.data.corpus import Corpus, Document
-from retnet_bench.data.sources import debian, kept
+from retnet_bench.data.sources import debian, downloaded
 from retnet_bench.data.sources.checked import known_corpus
 
 DATABASE = "./usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
@@ -56,7 +56,7 @@ def _strings(data: bytes) -> Iterator[str]:
         at += 8 + size
 
 
-NOVELS = kept.Part(
+NOVELS = downloaded.Part(
     name="austen",
     source="Debian package r-cran-janeaustenr: six novels of Jane Austen",
     licence="texts public domain (Project Gutenberg); packaging MIT",
@@ -74,7 +74,7 @@ def load() -> Corpus:
         "austen",
         NOVELS.licence,
         NOVELS.source,
-        {"test": kept.documents(NOVELS, "austen")},
+        {"test": downloaded.documents(NOVELS, "austen")},
         CHECKSUM,
         "get it again with: retnet-bench data get austen",
     )

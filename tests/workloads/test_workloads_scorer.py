@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from retnet_bench.base import UserError
 from retnet_bench.models import LanguageModel, match
-from retnet_bench.workloads import answers
-from retnet_bench.workloads.answers import Request, Scorer
+from retnet_bench.workloads import scorer
+from retnet_bench.workloads.scorer import Request, Scorer
 
 ARMS = [("retention", "chunkwise"), ("attention", "sdpa")]
 BOS = 28
@@ -59,8 +59,8 @@ def test_one_context_with_other_examples_does_not_cost_the_others_their_stem():
     many = [(BOS, *range(20), *range(20), i) for i in range(5)]
     alone = [(BOS, 7, i) for i in range(2)]
     contexts = [many[0], alone[0], *many, alone[1]]
-    assert answers.clusters(contexts) == [[0, 2, 3, 4, 5, 6], [1, 7]]
-    assert answers.clusters(alone) == [[0, 1]]
+    assert scorer.clusters(contexts) == [[0, 2, 3, 4, 5, 6], [1, 7]]
+    assert scorer.clusters(alone) == [[0, 1]]
 
 
 ids = st.lists(st.integers(0, BOS - 1), max_size=12).map(tuple)
@@ -81,8 +81,8 @@ def test_scores_equal_one_forward_pass_per_request(
     requests = [Request((BOS, *stem, *c), k) for c in contexts for k in continuations]
     requests.append(Request((BOS, *stem, *contexts[0], 1), (2, 3)))  # one without a sibling
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answers, "ROWS", rows)
-        patch.setattr(answers, "PIECE", piece)
+        patch.setattr(scorer, "ROWS", rows)
+        patch.setattr(scorer, "PIECE", piece)
         scores = Scorer(MODELS[mixer], 64).score(requests)
     for request, score in zip(requests, scores, strict=True):
         total, greedy = naive(MODELS[mixer], request)

@@ -9,9 +9,9 @@ import torch
 from tiny_models import build, tokens
 
 from retnet_bench.base import UserError
-from retnet_bench.models import MIXERS, SIZES, cost, match, pairs
+from retnet_bench.models import MIXERS, SIZES, cost, match, matching
+from retnet_bench.models.matching import reference
 from retnet_bench.models.mixers.retention import RetentionOptions
-from retnet_bench.models.pairs import reference
 
 
 def quantity(cfg, by, length):
@@ -128,7 +128,7 @@ def test_a_pair_that_cannot_match_is_refused():
 def test_the_limit_decides(monkeypatch, limit, refused):
     found = match("0.1M", "retention", family="modern", kernel="chunkwise")
     assert 1e-4 < abs(found.mismatch) < 0.01
-    monkeypatch.setattr(pairs, "TOLERANCE", limit)
+    monkeypatch.setattr(matching, "TOLERANCE", limit)
     if refused:
         with pytest.raises(UserError, match="remains at d_ffn"):
             match("0.1M", "retention", family="modern", kernel="chunkwise")

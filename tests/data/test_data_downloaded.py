@@ -28,7 +28,7 @@ from retnet_bench.data.sources import (
     botocore,
     bundle,
     debian,
-    kept,
+    downloaded,
     shakespeare,
     wiki,
 )
@@ -48,13 +48,13 @@ def write_zip(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def part(**changed: object) -> kept.Part:
-    made = kept.Part(
+def part(**changed: object) -> downloaded.Part:
+    made = downloaded.Part(
         name="tiny",
         source="a package of the test",
         licence="free",
         download_bytes=1,
-        checksum=sha256(kept.encode(TEXTS)),
+        checksum=sha256(downloaded.encode(TEXTS)),
         fetch=lambda folder: folder,
         extract=lambda archive: TEXTS,
     )
@@ -67,35 +67,35 @@ def part(**changed: object) -> kept.Part:
 def test_got_once_and_read_back(cache: Path) -> None:
     calls: list[Path] = []
     wanted = part(fetch=lambda folder: calls.append(folder) or folder)
-    assert not kept.is_kept(wanted)
-    assert kept.get(wanted)
-    assert not kept.get(wanted)
-    assert kept.documents(wanted, "mine") == TEXTS
+    assert not downloaded.is_kept(wanted)
+    assert downloaded.get(wanted)
+    assert not downloaded.get(wanted)
+    assert downloaded.documents(wanted, "mine") == TEXTS
     assert len(calls) == 1
     assert not calls[0].exists()  # the scratch folder
     assert [path.parent for path in cache.rglob("*.jsonl")] == [cache / "corpora"]
 
 
 def test_not_got_names_the_command(user_error: Message) -> None:
-    assert user_error(kept.documents, part(), "mine") == (
+    assert user_error(downloaded.documents, part(), "mine") == (
         'corpus "mine" is not on this machine yet: a package of the test is missing; '
         "get it with: retnet-bench data get mine"
     )
 
 
 def test_altered_after_it_was_kept(user_error: Message) -> None:
-    kept.get(part())
+    downloaded.get(part())
     part().path.write_bytes(part().path.read_bytes().replace(b"second", b"secone"))
-    assert user_error(kept.documents, part(), "mine") == (
+    assert user_error(downloaded.documents, part(), "mine") == (
         f'"{part().path}" is not what was kept there; get it again with: retnet-bench data get mine'
     )
-    assert kept.get(part())
-    assert kept.documents(part(), "mine") == TEXTS
+    assert downloaded.get(part())
+    assert downloaded.documents(part(), "mine") == TEXTS
 
 
 def test_other_documents_than_stated_are_not_kept(cache: Path, user_error: Message) -> None:
     other = part(checksum="0" * 64)
-    assert user_error(kept.get, other) == (
+    assert user_error(downloaded.get, other) == (
         f"the documents of a package of the test have the sha256 {part().checksum}, not {'0' * 64}:"
         f" another version, or damaged on the way; nothing was kept"
     )
@@ -107,16 +107,16 @@ def test_interrupted_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        kept.get(part(extract=stopped))
+        downloaded.get(part(extract=stopped))
     monkeypatch.setattr(os, "replace", stopped)
     with pytest.raises(KeyboardInterrupt):
-        kept.get(part())
+        downloaded.get(part())
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
 def test_cache_that_can_t_be_written(cache: Path, user_error: Message) -> None:
     (cache / "corpora").write_text("in the way")
-    message = user_error(kept.get, part())
+    message = user_error(downloaded.get, part())
     assert message.startswith(f"{part().path}: can't be written: ")
     assert message.endswith("set RETNET_BENCH_CACHE to a writable folder with room")
 
@@ -239,10 +239,10 @@ def test_the_bundle_s_sources_take_turns() -> None:
 
 
 def test_both_translations_of_a_book_share_a_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    def documents(part: kept.Part, corpus: str) -> list[Document]:
+    def documents(part: downloaded.Part, corpus: str) -> list[Document]:
         return [Document(f"{part.name}/book-{i:02d}", f"{part.name} {i}") for i in range(30)]
 
-    monkeypatch.setattr(kept, "documents", documents)
+    monkeypatch.setattr(downloaded, "documents", documents)
     splits = bible.split_books("bundle")
     books = {s: sorted(d.name.partition("/")[2] for d in splits[s]) for s in SPLITS}
     assert {s: len(found) for s, found in books.items()} == {"train": 48, "valid": 6, "test": 6}
@@ -283,7 +283,7 @@ def test_the_real_ones(name: str, documents: tuple, n_bytes: tuple) -> None:
     """Downloads them; says so and skips where there is no network."""
     try:
         for wanted in get_parts(name):
-            kept.get(wanted)
+            downloaded.get(wanted)
     except UserError as error:
         if "could not download" not in str(error) and "Debian package" not in str(error):
             raise

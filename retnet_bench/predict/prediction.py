@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from retnet_bench.base import UserError
 from retnet_bench.models import ModelConfig, cost
-from retnet_bench.predict.calibrating import Calibration
-from retnet_bench.predict.fitting import largest
+from retnet_bench.predict.calibration import Calibration
+from retnet_bench.predict.fit import largest
 from retnet_bench.predict.footprint import footprint
 from retnet_bench.predict.rooflines import (
     MODELLED,

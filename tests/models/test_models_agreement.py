@@ -10,9 +10,9 @@ import torch
 from tiny_models import ARMS, tiny
 
 from retnet_bench.kernels import KERNELS, retention
-from retnet_bench.models import forms
+from retnet_bench.models import agreement
+from retnet_bench.models.agreement import TOLERANCE, Agreement, check, lengths
 from retnet_bench.models.config import Size
-from retnet_bench.models.forms import TOLERANCE, Agreement, check, lengths
 
 NARROW = Size(32, 2, 16, 16)
 
@@ -172,8 +172,8 @@ def test_every_kernel_that_runs_here_is_held_against_the_reference(monkeypatch):
 
 def test_the_gate_is_of_the_cells_own_width_and_few_layers(monkeypatch):
     seen = []
-    real = forms.LanguageModel
-    monkeypatch.setattr(forms, "LanguageModel", lambda cfg: seen.append(cfg) or real(cfg))
+    real = agreement.LanguageModel
+    monkeypatch.setattr(agreement, "LanguageModel", lambda cfg: seen.append(cfg) or real(cfg))
     cfg = config("retention", n_layers=7, vocab_size=5000)
     check(cfg, "cpu", "bf16")
     assert {c.n_layers for c in seen} == {2}
