@@ -15,21 +15,21 @@ from retnet_bench.figures import FIGURES, axes, style
 NAMES = ("ret$net_a$", "a^b_c\\\\frac", "_hidden", "x\x1b]0;T\x07\ufffe")
 
 
-def bars(low: float, high: float, variable: str = "y", scale: str = "linear") -> Axes:
+def bars(low: float, high: float, along: str = "y", scale: str = "linear") -> Axes:
     ax: Axes = Figure().subplots()
-    ends = {f"{variable}err": [[2.0 - low], [high - 2.0]]}
+    ends = {f"{along}err": [[2.0 - low], [high - 2.0]]}
     ax.errorbar([1.0, 2.0], [2.0, 2.0], yerr=None)
     ax.errorbar([2.0], [2.0], **ends)
-    getattr(ax, f"set_{variable}scale")(scale)
-    axes.by_points(ax, variable)  # type: ignore[arg-type]
+    getattr(ax, f"set_{along}scale")(scale)
+    axes.by_points(ax, along)  # type: ignore[arg-type]
     return ax
 
 
 @pytest.mark.parametrize("along", ["x", "y"])
 @pytest.mark.parametrize("scale", ["linear", "log"])
-def test_a_wide_interval_is_cut_and_marked(variable, scale):
-    ax = bars(1e-12, 1.4e12, variable, scale)
-    low, high = getattr(ax, f"get_{variable}lim")()
+def test_a_wide_interval_is_cut_and_marked(along, scale):
+    ax = bars(1e-12, 1.4e12, along, scale)
+    low, high = getattr(ax, f"get_{along}lim")()
     assert -1 < low < 2 < high < 5
     before = len(ax.lines)
     assert axes.mark_cut(ax)

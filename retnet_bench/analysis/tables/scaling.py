@@ -224,8 +224,8 @@ class Scaling:
 
 def fits(records: pd.DataFrame, unit: str = "bits per byte", variable: str = "") -> Scaling:
     """Laws of the loss in `unit` (a key of UNITS), for every arm: against parameters, tokens,
-    compute, and jointly; or the one named `variable`. Fits of one kind share their resamples, so that
-    they can be compared resample by resample."""
+    compute, and jointly; or the one named `variable`. Fits of one kind share their resamples, so
+    that they can be compared resample by resample."""
     models = _models(records)
     found: list[Fit] = []
     missing: list[str] = []
