@@ -179,7 +179,7 @@ def _cores(root: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Block:
+class CounterChange:
     """What was counted between two snapshots of one process."""
 
     before: Counters
@@ -227,13 +227,13 @@ def judge(
     `steps_s`: the samples, where they are times of steps; `clock_cost_s`: of `clock_cost`. What
     this machine can't count is not held against the block: `after.unknown` says what that is.
     """
-    block = Block(before, after)
+    block = CounterChange(before, after)
     reasons = [*_machinery(block), *_storms(block), *_company(block)]
     reasons += _too_short(steps_s, clock_cost_s)
     return "; ".join(reasons) or None
 
 
-def _machinery(block: Block) -> list[str]:
+def _machinery(block: CounterChange) -> list[str]:
     """What must not happen even once."""
     words = {
         "frames_compiled": "frames compiled",
@@ -249,7 +249,7 @@ def _machinery(block: Block) -> list[str]:
     return [f"{text}: {int(count)}" for text, count in increase if count and count > 0]
 
 
-def _storms(block: Block) -> list[str]:
+def _storms(block: CounterChange) -> list[str]:
     """What happens a little in any block, and disturbs when it is much."""
     found = []
     for field, limit, words in (
@@ -262,7 +262,7 @@ def _storms(block: Block) -> list[str]:
     return found
 
 
-def _company(block: Block) -> list[str]:
+def _company(block: CounterChange) -> list[str]:
     """Others on the cores: how much of these they took, and how long they made us wait."""
     taken, share, waited = block.foreign_s(), block.foreign_share(), block.wait_share()
     found = []
@@ -293,7 +293,7 @@ def clock_cost_s(clock: Clock) -> float:
 
 def readings(before: Counters, after: Counters) -> list[Series]:
     """What the block's counters say that is worth keeping, for pure blocks too."""
-    block = Block(before, after)
+    block = CounterChange(before, after)
     why = dict((*before.unknown, *after.unknown))
     found: tuple[tuple[str, str, float | None, str], ...] = (
         ("foreign_cpu_share", "relative", block.foreign_share(), "busy_s"),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from retnet_bench import files
-from retnet_bench.analysis.statistics.resampling import Block
+from retnet_bench.analysis.statistics.resampling import TimedBlock
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.measure.memory import available_bytes
@@ -60,7 +60,7 @@ class CellRun:
     """What tells it from the others: the arm, or the revision."""
     launcher: Launcher
     rows: list[Row] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[TimedBlock] = field(default_factory=list)
     """Process and value in seconds of each block so far, for the stopping rule."""
     failure: Failure | None = None
     tail: str | None = None

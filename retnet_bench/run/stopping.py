@@ -14,11 +14,11 @@ import numpy as np
 
 from retnet_bench.analysis.statistics import estimates
 from retnet_bench.analysis.statistics.intervals import Interval
-from retnet_bench.analysis.statistics.resampling import Block
+from retnet_bench.analysis.statistics.resampling import TimedBlock
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.workloads import Sample
 
-Blocks = Sequence[Sequence[Block]]
+Blocks = Sequence[Sequence[TimedBlock]]
 """For each of the interleaved cells, its blocks so far."""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from retnet_bench.analysis.statistics.estimates import center, log_ratio
 from retnet_bench.analysis.statistics.intervals import Interval
-from retnet_bench.analysis.statistics.resampling import Block
+from retnet_bench.analysis.statistics.resampling import TimedBlock
 from retnet_bench.measure.clock import WallClock
 from retnet_bench.measure.protocol import (
     Protocol,
@@ -20,7 +20,7 @@ from retnet_bench.measure.protocol import (
 
 CLOCK = WallClock("cpu")
 Steps = Mapping[str, Callable[[], object]]
-Times = dict[str, list[Block]]
+Times = dict[str, list[TimedBlock]]
 """Seconds of each step: samples of every block, by name."""
 
 
@@ -47,7 +47,7 @@ def text(interval: Interval, scale: float = 1.0, digits: int = 2) -> str:
     return f"{interval.estimate * scale:.{digits}f} [{low}, {high}]"
 
 
-def milliseconds(blocks: list[Block]) -> str:
+def milliseconds(blocks: list[TimedBlock]) -> str:
     return text(center(blocks), 1e3)
 
 

@@ -97,7 +97,7 @@ class Design:
         mine, theirs = self._blocks(logs[0] + np.log1p(effect)), self._blocks(logs[1])
         return ratio(mine, theirs, n_resamples=RESAMPLES)
 
-    def _blocks(self, logs: np.ndarray) -> list[resampling.Block]:
+    def _blocks(self, logs: np.ndarray) -> list[resampling.TimedBlock]:
         process = np.repeat(np.arange(self.processes), self.blocks)
         return [(int(p), np.array([np.exp(v)])) for p, v in zip(process, logs, strict=True)]
 

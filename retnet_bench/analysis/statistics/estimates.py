@@ -17,13 +17,15 @@ from retnet_bench.analysis.statistics.intervals import (
 from retnet_bench.analysis.statistics.resampling import (
     N_RESAMPLES,
     SEED,
-    Block,
+    TimedBlock,
     medians_of,
     process_ids,
 )
 
 
-def center(blocks: Sequence[Block], n_resamples: int = N_RESAMPLES, seed: int = SEED) -> Interval:
+def center(
+    blocks: Sequence[TimedBlock], n_resamples: int = N_RESAMPLES, seed: int = SEED
+) -> Interval:
     """The median over blocks of block medians. Of no blocks at all: nan.
 
     Between positive values the interval is built on the logarithmic scale, so that it stays
@@ -39,8 +41,8 @@ def center(blocks: Sequence[Block], n_resamples: int = N_RESAMPLES, seed: int = 
 
 
 def log_ratio(
-    a_blocks: Sequence[Block],
-    b_blocks: Sequence[Block],
+    a_blocks: Sequence[TimedBlock],
+    b_blocks: Sequence[TimedBlock],
     n_resamples: int = N_RESAMPLES,
     seed: int = SEED,
 ) -> Interval:
@@ -91,8 +93,8 @@ def exponent(
 
 
 def unpaired_ratio(
-    a_blocks: Sequence[Block],
-    b_blocks: Sequence[Block],
+    a_blocks: Sequence[TimedBlock],
+    b_blocks: Sequence[TimedBlock],
     n_resamples: int = N_RESAMPLES,
     seed: int = SEED,
 ) -> Interval:

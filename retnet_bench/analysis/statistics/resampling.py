@@ -12,7 +12,7 @@ N_RESAMPLES = 2000
 
 SEED = 0
 
-Block = tuple[int, np.ndarray]
+TimedBlock = tuple[int, np.ndarray]
 """The index of a process, and the raw samples of one of its blocks."""
 
 _CHUNK = 2_000_000
@@ -22,7 +22,7 @@ _MANY = 512
 """From so many blocks on, the median of a resample is drawn by its order statistics."""
 
 
-def medians_of(blocks: Sequence[Block]) -> tuple[np.ndarray, np.ndarray]:
+def medians_of(blocks: Sequence[TimedBlock]) -> tuple[np.ndarray, np.ndarray]:
     """Process and median of each block; blocks of one length are taken together."""
     processes = np.array([process for process, _ in blocks], dtype=int)
     lengths = np.array([len(samples) for _, samples in blocks], dtype=int)

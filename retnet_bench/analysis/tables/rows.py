@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from retnet_bench.analysis.statistics.replication import Scores
-from retnet_bench.analysis.statistics.resampling import Block
+from retnet_bench.analysis.statistics.resampling import TimedBlock
 from retnet_bench.base import UserError
 from retnet_bench.results.coordinates import COORDINATES
 from retnet_bench.results.schema import OK_STATUSES
@@ -68,7 +68,7 @@ def with_samples(rows: pd.DataFrame, samples: Sequence[np.ndarray]) -> pd.DataFr
     return rows.assign(samples=pd.Series(list(samples), index=rows.index, dtype=object))
 
 
-def blocks(rows: pd.DataFrame) -> list[Block]:
+def blocks(rows: pd.DataFrame) -> list[TimedBlock]:
     """The blocks of `rows`, which must be of one point; rows without a block make one a process."""
     process = rows.groupby(PROCESS_KEYS, dropna=False).ngroup().to_numpy()
     block = rows.groupby(BLOCK_KEYS, dropna=False).ngroup().to_numpy()

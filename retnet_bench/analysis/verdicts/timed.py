@@ -102,7 +102,7 @@ def _ratio(
     return _Timed(row, ratio, within)
 
 
-def _blocks(values: pd.DataFrame, column: str) -> list[resampling.Block]:
+def _blocks(values: pd.DataFrame, column: str) -> list[resampling.TimedBlock]:
     process = values.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
     return [(int(p), np.array([v])) for p, v in zip(process, values[column], strict=True)]
 

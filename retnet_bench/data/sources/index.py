@@ -42,7 +42,7 @@ TIMEOUT_S = 20
 
 
 @dataclass(frozen=True)
-class Settings:
+class PipSettings:
     """Where pip looks, and how it gets there.
 
     links: folders of files, or pages that name some. indexes: each with a page a project.
@@ -98,7 +98,7 @@ def normal(name: str) -> str:
 # --- where to look -------------------------------------------------------------------------------
 
 
-def settings_of_pip() -> Settings:
+def settings_of_pip() -> PipSettings:
     """What pip's configuration files and variables say; of a Python without pip the variables."""
     pip_settings = _configured()
     no_index = pip_settings.get("no-index", "").lower() in ("1", "true", "yes", "on")
@@ -106,7 +106,7 @@ def settings_of_pip() -> Settings:
         pip_settings.get("index-url") or PYPI,
         *pip_settings.get("extra-index-url", "").split(),
     )
-    return Settings(
+    return PipSettings(
         tuple(pip_settings.get("find-links", "").split()),
         () if no_index else indexes,
         pip_settings.get("cert"),
@@ -132,7 +132,7 @@ def _configured() -> dict[str, str]:
     return found
 
 
-def places(name: str, settings: Settings) -> Iterator[str]:
+def places(name: str, settings: PipSettings) -> Iterator[str]:
     """URLs of pages and folders that may name the project's files, in pip's order."""
     for link in settings.links:
         yield link if "://" in link else Path(link).expanduser().absolute().as_uri()
@@ -140,7 +140,7 @@ def places(name: str, settings: Settings) -> Iterator[str]:
         yield f"{index.rstrip('/')}/{normal(name)}/"
 
 
-def links(place: str, settings: Settings) -> Iterable[Link]:
+def links(place: str, settings: PipSettings) -> Iterable[Link]:
     """What stands there. ValueError if it is neither a folder nor a page."""
     path = _local(place)
     if path is not None and path.is_dir():
@@ -185,7 +185,7 @@ class _Anchors(HTMLParser):
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read(url: str, most: int, settings: Settings) -> bytes:
+def read(url: str, most: int, settings: PipSettings) -> bytes:
     """What is at a URL of http, https or file. OSError or UserError if it can't be had, ValueError
     if it is more than `most` bytes."""
     path = _local(url)
@@ -198,7 +198,7 @@ def read(url: str, most: int, settings: Settings) -> bytes:
     return data
 
 
-def _opener(settings: Settings) -> OpenerDirector:
+def _opener(settings: PipSettings) -> OpenerDirector:
     proxies = {"http": settings.proxy, "https": settings.proxy} if settings.proxy else None
     context = ssl.create_default_context(cafile=settings.certificates)
     return build_opener(ProxyHandler(proxies), HTTPSHandler(context=context))

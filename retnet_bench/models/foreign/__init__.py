@@ -18,7 +18,7 @@ from retnet_bench.kernels import Setting, best
 from retnet_bench.models import checkpoint, weights
 from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.foreign import fla, gpt2, llama, torchscale
-from retnet_bench.models.foreign.layout import Layout, Settings, recognise
+from retnet_bench.models.foreign.layout import ForeignConfig, Layout, recognise
 from retnet_bench.models.foreign.source import Source
 from retnet_bench.models.language_model import LanguageModel
 from retnet_bench.models.mixers import MIXERS
@@ -71,7 +71,7 @@ def _config_text(path: Path) -> str:
 
 
 def _converted(
-    layout: Layout, source: Source, settings: Settings, kernel: str
+    layout: Layout, source: Source, settings: ForeignConfig, kernel: str
 ) -> tuple[ModelConfig, weights.Tensors]:
     try:
         return layout.convert(source, settings, kernel)

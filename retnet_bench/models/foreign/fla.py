@@ -11,8 +11,8 @@ from retnet_bench.models.foreign.layout import (
     ACTIVATIONS,
     HARMLESS,
     Activation,
+    ForeignConfig,
     Layout,
-    Settings,
     settings,
 )
 from retnet_bench.models.foreign.source import Source, head, linear, repeat_heads, shape
@@ -23,7 +23,7 @@ from retnet_bench.models.weights import Tensors
 Ratio = Annotated[float, Field(gt=0, le=1024)]
 
 
-class RetNet(Settings):
+class RetNet(ForeignConfig):
     """fla's RetNetConfig."""
 
     harmless = HARMLESS | settings(

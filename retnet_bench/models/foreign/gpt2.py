@@ -12,8 +12,8 @@ from retnet_bench.models.foreign.layout import (
     ACTIVATIONS,
     HARMLESS,
     Activation,
+    ForeignConfig,
     Layout,
-    Settings,
     settings,
 )
 from retnet_bench.models.foreign.source import Source, fill_biases, head, linear, shape
@@ -22,7 +22,7 @@ from retnet_bench.models.strict import Count, Eps
 from retnet_bench.models.weights import Tensors
 
 
-class GPT2(Settings):
+class GPT2(ForeignConfig):
     """Hugging Face's GPT2Config, or what nanoGPT keeps as its model's arguments."""
 
     harmless = HARMLESS | settings(

@@ -53,7 +53,7 @@ HARMLESS = settings(
 training, caching, generation, labels of other heads, ids of tokens."""
 
 
-class Settings(Strict):
+class ForeignConfig(Strict):
     """The settings of a config.json that a layout understands, with the values it can express. Any
     other setting is refused by its name, unless it is null or one of `harmless`."""
 
@@ -89,7 +89,7 @@ class Layout:
     architectures: Mapping[str, Collection[str]]
     """The values of `model_type` that have this layout and function, each with the values of
     `architectures` that may stand beside it."""
-    settings: type[Settings]
+    settings: type[ForeignConfig]
     convert: Callable[[Source, Any, str], tuple[ModelConfig, Tensors]]
     """(tensors, settings, kernel) -> our config and tensors."""
     sizes: Mapping[str, str]
@@ -99,7 +99,7 @@ class Layout:
     unnamed: bool = False
     """Whether the project's own configs may have no `model_type`."""
 
-    def read(self, config: Mapping[str, Any], path: Path) -> Settings:
+    def read(self, config: Mapping[str, Any], path: Path) -> ForeignConfig:
         """The settings of a config. UserError names the first that isn't understood."""
         known = self.settings.model_fields.keys()
         given = {

@@ -10,9 +10,9 @@ from retnet_bench.models.foreign.layout import (
     ACTIVATIONS,
     HARMLESS,
     Activation,
+    ForeignConfig,
     Layout,
     One,
-    Settings,
     settings,
 )
 from retnet_bench.models.foreign.source import (
@@ -38,7 +38,7 @@ class Rope(Strict):
     partial_rotary_factor: One | None = None
 
 
-class Llama(Settings):
+class Llama(ForeignConfig):
     """Hugging Face's LlamaConfig, MistralConfig and Qwen2Config."""
 
     harmless = HARMLESS | settings(

@@ -16,8 +16,8 @@ from retnet_bench.models.foreign.layout import (
     ACTIVATIONS,
     HARMLESS,
     Activation,
+    ForeignConfig,
     Layout,
-    Settings,
     settings,
 )
 from retnet_bench.models.foreign.source import Source, fill_biases, halves, head, linear, shape
@@ -26,7 +26,7 @@ from retnet_bench.models.strict import Count, Eps
 from retnet_bench.models.weights import Tensors
 
 
-class RetNet(Settings):
+class RetNet(ForeignConfig):
     """torchscale's RetNetConfig."""
 
     harmless = HARMLESS | settings(
