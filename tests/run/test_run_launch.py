@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,46 @@ def test_an_answer_of_a_later_revision_is_read_without_its_new_field():
         json.dumps({"kind": "Failure", "status": "oom", "reason": "r", "x": 1}).encode()
     )
     assert wire.receive(here) == wire.Failure("oom", "r")
+
+
+OLD_SAMPLES = [
+    (
+        {"metric": "train_loss_nat", "phase": "train", "position": 64, "document": None},
+        ("train", {"tokens_seen": 64}),
+    ),
+    (
+        {"metric": "document_nll_nat", "phase": "chunked", "position": None, "document": "d"},
+        ("score", {"context": "chunked", "document": "d"}),
+    ),
+    (
+        {"metric": "acc", "phase": "4-shot", "position": None, "document": None, "task": "sva"},
+        ("score", {"shots": 4, "task": "sva"}),
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_SAMPLES, ids=lambda x: str(x)[:30])
+def test_samples_of_an_earlier_revision_get_today_s_coordinates(old, new):
+    here, there = multiprocessing.Pipe()
+    sample = old | {"unit": "nat", "values": [1.0], "reason": None, "value": None, "note": None}
+    there.send_bytes(json.dumps({"kind": "Samples", "samples": [sample], "impure": None}).encode())
+    (found,) = wire.receive(here).samples
+    assert (found.phase, found.coordinates) == new
+
+
+@pytest.mark.parametrize(
+    ("rooms", "module"),
+    [
+        (["study"], "retnet_bench.study.worker"),
+        (["run"], "retnet_bench.run.worker"),
+        (["study", "run"], "retnet_bench.run.worker"),
+    ],
+)
+def test_the_worker_of_a_revision_is_found_where_that_revision_has_it(tmp_path, rooms, module):
+    for room in rooms:
+        (tmp_path / "retnet_bench" / room).mkdir(parents=True)
+        shutil.copy(TREE / "retnet_bench" / "run" / "worker.py", tmp_path / "retnet_bench" / room)
+    assert revision._worker_module(tmp_path) == module
 
 
 def test_an_assignment_keeps_cell_and_protocol():
