@@ -7,12 +7,12 @@ were taken with: the rates of this machine are kept by thread count.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import json
 import pandas as pd
 
 from retnet_bench.analysis.tables import predicted
