@@ -68,7 +68,7 @@ class Store:
                     partial.unlink(missing_ok=True)
             try:
                 yield store
-            except BaseException:
+            except UserError:
                 if new:
                     _remove_empty(store)
                 raise

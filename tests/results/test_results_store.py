@@ -43,8 +43,8 @@ def test_append_then_read_gives_every_column_and_derives_value(store):
 
 
 def test_plain_pandas_reads_the_folder_with_proper_types(store):
-    store.append([step(block=3, chunk=None, gate=True)], "a")
-    store.append([step(block=None, chunk=128)], "b")
+    store.append([step(block=3, chunk=None, gate=True, value=1.0)], "a")
+    store.append([step(block=None, chunk=128, value=1.0)], "b")
     table = pd.read_parquet(store.records)
     assert str(table["block"].dtype) == str(table["chunk"].dtype) == "Int64"
     assert table["block"].tolist() == [3, pd.NA]

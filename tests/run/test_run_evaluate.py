@@ -226,7 +226,7 @@ def test_the_workload_scores_each_arm_of_a_matched_pair(folder):
         found = {s.metric: s for s in workload.block(None, one.protocol, 0.0)}
         workload.check()
         assert len(found["acc"].values) == 6
-        assert found["acc"].task == "pick"
+        assert found["acc"].coordinates["task"] == "pick"
 
 
 def test_nothing_is_predicted_of_a_task(folder):

@@ -95,7 +95,7 @@ WRONG = [
         'family, checkpoint, head_dim, chunk, decay, gate, head_norm; did you mean "chunk"?',
     ),
     (put("arms.transformer.decay", "eq8"), "arms.transformer.decay: mixer attention does not read"),
-    (put("arms.retnet", None), "arms.retnet: "),
+    (put("arms.retnet", None), "arms.retnet must be a mapping, is None"),
     (put("baseline", "retnt"), 'baseline: "retnt" is not one of the arms; did you mean "retnet"?'),
     (put("arms", {}), "arms is empty; give it at least 1"),
     (put("arms", ["retnet"]), "arms must be a mapping, is ['retnet']"),
