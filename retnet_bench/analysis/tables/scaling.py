@@ -289,12 +289,10 @@ def _fit_arms(kind: str, at: str, group: list[_Model], unit: str) -> list[Fit | 
     for arm in sorted({model.arm for model in group}):
         members = np.array([i for i, model in enumerate(group) if model.arm == arm])
         if kind == "compute":
-            members = members[
-                _frontier(np.array([group[i].compute for i in members]), level[members])
-            ]
+            compute = np.array([group[i].compute for i in members])
+            members = members[_frontier(compute, level[members])]
         x = np.array([_place(kind, group[i]) for i in members])
-        why = _why_not(kind, x)
-        if why:
+        if why := _why_not(kind, x):
             reasons.setdefault(why, []).append(arm)
             continue
         center, theta, refits = fit_law(
