@@ -1,4 +1,4 @@
-"""The gate before any timing: every form of a model must give one answer on the same weights."""
+"""The check before any timing: every form of a model must give one answer on the same weights."""
 
 from __future__ import annotations
 

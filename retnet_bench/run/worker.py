@@ -60,7 +60,7 @@ class Session:
         checkpoints: str | None = None,
         tensorboard: str | None = None,
     ) -> Prepared:
-        """Gate, build, warm up. `agreements` are those found before for the same model;
+        """Check the forms, build, warm up. `agreements` are those found before for the same model;
         `checkpoints` and `tensorboard` are folders for this cell's."""
         torch.set_num_threads(self.cell.threads)
         cores.pin(self.cell.threads)
