@@ -68,12 +68,20 @@ def _table(
     title: str, frame: pd.DataFrame, keys: list[str], value: str, text: Callable[[pd.Series], Cells]
 ) -> Table | None:
     """One row for each row of a curve that has an estimate: its keys, then `text`'s cells."""
-    if frame.empty:
-        return None
+    return (
+        None
+        if frame.empty
+        else _whole_table(title, frame.dropna(subset="estimate"), keys, value, text)
+    )
+
+
+def _whole_table(
+    title: str, frame: pd.DataFrame, keys: list[str], value: str, text: Callable[[pd.Series], Cells]
+) -> Table:
+    """The same with the rows that have none."""
     named = [key.replace("_", " ") for key in keys]
     columns = [name if name == "arm" else f">{name}" for name in (*named, *value.split("|"))]
-    known = frame[frame["estimate"].notna()]
-    rows = ([*(_plain(row[key]) for key in keys), *text(row)] for _, row in known.iterrows())
+    rows = ([*(_plain(row[key]) for key in keys), *text(row)] for _, row in frame.iterrows())
     return layout.table(title, "|".join(columns), rows)
 
 
@@ -182,7 +190,9 @@ def _ratios(records: pd.DataFrame, floors: Floors | None) -> Table | None:
         key=lambda column: column.map(by_metric) if column.name == "metric" else column,
         kind="stable",
     )
-    return _table(
+    if shown.empty:
+        return None
+    return _whole_table(
         "Inside each pair: first arm / second arm",
         shown,
         keys,
@@ -192,6 +202,8 @@ def _ratios(records: pd.DataFrame, floors: Floors | None) -> Table | None:
 
 
 def _ratio(row: pd.Series) -> str:
+    if pd.isna(row["estimate"]):
+        return ""
     return f"{quantity(row['estimate'])} (exact)" if row["metric"] in EXACT else interval(row)
 
 

@@ -234,7 +234,7 @@ def test_arms_of_different_runs_are_no_ratio():
     rows = blocks("train_step_s", "retnet", [0.1, 0.1])
     rows += blocks("train_step_s", "transformer", [0.2, 0.2], run_id="run-2")
     found = find(rows, claim("ratio", TRAIN, "train_step_s"))
-    assert found.reason == "the arms were measured in different runs"
+    assert found.reason == "the arms were not measured side by side"
 
 
 # --- verdicts -----------------------------------------------------------------------------------

@@ -345,7 +345,7 @@ def test_arms_of_different_runs_are_not_compared():
     rows += blocks("train_step_s", "transformer", [0.2, 0.2], run_id="run-2")
     row = only(ratios.pair_ratios(frame(rows)))
     assert np.isnan(row["estimate"])
-    assert row["verdict"] == "no comparison: the arms were measured in different runs"
+    assert row["verdict"] == "no comparison: the arms were not measured side by side"
 
 
 def test_two_cells_of_one_arm_in_a_pair_are_refused():

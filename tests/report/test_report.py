@@ -77,6 +77,14 @@ def test_each_size_has_its_own_step_at_the_last_position():
     assert found == {"small": "1.000", "large": "4.000"}
 
 
+def test_a_pair_without_blocks_side_by_side_keeps_its_row():
+    """It once vanished from the table."""
+    rows = blocks("train_step_s", "retnet", [0.1] * 4)
+    rows += [r | {"block": r["block"] + 10} for r in blocks("train_step_s", "transformer", [0.2])]
+    (row,) = rows_of(shown(frame(rows))["Inside each pair: first arm / second arm"])
+    assert row[-1] == "no comparison: the arms were not measured side by side"
+
+
 def test_a_failure_is_shown_with_status_and_reason_as_it_stands():
     lost = failure("[/x]", "train", "oom") | {"reason": "tried [/proc] and [cpu], in vain"}
     records = frame([*blocks("train_step_s", "retnet", [0.1, 0.2, 0.3]), lost])

@@ -152,7 +152,7 @@ def _apart(
     apart = values[values["pair_id"].isin((of[a] & of[b]) - set(paired["pair_id"]))]
     for _, pair in apart.groupby(["pair_id", "phase"], dropna=False):
         row = _row(pair, metric, a, b, UNKNOWN)
-        yield row | {"verdict": "no comparison: the arms were measured in different runs"}
+        yield row | {"verdict": "no comparison: the arms were not measured side by side"}
 
 
 def perplexity_ratios(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:

@@ -193,7 +193,7 @@ def _ratio(cells: pd.DataFrame, claim: Claim) -> Interval:
     _refuse_several(values)
     paired = ratios.pair_up(values, of, over)
     if paired.empty:
-        raise _NotMeasured("the arms were measured in different runs")
+        raise _NotMeasured("the arms were not measured side by side")
     process = paired.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
     a, b = (list(zip(process, paired[[side]].to_numpy(), strict=True)) for side in ("a", "b"))
     return estimates.log_ratio(a, b)
