@@ -190,6 +190,15 @@ def test_the_median_of_the_samples_is_the_value(n):
     assert sound(frame(rows))["metric"].tolist() == ["train_step_s"]
 
 
+def test_the_largest_numbers_are_compared_without_a_warning():
+    rows = [record("peak_tensor_bytes", samples=[1e308], value=1e308)]
+    rows += [record("train_step_s", samples=[1e308, 1.1e308], value=1.05e308)]
+    with np.errstate(over="ignore"):
+        records = frame(rows)
+    with np.errstate(all="raise"):
+        assert set(sound(records)["metric"]) == {"peak_tensor_bytes", "train_step_s"}
+
+
 def test_every_reference_result_is_sound():
     for folder in (Path(__file__).parents[2] / "results").iterdir():
         if (folder / "records").is_dir():
