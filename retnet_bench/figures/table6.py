@@ -28,13 +28,17 @@ def draw(records: pd.DataFrame) -> Figure:
         )
     found, budget = laws.one_budget(laws.largest(found, records))
     found = found.sort_values("relative", ascending=False, na_position="first")
-    sheet = Sheet("What each part of RetNet is worth", records["arm"], NAMES_BESIDE_PAPER)
+    full_model = str(quality.reference(records))
+    ours = full_model == paper.FULL_MODEL
+    title = "What each part of RetNet is worth" if ours else f"Every arm against {full_model}"
+    sheet = Sheet(title, records["arm"], NAMES_BESIDE_PAPER)
     names = list(found["arm"])
     _points(sheet, found, names)
-    _rows(sheet.ours, names, str(quality.reference(records)))
+    _rows(sheet.ours, names, full_model)
     _paper(sheet, names)
     _same_scale(sheet)
-    note = f"Size {found['size'].iloc[0]}; worse lies to the right of 0, the full RetNet."
+    zero = "the full RetNet" if ours else full_model
+    note = f"Size {found['size'].iloc[0]}; worse lies to the right of 0, {zero}."
     return sheet.finish(panels.contract(records, "perplexity"), note, budget)
 
 

@@ -119,6 +119,17 @@ def test_table6_has_a_row_for_each_arm_and_the_paper_s_beside(
     assert ours.get_xlim() == theirs.get_xlim()
 
 
+def test_table6_names_the_baseline_of_the_study() -> None:
+    rows = [row | {"baseline": "no_decay"} for row in scored.ablations()]
+    figure = FIGURES["table6"](frame(rows))
+    ours, theirs = figure.axes
+    assert ours.get_xlabel() == "perplexity per token, from no_decay (%)"
+    assert theirs.get_xlabel() == "perplexity per token, from retnet (%)"
+    words = " ".join(text.get_text() for text in figure.texts)
+    assert "Every arm against no_decay" in words
+    assert "the full RetNet" not in words
+
+
 def test_position_marks_the_trained_length(drawn: dict[str, Figure]) -> None:
     assert "trained length 512" in legend(drawn["position"])
     (ax,) = drawn["position"].axes
