@@ -76,11 +76,12 @@ def resumed(of: Cell, folder: Path) -> tuple[list[Sample], int, list[str]]:
     return list(found.block(FakeClock(), Protocol(), 0.0)), len(taken), lines
 
 
-def test_kill_9_at_every_touch_of_the_disk_changes_no_bit(make, tmp_path):
+@pytest.mark.parametrize("stride", [7, pytest.param(2, marks=pytest.mark.slow)])
+def test_kill_9_at_touches_of_the_disk_changes_no_bit(make, tmp_path, stride):
     of = make(token_budget=64 * 6, checkpoint_every=1, dropout=0.2, micro_batch=1)
     expected = killed_training.samples(of, None)
     folder, out = tmp_path / "checkpoints", tmp_path / "out"
-    for kill_at in range(1, 60, 2):  # about a dozen touches a checkpoint
+    for kill_at in range(1, 99, stride):  # about a dozen touches a checkpoint
         process = killed_training.start(of, folder, out, kill_at)
         process.join(60)
         if process.exitcode == 0:
