@@ -124,8 +124,11 @@ def _prefill(records: pd.DataFrame) -> Table | None:
 def _decode(records: pd.DataFrame) -> Table | None:
     frame = curves.slopes(records)
     keys = ["arm", *curves.separators(frame), "length"]
-    steps = curves.final_latency(records).set_index(keys)[curves.SUMMARY].add_suffix(" last")
-    frame = frame.join(steps, on=keys, validate="1:1")
+    last = curves.final_latency(records)
+    shared = [key for key in keys if key in last]  # what varies before the last position is not
+    last = last.drop_duplicates(shared, keep=False)
+    steps = last[curves.SUMMARY].add_suffix(" last")
+    frame = frame.merge(last[shared].join(steps), on=shared, how="left")
 
     def text(row: pd.Series) -> Cells:
         last = row[steps.columns].rename(lambda name: name.removesuffix(" last"))

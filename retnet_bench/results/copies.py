@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from retnet_bench.base import printable, warn_once
+from retnet_bench.base import printable, short_hash, warn_once
+from retnet_bench.results.content import DOCUMENTS
 from retnet_bench.results.coordinates import COORDINATES
 
 PLACE = ["run_id", "cell_id", "metric", *COORDINATES, "process", "block"]
@@ -46,5 +47,14 @@ def _fingerprints(records: pd.DataFrame) -> np.ndarray:
     """A 64-bit hash of each whole row but its run, samples included."""
     samples = [None if values is None else values.tobytes() for values in records["samples"]]
     kept = records.drop(columns="run_id")
+    kept = kept.assign(**{name: _digests(kept[name]) for name in DOCUMENTS})
     flat = kept.assign(samples=pd.Series(samples, index=records.index, dtype=object))
     return pd.util.hash_pandas_object(flat, index=False).to_numpy()
+
+
+def _digests(documents: pd.Series) -> pd.Series:
+    """A short hash of each text; equal ones, which are one object, are hashed once."""
+    texts = documents.to_list()
+    once = {id(text): text for text in texts}
+    found = {key: short_hash(t) if isinstance(t, str) else None for key, t in once.items()}
+    return pd.Series([found[id(text)] for text in texts], index=documents.index, dtype=object)

@@ -208,7 +208,10 @@ def _version(dice: Dice, table: pa.Table, name: str) -> pa.Table:
 
 
 def _pandas_hints(dice: Dice, table: pa.Table, name: str) -> pa.Table:
-    hints = json.loads((table.schema.metadata or {})[b"pandas"])
+    try:
+        hints = json.loads((table.schema.metadata or {})[b"pandas"])
+    except (ValueError, RecursionError):  # changed before
+        return table
     text = written(mutate_tree(dice, hints, "json"), "json").encode("utf-8", "replace")
     return table.replace_schema_metadata({**(table.schema.metadata or {}), b"pandas": text})
 

@@ -6,6 +6,7 @@ import io
 from datetime import datetime, timezone
 
 import pandas as pd
+import pytest
 from fakes import scored
 from golden.records import blocks, decode, failure, frame, small_study
 from rich.console import Console
@@ -75,6 +76,14 @@ def test_each_size_has_its_own_step_at_the_last_position():
     table = rows_of(shown(frame(rows))["Decode latency"])
     found = {row[2]: row[4].split()[0] for row in table}
     assert found == {"small": "1.000", "large": "4.000"}
+
+
+@pytest.mark.parametrize("odd", [{"step": 2**63 - 1}, {"check": "1e3"}, {"context_length": 3}])
+def test_a_coordinate_that_no_decode_has_stops_no_table(odd):
+    rows = decode("retnet", {1: 0.001, 512: 0.002})
+    rows[0] |= odd
+    table = rows_of(shown(frame(rows).convert_dtypes())["Decode latency"])
+    assert "2.000" in " ".join(cell for row in table for cell in row)
 
 
 def test_a_pair_without_blocks_side_by_side_keeps_its_row():
