@@ -118,5 +118,5 @@ def _limits(schema: Mapping[str, Any]) -> str:
         "maximum": "at most",
         "exclusiveMaximum": "below",
     }
-    message = [f"{word} {schema[key]:,}" for key, word in words.items() if key in schema]
-    return "".join(f"{', ' if i else ' '}{limit}" for i, limit in enumerate(message))
+    limits = [f"{word} {schema[key]:,}" for key, word in words.items() if key in schema]
+    return "".join(f"{', ' if i else ' '}{limit}" for i, limit in enumerate(limits))

@@ -164,10 +164,10 @@ def draw(
     formats: Sequence[str] = ("svg", "png"),
 ) -> dict[str, str]:
     """Draw figures into `out`; returns why, by name, for those that can't be drawn."""
-    settings, undrawn = notes(found), {}
+    remarks, undrawn = notes(found), {}
     for name in dict.fromkeys(names):
         try:
-            plot(records, [name], out, formats, notes=settings)
+            plot(records, [name], out, formats, notes=remarks)
         except UserError as error:
             undrawn[name] = str(error)
     return undrawn

@@ -34,7 +34,7 @@ OTHER_VERSIONS = 1e-6
 NUMBERS = ("verdict", "estimate", "low", "high", "n", "unit")
 WORDS = ("at", "reason")
 """Fields of a claim's finding; another version may put the words otherwise."""
-MOST_SAID = 1000
+LONGEST_REMARK = 1000
 """Characters of a remark."""
 
 
@@ -77,7 +77,8 @@ def failed(checks: Iterable[Check]) -> bool:
 def table(checks: Iterable[Check], title: str = "Verification") -> Table:
     """A row per check."""
     rows = (
-        (Text(printable(c.what)), c.result, Text(printable(c.remark, MOST_SAID))) for c in checks
+        (Text(printable(c.what)), c.result, Text(printable(c.remark, LONGEST_REMARK)))
+        for c in checks
     )
     return layout.table(title, "what|result|remark", rows)
 
@@ -206,8 +207,8 @@ def _figure(there: Path | None, here: Path, why: str | None, unlike: str) -> tup
 
 def _environment(bundle: Bundle, records: pd.DataFrame) -> Check:
     path = bundle.folder / contents.ENVIRONMENT
-    remark = path.read_bytes() if path.is_file() else b""
-    if remark == contents.as_bytes(contents.environment_text(records)):
+    stored = path.read_bytes() if path.is_file() else b""
+    if stored == contents.as_bytes(contents.environment_text(records)):
         return Check("environment", OK, f"as in the records: {', '.join(bundle.manifest.machines)}")
     return Check("environment", DIFFERS, f"{contents.ENVIRONMENT} is not that of the records")
 

@@ -46,9 +46,9 @@ def findings_of(results: list[Path]) -> list[Finding]:
     stated = {folder: claims.beside(folder) for folder in results}
     return [
         finding
-        for folder, text in stated.items()
-        if text
-        for finding in judging.evaluate(read_records(folder), text)
+        for folder, own_claims in stated.items()
+        if own_claims
+        for finding in judging.evaluate(read_records(folder), own_claims)
     ]
 
 

@@ -77,10 +77,10 @@ def _ranges(chosen: pd.DataFrame) -> list[str]:
     alike: dict[str, list[str]] = {}
     known = chosen[chosen["estimate"].notna()].assign(batch=chosen["batch"].fillna(0))
     for (workload, what, batch), cost in known.groupby(["workload", "what", "batch"], sort=False):
-        remark = f"{cost['shortest'].min():,.0f} to {cost['longest'].max():,.0f}"
+        lengths = f"{cost['shortest'].min():,.0f} to {cost['longest'].max():,.0f}"
         at = f" at batch {batch:g}" if batch else ""
-        alike.setdefault(remark + at, []).append(_ROWS[str(workload), str(what)])
-    return [f"{', '.join(names)} {remark}" for remark, names in alike.items()]
+        alike.setdefault(lengths + at, []).append(_ROWS[str(workload), str(what)])
+    return [f"{', '.join(names)} {lengths}" for lengths, names in alike.items()]
 
 
 # --- our panel ----------------------------------------------------------------------------------
@@ -183,10 +183,10 @@ def _paper(sheet: Sheet) -> None:
             "alpha": style.PAPER_ALPHA,
         }
         sheet.paper.plot([power], [place], label=f"paper {arm} {metric}", **shape)
-        remark = value.replace("^2", "\N{SUPERSCRIPT TWO}")
+        growth = value.replace("^2", "\N{SUPERSCRIPT TWO}")
         words: dict[str, Any] = {"textcoords": "offset points", "fontsize": 6.5, "ha": "center"}
         words["bbox"] = {"facecolor": style.PAPER_FACE, "edgecolor": "none", "pad": 0.5}
-        sheet.paper.annotate(remark, (power, place), xytext=(0, 6), color=look.color, **words)
+        sheet.paper.annotate(growth, (power, place), xytext=(0, 6), color=look.color, **words)
         if arm not in sheet.styles:
             sheet.explain(f"{arm} (paper)", Line2D([], [], **shape))
     panels.style_paper_axes(

@@ -50,9 +50,9 @@ def _to_3(table: pa.Table) -> pa.Table:
     split = set(coordinates.COORDINATES) & {"phase", "position", *ADDED[3]}
     for name in sorted(split):
         values = pa.array([row.get(name) for row in found], _FIELDS[name].type)
-        table = _with(table, name, values)
-    table = _with(table, "baseline", pa.nulls(len(table), pa.string()))
-    return _with(table, "environment_id", environment_ids(table["environment_json"]))
+        table = with_column(table, name, values)
+    table = with_column(table, "baseline", pa.nulls(len(table), pa.string()))
+    return with_column(table, "environment_id", environment_ids(table["environment_json"]))
 
 
 def environment_ids(environments: pa.ChunkedArray) -> pa.Array:
@@ -65,7 +65,8 @@ def environment_ids(environments: pa.ChunkedArray) -> pa.Array:
     return ids.take(chunk.indices)
 
 
-def _with(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """The table with that column in place of its own of this name, or behind the others."""
     if name in table.column_names:
         return table.set_column(table.column_names.index(name), name, values)
     return table.append_column(name, values)

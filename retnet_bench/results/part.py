@@ -21,7 +21,7 @@ from retnet_bench.base import UserError, printable, quoted, short_hash
 from retnet_bench.files import guarded
 from retnet_bench.results import content
 from retnet_bench.results.footer import Sizes, sizes
-from retnet_bench.results.migrations import ADDED, migrated, names
+from retnet_bench.results.migrations import ADDED, migrated, names, with_column
 from retnet_bench.results.schema import COLUMNS, NAMES, SCHEMA_VERSION, VERSION_KEY
 
 MOST_ROWS = 300_000
@@ -192,7 +192,7 @@ def _with_environments(table: pa.Table) -> pa.Table:
         [numbers.get(key) for key in table["environment_id"].to_pylist()], pa.int32()
     )
     filled = pa.DictionaryArray.from_arrays(indices, pa.array(firsts.values(), pa.string()))
-    return table.set_column(table.column_names.index(name), name, filled)
+    return with_column(table, name, filled)
 
 
 def _in_layout(table: pa.Table, columns: list[str]) -> pa.Table:

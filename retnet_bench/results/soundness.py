@@ -124,7 +124,7 @@ def _ambiguous(measured: pd.DataFrame) -> Reasons:
 
 def _misnamed(measured: pd.DataFrame) -> Reasons:
     """A cell's id is the hash of its description; one that is no hash was made by hand."""
-    cells = measured.drop_duplicates(["cell_id", "cell_json", *_DESCRIBED])
+    cells = measured[["cell_id", "cell_json", *_DESCRIBED]].drop_duplicates()
     for index, row in zip(cells.index, cells.to_dict("records"), strict=True):
         cell_id, cell = row["cell_id"], json.loads(row["cell_json"])
         if _HASH.fullmatch(cell_id) and cell_id != short_hash(row["cell_json"]):
