@@ -64,7 +64,7 @@ def _plant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fuzz:
     monkeypatch.setitem(run.KINDS, "planted", kind)
     monkeypatch.setattr(cli.app, "registered_commands", [*cli.app.registered_commands])
     cli.app.command("plant")(plant)
-    monkeypatch.setattr(sandbox, "LIMIT_S", 0.5)
+    monkeypatch.setattr(sandbox, "LIMIT_S", 5.0)
     monkeypatch.setattr(sandbox, "LIMIT_BYTES", 50_000_000)
     monkeypatch.setenv("RETNET_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", sys.argv)
