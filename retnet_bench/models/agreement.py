@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from math import isnan
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from retnet_bench.kernels import KERNELS, Setting
 from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.language_model import LanguageModel
-from retnet_bench.models.mixers import MIXERS
+from retnet_bench.models.mixers import MIXERS, Mixer
 
 DTYPES = {
     "fp64": torch.float64,
@@ -56,14 +56,26 @@ def _is_prime(n: int) -> bool:
     return n > 1 and all(n % d for d in range(2, int(n**0.5) + 1))
 
 
+STEPS = 3
+"""Tokens that are taken one by one after a prefill."""
+SETTINGS: dict[str, Callable[[Mixer], None]] = {
+    "moved": lambda mixer: mixer.move(),
+    "adversarial": lambda mixer: mixer.adversarial(),
+}
+"""The weights that forms are compared on: at the start several mixers put out exactly zero. In
+`adversarial` one sequence is a single token over and over: all its keys are equal."""
+
+
 @torch.no_grad()
 def check(cfg: ModelConfig, device: str, dtype: str, seed: int = 0) -> list[Agreement]:
     """Hold all forms of `cfg` against fp64, step by step: in fp64 with norm eps 0, then in `dtype`.
 
-    Width, heads, chunk and kernel are the model's own; at most two layers and a small vocabulary
-    keep it quick. Covers every kernel of the mixer that runs here, and prefill followed by steps.
+    Width, heads, chunk and kernel are the model's own; two layers (of a pattern: one of each
+    entry) and a small vocabulary keep it quick. Covers every kernel of the mixers that runs here,
+    and prefill followed by steps, each on moved weights and on adversarial ones.
     """
-    small = replace(cfg, n_layers=min(2, cfg.n_layers), vocab_size=64, dropout=0.0)
+    layers = min(cfg.n_layers, max(2, len(cfg.layers)))
+    small = replace(cfg, n_layers=layers, vocab_size=64, dropout=0.0)
     found = [_check_dtype(replace(small, norm_eps=0.0), device, "fp64", seed)]
     if dtype != "fp64":
         found.append(_check_dtype(small, device, dtype, seed))
@@ -71,24 +83,33 @@ def check(cfg: ModelConfig, device: str, dtype: str, seed: int = 0) -> list[Agre
 
 
 def _check_dtype(cfg: ModelConfig, device: str, dtype: str, seed: int) -> Agreement:
+    found = [_check_setting(cfg, device, dtype, seed, setting) for setting in SETTINGS]
+    return max(found, key=lambda a: (isnan(a.error), a.error))
+
+
+def _check_setting(cfg: ModelConfig, device: str, dtype: str, seed: int, setting: str) -> Agreement:
     torch.manual_seed(seed)
-    mixer = MIXERS[cfg.mixer]
-    exact_kernel = replace(cfg, kernel=mixer.reference)
-    exact = LanguageModel(exact_kernel).to(device, DTYPES[dtype]).double()
-    tokens = torch.randint(
-        cfg.vocab_size, (2, lengths(MIXERS[cfg.mixer].chunk(cfg))[-1]), device=device
-    )
+    by_steps = cfg.with_kernels(lambda layer: MIXERS[layer.mixer].reference)
+    exact = LanguageModel(by_steps)
+    for block in exact.blocks:
+        SETTINGS[setting](block.mixer)
+    exact = exact.to(device, DTYPES[dtype]).double()
+    longest = max(map(max, _lengths(cfg)))
+    tokens = torch.randint(cfg.vocab_size, (2, longest + STEPS), device=device)
+    if setting == "adversarial":
+        tokens[0] = tokens[0, 0]
     truth = _by_steps(exact, tokens)
     agreements = []
-    for kernel in _kernels(cfg, device, dtype):
-        model = LanguageModel(replace(cfg, kernel=kernel)).to(device, DTYPES[dtype])
+    for kernels in _assignments(cfg, device, dtype):
+        model = LanguageModel(cfg.with_kernels(kernels.__getitem__)).to(device, DTYPES[dtype])
         model.load_state_dict(exact.state_dict())
+        name = "+".join(dict.fromkeys(kernels.values()))
         found = [
-            (f"{kernel} {where}", logits.double(), truth[:, start : start + logits.shape[1]])
+            (f"{name} {where}", logits.double(), truth[:, start : start + logits.shape[1]])
             for where, logits, start in _forms(model, tokens)
         ]
-        errors = _errors(found) if dtype == "fp64" else _pooled(kernel, found)
-        agreements += [Agreement(dtype, error, where) for where, error in errors]
+        errors = _errors(found) if dtype == "fp64" else _pooled(name, found)
+        agreements += [Agreement(dtype, error, f"{where} ({setting})") for where, error in errors]
     return max(agreements, key=lambda a: (isnan(a.error), a.error))
 
 
@@ -102,29 +123,43 @@ def _pooled(kernel: str, found: list[tuple[str, Tensor, Tensor]]) -> list[tuple[
     return [(kernel, ((a - b).norm() / b.norm()).item())]
 
 
+def _assignments(cfg: ModelConfig, device: str, dtype: str) -> list[dict[ModelConfig, str]]:
+    """Kernels for each kind of layer, so that every kernel of its mixer that runs here comes once
+    at least; in fp64 that may leave out the cell's own."""
+    able = {kind: _kernels(kind, device, dtype) for kind in cfg.kinds}
+    most = max(map(len, able.values()))
+    return [{kind: names[i % len(names)] for kind, names in able.items()} for i in range(most)]
+
+
 def _kernels(cfg: ModelConfig, device: str, dtype: str) -> list[str]:
-    """Every kernel of the mixer that runs here; in fp64 that may leave out the cell's own."""
+    """Every kernel of a layer's mixer that runs here."""
     setting = Setting(device, dtype, cfg.key_dim, cfg.value_dim)
     family = MIXERS[cfg.mixer].kernels
     return [n for n, k in KERNELS.items() if k.mixer == family and k.why_not(setting) is None]
 
 
+def _lengths(cfg: ModelConfig) -> list[list[int]]:
+    """`lengths` by the chunks of its mixers."""
+    return [lengths(chunk) for chunk in {MIXERS[kind.mixer].chunk(kind) for kind in cfg.kinds}]
+
+
 def _forms(model: LanguageModel, tokens: Tensor) -> Iterator[tuple[str, Tensor, int]]:
     """(name, logits (B, t, vocab), first position) of each way to run `tokens`."""
-    chunk = MIXERS[model.cfg.mixer].chunk(model.cfg)
-    for T in lengths(chunk):
+    every = {T for some in _lengths(model.cfg) for T in some}
+    for T in sorted(every):
         yield f"forward at length {T}", model(tokens[:, :T]), 0
-    for T in sorted({1, 2, max(1, chunk - 1), chunk, chunk + 1}):
-        yield f"prefill of {T} in two parts, then 3 steps", *_handed_over(model, tokens, T)
+    for T in sorted(every):
+        where = f"prefill of {T} in two parts, then {STEPS} steps"
+        yield where, *_handed_over(model, tokens, T)
 
 
 def _handed_over(model: LanguageModel, tokens: Tensor, T: int) -> tuple[Tensor, int]:
-    state = model.new_state(tokens.shape[0], T + 3)
+    state = model.new_state(tokens.shape[0], T + STEPS)
     half = (T + 1) // 2
     logits = model.prefill(tokens[:, :half], state)
     if half < T:
         logits = model.prefill(tokens[:, half:T], state)
-    steps = [model.step(tokens[:, T + i : T + i + 1], state) for i in range(3)]
+    steps = [model.step(tokens[:, T + i : T + i + 1], state) for i in range(STEPS)]
     return torch.cat([logits, *steps], 1), T - 1
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -17,6 +20,25 @@ ROTATIONS = ("rope", "linspace", "none")
 ACTIVATIONS = ("gelu", "gelu_tanh", "silu")
 MOST_LAYERS = 512
 """Of a model that is read from a file: several times what the deepest in use have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerConfig:
+    """The token mixer of one layer: those fields of ModelConfig that are its own."""
+
+    mixer: str
+    n_heads: Count
+    d_key: Count
+    d_value: Count
+    kernel: str = "auto"
+    options: MixerOptions
+
+    def flat(self) -> dict[str, Any]:
+        """As JSON has it: the mixer's options stand among the other fields."""
+        return _flat(self)
+
+
+OF_LAYER = tuple(field.name for field in fields(LayerConfig))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +59,8 @@ class ModelConfig:
     """Total width of queries and keys."""
     d_value: Count
     """Total width of values."""
-    d_ffn: Count
+    d_ffn: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    """Width of the feed-forward; 0: there is none."""
     vocab_size: Count
     kernel: str = "auto"
     """Row of KERNELS, or auto: the best one available."""
@@ -60,6 +83,9 @@ class ModelConfig:
     rotation_base: Base = 10000.0
     learned_positions: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     """Rows of a table of positions added to the embedding, and so the longest input; 0: none."""
+    layers: tuple[LayerConfig, ...] = ()
+    """A pattern of mixers that repeats over the depth, for hybrids; the fields above of the same
+    names are then its first entry's. Empty: every layer has those."""
 
     def __post_init__(self) -> None:
         _choose("family", self.family, FAMILIES)
@@ -81,13 +107,38 @@ class ModelConfig:
             raise UserError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
         mixer_options.check(self.options)
         object.__setattr__(self, "options", self.options.settled(self))
+        if self.layers:
+            self._settle_layers()
+
+    def _settle_layers(self) -> None:
+        if len(self.layers) > self.n_layers:
+            raise UserError(
+                f"layers: the pattern has {len(self.layers)} entries, the model {self.n_layers} "
+                f"layers; at most one entry a layer is read"
+            )
+        own = [_of_layer(replace(self, layers=(), **vars(entry))) for entry in self.layers]
+        for name, value in {"layers": tuple(own), **vars(own[0])}.items():
+            object.__setattr__(self, name, value)
+
+    def at(self, layer: int) -> ModelConfig:
+        """The config whose every layer is as that one, counted from 0."""
+        return _at(self, layer % len(self.layers)) if self.layers else self
+
+    @property
+    def kinds(self) -> dict[ModelConfig, int]:
+        """What its layers are, in the order of their first, and how many there are of each."""
+        return Counter(self.at(layer) for layer in range(self.n_layers))
+
+    def with_kernels(self, choose: Callable[[ModelConfig], str]) -> ModelConfig:
+        """The same with each layer's kernel chosen from its config (`at`)."""
+        layers = (replace(e, kernel=choose(self.at(i))) for i, e in enumerate(self.layers))
+        return replace(self, kernel=choose(self.at(0)), layers=tuple(layers))
 
     def flat(self) -> dict[str, Any]:
         """The config as JSON has it: the mixer's options stand among the other fields."""
-        values: dict[str, Any] = {}
-        for name, value in vars(self).items():
-            values |= value.given() if name == "options" else {name: value}
-        return values
+        values = _flat(self)
+        entries = values.pop("layers")
+        return values | {"layers": [entry.flat() for entry in entries]} if entries else values
 
     @property
     def key_dim(self) -> int:
@@ -98,6 +149,22 @@ class ModelConfig:
     def value_dim(self) -> int:
         """Values' dimension per head."""
         return self.d_value // self.n_heads
+
+
+def _flat(config: LayerConfig | ModelConfig) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in vars(config).items():
+        values |= value.given() if name == "options" else {name: value}
+    return values
+
+
+def _of_layer(config: ModelConfig) -> LayerConfig:
+    return LayerConfig(**{name: getattr(config, name) for name in OF_LAYER})
+
+
+@lru_cache(maxsize=4096)  # costs ask for each layer of each cell
+def _at(config: ModelConfig, entry: int) -> ModelConfig:
+    return replace(config, layers=(), **vars(config.layers[entry]))
 
 
 def _choose(field: str, value: str, allowed: tuple[str, ...]) -> None:

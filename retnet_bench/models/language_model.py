@@ -13,33 +13,35 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from retnet_bench.models.config import ModelConfig
-from retnet_bench.models.layers import FeedForward, Rotary, drop, initialise, make_norm
+from retnet_bench.models.layers import FeedForward, Rotary, drop, make_norm
 from retnet_bench.models.mixers import MIXERS
-from retnet_bench.models.mixers.base import Angles, Mixer, State
+from retnet_bench.models.mixers.base import Context, Mixer, State
 
 
 class Block(nn.Module):
-    """Y = Mixer(norm(X)) + X; X' = FFN(norm(Y)) + Y (Eq. 9)."""
+    """Y = Mixer(norm(X)) + X; X' = FFN(norm(Y)) + Y (Eq. 9). X' = Y without a feed-forward."""
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: ModelConfig, layer: int) -> None:
         super().__init__()
         self.mixer_norm = make_norm(cfg, cfg.d_model)
-        self.mixer: Mixer = MIXERS[cfg.mixer](cfg)
-        self.ffn_norm = make_norm(cfg, cfg.d_model)
-        self.ffn = FeedForward(cfg)
+        self.mixer: Mixer = MIXERS[cfg.mixer](cfg, layer)
+        self.ffn: FeedForward | None = None
+        if cfg.d_ffn:
+            self.ffn_norm = make_norm(cfg, cfg.d_model)
+            self.ffn = FeedForward(cfg)
         self.cfg = cfg
 
-    def forward(self, x: Tensor, angles: Angles) -> Tensor:
-        x = x + drop(self.mixer(self.mixer_norm(x), angles), self, self.cfg)
-        return x + drop(self.ffn(self.ffn_norm(x)), self, self.cfg)
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        x = x + drop(self.mixer(self.mixer_norm(x), context), self, self.cfg)
+        return x if self.ffn is None else x + drop(self.ffn(self.ffn_norm(x)), self, self.cfg)
 
-    def prefill(self, x: Tensor, angles: Angles, state: State, start: int) -> Tensor:
-        x = x + self.mixer.prefill(self.mixer_norm(x), angles, state, start)
-        return x + self.ffn(self.ffn_norm(x))
+    def prefill(self, x: Tensor, context: Context, state: State, start: int) -> Tensor:
+        x = x + self.mixer.prefill(self.mixer_norm(x), context, state, start)
+        return x if self.ffn is None else x + self.ffn(self.ffn_norm(x))
 
-    def step(self, x: Tensor, angles: Angles, state: State, position: int | Tensor) -> Tensor:
-        x = x + self.mixer.step(self.mixer_norm(x), angles, state, position)
-        return x + self.ffn(self.ffn_norm(x))
+    def step(self, x: Tensor, context: Context, state: State, position: int | Tensor) -> Tensor:
+        x = x + self.mixer.step(self.mixer_norm(x), context, state, position)
+        return x if self.ffn is None else x + self.ffn(self.ffn_norm(x))
 
 
 @dataclass
@@ -74,17 +76,56 @@ class LanguageModel(nn.Module):
         self.embedding = nn.Embedding(cfg.vocab_size, cfg.d_model)
         learned = cfg.learned_positions
         self.positions = nn.Embedding(learned, cfg.d_model) if learned else None
-        self.rotary = Rotary(cfg.key_dim, cfg.rotation, cfg.rotation_base)
-        self.layers = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
+        self.rotaries = nn.ModuleDict(
+            {
+                str(kind.key_dim): Rotary(kind.key_dim, cfg.rotation, cfg.rotation_base)
+                for kind in cfg.kinds
+                if MIXERS[kind.mixer].rotates
+            }
+        )
+        self.layers = nn.ModuleList(Block(cfg.at(layer), layer) for layer in range(cfg.n_layers))
         self.norm = make_norm(cfg, cfg.d_model)
         self.recompute_contexts: Callable[[], tuple[Any, Any]] = noop_context_fn
         """Makes the contexts of a recomputed block's first and second run."""
         self.head = None if cfg.tied else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
-        initialise(self, cfg)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """DeepNet's gains for all arms, (8 L)^-1/4 (Wang et al. 2022, decoder-only), as far as a
+        mixer does not start otherwise; embedding N(0, d^-1/2)."""
+        gain = (8 * self.cfg.n_layers) ** -0.25
+        for table in (self.embedding, self.positions):
+            if table is not None:
+                nn.init.normal_(table.weight, std=self.cfg.d_model**-0.5)
+        for block in self.blocks:
+            block.mixer.initialise(gain)
+            if block.ffn is not None:
+                block.ffn.initialise(gain)
+        if self.head is not None:
+            nn.init.xavier_normal_(self.head.weight, gain=gain)
 
     @property
     def blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.layers))
+
+    def undecayed(self) -> set[str]:
+        """Names of the parameters that weight decay leaves alone."""
+        return {
+            f"layers.{i}.mixer.{name}"
+            for i, b in enumerate(self.blocks)
+            for name in b.mixer.undecayed
+        }
+
+    def _contexts(self, start: int | Tensor, length: int) -> list[Context]:
+        """What each layer is given of positions start .. start + length - 1."""
+        angles = {
+            int(key_dim): cast("Rotary", rotary).at(start, length)
+            for key_dim, rotary in self.rotaries.items()
+        }
+        shared: dict[str, Tensor] = {}
+        return [
+            Context(angles[b.cfg.key_dim] if b.mixer.rotates else None, shared) for b in self.blocks
+        ]
 
     def _embed(self, tokens: Tensor, start: int | Tensor) -> Tensor:
         x = self.embedding(tokens)  # (B, T, d)
@@ -99,15 +140,15 @@ class LanguageModel(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Whole sequences from an empty state: (B, T) -> (B, T, vocab)."""
         x = drop(self._embed(tokens, 0), self, self.cfg)
-        angles = self.rotary.at(0, tokens.shape[1])
         recompute = self.recompute and self.training
-        for block in self.blocks:
-            x = self._recomputed(block, x, angles) if recompute else block(x, angles)
+        contexts = self._contexts(0, tokens.shape[1])
+        for block, context in zip(self.blocks, contexts, strict=True):
+            x = self._recomputed(block, x, context) if recompute else block(x, context)
         return self._logits(x)
 
-    def _recomputed(self, block: Block, x: Tensor, angles: Angles) -> Tensor:
+    def _recomputed(self, block: Block, x: Tensor, context: Context) -> Tensor:
         contexts = self.recompute_contexts
-        return checkpoint(block, x, angles, use_reentrant=False, context_fn=contexts)
+        return checkpoint(block, x, context, use_reentrant=False, context_fn=contexts)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood in nats per token, in fp32."""
@@ -132,9 +173,9 @@ class LanguageModel(nn.Module):
         """Take tokens (B, T) into `state`; logits (B, 1, vocab) of the last, or of every one."""
         start = state.position
         x = self._embed(tokens, start)
-        angles = self.rotary.at(start, tokens.shape[1])
-        for block, layer in zip(self.blocks, state.layers, strict=True):
-            x = block.prefill(x, angles, layer, start)
+        contexts = self._contexts(start, tokens.shape[1])
+        for block, context, layer in zip(self.blocks, contexts, state.layers, strict=True):
+            x = block.prefill(x, context, layer, start)
         state.position = start + tokens.shape[1]
         return self._logits(x if every else x[:, -1:])
 
@@ -147,7 +188,7 @@ class LanguageModel(nn.Module):
     def step_at(self, token: Tensor, layers: list[State], position: int | Tensor) -> Tensor:
         """One token (B, 1) at `position` (a tensor (1,) inside a captured graph)."""
         x = self._embed(token, position)  # (B, 1, d)
-        angles = self.rotary.at(position, 1)
-        for block, layer in zip(self.blocks, layers, strict=True):
-            x = block.step(x, angles, layer, position)
+        contexts = self._contexts(position, 1)
+        for block, context, layer in zip(self.blocks, contexts, layers, strict=True):
+            x = block.step(x, context, layer, position)
         return self._logits(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn as nn
@@ -15,11 +15,15 @@ from retnet_bench.models.config import ModelConfig
 
 
 class Exact(nn.Module):
-    """A module whose constants stay in fp32 (fp64 in an fp64 model) through `.to(bfloat16)`.
+    """A module whose constants, and those parameters it names, stay in fp32 (fp64 in an fp64 model)
+    through `.to(bfloat16)`.
 
     Decay and angles cast to bf16 are wrong from position 257 on; so after every move the constants
-    are made again from the fp64 originals.
+    are made again from the fp64 originals, and the parameters from what they were.
     """
+
+    fp32_parameters: ClassVar[tuple[str, ...]] = ()
+    """Parameters of its own, not of parts of it, that the maths needs in fp32 at least."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,12 +36,24 @@ class Exact(nn.Module):
         self.register_buffer(name, start, persistent=False)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
+        before = {name: getattr(self, name).detach() for name in self.fp32_parameters}
         super()._apply(fn, recurse)
+        for name, value in before.items():
+            parameter = getattr(self, name)
+            if parameter.dtype.itemsize < 4:
+                parameter.data = _moved(value, parameter.device)
         for name, exact in self._exact.items():
             converted = getattr(self, name)
             dtype = torch.float64 if converted.dtype == torch.float64 else torch.float32
             setattr(self, name, exact.to(converted.device, dtype))
         return self
+
+
+def _moved(value: Tensor, device: torch.device) -> Tensor:
+    """`value` on `device` in fp32; without data where it has none yet."""
+    if value.is_meta:
+        return torch.empty_like(value, dtype=torch.float32, device=device)
+    return value.to(device, torch.float32)
 
 
 class Rotary(Exact):
@@ -119,6 +135,14 @@ ACTIVATION: dict[str, Callable[[Tensor], Tensor]] = {
 class FeedForward(nn.Module):
     """gelu(x W1) W2 (section 2.3), or SwiGLU (modern)."""
 
+    def initialise(self, gain: float) -> None:
+        """Xavier normal; biases 0."""
+        for map_ in (self.up, self.down, self.gate):
+            if map_ is not None:
+                nn.init.xavier_normal_(map_.weight, gain=gain)
+                if map_.bias is not None:
+                    nn.init.zeros_(map_.bias)
+
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         modern = cfg.family == "modern"
@@ -136,17 +160,3 @@ class FeedForward(nn.Module):
 def ffn_matrices(cfg: ModelConfig) -> int:
     """How many d_model x d_ffn matrices a feed-forward has."""
     return 3 if cfg.family == "modern" else 2
-
-
-def initialise(model: nn.Module, cfg: ModelConfig) -> None:
-    """DeepNet's gains for both arms: Xavier normal, queries and keys with gain 1, all else with
-    (8 L)^-1/4 (Wang et al. 2022, decoder-only); embedding N(0, d^-1/2)."""
-    gain = (8 * cfg.n_layers) ** -0.25
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear):
-            scores = name.endswith((".query", ".key"))
-            nn.init.xavier_normal_(module.weight, gain=1.0 if scores else gain)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=cfg.d_model**-0.5)

@@ -91,8 +91,8 @@ def _solve_ffn(cfg: ModelConfig, quantity: Callable, target: float) -> Matched:
     Every quantity is affine in d_ffn."""
     if quantity(cfg) == target:
         return Matched(cfg, 0.0)
-    at_0, at_1 = (quantity(replace(cfg, d_ffn=width)) for width in (0, 1))
-    exact = (target - at_0) / (at_1 - at_0)
+    at_1, at_2 = (quantity(replace(cfg, d_ffn=width)) for width in (1, 2))
+    exact = 1 + (target - at_1) / (at_2 - at_1)
     best = None
     for multiple in (64, 32, 16, 8, 4, 2, 1):
         width = max(multiple, round(exact / multiple) * multiple)

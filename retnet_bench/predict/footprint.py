@@ -2,13 +2,13 @@
 
 The model itself runs on torch's meta device, where an operator costs microseconds at any size; what
 is alive, and what for, is counted as the operators make and drop their results. One and two layers
-are run and every quantity is extrapolated: each is affine in the number of layers, the peak within
-each part of a step. On CPU the answer equals the allocator's exact peak
-(`measure.memory.peak_tensor_bytes`), unless an operator's own scratch space makes the peak. For
-CUDA norms and attention keep what CUDA's operators keep, and sizes are rounded as its allocator
-does: the answer is what `torch.cuda.max_memory_allocated` counts, without context, cuBLAS workspace
-and fragmentation; it has never been compared with hardware. Modes other than eager allocate
-otherwise.
+(of a pattern: two and three rounds of it) are run and every quantity is extrapolated: each is
+affine in the number of rounds, the peak within each part of a step. On CPU the answer equals the
+allocator's exact peak (`measure.memory.peak_tensor_bytes`), unless an operator's own scratch space
+makes the peak. For CUDA norms and attention keep what CUDA's operators keep, and sizes are rounded
+as its allocator does: the answer is what `torch.cuda.max_memory_allocated` counts, without context,
+cuBLAS workspace and fragmentation; it has never been compared with hardware. Modes other than eager
+allocate otherwise.
 """
 
 from __future__ import annotations
@@ -34,12 +34,9 @@ CUDA_GRANULE = 512
 """The CUDA allocator rounds every tensor up to a multiple of this."""
 
 
-SMALL = (1, 2)
-"""Layers that are run; with more, every part of a step repeats what these two differ by."""
-
-
-LAST, FIRST = "backward: last block", "backward: first block"
-"""In between, memory is linear in the block, so no block between these two can be the peak."""
+LAST, FIRST = "backward: last blocks", "backward: first blocks"
+"""One round of the pattern each. In between, memory is linear in the round, so no block between
+these can be the peak."""
 
 
 @dataclass(frozen=True)
@@ -108,28 +105,43 @@ def footprint(step: Step) -> Footprint:
     """
     if step.workload != "decode":
         _check_calls(step)
-    layers = step.config.n_layers
-    if layers <= SMALL[1]:
+    layers, few, many = step.config.n_layers, *_small(step.config)
+    if layers <= many:
         return _run(step, layers)
-    one, two = (_run(step, n) for n in SMALL)
-    more = layers - SMALL[0]
-    if LAST in one.peaks:
+    one, two = _run(step, few), _run(step, many)
+    more = (layers - few) // (many - few)
+    if few == 1 and LAST in one.peaks:
         one.peaks[FIRST] = one.peaks[LAST]  # a lone block is both
     peaks = {part: _extend(one.peaks[part], two.peaks[part], more) for part in two.peaks}
     return Footprint(peaks, Counter(_extend(one.ops, two.ops, more)))
 
 
+def _small(config: ModelConfig) -> tuple[int, int]:
+    """Layers of the two models that are run; with more, every part of a step repeats what these
+    differ by. Of a pattern they end where the whole model ends, two and three rounds on."""
+    period = len(config.layers)
+    if period < 2:
+        return 1, 2
+    few = 2 * period + config.n_layers % period
+    return few, few + period
+
+
 def _check_calls(step: Step) -> None:
     if step.length > LONGEST:
         raise UserError(f"sequences above {LONGEST:,} tokens are not modelled")
-    chunk = MIXERS[step.config.mixer].chunk(step.config)
-    chunks = {"chunkwise": -(-step.length // chunk), "recurrent": step.length}
     batches = -(-step.batch // step.micro_batch) if step.micro_batch else 1
-    if batches * chunks.get(KERNELS[step.config.kernel].form, 1) > MOST_CALLS:
+    if batches * max(_calls(kind, step.length) for kind in step.config.kinds) > MOST_CALLS:
         raise UserError(
             f"steps of more than {MOST_CALLS:,} chunks one by one are not modelled; a longer chunk "
             f"has fewer"
         )
+
+
+def _calls(config: ModelConfig, length: int) -> int:
+    """Of a layer's mixer, one after another, for a sequence."""
+    chunk = MIXERS[config.mixer].chunk(config)
+    calls = {"chunkwise": -(-length // chunk), "recurrent": length}
+    return calls.get(KERNELS[config.kernel].form, 1)
 
 
 def _extend(one: dict, two: dict, more: int) -> dict:
@@ -138,9 +150,9 @@ def _extend(one: dict, two: dict, more: int) -> dict:
     return {key: value for key, value in lines.items() if value or key in CATEGORIES}
 
 
-def _modelled(step: Step) -> str:
-    """The kernel whose run stands for this one's."""
-    kernel = step.config.kernel
+def _modelled(step: Step, layer: ModelConfig) -> str:
+    """The kernel whose run stands for that of a layer."""
+    kernel = layer.kernel
     if kernel == "flash_attn":
         return "sdpa"  # SDPA's flash operator keeps the same: q, k, v, the output and its logsumexp
     if KERNELS[kernel].package is not None:
@@ -152,7 +164,8 @@ def _modelled(step: Step) -> str:
 
 def _run(step: Step, layers: int) -> Footprint:
     """Run `layers` layers of the step without data."""
-    config = replace(step.config, n_layers=layers, kernel=_modelled(step))
+    config = replace(step.config, n_layers=layers)
+    config = config.with_kernels(partial(_modelled, step))
     cuda = step.device != "cpu"
     counter = TensorCounter(CUDA_GRANULE if cuda else 1)
     low = _low(step)
@@ -177,9 +190,9 @@ def _training(step: Step, model: LanguageModel, counter: TensorCounter) -> Calla
     counter.claim(moments, "optimiser")
     for parameter in parameters:
         parameter.register_post_accumulate_grad_hook(lambda p: counter.claim(p.grad, "gradients"))
+    period, layers = max(1, len(model.cfg.layers)), len(model.blocks)
     for i, block in enumerate(model.blocks):
-        last = i == len(model.blocks) - 1
-        part = LAST if last else FIRST if i == 0 else "backward: between"
+        part = LAST if i >= layers - period else FIRST if i < period else "backward: between"
         block.register_forward_hook(partial(_mark_backward, counter, part))
     inputs, targets = _tokens(step, counter), _tokens(step, counter)
     model.train().recompute = step.checkpointed

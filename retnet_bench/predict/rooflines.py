@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from retnet_bench.measure.devices import Rates
-from retnet_bench.models import MIXERS, ModelConfig, cost
+from retnet_bench.models import ModelConfig, cost
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.predict.footprint import Footprint, Step
 from retnet_bench.workloads import Cell
@@ -48,7 +48,7 @@ def step_of(cell: Cell, config: ModelConfig, device: str, position: int | None =
     """What one timed step of the cell runs; decode: at `position`, the last one by default."""
     workload = "train" if cell.workload == "perplexity" else cell.workload
     length = cell.length if position is None else position + 1
-    if workload == "decode" and not MIXERS[config.mixer].state_grows:
+    if workload == "decode" and not cost.state_grows(config):
         length = 1  # the same step at every position
     return Step(
         workload=workload,

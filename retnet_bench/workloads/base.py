@@ -19,7 +19,7 @@ from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.memory import measure_phase
 from retnet_bench.measure.protocol import Protocol, run_block, samples_per_block
 from retnet_bench.measure.reading import Series
-from retnet_bench.models import LanguageModel
+from retnet_bench.models import LanguageModel, ModelConfig
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.workloads.cell import Cell
 
@@ -150,7 +150,7 @@ class Workload(ABC):
         """The kernel that a step really calls: its name, and torch's op where one was chosen."""
         with _Recorder() as recorder:
             self.eager_step()
-        return " / ".join([KERNELS[self.cell.kernel].label(), *recorder.found()])
+        return " / ".join([kernel_labels(self.model.cfg), *recorder.found()])
 
 
 class _Recorder(TorchDispatchMode):
@@ -167,6 +167,11 @@ class _Recorder(TorchDispatchMode):
     def found(self) -> list[str]:
         fused = sorted(name for name in self.seen if "attention" in name)
         return fused or sorted(self.seen & {"bmm", "baddbmm"})
+
+
+def kernel_labels(config: ModelConfig) -> str:
+    """The kernels of a model's layers, each with the version of the package it comes from."""
+    return " + ".join(dict.fromkeys(KERNELS[kind.kernel].label() for kind in config.kinds))
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:

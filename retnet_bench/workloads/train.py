@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.protocol import Protocol
+from retnet_bench.models import LanguageModel
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.workloads.base import (
     WORKLOADS,
@@ -31,10 +32,10 @@ class Optimiser:
     """AdamW as the recipe sets it, with fp32 weights under autocast below fp32."""
 
     def __init__(
-        self, model: torch.nn.Module, device: torch.device, dtype: str, lr: float, recipe: Recipe
+        self, model: LanguageModel, device: torch.device, dtype: str, lr: float, recipe: Recipe
     ) -> None:
         self.adamw = torch.optim.AdamW(
-            model.parameters(),
+            _groups(model),
             lr=lr,
             betas=recipe.betas,
             eps=recipe.eps,
@@ -62,6 +63,17 @@ class Optimiser:
     def state_bytes(self) -> int:
         states = self.adamw.state.values()
         return tensor_bytes(t for s in states for t in s.values() if isinstance(t, torch.Tensor))
+
+
+def _groups(model: LanguageModel) -> list[dict[str, Any]]:
+    """The parameters as AdamW takes them: those that weight decay leaves alone stand apart."""
+    undecayed = model.undecayed()
+    named = [*model.named_parameters()]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in named if name not in undecayed]},
+        {"params": [p for name, p in named if name in undecayed], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 @WORKLOADS.register("train")

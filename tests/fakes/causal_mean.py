@@ -21,7 +21,7 @@ from torch import Tensor
 from retnet_bench.fields import Count
 from retnet_bench.kernels import KERNELS
 from retnet_bench.models.config import ModelConfig, Size
-from retnet_bench.models.mixers.base import Angles, Mixer
+from retnet_bench.models.mixers.base import Context, Mixer
 from retnet_bench.models.options import MixerOptions
 
 
@@ -40,29 +40,27 @@ class CausalMean(Mixer):
     Options = MeanOptions
     state_grows = False
     state_passes = 2
+    rotates = False
 
-    def __init__(self, cfg: ModelConfig) -> None:
-        super().__init__(cfg)
+    def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
+        super().__init__(cfg, layer)
         self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
         self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
 
-    def forward(self, x: Tensor, angles: Angles) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         return self.out(self.kernel.run(self.value(x), self.new_state(len(x), 0, x), 0)[0])
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
         dtype = torch.promote_types(like.dtype, torch.float32)
         return torch.zeros(batch, 1, self.cfg.d_value, dtype=dtype, device=like.device)
 
-    def prefill(self, x: Tensor, angles: Angles, state: Tensor, start: int) -> Tensor:
+    def prefill(self, x: Tensor, context: Context, state: Tensor, start: int) -> Tensor:
         y, after = self.kernel.run(self.value(x), state, start)
         state.copy_(after)
         return self.out(y)
 
-    def step(self, x: Tensor, angles: Angles, state: Tensor, position: int | Tensor) -> Tensor:
+    def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
         return self.out(self.kernel.step(self.value(x), state, position))
-
-    def fork(self, state: Tensor) -> Tensor:
-        return state.clone()
 
     @staticmethod
     def defaults(size: Size, family: str, options: MeanOptions) -> dict[str, Any]:
@@ -73,7 +71,7 @@ class CausalMean(Mixer):
         return {"value": cfg.d_value}
 
     @staticmethod
-    def parameter_count(cfg: ModelConfig) -> int:
+    def matrix_parameters(cfg: ModelConfig) -> int:
         return 2 * cfg.d_model * cfg.d_value
 
     @staticmethod

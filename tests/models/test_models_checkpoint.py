@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import rotary
 
 from retnet_bench.base import UserError
 from retnet_bench.models import LanguageModel, checkpoint, match
@@ -45,9 +46,9 @@ def test_dtype_is_kept_or_cast_and_exact_constants_stay_exact(tmp_path):
     checkpoint.save(model, tmp_path, {})
     kept, _ = checkpoint.load(tmp_path)
     assert kept.embedding.weight.dtype == torch.bfloat16
-    assert kept.rotary.frequency.dtype == torch.float32
+    assert rotary(kept).frequency.dtype == torch.float32
     cast, _ = checkpoint.load(tmp_path, dtype=torch.float64)
-    assert cast.rotary.frequency.dtype == torch.float64
+    assert rotary(cast).frequency.dtype == torch.float64
     assert torch.equal(cast.embedding.weight, model.embedding.weight.double())
 
 

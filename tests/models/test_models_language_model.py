@@ -8,10 +8,11 @@ import torch.nn as nn
 from fakes import causal_mean
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import ARMS, EVERY, build, on_meta, relative, tiny, tokens
+from tiny_models import ARMS, EVERY, build, on_meta, relative, rotary, tiny, tokens
 
 from retnet_bench.models.config import Size
 from retnet_bench.models.layers import Rotary, rotate
+from retnet_bench.models.mixers.base import Context
 
 KERNELS = {
     "retention": ("chunkwise", "parallel", "recurrent"),
@@ -162,17 +163,17 @@ def test_both_arms_have_the_same_blocks_in_the_same_order(family):
 def test_a_block_is_equation_9(mixer, family):
     """Y = Mixer(norm(X)) + X; X' = FFN(norm(Y)) + Y, pre-norm on both."""
     model = build(tiny(mixer, family)).double()
-    block, angles = model.blocks[0], model.rotary.at(0, 9)
+    block, context = model.blocks[0], model._contexts(0, 9)[0]
     x = torch.randn(1, 9, 16).double()
-    y = block.mixer(block.mixer_norm(x), angles) + x
-    assert torch.equal(block(x, angles), block.ffn(block.ffn_norm(y)) + y)
+    y = block.mixer(block.mixer_norm(x), context) + x
+    assert torch.equal(block(x, context), block.ffn(block.ffn_norm(y)) + y)
 
 
 @torch.no_grad()
 def test_retention_is_equation_8():
     """(swish(X W_G) * GroupNorm_h(heads)) W_O, each head normalised on its own, no affine."""
     model = build(tiny("retention")).double()
-    mixer, angles = model.blocks[0].mixer, model.rotary.at(0, 9)
+    mixer, angles = model.blocks[0].mixer, rotary(model).at(0, 9)
     x = torch.randn(1, 9, 16).double()
     q, k = (rotate(f(x).view(1, 9, 2, 8), angles).transpose(1, 2) for f in (mixer.query, mixer.key))
     v = mixer.value(x).view(1, 9, 2, 16).transpose(1, 2)
@@ -183,7 +184,7 @@ def test_retention_is_equation_8():
     normal = nn.GroupNorm(2, 32, eps=1e-5, affine=False)(heads).view(1, 9, 32)
     gate = mixer.gate(x)
     expected = mixer.out(gate * gate.sigmoid() * normal)
-    assert relative(mixer(x, angles), expected) < EXACT
+    assert relative(mixer(x, Context(angles)), expected) < EXACT
 
 
 def test_no_biases_and_no_affine_head_norm():

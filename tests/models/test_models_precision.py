@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn as nn
 from fakes import causal_mean
-from tiny_models import ARMS, build, on_meta, tiny, tokens
+from tiny_models import ARMS, build, on_meta, rotary, tiny, tokens
 
 from retnet_bench.models import MIXERS
 from retnet_bench.models.layers import Exact
@@ -25,7 +25,7 @@ FAST = {
 
 
 def exact_buffers(model):
-    return [model.rotary.frequency, *(b.mixer.log_decay for b in model.blocks)]
+    return [rotary(model).frequency, *(b.mixer.log_decay for b in model.blocks)]
 
 
 def assert_exact(model, dtype, cfg):
@@ -77,7 +77,7 @@ def test_constants_are_not_in_checkpoints():
 def test_angles_are_exact_to_fp32_at_late_positions(mixer):
     """4095 rounds to 4096 in bf16, and 1 rad of error is no angle at all."""
     model = build(tiny(mixer)).bfloat16()
-    cos, sin = model.rotary.at(4095, 1)
+    cos, sin = rotary(model).at(4095, 1)
     exact = 4095 * 10000.0 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
     assert (cos.flatten() - exact.cos()).abs().max() < 5e-4
     assert (sin.flatten() - exact.sin()).abs().max() < 5e-4
@@ -116,5 +116,5 @@ def test_cast_constants_would_be_seen(monkeypatch, mixer):
     with monkeypatch.context() as patch:
         patch.setattr(Exact, "_apply", nn.Module._apply)
         cast = build(cfg).bfloat16()
-    assert cast.rotary.frequency.dtype == torch.bfloat16
+    assert rotary(cast).frequency.dtype == torch.bfloat16
     assert error_by_quarter(cast).min() > 3 * right.max()

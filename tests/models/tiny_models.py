@@ -11,6 +11,7 @@ from fakes.options import options_of
 from retnet_bench.kernels import KERNELS
 from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
 from retnet_bench.models.config import Size
+from retnet_bench.models.layers import Rotary
 from retnet_bench.models.options import names
 
 EVERY = (*MIXERS, causal_mean.NAME)
@@ -49,6 +50,13 @@ def kernel_of(mixer: str) -> str:
 def build(cfg: ModelConfig, seed: int = 0) -> LanguageModel:
     torch.manual_seed(seed)
     return LanguageModel(cfg)
+
+
+def rotary(model: LanguageModel) -> Rotary:
+    """The one of its only key dimension."""
+    (found,) = model.rotaries.values()
+    assert isinstance(found, Rotary)
+    return found
 
 
 def on_meta(cfg: ModelConfig) -> LanguageModel:

@@ -12,8 +12,7 @@ from torch import Tensor
 from retnet_bench.kernels import KERNELS
 from retnet_bench.kernels import attention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
-from retnet_bench.models.layers import rotate
-from retnet_bench.models.mixers.base import Angles, HeadOptions, Mixer, head_count
+from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +39,20 @@ class Attention(Mixer):
     state_grows = True
     state_passes = 1
 
-    def __init__(self, cfg: ModelConfig) -> None:
-        super().__init__(cfg)
+    def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
+        super().__init__(cfg, layer)
         self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
         self.key = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
         self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
         self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
 
-    def _project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         H = self.cfg.n_heads
         q, k, v = (f(x).unflatten(-1, (H, -1)) for f in (self.query, self.key, self.value))
-        return rotate(q, angles), rotate(k, angles), v  # (B, T, H, d)
+        return context.rotate(q), context.rotate(k), v  # (B, T, H, d)
 
-    def forward(self, x: Tensor, angles: Angles) -> Tensor:
-        return self.out(self.kernel.run(*self._project(x, angles)).flatten(-2))
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self.out(self.kernel.run(*self._project(x, context)).flatten(-2))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> KVCache:
         c = self.cfg
@@ -63,8 +62,8 @@ class Attention(Mixer):
         )
         return KVCache(keys, values, window=capacity)
 
-    def prefill(self, x: Tensor, angles: Angles, state: KVCache, start: int) -> Tensor:
-        q, k, v = self._project(x, angles)
+    def prefill(self, x: Tensor, context: Context, state: KVCache, start: int) -> Tensor:
+        q, k, v = self._project(x, context)
         end = start + x.shape[1]
         state.keys[:, :, start:end] = k.transpose(1, 2)
         state.values[:, :, start:end] = v.transpose(1, 2)
@@ -73,8 +72,8 @@ class Attention(Mixer):
             k, v = (c[:, :, :end].transpose(1, 2).to(q.dtype) for c in (state.keys, state.values))
         return self.out(self.kernel.run(q, k, v).flatten(-2))
 
-    def step(self, x: Tensor, angles: Angles, state: KVCache, position: int | Tensor) -> Tensor:
-        q, k, v = (z.transpose(1, 2) for z in self._project(x, angles))  # (B, H, 1, d)
+    def step(self, x: Tensor, context: Context, state: KVCache, position: int | Tensor) -> Tensor:
+        q, k, v = (z.transpose(1, 2) for z in self._project(x, context))  # (B, H, 1, d)
         if isinstance(position, int):
             assert position < state.keys.shape[2], "the KV cache is full"
             state.keys[:, :, position : position + 1] = k
@@ -100,7 +99,7 @@ class Attention(Mixer):
         return {"n_heads": n_heads, "d_key": d, "d_value": d}
 
     @staticmethod
-    def parameter_count(cfg: ModelConfig) -> int:
+    def matrix_parameters(cfg: ModelConfig) -> int:
         """W_Q, W_K (d x d_key), W_V, W_O (d x d_value)."""
         return cfg.d_model * 2 * (cfg.d_key + cfg.d_value)
 

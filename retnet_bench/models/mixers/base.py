@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
+import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from retnet_bench.base import UserError
 from retnet_bench.fields import Count
 from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.models.config import ModelConfig, Size
-from retnet_bench.models.layers import Exact
+from retnet_bench.models.layers import Exact, rotate
 from retnet_bench.models.options import MixerOptions
 
 Angles = tuple[Tensor, Tensor]
 State = Any
-"""What a mixer carries between calls; `prefill` and `step` change it in place."""
+"""What a mixer carries between calls: a tensor, or a flat dataclass of tensors, the batch always
+first. `prefill` and `step` change it in place."""
+Chosen = TypeVar("Chosen", bound=MixerOptions)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a layer is given beside x."""
+
+    angles: Angles | None
+    """cos and sin of the positions for this layer's key dimension; None where it does not rotate.
+    """
+    shared: dict[str, Tensor] = field(default_factory=dict)
+    """Tensors that earlier layers left for later ones in the same pass over the same tokens."""
+
+    def rotate(self, x: Tensor) -> Tensor:
+        """x (B, T, H, d) rotated by its positions."""
+        assert self.angles is not None, "a mixer with `rotates` off has no angles"
+        return rotate(x, self.angles)
 
 
 class Mixer(Exact, ABC):
@@ -35,10 +55,16 @@ class Mixer(Exact, ABC):
     """Whether its state, and so a step's work, grows with the position."""
     state_passes: ClassVar[int]
     """How often a step moves the state, at the least: 1 if it is read, 2 if it is written, too."""
+    rotates: ClassVar[bool] = True
+    """Whether it rotates queries and keys by position, and so needs `Context.angles`."""
+    undecayed: ClassVar[tuple[str, ...]] = ()
+    """Names of its parameters that weight decay leaves alone: decays, norms, filters, time steps.
+    """
 
-    def __init__(self, cfg: ModelConfig) -> None:
+    def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__()
         self.cfg = cfg
+        self.layer = layer
         if type(cfg.options) is not self.Options:
             raise UserError(
                 f"mixer {cfg.mixer} takes {self.Options.__name__}, not {type(cfg.options).__name__}"
@@ -50,8 +76,30 @@ class Mixer(Exact, ABC):
                 f"that computes {self.kernels}"
             )
 
+    def initialise(self, gain: float) -> None:
+        """Start values of all its parameters; `gain` is DeepNet's for this depth. By default Xavier
+        normal with that gain, queries and keys with gain 1, biases 0."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                scores = name.split(".")[-1] in ("query", "key")
+                nn.init.xavier_normal_(module.weight, gain=1.0 if scores else gain)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """For the check of forms: away from the start, where some mixers put out exactly zero. A
+        mixer with learned decays also spreads them over their range."""
+        for parameter in self.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=MOVED)
+
+    def adversarial(self) -> None:
+        """For the check of forms: to where rounding and overflow would show, e.g. decays near 0 on
+        some heads and near 1 on others."""
+        self.move()
+
     @abstractmethod
-    def forward(self, x: Tensor, angles: Angles) -> Tensor:
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         """Whole sequence from an empty state, for training: (B, T, d) -> (B, T, d)."""
 
     @abstractmethod
@@ -59,16 +107,19 @@ class Mixer(Exact, ABC):
         """An empty state for up to `capacity` tokens, on the device and dtype of `like`."""
 
     @abstractmethod
-    def prefill(self, x: Tensor, angles: Angles, state: State, start: int) -> Tensor:
+    def prefill(self, x: Tensor, context: Context, state: State, start: int) -> Tensor:
         """Tokens start .. start + T - 1 at once, `state` holding those before."""
 
     @abstractmethod
-    def step(self, x: Tensor, angles: Angles, state: State, position: int | Tensor) -> Tensor:
+    def step(self, x: Tensor, context: Context, state: State, position: int | Tensor) -> Tensor:
         """One token x (B, 1, d) at `position`; a tensor position makes a capturable graph."""
 
-    @abstractmethod
     def fork(self, state: State) -> State:
-        """A state to step from while `state` stays valid at its own position."""
+        """A state to step from while `state` stays valid at its own position: a copy."""
+        if isinstance(state, Tensor):
+            return state.clone()
+        own = {name: value.clone() for name, value in vars(state).items() if _is_tensor(value)}
+        return replace(state, **own)
 
     @staticmethod
     @abstractmethod
@@ -93,9 +144,24 @@ class Mixer(Exact, ABC):
         return {"query": cfg.d_key, "value": cfg.d_value}
 
     @staticmethod
+    def longest(cfg: ModelConfig) -> int | None:
+        """Tokens of the longest sequence that it is defined for; None: any."""
+        return None
+
+    @staticmethod
+    def state_choices(size: Size, family: str, options: Chosen) -> Iterator[Chosen]:
+        """`options` with other sizes of state, for `match: state`. None here."""
+        return iter(())
+
+    @staticmethod
     @abstractmethod
-    def parameter_count(cfg: ModelConfig) -> int:
-        """Parameters of one layer's mixer."""
+    def matrix_parameters(cfg: ModelConfig) -> int:
+        """Parameters of one layer's linear maps, each of which multiplies every token once."""
+
+    @staticmethod
+    def other_parameters(cfg: ModelConfig) -> int:
+        """One layer's further parameters: decays, norms, filters, biases that are always there."""
+        return 0
 
     @staticmethod
     @abstractmethod
@@ -106,7 +172,19 @@ class Mixer(Exact, ABC):
     @abstractmethod
     def mixing_flops(cfg: ModelConfig, length: int, masked: bool) -> float:
         """Forward matmul FLOPs of one layer's token mixing over `length` tokens of one sequence,
-        without the projections. `masked`: count scores that causality discards, too."""
+        without the projections. `masked`: count scores that causality discards, too, and so what
+        FlopCounterMode counts."""
+
+    @staticmethod
+    def uncounted_flops(cfg: ModelConfig, length: int) -> float:
+        """Forward FLOPs of the same that stand for matrix products but that FlopCounterMode does
+        not see (Fourier transforms, triangular solves, recurrences by element), by hand."""
+        return 0.0
+
+    @staticmethod
+    def uncounted_step_flops(cfg: ModelConfig, position: int) -> float:
+        """The same of a step."""
+        return 0.0
 
     @staticmethod
     @abstractmethod
@@ -125,6 +203,12 @@ class Mixer(Exact, ABC):
         """Bytes one layer must carry after `length` tokens of `batch` sequences."""
 
 
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, Tensor)
+
+
+MOVED = 0.02
+"""Standard deviation of what `Mixer.move` adds to every parameter."""
 Heads = TypeVar("Heads", bound="HeadOptions")
 
 

@@ -16,8 +16,7 @@ from retnet_bench.fields import Count, Flag
 from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import retention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
-from retnet_bench.models.layers import rotate
-from retnet_bench.models.mixers.base import Angles, HeadOptions, Mixer, head_count
+from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 Decay = Literal["experiments", "eq8", "single", "none"]
 DECAYS: tuple[Decay, ...] = get_args(Decay)
@@ -99,8 +98,8 @@ class Retention(Mixer):
     state_passes = 2
     log_decay: Tensor
 
-    def __init__(self, cfg: ModelConfig) -> None:
-        super().__init__(cfg)
+    def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
+        super().__init__(cfg, layer)
         self.options = _options(cfg)
         assert self.options.decay is not None
         self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
@@ -112,10 +111,10 @@ class Retention(Mixer):
         self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
         self.register_exact("log_decay", log_decay(self.options.decay, cfg.n_heads))
 
-    def _project(self, x: Tensor, angles: Angles) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
         H = self.cfg.n_heads
         q, k, v = (f(x).unflatten(-1, (H, -1)) for f in (self.query, self.key, self.value))
-        return rotate(q, angles), rotate(k, angles), v  # (B, T, H, d_k), (B, T, H, d_v)
+        return context.rotate(q), context.rotate(k), v  # (B, T, H, d_k), (B, T, H, d_v)
 
     def _head_norm(self, y: Tensor) -> Tensor:
         """Normalise each head's output on its own, without affine weights (Eq. 8)."""
@@ -133,8 +132,8 @@ class Retention(Mixer):
             y = F.silu(self.gate(x)).view(y.shape) * y
         return self.out(y.flatten(-2))
 
-    def forward(self, x: Tensor, angles: Angles) -> Tensor:
-        y, _ = self.kernel.run(*self._project(x, angles), self.log_decay, chunk=self.options.chunk)
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        y, _ = self.kernel.run(*self._project(x, context), self.log_decay, chunk=self.options.chunk)
         return self._finish(x, y)
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
@@ -144,19 +143,16 @@ class Retention(Mixer):
             batch, c.n_heads, c.key_dim, c.value_dim, dtype=dtype, device=like.device
         )
 
-    def prefill(self, x: Tensor, angles: Angles, state: Tensor, start: int) -> Tensor:
-        q, k, v = self._project(x, angles)
+    def prefill(self, x: Tensor, context: Context, state: Tensor, start: int) -> Tensor:
+        q, k, v = self._project(x, context)
         y, new = self.kernel.run(q, k, v, self.log_decay, chunk=self.options.chunk, state=state)
         state.copy_(new)
         return self._finish(x, y)
 
-    def step(self, x: Tensor, angles: Angles, state: Tensor, position: int | Tensor) -> Tensor:
-        q, k, v = (z.squeeze(1) for z in self._project(x, angles))  # (B, H, d)
+    def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
+        q, k, v = (z.squeeze(1) for z in self._project(x, context))  # (B, H, d)
         y = self.kernel.step(q, k, v, self.log_decay, state)
         return self._finish(x, y.unsqueeze(1))
-
-    def fork(self, state: Tensor) -> Tensor:
-        return state.clone()
 
     @staticmethod
     def defaults(size: Size, family: str, options: RetentionOptions) -> dict[str, Any]:
@@ -179,7 +175,7 @@ class Retention(Mixer):
         return () if kernel.form == "chunkwise" else ("chunk",)
 
     @staticmethod
-    def parameter_count(cfg: ModelConfig) -> int:
+    def matrix_parameters(cfg: ModelConfig) -> int:
         """W_Q, W_K (d x d_key), W_V, W_O and W_G when gated (d x d_value)."""
         return cfg.d_model * (2 * cfg.d_key + (3 if _options(cfg).gate else 2) * cfg.d_value)
 
