@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -24,12 +24,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retnet_bench import files
-from retnet_bench.base import UserError, did_you_mean, printable, quoted
+from retnet_bench.base import UserError, printable, quoted
 from retnet_bench.files import guarded
 from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.models import options as mixer_options
 from retnet_bench.models import weights
-from retnet_bench.models.config import ModelConfig
+from retnet_bench.models.config import MOST_LAYERS, OF_LAYER, LayerConfig, ModelConfig
 from retnet_bench.models.language_model import LanguageModel
 from retnet_bench.models.mixers import MIXERS
 from retnet_bench.models.options import MixerOptions
@@ -93,6 +93,16 @@ class WithMixer(Strict):
     config: OfMixer
 
 
+class StoredLayer(OfMixer):
+    """One entry of a pattern, but for the mixer's options, which stand beside these."""
+
+    model_config = ConfigDict(extra="allow")
+    n_heads: Count
+    d_key: Count
+    d_value: Count
+    kernel: Text
+
+
 @dataclass(frozen=True)
 class Header:
     """What a file of ours says of its weights, as we use it."""
@@ -114,8 +124,9 @@ def _stored(options: type) -> type[Stored]:
     known = {
         field.name: (declared[field.name], ... if field.default is MISSING else field.default)
         for field in (*fields(ModelConfig), *fields(options))
-        if field.name != "options"
+        if field.name not in ("options", "layers")
     }
+    known["layers"] = (Annotated[list[StoredLayer], Field(max_length=MOST_LAYERS)], [])
     left: dict[str, Any] = {name: (Any, None) for name in ONCE_OF_EVERY_MIXER if name not in known}
     config = create_model("Config", __base__=Strict, **(known | left))
     return create_model("Stored", __base__=Stored, config=(config, ...))
@@ -155,7 +166,7 @@ def load(
     tensors, _ = load_tensors(path)
     stored = _stored_dtype(path, header, tensors)
     dtype = dtype or stored
-    cfg = replace(cfg, kernel=_kernel(cfg, device, dtype))
+    cfg = cfg.with_kernels(lambda layer: _kernel(layer, device, dtype))
     return build(cfg, tensors, path, device, dtype), header.meta.model_dump(exclude_unset=True)
 
 
@@ -169,22 +180,37 @@ def read_header(path: Path) -> Header:
             f"{FORMAT}, so install a newer {KIND}"
         )
     mixer = parse(WithMixer, text, path).config.mixer
-    if mixer not in MIXERS:
-        raise UserError(
-            f'{printable(path)}: unknown mixer "{quoted(mixer)}"{did_you_mean(mixer, MIXERS)}'
-        )
-    options: type = MIXERS[mixer].Options
-    raw: Any = parse(_stored(options), text, path)
+    try:
+        options: type = MIXERS[mixer].Options
+        raw: Any = parse(_stored(options), text, path)
+    except UserError as error:
+        raise _named(path, error) from None
     return Header(_config(raw.config, options, path), raw.dtype, raw.meta)
+
+
+def _named(path: Path, error: UserError) -> UserError:
+    """With the file in front, if it does not stand there."""
+    known = str(error).startswith(printable(path))
+    return error if known else UserError(f"{printable(path)}: {error}")
 
 
 def _config(raw: Any, options: type[MixerOptions], path: Path) -> ModelConfig:
     own = {name: getattr(raw, name) for name in mixer_options.names(options)}
-    others = [field.name for field in fields(ModelConfig) if field.name != "options"]
+    others = {field.name for field in fields(ModelConfig)} - {"options", "layers"}
     try:
-        return ModelConfig(options=options(**own), **{name: getattr(raw, name) for name in others})
+        return ModelConfig(
+            options=options(**own),
+            layers=tuple(map(_layer, raw.layers)),
+            **{name: getattr(raw, name) for name in others},
+        )
     except UserError as error:  # it knows no file
         raise UserError(f"{printable(path)}: {error}") from None
+
+
+def _layer(raw: StoredLayer) -> LayerConfig:
+    options = mixer_options.read(MIXERS[raw.mixer].Options, raw.model_extra or {})
+    others = {name: getattr(raw, name) for name in OF_LAYER if name != "options"}
+    return LayerConfig(options=options, **others)
 
 
 def _check_counts(path: Path, cfg: ModelConfig) -> None:
@@ -195,9 +221,12 @@ def _check_counts(path: Path, cfg: ModelConfig) -> None:
             f"{printable(path)}: weight layers.{len(layers)}.* is missing: config.n_layers is "
             f"{cfg.n_layers}, but it holds {len(layers)} layers"
         )
-    mixer = MIXERS[cfg.mixer].widths(cfg)
-    widths = {f"mixer.{name}": rows for name, rows in mixer.items()} | {"ffn.up": cfg.d_ffn}
-    wanted = {f"layers.0.{name}.weight": (n, cfg.d_model) for name, n in widths.items()}
+    wanted: dict[str, tuple[int, ...]] = {}
+    for i, kind in enumerate(map(cfg.at, range(max(1, len(cfg.layers))))):
+        mixer = MIXERS[kind.mixer].widths(kind).items()
+        wanted |= {f"layers.{i}.mixer.{name}.weight": (n, cfg.d_model) for name, n in mixer}
+    if cfg.d_ffn:
+        wanted["layers.0.ffn.up.weight"] = (cfg.d_ffn, cfg.d_model)
     wanted["embedding.weight"] = (cfg.vocab_size, cfg.d_model)
     if cfg.learned_positions:
         wanted["positions.weight"] = (cfg.learned_positions, cfg.d_model)
@@ -222,9 +251,16 @@ def _check_shapes(
             )
 
 
+def _fp32(cfg: ModelConfig) -> set[str]:
+    """Names of the parameters that stay in fp32 in a narrower model."""
+    kinds = ((i, MIXERS[cfg.at(i).mixer]) for i in range(cfg.n_layers))
+    return {f"layers.{i}.mixer.{name}" for i, kind in kinds for name in kind.fp32_parameters}
+
+
 def _stored_dtype(path: Path, header: Header, tensors: Mapping[str, Tensor]) -> torch.dtype:
+    exact = _fp32(header.config) if header.dtype in ("bf16", "fp16") else set()
     for name, value in tensors.items():
-        if _DTYPE_NAMES.get(value.dtype) != header.dtype:
+        if _DTYPE_NAMES.get(value.dtype) != ("fp32" if name in exact else header.dtype):
             raise UserError(
                 f"{printable(path)}: dtype is {header.dtype}, but weight {quoted(name)} is "
                 f"{str(value.dtype)[6:]}"

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from retnet_bench.base import UserError, did_you_mean, quoted
 from retnet_bench.models import cost
-from retnet_bench.models.config import ModelConfig, size
+from retnet_bench.models.config import OF_LAYER, LayerConfig, ModelConfig, size
 from retnet_bench.models.mixers import MIXERS
 from retnet_bench.models.options import MixerOptions
+from retnet_bench.models.pattern import LayerChoice
 
 REFERENCE = "attention"
 """The mixer of a size's Transformer, which every other is matched to."""
-MATCHES = ("params", "train_flops")
+MATCHES = ("params", "train_flops", "state")
 TOLERANCE = 0.01
 """A pair whose matched quantity differs by more than this is refused."""
+STATE_REFERENCE = "retention"
+"""The mixer whose state, at its size's own heads, others have with `match: state`."""
+STATE_TOLERANCE = 0.1
+"""The same for bytes of state, which heads and windows change in steps, and to which a short
+convolution adds its last inputs."""
 
 
 @dataclass(frozen=True)
@@ -54,29 +60,104 @@ def match(
     vocab_size: int = 257,
     by: str = "params",
     length: int = 2048,
+    element_bytes: int = 4,
     options: MixerOptions | None = None,
+    layers: tuple[LayerChoice, ...] = (),
     **fields: Any,
 ) -> Matched:
     """The model of `mixer` whose parameters (or training FLOPs per token at `length`) equal the
-    reference Transformer's, by the width of its feed-forward.
+    reference Transformer's, by the width of its feed-forward. With `by="state"` its state after
+    `length` tokens, too, has the bytes of the size's RetNet's, by what `Mixer.state_choices` offers
+    (heads, expansion, window), and the mismatch is that of the state.
 
-    `options` are the mixer's own (None: nothing is said), `fields` others of ModelConfig. Raises
-    UserError for unknown names and for a residual over 1 %.
+    `options` are the mixer's own (None: nothing is said), `layers` a pattern of mixers instead of
+    one, `fields` others of ModelConfig. Raises UserError for unknown names and for a residual over
+    TOLERANCE or STATE_TOLERANCE.
     """
     if by not in MATCHES:
         raise UserError(f'match "{quoted(by)}" is unknown{did_you_mean(by, MATCHES)}')
     base = reference(size_name, family, vocab_size)
-    kind = MIXERS[mixer]
-    options = options or kind.Options()
-    shape = kind.defaults(size(size_name), family, options)
-    config = replace(base, mixer=mixer, options=options, **{**shape, **fields})
+    if layers:
+        config = _patterned(base, size_name, layers, fields)
+    else:
+        config = _of_mixer(base, size_name, mixer, options or MIXERS[mixer].Options(), fields)
+    if by == "state":
+        if layers:
+            raise UserError("match: state takes one mixer an arm, not a pattern of layers")
+        return _match_state(base, size_name, config, (length, element_bytes), fields)
+    return _match_ffn(base, size_name, config, by, length)
+
+
+def _of_mixer(
+    base: ModelConfig, size_name: str, mixer: str, options: MixerOptions, fields: dict[str, Any]
+) -> ModelConfig:
+    """The reference with another mixer, its feed-forward not yet matched."""
+    shape = MIXERS[mixer].defaults(size(size_name), base.family, options)
+    return replace(base, mixer=mixer, options=options, **{**shape, **fields})
+
+
+def _patterned(
+    base: ModelConfig, size_name: str, layers: tuple[LayerChoice, ...], fields: dict[str, Any]
+) -> ModelConfig:
+    """The reference with a pattern of mixers, its feed-forward not yet matched."""
+    entries = []
+    for choice in layers:
+        own = _of_mixer(base, size_name, choice.mixer, choice.options, {"kernel": choice.kernel})
+        entries.append(LayerConfig(**{name: getattr(own, name) for name in OF_LAYER}))
+    return replace(base, **{**fields, "layers": tuple(entries)})
+
+
+def _match_ffn(
+    base: ModelConfig, size_name: str, config: ModelConfig, by: str, length: int
+) -> Matched:
     matched = _solve_ffn(config, _quantity(by, length), _quantity(by, length)(base))
     if abs(matched.mismatch) > TOLERANCE:
+        name = "+".join(dict.fromkeys(kind.mixer for kind in config.kinds))
         raise UserError(
-            f"{mixer} at size {size_name} can't be matched by {by}: {matched.mismatch:+.1%} remains"
+            f"{name} at size {size_name} can't be matched by {by}: {matched.mismatch:+.1%} remains"
             f" at d_ffn {matched.config.d_ffn}; the limit is {TOLERANCE:.0%}"
         )
     return matched
+
+
+def _match_state(
+    base: ModelConfig,
+    size_name: str,
+    config: ModelConfig,
+    at: tuple[int, int],
+    fields: dict[str, Any],
+) -> Matched:
+    """State first, parameters afterwards. `at`: tokens, and bytes of an element."""
+    retention = _of_mixer(base, size_name, STATE_REFERENCE, MIXERS[STATE_REFERENCE].Options(), {})
+    target = cost.state_bytes(retention, 1, *at)
+
+    def mismatch(cfg: ModelConfig) -> float:
+        return cost.state_bytes(cfg, 1, *at) / target - 1
+
+    found = min(_state_sizes(base, size_name, config, fields), key=lambda cfg: abs(mismatch(cfg)))
+    if abs(mismatch(found)) > STATE_TOLERANCE:
+        near = ", ".join(f"{name} {value}" for name, value in found.options.given().items())
+        raise UserError(
+            f"{config.mixer} at size {size_name} can't be matched by state: the nearest is "
+            f"{cost.state_bytes(found, 1, *at):,} bytes a sequence after {at[0]:,} tokens "
+            f"({found.n_heads} heads of {found.key_dim} x {found.value_dim}; {near}), RetNet's "
+            f"{target:,}; the limit is {STATE_TOLERANCE:.0%}"
+        )
+    matched = _match_ffn(base, size_name, found, "params", at[0])
+    return Matched(matched.config, mismatch(found))
+
+
+def _state_sizes(
+    base: ModelConfig, size_name: str, config: ModelConfig, fields: dict[str, Any]
+) -> Iterator[ModelConfig]:
+    """The config itself and those of its mixer with other sizes of state."""
+    yield config
+    kind = MIXERS[config.mixer]
+    for options in kind.state_choices(size(size_name), config.family, config.options):
+        try:
+            yield _of_mixer(base, size_name, config.mixer, options, fields)
+        except UserError:  # widths that don't divide
+            continue
 
 
 def _quantity(by: str, length: int) -> Callable[[ModelConfig], float]:

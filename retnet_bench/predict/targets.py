@@ -52,15 +52,15 @@ def retargeted(pairs: list[Pair], target: Target) -> list[Pair]:
 
 def _moved(planned: Planned, device: str) -> Planned:
     cell = replace(planned.cell, device=device)
-    kernel = KERNELS[cell.kernel]
-    dtypes = kernel.cuda_dtypes or kernel.dtypes
     reason = None
     try:
         cell.matched()
     except UserError as error:
         reason = str(error)
-    if cell.dtype not in dtypes:
-        reason = f"kernel {cell.kernel}: takes {', '.join(dtypes)}, not {cell.dtype}"
+    for name in cell.kernels:
+        dtypes = KERNELS[name].cuda_dtypes or KERNELS[name].dtypes
+        if cell.dtype not in dtypes:
+            reason = f"kernel {name}: takes {', '.join(dtypes)}, not {cell.dtype}"
     return replace(planned, cell=cell, unsupported=reason)
 
 

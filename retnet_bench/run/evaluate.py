@@ -14,20 +14,23 @@ from pydantic import TypeAdapter, ValidationError
 from retnet_bench.base import UserError, did_you_mean, quoted
 from retnet_bench.data import Tokenizer
 from retnet_bench.fields import Name, problem
-from retnet_bench.kernels import KERNELS
 from retnet_bench.measure import environment
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import LanguageModel, ModelConfig, cost
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.models.checkpoint import identity
+from retnet_bench.models.config import LayerConfig
 from retnet_bench.models.foreign import load_any
 from retnet_bench.models.matching import Matched
+from retnet_bench.models.options import MixerOptions
+from retnet_bench.models.pattern import HYBRID, LayerChoice
 from retnet_bench.results.numbers import millions
 from retnet_bench.results.store import Store
 from retnet_bench.run.records import Row, Rows, new_run_id
 from retnet_bench.study.plan import Planned
 from retnet_bench.workloads import Cell, Sample
 from retnet_bench.workloads import downstream as tasks
+from retnet_bench.workloads.base import kernel_labels
 from retnet_bench.workloads.scorer import Scorer
 
 OUT = Path("runs") / "eval"
@@ -98,7 +101,7 @@ def evaluate(
 def _rows(cell: Cell, cfg: ModelConfig, run_id: str, scores: list[Sample]) -> list[Row]:
     """The scores of one task as rows; nothing was matched or timed."""
     planned = Given(cell, Protocol(), None, config=cfg)
-    label = KERNELS[cfg.kernel].label()
+    label = kernel_labels(cfg)
     rows = Rows("eval", run_id, planned, environment.capture(cell.device), label)
     unmatched: Row = {"mismatch": None, "protocol_json": None}
     return [rows.sample(score, 0, None, None) | unmatched for score in scores]
@@ -119,8 +122,8 @@ def _cell(
     return Cell(
         workload="downstream",
         arm=options.arm or meta.get("arm") or folder.resolve().name,
-        mixer=cfg.mixer,
-        kernel=cfg.kernel,
+        mixer=HYBRID if cfg.layers else cfg.mixer,
+        kernel="+".join(dict.fromkeys(kind.kernel for kind in cfg.kinds)),
         size=meta.get("size") or millions(cost.body_parameters(cfg)),
         family=cfg.family,
         match="none",
@@ -135,7 +138,8 @@ def _cell(
         vocab_size=cfg.vocab_size,
         seed=options.seed,
         measure=("time",),
-        options=cfg.options,
+        options=MixerOptions() if cfg.layers else cfg.options,
+        layers=tuple(map(_choice, cfg.layers)) or None,
         checkpoint=str(folder),
         weights=weights,
         task=task,
@@ -144,6 +148,10 @@ def _cell(
         include=options.include,
         tokenizer_checksum=tasks.file_checksum(tokenizer),
     )
+
+
+def _choice(layer: LayerConfig) -> LayerChoice:
+    return LayerChoice(mixer=layer.mixer, kernel=layer.kernel, options=layer.options)
 
 
 def _check_arm(name: str | None) -> None:

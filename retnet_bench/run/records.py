@@ -86,10 +86,14 @@ class Rows:
             return {}
         cell, cfg = self.planned.cell, self.planned.matched.config
         options: type = type(cfg.options)
+        own = {name: getattr(cfg.options, name) for name in _columns_of(options)}
+        if cfg.layers:  # each layer has its own; `cell_json` says them
+            own = dict.fromkeys((*own, "n_heads", "d_key", "d_value"))
+        names = {*_columns_of(ModelConfig)} - {"mixer", "kernel"}  # the cell's own
         return {
             "mismatch": self.planned.matched.mismatch,
-            **{name: getattr(cfg, name) for name in _columns_of(ModelConfig)},
-            **{name: getattr(cfg.options, name) for name in _columns_of(options)},
+            **{name: getattr(cfg, name) for name in names},
+            **own,
             "n_params": cost.parameters(cfg),
             "n_body_params": cost.body_parameters(cfg),
             "flops_per_token": cost.train_flops_per_token(cfg, cell.length),

@@ -15,11 +15,12 @@ from retnet_bench.base import UserError, quoted
 from retnet_bench.data import load_corpus, load_tokenizer
 from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.models import MIXERS
+from retnet_bench.models import MIXERS, ModelConfig, cost
 from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.config import size as size_of
 from retnet_bench.models.matching import Matched
-from retnet_bench.study.study import Arm, CommonSettings, Group, Settings, Study
+from retnet_bench.models.pattern import HYBRID, LayerChoice
+from retnet_bench.study.study import Arm, CommonSettings, Group, Layer, Settings, Study
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import MAX_STEPS
 from retnet_bench.workloads.modes import why_not as mode_why_not
@@ -80,9 +81,10 @@ def make(study: Study) -> list[Pair]:
 
 def _check_names(arm: Arm) -> None:
     """UserError for a mixer or kernel that is not installed here."""
-    MIXERS[arm.mixer]
-    if arm.kernel != "auto":
-        KERNELS[arm.kernel]
+    for entry in arm.layers or (arm,):
+        MIXERS[entry.mixer]
+        if entry.kernel != "auto":
+            KERNELS[entry.kernel]
 
 
 def _check_read(study: Study) -> None:
@@ -142,11 +144,12 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings) -> Cell:
     values["vocab_size"] = _vocab_size(values["corpus"], values["tokenizer"])
     if workload == "perplexity" and "token_budget" not in values:
         raise UserError("workload perplexity: token_budget is missing; set it fixed or as axis")
-    values |= {"mixer": arm.mixer, "options": arm.options}
+    values |= {"mixer": arm.mixer, "options": arm.options, "kernel": _kernel(arm, values)}
+    if arm.layers is not None:
+        values |= _pattern(name, arm.layers, values)
     values["arm_family"] = None if arm.family == given.family else arm.family
     if workload == "downstream":
         values |= _downstream(name, arm, values)
-    values["kernel"] = _kernel(arm, values)
     cell = Cell(workload=workload, arm=name, **values)
     _check_quality(cell)
     return cell
@@ -183,18 +186,34 @@ def _downstream(name: str, arm: Arm, values: dict) -> dict:
     return {"checkpoint": arm.checkpoint, "weights": identity(arm.checkpoint)}
 
 
-def _kernel(arm: Arm, values: dict) -> str:
+def _pattern(arm: str, entries: tuple[Layer, ...], values: dict) -> dict:
+    """A cell's layers and what stands for its kernel. UserError for more entries than layers."""
+    depth = size_of(values["size"]).n_layers
+    if len(entries) > depth:
+        raise UserError(
+            f"arms.{arm}.layers: the pattern has {len(entries)} entries, size {values['size']} "
+            f"has {depth} layers; shorten it, or take a deeper size"
+        )
+    layers = tuple(
+        LayerChoice(mixer=e.mixer, kernel=_kernel(e, values), options=e.options) for e in entries
+    )
+    return {"layers": layers, "kernel": "+".join(dict.fromkeys(e.kernel for e in layers))}
+
+
+def _kernel(entry: Layer, values: dict) -> str:
     """The kernel's name, `auto` resolved to the best one here."""
-    family = MIXERS[arm.mixer].kernels
-    if arm.kernel == "auto":
+    if entry.mixer == HYBRID:
+        return HYBRID
+    family = MIXERS[entry.mixer].kernels
+    if entry.kernel == "auto":
         return best(family, Setting(values["device"], values["dtype"], mode=values["mode"])).name
-    kernel = KERNELS[arm.kernel]
+    kernel = KERNELS[entry.kernel]
     if kernel.mixer != family:
         fitting = ", ".join(n for n, k in KERNELS.items() if k.mixer == family)
         raise UserError(
-            f"kernel {arm.kernel} computes {kernel.mixer}, not {family}; choose from {fitting}"
+            f"kernel {entry.kernel} computes {kernel.mixer}, not {family}; choose from {fitting}"
         )
-    return arm.kernel
+    return entry.kernel
 
 
 def device(name: str) -> str:
@@ -241,9 +260,18 @@ def _why_not(cell: Cell) -> str | None:
         config = cell.matched().config
     except UserError as error:
         return str(error)
-    setting = Setting(cell.device, cell.dtype, config.key_dim, config.value_dim, cell.mode)
-    kernel = KERNELS[cell.kernel].why_not(setting)
-    return f"kernel {cell.kernel}: {kernel}" if kernel else mode_why_not(cell.mode, cell.device)
+    most, needed = cost.longest(config), max(cell.length, *(cell.contexts or (0,)))
+    if most is not None and needed > most:
+        return f"{cell.arm} is defined for at most {most:,} tokens, not {needed:,}"
+    return _kernel_why_not(cell, config) or mode_why_not(cell.mode, cell.device)
+
+
+def _kernel_why_not(cell: Cell, config: ModelConfig) -> str | None:
+    for kind in config.kinds:
+        setting = Setting(cell.device, cell.dtype, kind.key_dim, kind.value_dim, cell.mode)
+        if reason := KERNELS[kind.kernel].why_not(setting):
+            return f"kernel {kind.kernel}: {reason}"
+    return None
 
 
 START_S = 2.0

@@ -41,7 +41,9 @@ from retnet_bench.kernels import KERNELS
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS
 from retnet_bench.models import options as mixer_options
+from retnet_bench.models.config import MOST_LAYERS
 from retnet_bench.models.options import MixerOptions, validate
+from retnet_bench.models.pattern import HYBRID
 from retnet_bench.models.strict import near
 from retnet_bench.workloads.settings import EVERY
 
@@ -57,7 +59,7 @@ class CommonSettings(Strict):
 
     size: Word | None = None
     family: Literal["paper", "modern"] | None = None
-    match: Literal["params", "train_flops"] | None = None
+    match: Literal["params", "train_flops", "state"] | None = None
     batch: Count | None = None
     batch_tokens: Count | None = None
     """Instead of batch: as many sequences as make this many tokens, at least one."""
@@ -100,43 +102,74 @@ DEFAULTS = Settings(
 )
 
 
-class Arm(Strict):
-    """One architecture's side: what may differ between the arms of a pair. In the file the mixer's
-    options stand among the other keys."""
+class Layer(Strict):
+    """A mixer with its kernel, as one entry of a pattern of layers: a mapping, or its name alone.
+    In the file the mixer's options stand among the other keys."""
 
     mixer: Word
     kernel: Word = "auto"
-    family: Literal["paper", "modern"] | None = None
-    """The block family of this arm alone; the pair's where it is not said."""
-    checkpoint: Place | None = None
-    """Downstream: folder of this arm's trained model."""
     options: InstanceOf[MixerOptions] = MixerOptions()
     """The mixer's own, of its class `Options`. Of a mixer that is not installed here they are not
     read: a study can be shown, but not planned."""
 
+    @classmethod
+    def common(cls) -> tuple[str, ...]:
+        """Settings that it has whatever its mixer."""
+        return tuple(name for name in cls.model_fields if name != "options")
+
     @model_validator(mode="before")
     @classmethod
     def _apart(cls, given: Any) -> Any:
+        given = cls._mapping(given)
         if not isinstance(given, dict):
             return given
-        common = {key: value for key, value in given.items() if key in ARM_KEYS}
+        common = {key: value for key, value in given.items() if key in cls.common()}
         mixer = given.get("mixer")
         if not isinstance(mixer, str) or mixer not in MIXERS:
             return common
-        own = {key: value for key, value in given.items() if key not in ARM_KEYS}
-        return common | {"options": _options(mixer, common.get("kernel"), own)}
+        own = {key: value for key, value in given.items() if key not in cls.common()}
+        return common | {"options": _options(mixer, common.get("kernel"), own, cls.common())}
+
+    @classmethod
+    def _mapping(cls, given: Any) -> Any:
+        return {"mixer": given} if isinstance(given, str) else given
 
 
-ARM_KEYS = tuple(name for name in Arm.model_fields if name != "options")
-"""Settings that an arm has whatever its mixer."""
+class Arm(Layer):
+    """One architecture's side: what may differ between the arms of a pair. In the file the mixer's
+    options stand among the other keys; instead of `mixer`, `layers` says a pattern of mixers."""
+
+    family: Literal["paper", "modern"] | None = None
+    """The block family of this arm alone; the pair's where it is not said."""
+    checkpoint: Place | None = None
+    """Downstream: folder of this arm's trained model."""
+    layers: tuple[Layer, ...] | None = Field(default=None, min_length=1, max_length=MOST_LAYERS)
+    """A pattern of mixers that repeats over the depth."""
+
+    @classmethod
+    def _mapping(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("layers") is None:
+            return given
+        for key in given:
+            if key not in OF_PATTERN:
+                entry = f"{{mixer: ..., {quoted(key)}: ...}}"
+                said = f"an arm with layers says it in an entry of the pattern, {entry}"
+                raise refused(key, "layers says the mixers" if key == "mixer" else said)
+        return given | {"mixer": HYBRID}
 
 
-def _options(mixer: str, kernel: Any, given: dict[Any, Any]) -> MixerOptions:
+OF_PATTERN = ("layers", "family", "checkpoint")
+"""Settings of an arm whose layers have a pattern."""
+
+
+def _options(
+    mixer: str, kernel: Any, given: dict[Any, Any], common: tuple[str, ...]
+) -> MixerOptions:
     """The options of an arm. Raises pydantic's ValidationError: the study that the arm stands in
     knows its name."""
     kind = MIXERS[mixer].Options
     known = mixer_options.names(kind)
-    settings = (*ARM_KEYS, *known)
+    settings = (*common, *known)
     others = {name for _, other in MIXERS.items() for name in mixer_options.names(other.Options)}
     for key, value in given.items():
         if key not in known and not (key in others and value is None):

@@ -12,10 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from retnet_bench.base import UserError, short_hash
 from retnet_bench.fields import problem
+from retnet_bench.models.agreement import DTYPES
 from retnet_bench.models.config import size
 from retnet_bench.models.matching import Matched, match
-from retnet_bench.models.mixers import MIXERS
 from retnet_bench.models.options import MixerOptions, names, read
+from retnet_bench.models.pattern import LayerChoice, options_of
 from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES, Recipe
 from retnet_bench.workloads.settings import (
     DecodeSettings,
@@ -58,6 +59,9 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
     """What is taken: time, memory."""
     options: MixerOptions
     """The mixer's own, as the arm says them: of its class `Options`."""
+    layers: tuple[LayerChoice, ...] | None = None
+    """A pattern of mixers that repeats over the depth; `mixer` is then HYBRID, and `kernel` joins
+    those of its entries."""
     arm_family: str | None = None
     """The arm's own block family, where it is not the pair's `family`."""
     checkpoint: str | None = None
@@ -72,6 +76,7 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
         "mixer",
         "kernel",
         "options",
+        "layers",
         "checkpoint",
         "weights",
         "arm_family",
@@ -81,7 +86,7 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
     def read(cls, raw: Mapping[str, Any]) -> Cell:
         """The cell whose canonical JSON this was read from. UserError for a field that this version
         lacks (left out, it would make another cell) and for a value that a field does not take."""
-        kind = MIXERS[str(raw.get("mixer"))].Options
+        kind = options_of(str(raw.get("mixer")))
         own = _option_names(kind)  # type: ignore[arg-type]  # mypy: a dataclass's type has a hash
         raw = {k: v for k, v in raw.items() if k in own or IN_EVERY_CELL.get(k) != v}
         known = own | {field.name for field in fields(cls)} - {"options"}
@@ -89,6 +94,8 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
             raise UserError(f"this revision does not know the setting {', '.join(sorted(unknown))}")
         options = read(kind, {k: v for k, v in raw.items() if k in own})
         others = {k: v for k, v in raw.items() if k not in own}
+        if isinstance(others.get("layers"), list):
+            others["layers"] = tuple(map(LayerChoice.read, others["layers"]))
         try:
             return _adapter().validate_python({**others, "options": options})
         except ValidationError as error:
@@ -103,6 +110,8 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
             own = _option_names(kind)
             values |= {k: v for k, v in IN_EVERY_CELL.items() if k not in own}
             values |= values.pop("options").given()
+        if "layers" in values:
+            values["layers"] = [entry.flat() for entry in values["layers"]]
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @property
@@ -123,8 +132,15 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
     def block_family(self) -> str:
         return self.arm_family or self.family
 
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels of its layers."""
+        entries = self.layers or ()
+        return tuple(dict.fromkeys(entry.kernel for entry in entries)) or (self.kernel,)
+
     def matched(self) -> Matched:
         """The model config, sized to equal the reference Transformer. Raises UserError."""
+        one: dict[str, Any] = {"kernel": self.kernel, "options": self.options}
         return match(
             self.size,
             self.mixer,
@@ -132,9 +148,10 @@ class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSetti
             vocab_size=self.vocab_size,
             by=self.match,
             length=self.length,
-            kernel=self.kernel,
-            options=self.options,
+            element_bytes=DTYPES[self.dtype].itemsize,
+            layers=self.layers or (),
             dropout=self.training_recipe.dropout,
+            **({} if self.layers else one),
         )
 
     @property

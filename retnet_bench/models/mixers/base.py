@@ -150,8 +150,12 @@ class Mixer(Exact, ABC):
 
     @staticmethod
     def state_choices(size: Size, family: str, options: Chosen) -> Iterator[Chosen]:
-        """`options` with other sizes of state, for `match: state`. None here."""
-        return iter(())
+        """`options` with other sizes of state, for `match: state`: every key dimension of a head,
+        if none is given."""
+        if isinstance(options, HeadOptions) and options.head_dim is None:
+            for head_dim in range(2, size.d_model + 1, 2):
+                if size.d_model % head_dim == 0:
+                    yield replace(options, head_dim=head_dim)
 
     @staticmethod
     @abstractmethod
