@@ -48,6 +48,11 @@ class AttentionOptions(HeadOptions):
         shared = None if self.kv_heads == cfg.n_heads else self.kv_heads
         return replace(super().settled(cfg), kv_heads=shared)
 
+    def checked(self: Own) -> Own:
+        """A window of at most as many tokens as a chunk has by default: step by step through a
+        longer one takes minutes."""
+        return replace(self, window=self.window and min(self.window, 128))
+
 
 def _options(cfg: ModelConfig) -> AttentionOptions:
     assert isinstance(cfg.options, AttentionOptions)
