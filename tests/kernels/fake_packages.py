@@ -108,25 +108,30 @@ def _simple_gla(q, k, v, g, g_gamma, scale, state, output_final_state):
     return torch.stack(out, 1).to(q.dtype), h if output_final_state else None
 
 
-def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False):
-    """(B, T, H, D) each; a causal mask aligned to the bottom right."""
+def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1)):
+    """q (B, T, H, D), k, v (B, S, G, D), G of which H is a multiple; a causal mask and the window
+    (so many before, so many after; -1 for all) are aligned to the bottom right."""
     assert dropout_p == 0.0
     assert q.shape[0] == k.shape[0]
-    assert q.shape[2:] == k.shape[2:] == v.shape[2:]
+    assert q.shape[2] % k.shape[2] == 0
+    assert k.shape[2:] == v.shape[2:]
     assert all(x.stride(-1) == 1 for x in (q, k, v)), "last dimension must be contiguous"
     T, S = q.shape[1], k.shape[1]
-    seen = torch.arange(S)[None, :] <= torch.arange(T)[:, None] + S - T
-    return _softmax(q, k, v, seen if causal else torch.ones(T, S, dtype=torch.bool), softmax_scale)
+    before, after = (S if n < 0 else n for n in window_size)
+    ahead = torch.arange(S)[None, :] - (torch.arange(T)[:, None] + S - T)
+    seen = (ahead >= -before) & (ahead <= (0 if causal else after))
+    return _softmax(q, k, v, seen, softmax_scale)
 
 
 def flash_attn_with_kvcache(
     q, k_cache, v_cache, k=None, v=None, cache_seqlens=None, softmax_scale=None, causal=False
 ):
-    """q (B, 1, H, D) against caches (B, S, H, D), of which the first cache_seqlens (B,) count."""
+    """q (B, 1, H, D) against caches (B, S, G, D), of which the first cache_seqlens (B,) count."""
     assert k is None
     assert v is None
     assert q.shape[1] == 1
-    assert q.shape[2:] == k_cache.shape[2:] == v_cache.shape[2:]
+    assert q.shape[2] % k_cache.shape[2] == 0
+    assert k_cache.shape[2:] == v_cache.shape[2:]
     B, S = k_cache.shape[:2]
     if cache_seqlens is None:
         cache_seqlens = torch.full((B,), S, dtype=torch.int32)
@@ -148,6 +153,7 @@ def flash_attn_with_kvcache(
 
 def _softmax(q, k, v, seen: Tensor, scale: float | None):
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    k, v = (x.repeat_interleave(q.shape[2] // x.shape[2], 2) for x in (k, v))
     scores = torch.einsum("bthd,bshd->bhts", q.float() * scale, k.float())
     weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
     return torch.einsum("bhts,bshd->bthd", weights, v.float()).to(q.dtype)

@@ -83,12 +83,22 @@ def test_flash_attn_equals_math(T, S):
 
 
 @pytest.mark.usefixtures("flash")
+@pytest.mark.parametrize(("T", "S"), [(9, 9), (60, 60), (60, 67)])
+@pytest.mark.parametrize("window", [1, 7, 80])
+def test_flash_attn_has_windows_and_groups_of_its_own(T, S, window):
+    q, k, v = (torch.randn(2, n, heads, 8) for n, heads in ((T, 6), (S, 2), (S, 2)))
+    found, wanted = (f(q, k, v, window) for f in (attention.flash_attn, attention.math))
+    assert relative(found, wanted) < FP32
+
+
+@pytest.mark.usefixtures("flash")
 @pytest.mark.parametrize("filled", [None, 1, 13, 21])
-def test_a_flash_attn_step_equals_a_math_step(filled):
-    q, k, v = (torch.randn(2, 3, n, 8) for n in (1, 21, 21))
+@pytest.mark.parametrize("kv_heads", [6, 2])
+def test_a_flash_attn_step_equals_a_math_step(filled, kv_heads):
+    q, k, v = (torch.randn(2, heads, n, 8) for n, heads in ((1, 6), (21, kv_heads), (21, kv_heads)))
     mask = None if filled is None else torch.arange(21) < filled
     found, wanted = (f(q, k, v, mask) for f in (attention.flash_attn_step, attention.math_step))
-    assert found.shape == (2, 3, 1, 8)
+    assert found.shape == (2, 6, 1, 8)
     assert relative(found, wanted) < FP32
 
 
