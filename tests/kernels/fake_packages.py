@@ -1,7 +1,7 @@
-"""Stand-ins for flash-attn and fla-core on a machine without a GPU.
+"""Stand-ins for flash-attn, fla-core and causal-conv1d on a machine without a GPU.
 
-Signatures, checks and conventions are those of flash-attn 2.8 and fla-core 0.6.0; the maths is
-plain torch, written apart from ours.
+Signatures, checks and conventions are those of flash-attn 2.8, fla-core 0.6.0 and causal-conv1d
+1.6; the maths is plain torch, written apart from ours.
 """
 
 from __future__ import annotations
@@ -43,6 +43,66 @@ def install_flash_attn(monkeypatch) -> None:
         flash_attn_func=flash_attn_func,
         flash_attn_with_kvcache=flash_attn_with_kvcache,
     )
+
+
+def install_causal_conv1d(monkeypatch) -> None:
+    install(
+        monkeypatch,
+        "causal_conv1d",
+        causal_conv1d_fn=causal_conv1d_fn,
+        causal_conv1d_update=causal_conv1d_update,
+    )
+
+
+def causal_conv1d_fn(
+    x,
+    weight,
+    bias=None,
+    seq_idx=None,
+    initial_states=None,
+    return_final_states=False,
+    final_states_out=None,
+    activation=None,
+):
+    """x (B, D, T), weight (D, k); the asserts are its CUDA source's."""
+    B, D, T = x.shape
+    k = weight.shape[1]
+    assert activation in (None, "silu", "swish")
+    assert x.stride(1) == 1, "states need channels last"
+    assert D % 8 == 0
+    assert x.stride(2) % 8 == 0
+    assert x.stride(0) % 8 == 0
+    assert 2 <= k <= 4
+    assert bias is None or bias.dtype == weight.dtype
+    if initial_states is None:
+        initial_states = x.new_zeros(B, k - 1, D).transpose(1, 2)
+    assert initial_states.shape == (B, D, k - 1)
+    assert initial_states.dtype == x.dtype
+    assert initial_states.stride(1) == 1
+    seen = torch.cat([initial_states, x], -1)
+    out = _depthwise(seen, weight, bias, activation)
+    return (out, seen[..., T:]) if return_final_states else out
+
+
+def causal_conv1d_update(
+    x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None
+):
+    """x (B, D), conv_state (B, D, at least k - 1), changed in place."""
+    B, D = x.shape
+    assert conv_state.shape[:2] == (B, D)
+    assert conv_state.shape[2] >= weight.shape[1] - 1
+    assert conv_state.dtype == x.dtype
+    seen = torch.cat([conv_state, x[..., None]], -1)
+    conv_state.copy_(seen[..., 1:])
+    return _depthwise(seen[..., -weight.shape[1] :], weight, bias, activation)[..., 0]
+
+
+def _depthwise(seen, weight, bias, activation):
+    bias = None if bias is None else bias.float()
+    out = torch.nn.functional.conv1d(
+        seen.float(), weight.float()[:, None], bias, groups=len(weight)
+    )
+    return (out if activation is None else torch.nn.functional.silu(out)).to(seen.dtype)
 
 
 def chunk_simple_gla(

@@ -32,6 +32,8 @@ def test_the_kernels_and_their_mixers():
         "sdpa": "attention",
         "math": "attention",
         "flash_attn": "attention",
+        "short_conv": "short_conv",
+        "causal_conv1d": "short_conv",
     }
     assert all(name == kernel.name for name, kernel in KERNELS.items())
 
