@@ -74,7 +74,9 @@ def blocks(rows: pd.DataFrame) -> list[TimedBlock]:
     block = rows.groupby(BLOCK_KEYS, dropna=False).ngroup().to_numpy()
     samples = rows["samples"].to_numpy()
     parts = [np.flatnonzero(block == index) for index in np.unique(block)]
-    return [(int(process[part[0]]), np.concatenate(list(samples[part]))) for part in parts]
+    return [
+        TimedBlock(int(process[part[0]]), np.concatenate(list(samples[part]))) for part in parts
+    ]
 
 
 def per_block(records: pd.DataFrame, metric: str) -> pd.DataFrame:
