@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from retnet_bench.base import Registry
-from retnet_bench.kernels import attention, retention, short_conv
+from retnet_bench.kernels import attention, retention, scalar_decay, short_conv, ssd
 
 LOW = ("fp16", "bf16")
 ALL = ("fp64", "fp32", "bf16", "fp16")
@@ -169,6 +169,64 @@ _add(
     dtypes=LOW,
     max_key_dim=256,
     rank=3,
+)
+for _prefix, _family, _forms in (
+    ("scalar", "scalar_decay", scalar_decay),
+    ("ssd", "ssd", ssd),
+):
+    _add(
+        name=f"{_prefix}_chunkwise",
+        mixer=_family,
+        form="chunkwise",
+        run=_forms.chunkwise,
+        step=_forms.recurrent_step,
+        meaning="data-dependent scalar decay in plain torch; linear in length",
+        rank=2,
+    )
+    _add(
+        name=f"{_prefix}_parallel",
+        mixer=_family,
+        form="parallel",
+        run=_forms.parallel,
+        step=_forms.recurrent_step,
+        meaning="the same as one chunk; quadratic in length",
+        rank=1,
+    )
+    _add(
+        name=f"{_prefix}_recurrent",
+        mixer=_family,
+        form="recurrent",
+        run=_forms.recurrent,
+        step=_forms.recurrent_step,
+        meaning="the same token by token; the reference, slow on whole sequences",
+    )
+    _add(
+        name=f"{_prefix}_fla",
+        mixer=_family,
+        form="chunkwise",
+        run=_forms.fla_chunkwise,
+        step=_forms.fla_step,
+        meaning="the same by flash-linear-attention's Triton kernels",
+        package="fla",
+        distribution="fla-core",
+        devices=("cuda",),
+        dtypes=("fp32", *LOW),
+        modes=("eager", "compile"),
+        rank=3,
+    )
+_add(
+    name="mamba_ssm",
+    mixer="ssd",
+    form="chunkwise",
+    run=ssd.mamba_chunkwise,
+    step=ssd.mamba_step,
+    meaning="Mamba-2's own Triton kernels",
+    package="mamba_ssm",
+    distribution="mamba-ssm",
+    devices=("cuda",),
+    dtypes=("fp32", *LOW),
+    modes=("eager",),
+    rank=4,
 )
 _add(
     name="short_conv",

@@ -14,6 +14,8 @@ from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.kernels import registry as table
 
+FORMS = ("chunkwise", "parallel", "recurrent", "fla")
+
 
 @pytest.fixture
 def gpu_machine(monkeypatch):
@@ -32,6 +34,9 @@ def test_the_kernels_and_their_mixers():
         "sdpa": "attention",
         "math": "attention",
         "flash_attn": "attention",
+        **{f"scalar_{form}": "scalar_decay" for form in FORMS},
+        **{f"ssd_{form}": "ssd" for form in FORMS},
+        "mamba_ssm": "ssd",
         "short_conv": "short_conv",
         "causal_conv1d": "short_conv",
     }
