@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from retnet_bench.base import Registry
-from retnet_bench.kernels import attention, delta, retention
+from retnet_bench.kernels import attention, delta, retention, short_conv
 
 LOW = ("fp16", "bf16")
 ALL = ("fp64", "fp32", "bf16", "fp16")
@@ -201,6 +201,27 @@ _add(
     modes=("eager", "compile"),
     max_key_dim=256,
     rank=3,
+)
+_add(
+    name="short_conv",
+    mixer="short_conv",
+    form="convolution",
+    run=short_conv.run,
+    step=short_conv.step,
+    meaning="depthwise causal convolution in plain torch; oneDNN's on CPU",
+)
+_add(
+    name="causal_conv1d",
+    mixer="short_conv",
+    form="convolution",
+    run=short_conv.package_run,
+    step=short_conv.package_step,
+    meaning="the causal-conv1d package: widths 2 to 4, channels in multiples of 8",
+    package="causal_conv1d",
+    distribution="causal-conv1d",
+    devices=("cuda",),
+    dtypes=("fp32", *LOW),
+    rank=1,
 )
 
 

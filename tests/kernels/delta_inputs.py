@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DeltaCase:
-    """Sizes of one call of the delta rule; whether it starts from a state, and whether it decays."""
+    """Sizes of one call of the delta rule; does it start from a state, and does it decay."""
 
     batch: int = 2
     length: int = 23

@@ -1,7 +1,7 @@
-"""Stand-ins for flash-attn and fla-core on a machine without a GPU.
+"""Stand-ins for flash-attn, fla-core and causal-conv1d on a machine without a GPU.
 
-Signatures, checks and conventions are those of flash-attn 2.8 and fla-core 0.6.0; the maths is
-plain torch, written apart from ours.
+Signatures, checks and conventions are those of flash-attn 2.8, fla-core 0.6.0 and causal-conv1d
+1.6; the maths is plain torch, written apart from ours.
 """
 
 from __future__ import annotations
@@ -34,6 +34,18 @@ def install_fla(monkeypatch) -> None:
         chunk_simple_gla=chunk_simple_gla,
         fused_recurrent_simple_gla=fused_recurrent_simple_gla,
     )
+    install(
+        monkeypatch,
+        "fla.ops.delta_rule",
+        chunk_delta_rule=chunk_delta_rule,
+        fused_recurrent_delta_rule=fused_recurrent_delta_rule,
+    )
+    install(
+        monkeypatch,
+        "fla.ops.gated_delta_rule",
+        chunk_gated_delta_rule=chunk_gated_delta_rule,
+        fused_recurrent_gated_delta_rule=fused_recurrent_gated_delta_rule,
+    )
 
 
 def install_flash_attn(monkeypatch) -> None:
@@ -43,6 +55,66 @@ def install_flash_attn(monkeypatch) -> None:
         flash_attn_func=flash_attn_func,
         flash_attn_with_kvcache=flash_attn_with_kvcache,
     )
+
+
+def install_causal_conv1d(monkeypatch) -> None:
+    install(
+        monkeypatch,
+        "causal_conv1d",
+        causal_conv1d_fn=causal_conv1d_fn,
+        causal_conv1d_update=causal_conv1d_update,
+    )
+
+
+def causal_conv1d_fn(
+    x,
+    weight,
+    bias=None,
+    seq_idx=None,
+    initial_states=None,
+    return_final_states=False,
+    final_states_out=None,
+    activation=None,
+):
+    """x (B, D, T), weight (D, k); the asserts are its CUDA source's."""
+    B, D, T = x.shape
+    k = weight.shape[1]
+    assert activation in (None, "silu", "swish")
+    assert x.stride(1) == 1, "states need channels last"
+    assert D % 8 == 0
+    assert x.stride(2) % 8 == 0
+    assert x.stride(0) % 8 == 0
+    assert 2 <= k <= 4
+    assert bias is None or bias.dtype == weight.dtype
+    if initial_states is None:
+        initial_states = x.new_zeros(B, k - 1, D).transpose(1, 2)
+    assert initial_states.shape == (B, D, k - 1)
+    assert initial_states.dtype == x.dtype
+    assert initial_states.stride(1) == 1
+    seen = torch.cat([initial_states, x], -1)
+    out = _depthwise(seen, weight, bias, activation)
+    return (out, seen[..., T:]) if return_final_states else out
+
+
+def causal_conv1d_update(
+    x, conv_state, weight, bias=None, activation=None, cache_seqlens=None, conv_state_indices=None
+):
+    """x (B, D), conv_state (B, D, at least k - 1), changed in place."""
+    B, D = x.shape
+    assert conv_state.shape[:2] == (B, D)
+    assert conv_state.shape[2] >= weight.shape[1] - 1
+    assert conv_state.dtype == x.dtype
+    seen = torch.cat([conv_state, x[..., None]], -1)
+    conv_state.copy_(seen[..., 1:])
+    return _depthwise(seen[..., -weight.shape[1] :], weight, bias, activation)[..., 0]
+
+
+def _depthwise(seen, weight, bias, activation):
+    bias = None if bias is None else bias.float()
+    out = torch.nn.functional.conv1d(
+        seen.float(), weight.float()[:, None], bias, groups=len(weight)
+    )
+    return (out if activation is None else torch.nn.functional.silu(out)).to(seen.dtype)
 
 
 def chunk_simple_gla(
@@ -104,6 +176,133 @@ def _simple_gla(q, k, v, g, g_gamma, scale, state, output_final_state):
         h = h * g_gamma.exp()[:, None, None] + torch.einsum(
             "bhk,bhv->bhkv", k[:, n].float(), v[:, n].float()
         )
+        out.append(torch.einsum("bhk,bhkv->bhv", q[:, n].float() * scale, h))
+    return torch.stack(out, 1).to(q.dtype), h if output_final_state else None
+
+
+def chunk_delta_rule(
+    q,
+    k,
+    v,
+    beta,
+    scale=None,
+    initial_state=None,
+    output_final_state=False,
+    use_qk_l2norm_in_kernel=False,
+    cu_seqlens=None,
+    cu_seqlens_cpu=None,
+    **kwargs,
+):
+    _check_delta_chunk(q, k, v, kwargs)
+    assert not use_qk_l2norm_in_kernel
+    return _delta(q, k, v, None, beta, scale, initial_state, output_final_state)
+
+
+def chunk_gated_delta_rule(
+    q,
+    k,
+    v,
+    g,
+    beta,
+    scale=None,
+    initial_state=None,
+    output_final_state=False,
+    use_qk_l2norm_in_kernel=False,
+    use_beta_sigmoid_in_kernel=False,
+    allow_neg_eigval=False,
+    state_v_first=False,
+    cu_seqlens=None,
+    cu_seqlens_cpu=None,
+    chunk_indices=None,
+    cp_context=None,
+    **kwargs,
+):
+    _check_delta_chunk(q, k, v, kwargs)
+    assert not any((use_qk_l2norm_in_kernel, use_beta_sigmoid_in_kernel, allow_neg_eigval))
+    state = _keys_first(initial_state, state_v_first)
+    out, state = _delta(q, k, v, g, beta, scale, state, output_final_state)
+    return out, _keys_first(state, state_v_first)
+
+
+def fused_recurrent_delta_rule(
+    q,
+    k,
+    v,
+    beta=None,
+    scale=None,
+    initial_state=None,
+    output_final_state=False,
+    use_qk_l2norm_in_kernel=False,
+    cu_seqlens=None,
+):
+    assert not use_qk_l2norm_in_kernel
+    assert scale is None or scale > 0
+    return _delta(q, k, v, None, beta, scale, initial_state, output_final_state)
+
+
+def fused_recurrent_gated_delta_rule(
+    q,
+    k,
+    v,
+    g=None,
+    gk=None,
+    gv=None,
+    beta=None,
+    scale=None,
+    initial_state=None,
+    output_final_state=False,
+    use_qk_l2norm_in_kernel=False,
+    use_gate_in_kernel=False,
+    A_log=None,
+    dt_bias=None,
+    use_beta_sigmoid_in_kernel=False,
+    allow_neg_eigval=False,
+    state_v_first=False,
+    cu_seqlens=None,
+    **kwargs,
+):
+    assert not kwargs, f"fla 0.6.0 would drop {kwargs} silently"
+    assert gk is None
+    assert gv is None
+    assert not any((use_qk_l2norm_in_kernel, use_gate_in_kernel, use_beta_sigmoid_in_kernel))
+    state = _keys_first(initial_state, state_v_first)
+    out, state = _delta(q, k, v, g, beta, scale, state, output_final_state)
+    return out, _keys_first(state, state_v_first)
+
+
+def _check_delta_chunk(q, k, v, kwargs):
+    assert q.dtype == k.dtype == v.dtype
+    assert q.dtype != torch.float32, "does not support float32. Please use bfloat16."
+    assert q.shape[-1] <= 256
+    chunk_size = kwargs.pop("chunk_size", 64)
+    if chunk_size not in (16, 32, 64):
+        raise ValueError(f"`chunk_size` must be 16, 32, or 64, got {chunk_size}.")
+    assert not kwargs, f"fla 0.6.0 would drop {kwargs} silently"
+
+
+def _keys_first(state, v_first: bool):
+    return state.transpose(-1, -2) if v_first and state is not None else state
+
+
+def _delta(q, k, v, g, beta, scale, state, output_final_state):
+    """The state without the scale; fp32 inside."""
+    B, T, H, K = q.shape
+    assert k.shape == (B, T, H, K)
+    assert v.shape[:3] == beta.shape == (B, T, H)
+    scale = K**-0.5 if scale is None else scale
+    h = torch.zeros(B, H, K, v.shape[-1])
+    if state is not None:
+        assert state.shape == h.shape
+        assert state.dtype == torch.float32
+        h = state.clone()
+    out = []
+    for n in range(T):
+        if g is not None:
+            assert g.shape == (B, T, H)
+            h = h * g[:, n].float().exp()[..., None, None]
+        key = k[:, n].float()
+        miss = v[:, n].float() - torch.einsum("bhk,bhkv->bhv", key, h)
+        h = h + torch.einsum("bhk,bh,bhv->bhkv", key, beta[:, n].float(), miss)
         out.append(torch.einsum("bhk,bhkv->bhv", q[:, n].float() * scale, h))
     return torch.stack(out, 1).to(q.dtype), h if output_final_state else None
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from delta_inputs import DeltaCase
 from fake_packages import install_fla, install_flash_attn
 from kernel_inputs import Case, relative
 
-from retnet_bench.kernels import KERNELS, Setting, attention, retention
+from retnet_bench.kernels import KERNELS, Setting, attention, delta, retention
 
 FP32 = 1e-5
 CASE = Case(2, 37, 2, 4, 6, 16, stateful=True, seed=5)
@@ -75,6 +76,53 @@ def test_fla_passes_the_chunk_on():
         retention.fla_chunkwise(q, k, v, decay, chunk=48)
 
 
+DELTA = DeltaCase(length=37, d_k=8, d_v=6, stateful=False)
+BOTH_RULES = pytest.mark.parametrize("gated", [True, False], ids=["gated", "ungated"])
+BF16 = 1e-2
+"""Inputs are the same in bf16 and products of the stand-ins fp32: only the outputs are rounded."""
+
+
+@pytest.mark.usefixtures("fla")
+@BOTH_RULES
+@pytest.mark.parametrize("length", [1, 16, 37])
+def test_fla_delta_gives_our_output_from_an_empty_state(length, gated):
+    inputs = replace(DELTA, length=length, gated=gated).tensors(torch.bfloat16)[:5]
+    out, state = delta.fla_chunkwise(*inputs, chunk=16)
+    expected, ours = delta.recurrent(*inputs)
+    assert (out.dtype, state.dtype) == (torch.bfloat16, torch.float32)
+    assert relative(out, expected) < BF16
+    assert relative(state, ours) < FP32
+
+
+@pytest.mark.usefixtures("fla")
+@BOTH_RULES
+def test_fla_delta_in_two_parts_then_steps_equals_our_recurrence(gated):
+    """d_k and d_v differ, so a state with values first would not fit."""
+    inputs = replace(DELTA, gated=gated).tensors(torch.bfloat16)[:5]
+    parts, state, at = [], None, 0
+    for end in (20, 30):
+        cut = (None if x is None else x[:, at:end] for x in inputs)
+        out, state = delta.fla_chunkwise(*cut, chunk=16, state=state)
+        parts.append(out)
+        at = end
+    for n in range(30, 37):
+        held = state
+        token = (None if x is None else x[:, n] for x in inputs)
+        parts.append(delta.fla_step(*token, state)[:, None])
+        assert state is held
+    expected, end_state = delta.recurrent(*inputs)
+    assert relative(torch.cat(parts, 1), expected) < BF16
+    assert relative(state, end_state) < FP32
+
+
+@pytest.mark.usefixtures("fla")
+@BOTH_RULES
+def test_fla_delta_passes_the_chunk_on(gated):
+    inputs = replace(DELTA, gated=gated).tensors(torch.bfloat16)[:5]
+    with pytest.raises(ValueError, match="16, 32, or 64, got 48"):
+        delta.fla_chunkwise(*inputs, chunk=48)
+
+
 @pytest.mark.usefixtures("flash")
 @pytest.mark.parametrize(("T", "S"), [(9, 9), (9, 21), (1, 21)])
 def test_flash_attn_equals_math(T, S):
@@ -101,4 +149,6 @@ def test_installed_packages_on_a_cuda_machine_are_preferred(monkeypatch):
     assert best("attention", Setting("cuda:1", "bf16", 128, 128, "eager")).name == "flash_attn"
     assert best("attention", Setting("cuda", "fp32", 128, 128, "eager")).name == "sdpa"
     assert best("retention", Setting("cuda", "bf16", 256, 512, "cudagraph")).name == "chunkwise"
+    assert best("delta", Setting("cuda", "bf16", 256, 512, "compile")).name == "delta_fla"
+    assert best("delta", Setting("cuda", "fp32", 128, 128, "eager")).name == "delta_chunkwise"
     assert KERNELS["flash_attn"].why_not(Setting("cuda", "bf16", 256)) is None

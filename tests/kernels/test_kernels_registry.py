@@ -32,6 +32,11 @@ def test_the_kernels_and_their_mixers():
         "sdpa": "attention",
         "math": "attention",
         "flash_attn": "attention",
+        "short_conv": "short_conv",
+        "causal_conv1d": "short_conv",
+        "delta_chunkwise": "delta",
+        "delta_recurrent": "delta",
+        "delta_fla": "delta",
     }
     assert all(name == kernel.name for name, kernel in KERNELS.items())
 
@@ -53,6 +58,8 @@ def test_an_unknown_kernel_is_a_user_error_with_a_suggestion():
         ("flash_attn", Setting("cuda", key_dim=264), "key head dimension 264 is above 256"),
         ("flash_attn", Setting("cuda:0", "bf16", 256, 256, "cudagraph"), None),
         ("fla", Setting("cuda:3", "fp32", 256, 512, "compile"), None),
+        ("delta_fla", Setting("cuda", "fp32"), "takes fp16, bf16, not fp32"),
+        ("delta_fla", Setting("cuda", "bf16", 320), "key head dimension 320 is above 256"),
         ("chunkwise", Setting("mps", "fp16", 1024, 4096, "compile"), None),
     ],
 )
