@@ -1,10 +1,16 @@
 """Causal softmax attention, each backend forced rather than hoped for.
 
-Shapes: q (B, T, H, d); k, v (B, S, H, d) with S >= T, the last T of them being the queries' own
-positions; output (B, T, H, d). A step takes q (B, H, 1, d) against a cache (B, H, S, d).
+Shapes: q (B, T, H, d); k, v (B, S, G, d) with S >= T, the last T of them being the queries' own
+positions; output (B, T, H, d). Query head h reads head h // (H / G) of the G <= H of keys and
+values (grouped-query attention, arXiv:2305.13245). With a window w a query at position i sees keys
+i - w + 1 ... i (sliding window, arXiv:2004.05150). A step takes q (B, H, 1, d) against a cache
+(B, G, S, d), whose order does not matter.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,26 +19,118 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 
 
-def math(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V with the T x S scores written out: the textbook form."""
-    T, S = q.shape[1], k.shape[1]
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, d)
-    scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)
-    weights = scores.masked_fill(future, float("-inf")).softmax(-1, dtype=_at_least_fp32(q))
-    return (weights.to(v.dtype) @ v).transpose(1, 2)
+def math(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V with the scores written out: the textbook form."""
+    return _windowed(_math, q, k, v, window)
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
     """torch's scaled_dot_product_attention, a fused backend forced: it raises, never falls back."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     with sdpa_kernel(fused_backends(q.device.type)):
-        if q.shape[2] == k.shape[2]:
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        else:
-            mask = causal_lower_right(q.shape[2], k.shape[2])
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    return out.transpose(1, 2)
+        return _windowed(_sdpa, q, k, v, window)
+
+
+def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Where `mask` (T, S) is True, or else causal."""
+    T, S, H = q.shape[1], k.shape[1], q.shape[2]
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, H, T, d), (B, G, S, d)
+    scores = _split(_fold(q, k) @ k.transpose(-1, -2), H) * q.shape[-1] ** -0.5  # (B, H, T, S)
+    if mask is None:
+        hidden = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)
+    else:
+        hidden = ~mask
+    weights = scores.masked_fill(hidden, float("-inf")).softmax(-1, dtype=_at_least_fp32(q))
+    return _split(_fold(weights.to(v.dtype), v) @ v, H).transpose(1, 2)
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Where `mask` (T, S) is True, or else causal."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    (H, T), (G, S) = q.shape[1:3], k.shape[1:3]
+    if mask is not None:
+        folded = _fold(q, k)
+        mask = mask.repeat(H // G, 1)  # (H/G T, S)
+        out = _split(F.scaled_dot_product_attention(folded, k, v, attn_mask=mask), H)
+        return out.transpose(1, 2)
+    how: dict[str, Any] = {"is_causal": True} if T == S else {"attn_mask": causal_lower_right(T, S)}
+    if H != G and takes_groups(q):
+        how["enable_gqa"] = True
+    elif H != G:
+        k, v = (x.repeat_interleave(H // G, 1) for x in (k, v))
+    return F.scaled_dot_product_attention(q, k, v, **how).transpose(1, 2)
+
+
+def takes_groups(q: Tensor) -> bool:
+    """Whether the fused kernel for a causal mask reads the keys of grouped heads as they are: flash
+    does, on CPU from torch 2.9 on; the memory-efficient one, which takes fp32 on CUDA, does not."""
+    if q.device.type == "cuda":
+        return q.dtype in (torch.bfloat16, torch.float16)
+    return torch.__version__ >= "2.9"
+
+
+def _fold(x: Tensor, shared: Tensor) -> Tensor:
+    """(B, H, T, n) to (B, G, H/G T, n), G the heads of `shared`: a group's rows in one product, so
+    that nothing shared is written out for every head."""
+    if x.shape[1] == shared.shape[1]:
+        return x
+    return x.unflatten(1, (shared.shape[1], -1)).flatten(2, 3)
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """(B, G, H/G T, n) to (B, H, T, n)."""
+    if x.shape[1] == heads:
+        return x
+    return x.unflatten(2, (heads // x.shape[1], -1)).flatten(1, 2)
+
+
+def _windowed(whole: Callable, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    """`whole(q, k, v, mask)` where each query sees `window` keys, the last of them its own: by
+    blocks of queries, each against its own keys and the `window` before them. Linear in T."""
+    T = q.shape[1]
+    if window is None or k.shape[1] <= window:
+        return whole(q, k, v, None)
+    k, v = (x[:, -(T + window) :] for x in (k, v))
+    first, blocks, rows, rest = _plan(T, k.shape[1] - T, window)
+    parts = []
+    if first:  # they see all that is there, as there is no more than a window of it
+        seen = k.shape[1] - T + first
+        parts.append(whole(q[:, :first], k[:, :seen], v[:, :seen], None))
+    if blocks:
+        end = first + blocks * rows
+        # (B, n rows, H, d) -> (B n, rows, H, d); keys (B, w + n rows, G, d) -> (B n, w + rows, ..)
+        of_q = q[:, first:end].unflatten(1, (blocks, rows)).flatten(0, 1)
+        of_k, of_v = (
+            x[:, : window + blocks * rows]
+            .unfold(1, window + rows, rows)
+            .movedim(-1, 2)
+            .flatten(0, 1)
+            for x in (k, v)
+        )
+        out = whole(of_q, of_k, of_v, _band(rows, window, q.device))
+        parts.append(out.unflatten(0, (-1, blocks)).flatten(1, 2))
+    if rest:
+        of_k, of_v = (x[:, -(window + rest) :] for x in (k, v))
+        parts.append(whole(q[:, -rest:], of_k, of_v, _band(rest, window, q.device)))
+    return torch.cat(parts, 1)
+
+
+def _plan(length: int, past: int, window: int) -> tuple[int, int, int, int]:
+    """How `_windowed` takes `length` queries with `past` <= `window` keys before them: so many at
+    first, blocks, rows of each, rows of a shorter last one.
+
+    Blocks of a quarter window compute a quarter more pairs than are seen; shorter ones copy more
+    keys, and below 32 rows the products are too small (measured on CPU, windows of 8 to 512).
+    """
+    first = min(length, window - past)
+    rows = max(32, window // 4)
+    blocks, rest = divmod(length - first, rows)
+    return first, blocks, rows, rest
+
+
+def _band(rows: int, window: int, device: torch.device) -> Tensor:
+    """Which of window + rows keys each of the last `rows` queries sees."""
+    seen = torch.ones(rows, window + rows, dtype=torch.bool, device=device)
+    return seen.tril(window).triu(1)
 
 
 def fused_backends(device: str) -> list[SDPBackend]:
@@ -46,30 +144,35 @@ def fused_backends(device: str) -> list[SDPBackend]:
     ]
 
 
-def flash_attn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The flash-attn package (Dao-AILab); causal masks align to the bottom right from 2.1 on."""
+def flash_attn(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    """The flash-attn package (Dao-AILab); causal masks align to the bottom right from 2.1 on. It
+    groups heads and skips what lies outside the window by itself."""
     from flash_attn import flash_attn_func
 
-    return flash_attn_func(q, k, v, causal=True)
+    before = -1 if window is None else window - 1
+    return flash_attn_func(q, k, v, causal=True, window_size=(before, 0))
 
 
 def math_step(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """One query against the cache by two batched matrix-vector products.
+    """One query against the cache by two batched matrix-vector products (of matrices and a group's
+    queries, where heads share keys).
 
     On CPU this beats SDPA's flash kernel (about 1.1 times at 8k positions), which is made for
     blocks of queries. `mask` (S,) is True where a slot may be read.
     """
-    scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    H = q.shape[1]
+    scores = (_fold(q, k) @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5  # (B, G, H/G, S)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(-1, dtype=_at_least_fp32(q)).to(v.dtype) @ v
+    return _split(scores.softmax(-1, dtype=_at_least_fp32(q)).to(v.dtype) @ v, H)
 
 
 def sdpa_step(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """One query against the cache by SDPA; on CPU by `math_step`, which is faster there."""
     if q.device.type == "cpu":
         return math_step(q, k, v, mask)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    out = F.scaled_dot_product_attention(_fold(q, k), k, v, attn_mask=mask)
+    return _split(out, q.shape[1])
 
 
 def flash_attn_step(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -87,11 +190,17 @@ def _at_least_fp32(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def forward_flops(length: int, d_head: int, masked: bool) -> float:
-    """Matmul FLOPs of one head's forward pass: Q K^T and scores V, 2 T^2 d each.
+def forward_flops(length: int, d_head: int, masked: bool, window: int | None = None) -> float:
+    """Matmul FLOPs of one head's forward pass over `length` tokens: Q K^T and scores V, 4 d for
+    each pair of a query and a key.
 
-    With `masked=False` only the causal half is counted (T (T + 1) / 2 pairs); FlopCounterMode
-    counts the full square.
+    With `masked=False` only pairs that are seen count: T (T + 1) / 2, or T w - w (w - 1) / 2 with a
+    window w < T. FlopCounterMode counts what is computed: the full square, or with a window its
+    blocks (flash-attn skips more; that is not modelled).
     """
-    pairs = length * length if masked else length * (length + 1) / 2
-    return 4 * pairs * d_head
+    seen = min(length, window or length)
+    if not masked:
+        return 4 * (length * seen - seen * (seen - 1) / 2) * d_head
+    first, blocks, rows, rest = _plan(length, 0, seen)
+    pairs = first**2 + blocks * rows * (seen + rows) + rest * (seen + rest)
+    return 4.0 * pairs * d_head

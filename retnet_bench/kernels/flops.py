@@ -18,14 +18,20 @@ aten = torch.ops.aten
 
 def _cpu_flash(q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any) -> int:
     """Q K^T and scores V: 2 FLOPs a multiply-add, masked scores included, as for CUDA's flash."""
-    return sdpa_flop_count(q, k, v)
+    return sdpa_flop_count(q, *_every_head(q, k, v))
 
 
 def _cpu_flash_backward(
     grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *args: Any, **kwargs: Any
 ) -> int:
     """Five products for the forward's two: the scores are computed again."""
-    return sdpa_backward_flop_count(grad, q, k, v)
+    return sdpa_backward_flop_count(grad, q, *_every_head(q, k, v))
+
+
+def _every_head(q: torch.Size, *grouped: torch.Size) -> list[torch.Size]:
+    """Shapes of keys and values (B, G, S, d) as if each of the query's heads had its own, which
+    the work is the same as; older torch counts no others."""
+    return [torch.Size((n, q[1], *rest)) for n, _, *rest in grouped]
 
 
 ADDED: dict[Any, Callable] = {

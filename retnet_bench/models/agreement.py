@@ -71,15 +71,22 @@ def check(cfg: ModelConfig, device: str, dtype: str, seed: int = 0) -> list[Agre
     """Hold all forms of `cfg` against fp64, step by step: in fp64 with norm eps 0, then in `dtype`.
 
     Width, heads, chunk and kernel are the model's own; two layers (of a pattern: one of each
-    entry) and a small vocabulary keep it quick. Covers every kernel of the mixers that runs here,
-    and prefill followed by steps, each on moved weights and on adversarial ones.
+    entry), a small vocabulary and `MixerOptions.checked` keep it quick. Covers every kernel of the
+    mixers that runs here, and prefill followed by steps, each on moved weights and on adversarial
+    ones.
     """
     layers = min(cfg.n_layers, max(2, len(cfg.layers)))
-    small = replace(cfg, n_layers=layers, vocab_size=64, dropout=0.0)
+    small = _checked(replace(cfg, n_layers=layers, vocab_size=64, dropout=0.0))
     found = [_check_dtype(replace(small, norm_eps=0.0), device, "fp64", seed)]
     if dtype != "fp64":
         found.append(_check_dtype(small, device, dtype, seed))
     return found
+
+
+def _checked(cfg: ModelConfig) -> ModelConfig:
+    """With options that keep the comparison short."""
+    entries = (replace(entry, options=entry.options.checked()) for entry in cfg.layers)
+    return replace(cfg, options=cfg.options.checked(), layers=tuple(entries))
 
 
 def _check_dtype(cfg: ModelConfig, device: str, dtype: str, seed: int) -> Agreement:

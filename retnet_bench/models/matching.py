@@ -78,13 +78,14 @@ def match(
         raise UserError(f'match "{quoted(by)}" is unknown{did_you_mean(by, MATCHES)}')
     base = reference(size_name, family, vocab_size)
     if layers:
-        config = _patterned(base, size_name, layers, fields)
-    else:
-        config = _of_mixer(base, size_name, mixer, options or MIXERS[mixer].Options(), fields)
-    if by == "state":
-        if layers:
+        if by == "state":
             raise UserError("match: state takes one mixer an arm, not a pattern of layers")
-        return _match_state(base, size_name, config, (length, element_bytes), fields)
+        return _match_ffn(base, size_name, _patterned(base, size_name, layers, fields), by, length)
+    options = options or MIXERS[mixer].Options()
+    if by == "state":
+        sizes = _state_sizes(base, size_name, mixer, options, fields)
+        return _match_state(base, size_name, [*sizes], length, element_bytes)
+    config = _of_mixer(base, size_name, mixer, options, fields)
     return _match_ffn(base, size_name, config, by, length)
 
 
@@ -121,41 +122,35 @@ def _match_ffn(
 
 
 def _match_state(
-    base: ModelConfig,
-    size_name: str,
-    config: ModelConfig,
-    at: tuple[int, int],
-    fields: dict[str, Any],
+    base: ModelConfig, size_name: str, sizes: list[ModelConfig], length: int, element_bytes: int
 ) -> Matched:
-    """State first, parameters afterwards. `at`: tokens, and bytes of an element."""
-    retention = _of_mixer(base, size_name, STATE_REFERENCE, MIXERS[STATE_REFERENCE].Options(), {})
-    target = cost.state_bytes(retention, 1, *at)
+    """The one of `sizes` with the nearest state, its parameters then matched, too."""
 
-    def mismatch(cfg: ModelConfig) -> float:
-        return cost.state_bytes(cfg, 1, *at) / target - 1
+    def state_bytes(cfg: ModelConfig) -> int:
+        return cost.state_bytes(cfg, 1, length, element_bytes)
 
-    found = min(_state_sizes(base, size_name, config, fields), key=lambda cfg: abs(mismatch(cfg)))
-    if abs(mismatch(found)) > STATE_TOLERANCE:
-        near = ", ".join(f"{name} {value}" for name, value in found.options.given().items())
+    retention = MIXERS[STATE_REFERENCE].Options()
+    target = state_bytes(_of_mixer(base, size_name, STATE_REFERENCE, retention, {}))
+    found = min(sizes, key=lambda cfg: abs(state_bytes(cfg) - target))
+    mismatch = state_bytes(found) / target - 1
+    if abs(mismatch) > STATE_TOLERANCE:
         raise UserError(
-            f"{config.mixer} at size {size_name} can't be matched by state: the nearest is "
-            f"{cost.state_bytes(found, 1, *at):,} bytes a sequence after {at[0]:,} tokens "
-            f"({found.n_heads} heads of {found.key_dim} x {found.value_dim}; {near}), RetNet's "
-            f"{target:,}; the limit is {STATE_TOLERANCE:.0%}"
+            f"{found.mixer} at size {size_name} can't be matched by state: the nearest is "
+            f"{state_bytes(found):,} bytes a sequence after {length:,} tokens ({found.n_heads} "
+            f"heads of {found.key_dim} x {found.value_dim}), RetNet's is {target:,}; the limit is "
+            f"{STATE_TOLERANCE:.0%}"
         )
-    matched = _match_ffn(base, size_name, found, "params", at[0])
-    return Matched(matched.config, mismatch(found))
+    return Matched(_match_ffn(base, size_name, found, "params", length).config, mismatch)
 
 
 def _state_sizes(
-    base: ModelConfig, size_name: str, config: ModelConfig, fields: dict[str, Any]
+    base: ModelConfig, size_name: str, mixer: str, options: MixerOptions, fields: dict[str, Any]
 ) -> Iterator[ModelConfig]:
-    """The config itself and those of its mixer with other sizes of state."""
-    yield config
-    kind = MIXERS[config.mixer]
-    for options in kind.state_choices(size(size_name), config.family, config.options):
+    """The model with these options, and those with other sizes of state that they leave open."""
+    yield _of_mixer(base, size_name, mixer, options, fields)
+    for choice in MIXERS[mixer].state_choices(size(size_name), base.family, options):
         try:
-            yield _of_mixer(base, size_name, config.mixer, options, fields)
+            yield _of_mixer(base, size_name, mixer, choice, fields)
         except UserError:  # widths that don't divide
             continue
 

@@ -44,6 +44,11 @@ class MixerOptions:
         the config say. UserError for what does not fit in it."""
         return self
 
+    def checked(self: Own) -> Own:
+        """Those with which the forms of a model are held against each other: these, or such as take
+        the same code through shorter sequences."""
+        return self
+
 
 def names(kind: type) -> list[str]:
     return [field.name for field in fields(kind)]

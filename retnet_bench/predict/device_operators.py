@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.bias import CausalBias
 from torch.overrides import TorchFunctionMode
 
 
@@ -37,19 +38,39 @@ class DeviceOperators(TorchFunctionMode):
 
 
 def _cpu_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, **kwargs: Any) -> Tensor:
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True)[0]
+    bias = _bias(attn_mask, q)
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return flash(q, k, v, 0.0, bias is None, attn_mask=bias)[0]
 
 
 def _cuda_attention(
-    q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, is_causal: bool = False
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Any = None,
+    is_causal: bool = False,
+    enable_gqa: bool = False,
 ) -> Tensor:
-    """flash in half precision, memory-efficient in fp32: as SDPA chooses on CUDA."""
-    if q.dtype in (torch.bfloat16, torch.float16):
+    """flash in half precision, memory-efficient in fp32 and under a mask: as SDPA chooses on CUDA.
+    What reads grouped heads as they are is flash (`kernels.attention.takes_groups`)."""
+    bias = _bias(attn_mask, q)
+    if bias is None and q.dtype in (torch.bfloat16, torch.float16):
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[0]
+    if enable_gqa:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     training = torch.is_grad_enabled() and q.requires_grad
+    if bias is not None:
+        bias = bias.expand(*q.shape[:2], *bias.shape)
     return torch.ops.aten._scaled_dot_product_efficient_attention(
-        q, k, v, None, training, 0.0, is_causal
+        q, k, v, bias, training, 0.0, is_causal
     )[0]
+
+
+def _bias(mask: Any, q: Tensor) -> Tensor | None:
+    """What is added to the scores in place of a mask of True and False; a causal mask is none."""
+    if mask is None or isinstance(mask, CausalBias):
+        return None
+    return torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, float("-inf"))
 
 
 def _fused_rms_norm(

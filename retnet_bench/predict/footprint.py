@@ -112,7 +112,8 @@ def footprint(step: Step) -> Footprint:
     more = (layers - few) // (many - few)
     if few == 1 and LAST in one.peaks:
         one.peaks[FIRST] = one.peaks[LAST]  # a lone block is both
-    peaks = {part: _extend(one.peaks[part], two.peaks[part], more) for part in two.peaks}
+    parts = two.peaks.keys() & one.peaks  # what only comes in between is no peak
+    peaks = {part: _extend(one.peaks[part], two.peaks[part], more) for part in parts}
     return Footprint(peaks, Counter(_extend(one.ops, two.ops, more)))
 
 

@@ -34,18 +34,6 @@ def install_fla(monkeypatch) -> None:
         chunk_simple_gla=chunk_simple_gla,
         fused_recurrent_simple_gla=fused_recurrent_simple_gla,
     )
-    install(
-        monkeypatch,
-        "fla.ops.delta_rule",
-        chunk_delta_rule=chunk_delta_rule,
-        fused_recurrent_delta_rule=fused_recurrent_delta_rule,
-    )
-    install(
-        monkeypatch,
-        "fla.ops.gated_delta_rule",
-        chunk_gated_delta_rule=chunk_gated_delta_rule,
-        fused_recurrent_gated_delta_rule=fused_recurrent_gated_delta_rule,
-    )
 
 
 def install_flash_attn(monkeypatch) -> None:
@@ -180,152 +168,30 @@ def _simple_gla(q, k, v, g, g_gamma, scale, state, output_final_state):
     return torch.stack(out, 1).to(q.dtype), h if output_final_state else None
 
 
-def chunk_delta_rule(
-    q,
-    k,
-    v,
-    beta,
-    scale=None,
-    initial_state=None,
-    output_final_state=False,
-    use_qk_l2norm_in_kernel=False,
-    cu_seqlens=None,
-    cu_seqlens_cpu=None,
-    **kwargs,
-):
-    _check_delta_chunk(q, k, v, kwargs)
-    assert not use_qk_l2norm_in_kernel
-    return _delta(q, k, v, None, beta, scale, initial_state, output_final_state)
-
-
-def chunk_gated_delta_rule(
-    q,
-    k,
-    v,
-    g,
-    beta,
-    scale=None,
-    initial_state=None,
-    output_final_state=False,
-    use_qk_l2norm_in_kernel=False,
-    use_beta_sigmoid_in_kernel=False,
-    allow_neg_eigval=False,
-    state_v_first=False,
-    cu_seqlens=None,
-    cu_seqlens_cpu=None,
-    chunk_indices=None,
-    cp_context=None,
-    **kwargs,
-):
-    _check_delta_chunk(q, k, v, kwargs)
-    assert not any((use_qk_l2norm_in_kernel, use_beta_sigmoid_in_kernel, allow_neg_eigval))
-    state = _keys_first(initial_state, state_v_first)
-    out, state = _delta(q, k, v, g, beta, scale, state, output_final_state)
-    return out, _keys_first(state, state_v_first)
-
-
-def fused_recurrent_delta_rule(
-    q,
-    k,
-    v,
-    beta=None,
-    scale=None,
-    initial_state=None,
-    output_final_state=False,
-    use_qk_l2norm_in_kernel=False,
-    cu_seqlens=None,
-):
-    assert not use_qk_l2norm_in_kernel
-    assert scale is None or scale > 0
-    return _delta(q, k, v, None, beta, scale, initial_state, output_final_state)
-
-
-def fused_recurrent_gated_delta_rule(
-    q,
-    k,
-    v,
-    g=None,
-    gk=None,
-    gv=None,
-    beta=None,
-    scale=None,
-    initial_state=None,
-    output_final_state=False,
-    use_qk_l2norm_in_kernel=False,
-    use_gate_in_kernel=False,
-    A_log=None,
-    dt_bias=None,
-    use_beta_sigmoid_in_kernel=False,
-    allow_neg_eigval=False,
-    state_v_first=False,
-    cu_seqlens=None,
-    **kwargs,
-):
-    assert not kwargs, f"fla 0.6.0 would drop {kwargs} silently"
-    assert gk is None
-    assert gv is None
-    assert not any((use_qk_l2norm_in_kernel, use_gate_in_kernel, use_beta_sigmoid_in_kernel))
-    state = _keys_first(initial_state, state_v_first)
-    out, state = _delta(q, k, v, g, beta, scale, state, output_final_state)
-    return out, _keys_first(state, state_v_first)
-
-
-def _check_delta_chunk(q, k, v, kwargs):
-    assert q.dtype == k.dtype == v.dtype
-    assert q.dtype != torch.float32, "does not support float32. Please use bfloat16."
-    assert q.shape[-1] <= 256
-    chunk_size = kwargs.pop("chunk_size", 64)
-    if chunk_size not in (16, 32, 64):
-        raise ValueError(f"`chunk_size` must be 16, 32, or 64, got {chunk_size}.")
-    assert not kwargs, f"fla 0.6.0 would drop {kwargs} silently"
-
-
-def _keys_first(state, v_first: bool):
-    return state.transpose(-1, -2) if v_first and state is not None else state
-
-
-def _delta(q, k, v, g, beta, scale, state, output_final_state):
-    """The state without the scale; fp32 inside."""
-    B, T, H, K = q.shape
-    assert k.shape == (B, T, H, K)
-    assert v.shape[:3] == beta.shape == (B, T, H)
-    scale = K**-0.5 if scale is None else scale
-    h = torch.zeros(B, H, K, v.shape[-1])
-    if state is not None:
-        assert state.shape == h.shape
-        assert state.dtype == torch.float32
-        h = state.clone()
-    out = []
-    for n in range(T):
-        if g is not None:
-            assert g.shape == (B, T, H)
-            h = h * g[:, n].float().exp()[..., None, None]
-        key = k[:, n].float()
-        miss = v[:, n].float() - torch.einsum("bhk,bhkv->bhv", key, h)
-        h = h + torch.einsum("bhk,bh,bhv->bhkv", key, beta[:, n].float(), miss)
-        out.append(torch.einsum("bhk,bhkv->bhv", q[:, n].float() * scale, h))
-    return torch.stack(out, 1).to(q.dtype), h if output_final_state else None
-
-
-def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False):
-    """(B, T, H, D) each; a causal mask aligned to the bottom right."""
+def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1)):
+    """q (B, T, H, D), k, v (B, S, G, D), G of which H is a multiple; a causal mask and the window
+    (so many before, so many after; -1 for all) are aligned to the bottom right."""
     assert dropout_p == 0.0
     assert q.shape[0] == k.shape[0]
-    assert q.shape[2:] == k.shape[2:] == v.shape[2:]
+    assert q.shape[2] % k.shape[2] == 0
+    assert k.shape[2:] == v.shape[2:]
     assert all(x.stride(-1) == 1 for x in (q, k, v)), "last dimension must be contiguous"
     T, S = q.shape[1], k.shape[1]
-    seen = torch.arange(S)[None, :] <= torch.arange(T)[:, None] + S - T
-    return _softmax(q, k, v, seen if causal else torch.ones(T, S, dtype=torch.bool), softmax_scale)
+    before, after = (S if n < 0 else n for n in window_size)
+    ahead = torch.arange(S)[None, :] - (torch.arange(T)[:, None] + S - T)
+    seen = (ahead >= -before) & (ahead <= (0 if causal else after))
+    return _softmax(q, k, v, seen, softmax_scale)
 
 
 def flash_attn_with_kvcache(
     q, k_cache, v_cache, k=None, v=None, cache_seqlens=None, softmax_scale=None, causal=False
 ):
-    """q (B, 1, H, D) against caches (B, S, H, D), of which the first cache_seqlens (B,) count."""
+    """q (B, 1, H, D) against caches (B, S, G, D), of which the first cache_seqlens (B,) count."""
     assert k is None
     assert v is None
     assert q.shape[1] == 1
-    assert q.shape[2:] == k_cache.shape[2:] == v_cache.shape[2:]
+    assert q.shape[2] % k_cache.shape[2] == 0
+    assert k_cache.shape[2:] == v_cache.shape[2:]
     B, S = k_cache.shape[:2]
     if cache_seqlens is None:
         cache_seqlens = torch.full((B,), S, dtype=torch.int32)
@@ -347,6 +213,7 @@ def flash_attn_with_kvcache(
 
 def _softmax(q, k, v, seen: Tensor, scale: float | None):
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    k, v = (x.repeat_interleave(q.shape[2] // x.shape[2], 2) for x in (k, v))
     scores = torch.einsum("bthd,bshd->bhts", q.float() * scale, k.float())
     weights = scores.masked_fill(~seen, float("-inf")).softmax(-1)
     return torch.einsum("bhts,bshd->bthd", weights, v.float()).to(q.dtype)

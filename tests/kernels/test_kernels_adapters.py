@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from delta_inputs import DeltaCase
 from fake_packages import install_fla, install_flash_attn
 from kernel_inputs import Case, relative
 
-from retnet_bench.kernels import KERNELS, Setting, attention, delta, retention
+from retnet_bench.kernels import KERNELS, Setting, attention, retention
 
 FP32 = 1e-5
 CASE = Case(2, 37, 2, 4, 6, 16, stateful=True, seed=5)
@@ -76,53 +75,6 @@ def test_fla_passes_the_chunk_on():
         retention.fla_chunkwise(q, k, v, decay, chunk=48)
 
 
-DELTA = DeltaCase(length=37, d_k=8, d_v=6, stateful=False)
-BOTH_RULES = pytest.mark.parametrize("gated", [True, False], ids=["gated", "ungated"])
-BF16 = 1e-2
-"""Inputs are the same in bf16 and products of the stand-ins fp32: only the outputs are rounded."""
-
-
-@pytest.mark.usefixtures("fla")
-@BOTH_RULES
-@pytest.mark.parametrize("length", [1, 16, 37])
-def test_fla_delta_gives_our_output_from_an_empty_state(length, gated):
-    inputs = replace(DELTA, length=length, gated=gated).tensors(torch.bfloat16)[:5]
-    out, state = delta.fla_chunkwise(*inputs, chunk=16)
-    expected, ours = delta.recurrent(*inputs)
-    assert (out.dtype, state.dtype) == (torch.bfloat16, torch.float32)
-    assert relative(out, expected) < BF16
-    assert relative(state, ours) < FP32
-
-
-@pytest.mark.usefixtures("fla")
-@BOTH_RULES
-def test_fla_delta_in_two_parts_then_steps_equals_our_recurrence(gated):
-    """d_k and d_v differ, so a state with values first would not fit."""
-    inputs = replace(DELTA, gated=gated).tensors(torch.bfloat16)[:5]
-    parts, state, at = [], None, 0
-    for end in (20, 30):
-        cut = (None if x is None else x[:, at:end] for x in inputs)
-        out, state = delta.fla_chunkwise(*cut, chunk=16, state=state)
-        parts.append(out)
-        at = end
-    for n in range(30, 37):
-        held = state
-        token = (None if x is None else x[:, n] for x in inputs)
-        parts.append(delta.fla_step(*token, state)[:, None])
-        assert state is held
-    expected, end_state = delta.recurrent(*inputs)
-    assert relative(torch.cat(parts, 1), expected) < BF16
-    assert relative(state, end_state) < FP32
-
-
-@pytest.mark.usefixtures("fla")
-@BOTH_RULES
-def test_fla_delta_passes_the_chunk_on(gated):
-    inputs = replace(DELTA, gated=gated).tensors(torch.bfloat16)[:5]
-    with pytest.raises(ValueError, match="16, 32, or 64, got 48"):
-        delta.fla_chunkwise(*inputs, chunk=48)
-
-
 @pytest.mark.usefixtures("flash")
 @pytest.mark.parametrize(("T", "S"), [(9, 9), (9, 21), (1, 21)])
 def test_flash_attn_equals_math(T, S):
@@ -131,12 +83,22 @@ def test_flash_attn_equals_math(T, S):
 
 
 @pytest.mark.usefixtures("flash")
+@pytest.mark.parametrize(("T", "S"), [(9, 9), (60, 60), (60, 67)])
+@pytest.mark.parametrize("window", [1, 7, 80])
+def test_flash_attn_has_windows_and_groups_of_its_own(T, S, window):
+    q, k, v = (torch.randn(2, n, heads, 8) for n, heads in ((T, 6), (S, 2), (S, 2)))
+    found, wanted = (f(q, k, v, window) for f in (attention.flash_attn, attention.math))
+    assert relative(found, wanted) < FP32
+
+
+@pytest.mark.usefixtures("flash")
 @pytest.mark.parametrize("filled", [None, 1, 13, 21])
-def test_a_flash_attn_step_equals_a_math_step(filled):
-    q, k, v = (torch.randn(2, 3, n, 8) for n in (1, 21, 21))
+@pytest.mark.parametrize("kv_heads", [6, 2])
+def test_a_flash_attn_step_equals_a_math_step(filled, kv_heads):
+    q, k, v = (torch.randn(2, heads, n, 8) for n, heads in ((1, 6), (21, kv_heads), (21, kv_heads)))
     mask = None if filled is None else torch.arange(21) < filled
     found, wanted = (f(q, k, v, mask) for f in (attention.flash_attn_step, attention.math_step))
-    assert found.shape == (2, 3, 1, 8)
+    assert found.shape == (2, 6, 1, 8)
     assert relative(found, wanted) < FP32
 
 
@@ -149,6 +111,4 @@ def test_installed_packages_on_a_cuda_machine_are_preferred(monkeypatch):
     assert best("attention", Setting("cuda:1", "bf16", 128, 128, "eager")).name == "flash_attn"
     assert best("attention", Setting("cuda", "fp32", 128, 128, "eager")).name == "sdpa"
     assert best("retention", Setting("cuda", "bf16", 256, 512, "cudagraph")).name == "chunkwise"
-    assert best("delta", Setting("cuda", "bf16", 256, 512, "compile")).name == "delta_fla"
-    assert best("delta", Setting("cuda", "fp32", 128, 128, "eager")).name == "delta_chunkwise"
     assert KERNELS["flash_attn"].why_not(Setting("cuda", "bf16", 256)) is None

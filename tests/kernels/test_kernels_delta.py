@@ -8,12 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from delta_inputs import DeltaCase, by_transitions, cases
+from fake_fla_delta import install_fla_delta
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernel_inputs import relative
 from torch.utils.flop_counter import FlopCounterMode
 
-from retnet_bench.kernels import delta
+from retnet_bench.kernels import KERNELS, Setting, best, delta
 
 FORMS = (delta.chunkwise, delta.recurrent)
 EXACT = 1e-12
@@ -289,3 +290,66 @@ def _assert_wrong():
     inputs = SMALL.tensors()
     out, _ = delta.chunkwise(*inputs[:5], chunk=8, state=inputs[5])
     assert relative(out, by_transitions(*inputs)[0]) > 1e-4
+
+
+@pytest.fixture
+def fla(monkeypatch):
+    install_fla_delta(monkeypatch)
+
+
+DELTA = DeltaCase(length=37, d_k=8, d_v=6, stateful=False)
+EITHER = pytest.mark.parametrize("gated", [True, False], ids=["gated", "ungated"])
+BF16 = 1e-2
+"""Inputs are the same in bf16 and products of the stand-ins fp32: only the outputs are rounded."""
+
+
+@pytest.mark.usefixtures("fla")
+@EITHER
+@pytest.mark.parametrize("length", [1, 16, 37])
+def test_fla_gives_our_output_from_an_empty_state(length, gated):
+    inputs = replace(DELTA, length=length, gated=gated).tensors(torch.bfloat16)[:5]
+    out, state = delta.fla_chunkwise(*inputs, chunk=16)
+    expected, ours = delta.recurrent(*inputs)
+    assert (out.dtype, state.dtype) == (torch.bfloat16, torch.float32)
+    assert relative(out, expected) < BF16
+    assert relative(state, ours) < 1e-5
+
+
+@pytest.mark.usefixtures("fla")
+@EITHER
+def test_fla_in_two_parts_then_steps_equals_our_recurrence(gated):
+    """d_k and d_v differ, so a state with values first would not fit."""
+    inputs = replace(DELTA, gated=gated).tensors(torch.bfloat16)[:5]
+    parts, state, at = [], None, 0
+    for end in (20, 30):
+        cut = (None if x is None else x[:, at:end] for x in inputs)
+        out, state = delta.fla_chunkwise(*cut, chunk=16, state=state)
+        parts.append(out)
+        at = end
+    for n in range(30, 37):
+        held = state
+        token = (None if x is None else x[:, n] for x in inputs)
+        parts.append(delta.fla_step(*token, state)[:, None])
+        assert state is held
+    expected, end_state = delta.recurrent(*inputs)
+    assert relative(torch.cat(parts, 1), expected) < BF16
+    assert relative(state, end_state) < 1e-5
+
+
+@pytest.mark.usefixtures("fla")
+@EITHER
+def test_fla_passes_the_chunk_on(gated):
+    inputs = replace(DELTA, gated=gated).tensors(torch.bfloat16)[:5]
+    with pytest.raises(ValueError, match="16, 32, or 64, got 48"):
+        delta.fla_chunkwise(*inputs, chunk=48)
+
+
+@pytest.mark.usefixtures("fla")
+def test_fla_is_preferred_where_it_can_run(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert best("delta", Setting("cuda", "bf16", 256, 512, "compile")).name == "delta_fla"
+    assert best("delta", Setting("cuda", "fp32", 256, 512, "eager")).name == "delta_chunkwise"
+    assert best("delta", Setting("cuda", "bf16", 320, 320, "eager")).name == "delta_chunkwise"
+    assert best("delta", Setting("cpu", "fp64")).name == "delta_chunkwise"
+    reason = KERNELS["delta_fla"].why_not(Setting("cuda", "fp32"))
+    assert reason == "takes fp16, bf16, not fp32"

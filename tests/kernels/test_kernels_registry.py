@@ -58,8 +58,6 @@ def test_an_unknown_kernel_is_a_user_error_with_a_suggestion():
         ("flash_attn", Setting("cuda", key_dim=264), "key head dimension 264 is above 256"),
         ("flash_attn", Setting("cuda:0", "bf16", 256, 256, "cudagraph"), None),
         ("fla", Setting("cuda:3", "fp32", 256, 512, "compile"), None),
-        ("delta_fla", Setting("cuda", "fp32"), "takes fp16, bf16, not fp32"),
-        ("delta_fla", Setting("cuda", "bf16", 320), "key head dimension 320 is above 256"),
         ("chunkwise", Setting("mps", "fp16", 1024, 4096, "compile"), None),
     ],
 )

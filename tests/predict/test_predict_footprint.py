@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from retnet_bench.base import UserError
 from retnet_bench.models import LanguageModel, ModelConfig, cost, match
+from retnet_bench.models.config import OF_LAYER, LayerConfig
+from retnet_bench.models.options import MixerOptions
+from retnet_bench.models.pattern import HYBRID, LayerChoice
 from retnet_bench.predict.footprint import CUDA_GRANULE, Step, _run, footprint
 from retnet_bench.workloads import WORKLOADS
 
@@ -62,6 +65,27 @@ def test_peak_equals_the_allocators(workload, mixer, changes):
     assert predicted == pytest.approx(measured, rel=within)
 
 
+@pytest.mark.parametrize("workload", ["train", "prefill", "decode"])
+def test_the_peak_of_a_hybrid_equals_the_allocators(workload):
+    layers = tuple(
+        LayerChoice(mixer=mixer, kernel=kernel, options=options_of(mixer))
+        for mixer, kernel in (("retention", "chunkwise"), ("attention", "sdpa"))
+    )
+    hybrid = replace(
+        cell(workload, size="0.4M", length=130),
+        mixer=HYBRID,
+        kernel="chunkwise+sdpa",
+        options=MixerOptions(),
+        layers=layers,
+    )
+    step = Step(
+        workload=workload, config=hybrid.matched().config, batch=2, length=130, dtype="fp32"
+    )
+    with torch.backends.mkldnn.flags(enabled=False):
+        measured = measured_bytes(hybrid)
+    assert footprint(step).peak_bytes == pytest.approx(measured, rel=2e-3)
+
+
 @st.composite
 def steps(draw):
     """A small step of any kind."""
@@ -107,6 +131,27 @@ def test_two_layers_tell_all_the_others(step):
     assert found.flops == whole.flops
     assert found.moved_bytes == whole.moved_bytes
     assert found.launches == whole.launches
+
+
+@pytest.mark.parametrize("workload", ["train", "prefill", "decode"])
+@pytest.mark.parametrize(("period", "n_layers"), [(2, 9), (3, 11), (3, 12), (4, 17)])
+def test_three_rounds_of_a_pattern_tell_all_the_others(workload, period, n_layers):
+    retention, attention = (
+        match("0.4M", mixer, family="modern", options=options_of(mixer)).config
+        for mixer in ("retention", "attention")
+    )
+    layers = [
+        LayerConfig(**{name: getattr(cfg, name) for name in OF_LAYER})
+        for cfg in (replace(retention, kernel="chunkwise"), replace(attention, kernel="sdpa"))
+    ]
+    pattern = tuple(layers[0] if i else layers[1] for i in range(period))
+    config = replace(attention, n_layers=n_layers, layers=pattern)
+    step = Step(workload=workload, config=config, batch=2, length=96, dtype="fp32")
+    found, whole = footprint(step), _run(step, n_layers)
+    assert found.memory == whole.memory
+    assert {**whole.peaks, **found.peaks} == whole.peaks
+    sums = [(f.flops, f.moved_bytes, f.launches) for f in (found, whole)]
+    assert sums[0] == sums[1]
 
 
 @settings(deadline=None, max_examples=12)
