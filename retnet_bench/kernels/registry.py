@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from retnet_bench.base import Registry
-from retnet_bench.kernels import attention, retention, scalar_decay, short_conv, ssd
+from retnet_bench.kernels import attention, delta, retention, scalar_decay, short_conv, ssd
 
 LOW = ("fp16", "bf16")
 ALL = ("fp64", "fp32", "bf16", "fp16")
@@ -227,6 +227,38 @@ _add(
     dtypes=("fp32", *LOW),
     modes=("eager",),
     rank=4,
+)
+_add(
+    name="delta_chunkwise",
+    mixer="delta",
+    form="chunkwise",
+    run=delta.chunkwise,
+    step=delta.recurrent_step,
+    meaning="the UT transform in plain torch; linear in length",
+    rank=2,
+)
+_add(
+    name="delta_recurrent",
+    mixer="delta",
+    form="recurrent",
+    run=delta.recurrent,
+    step=delta.recurrent_step,
+    meaning="the delta rule token by token; the reference, slow on whole sequences",
+)
+_add(
+    name="delta_fla",
+    mixer="delta",
+    form="chunkwise",
+    run=delta.fla_chunkwise,
+    step=delta.fla_step,
+    meaning="the delta rule by flash-linear-attention's Triton kernels",
+    package="fla",
+    distribution="fla-core",
+    devices=("cuda",),
+    dtypes=LOW,
+    modes=("eager", "compile"),
+    max_key_dim=256,
+    rank=3,
 )
 _add(
     name="short_conv",

@@ -39,6 +39,9 @@ def test_the_kernels_and_their_mixers():
         "mamba_ssm": "ssd",
         "short_conv": "short_conv",
         "causal_conv1d": "short_conv",
+        "delta_chunkwise": "delta",
+        "delta_recurrent": "delta",
+        "delta_fla": "delta",
     }
     assert all(name == kernel.name for name, kernel in KERNELS.items())
 
