@@ -48,7 +48,22 @@ class LinearState:
 def feature(x: Tensor) -> Tensor:
     """elu(x) + 1 (Eq. 7), as relu(x) + e^min(x, 0): the same function without the difference that
     loses every digit of e^x below the dtype's eps."""
-    return F.relu(x) + torch.exp(x.clamp(max=0))
+    return _Feature.apply(x)
+
+
+class _Feature(torch.autograd.Function):
+    """`feature` with fewer passes over memory: its slope is 1 or e^x, and so min(feature, 1)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        out = x.clamp(max=0).exp_().add_(F.relu(x))
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (out,) = ctx.saved_tensors
+        return out.clamp(max=1).mul_(grad)
 
 
 def empty_state(k: Tensor, v: Tensor) -> LinearState:

@@ -107,3 +107,85 @@ def _average(a: Tensor, b: Tensor, p: Tensor, bonus: Tensor, v: Tensor) -> Tenso
     most = torch.maximum(p, bonus.detach())
     past, own = torch.exp(p - most), torch.exp(bonus - most)
     return (past * a + own * v) / (past * b + own)
+
+
+def recurrent(
+    k: Tensor,
+    v: Tensor,
+    time_decay: Tensor,
+    time_first: Tensor,
+    chunk: int = 0,
+    state: WKVState | None = None,
+) -> tuple[Tensor, WKVState]:
+    """Token by token: the reference the other forms are held against."""
+    wide = state_dtype(k.dtype)
+    state = empty_state(k.shape[0], k.shape[2], k) if state is None else state
+    w, u = -torch.exp(time_decay.to(wide)), time_first.to(wide)
+    out = []
+    for k_t, v_t in zip(k.to(wide).unbind(1), v.to(wide).unbind(1), strict=True):
+        out.append(_average(state.a, state.b, state.p, u + k_t, v_t))
+        state = _after(state, k_t, v_t, w)
+    return torch.stack(out, 1).to(v.dtype), state
+
+
+def recurrent_step(
+    k: Tensor, v: Tensor, time_decay: Tensor, time_first: Tensor, state: WKVState
+) -> Tensor:
+    """One token, updating `state` in place. k, v (B, d) -> (B, d). For inference only: no gradient
+    flows."""
+    wide = state.p.dtype
+    w, u, k, own = -torch.exp(time_decay.to(wide)), time_first.to(wide), k.to(wide), v.to(wide)
+    out = _average(state.a, state.b, state.p, u + k, own)
+    new = _after(state, k, own, w)
+    for name, value in vars(new).items():
+        getattr(state, name).copy_(value)
+    return out.to(v.dtype)
+
+
+def _after(state: WKVState, k: Tensor, v: Tensor, w: Tensor) -> WKVState:
+    """The state after one token (B, d)."""
+    p = torch.maximum(state.p + w.detach(), k.detach())
+    past, own = torch.exp(state.p + w - p), torch.exp(k - p)
+    return WKVState(past * state.a + own * v, past * state.b + own, p)
+
+
+def fla_recurrent(
+    k: Tensor,
+    v: Tensor,
+    time_decay: Tensor,
+    time_first: Tensor,
+    chunk: int = 0,
+    state: WKVState | None = None,
+) -> tuple[Tensor, WKVState]:
+    """By flash-linear-attention's Triton kernel, one program a channel, token after token. It makes
+    -e^{time_decay} itself, and keeps states in k's dtype, so k goes in as fp32."""
+    from fla.ops.rwkv4 import fused_recurrent_rwkv4
+
+    state = empty_state(k.shape[0], k.shape[2], k) if state is None else state
+    packed = torch.stack([state.a, state.b, state.p], 1)[:, :, None]  # (B, 3, 1, d)
+    out, packed = fused_recurrent_rwkv4(
+        time_decay.float(), time_first.float(), k.float(), v.float(), packed
+    )
+    return out.to(v.dtype), WKVState(*packed[:, :, 0].unbind(1))
+
+
+def fla_step(
+    k: Tensor, v: Tensor, time_decay: Tensor, time_first: Tensor, state: WKVState
+) -> Tensor:
+    """One token by the same; `state` updated in place."""
+    out, new = fla_recurrent(k[:, None], v[:, None], time_decay, time_first, state=state)
+    for name, value in vars(new).items():
+        getattr(state, name).copy_(value)
+    return out[:, 0]
+
+
+def chunkwise_flops(length: int, width: int) -> float:
+    """FLOPs of `chunkwise`, all by element and so seen by no counter, an exponential or a maximum
+    being one: 13 a channel and token for the references and exponents, 5 exponentials, 1 + 4 to
+    add to both sums, 4 to carry them, 6 for the average."""
+    return 33.0 * length * width
+
+
+def recurrent_flops(length: int, width: int) -> float:
+    """The same of `recurrent` and of a step: 12 for the average, 11 to go on."""
+    return 23.0 * length * width
