@@ -81,7 +81,8 @@ def _chunks(
     from_start = torch.exp(start[:, :, None] + rows * w - before)[..., None, :]
     a, b = torch.addcmul(within, carried[:, :, None], from_start).unbind(-2)
     out = _average(a, b, before, k + u, v)  # (B, N, C, d)
-    return out.flatten(1, 2), WKVState(*last.unbind(-2), end[:, -1])
+    a, b = last.unbind(-2)
+    return out.flatten(1, 2), WKVState(a, b, end[:, -1])
 
 
 def _references(k: Tensor, w: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
