@@ -42,6 +42,16 @@ def test_the_kernels_and_their_mixers():
         "delta_chunkwise": "delta",
         "delta_recurrent": "delta",
         "delta_fla": "delta",
+        "channel_decay_chunkwise": "channel_decay",
+        "channel_decay_recurrent": "channel_decay",
+        "channel_decay_fla": "channel_decay",
+        "linear_chunkwise": "linear",
+        "linear_parallel": "linear",
+        "linear_recurrent": "linear",
+        "linear_fla": "linear",
+        "wkv_chunkwise": "wkv",
+        "wkv_recurrent": "wkv",
+        "wkv_fla": "wkv",
     }
     assert all(name == kernel.name for name, kernel in KERNELS.items())
 
