@@ -11,7 +11,17 @@ from typing import Any
 import torch
 
 from retnet_bench.base import Registry
-from retnet_bench.kernels import attention, channel_decay, delta, linear, retention, scalar_decay, short_conv, ssd, wkv
+from retnet_bench.kernels import (
+    attention,
+    channel_decay,
+    delta,
+    linear,
+    retention,
+    scalar_decay,
+    short_conv,
+    ssd,
+    wkv,
+)
 
 LOW = ("fp16", "bf16")
 ALL = ("fp64", "fp32", "bf16", "fp16")
