@@ -21,7 +21,7 @@ from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models import convolution
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.convolution import ShortConvolution
-from retnet_bench.models.mixers.base import Chosen, Context, Mixer, head_count
+from retnet_bench.models.mixers.base import Context, Mixer, head_count
 from retnet_bench.models.options import MixerOptions
 
 Own = TypeVar("Own", bound="Mamba2Options")
@@ -233,9 +233,9 @@ class Mamba2(Mixer):
         return {"project": _projected(cfg)}
 
     @staticmethod
-    def state_choices(size: Size, family: str, options: Chosen) -> Iterator[Chosen]:
+    def state_choices(size: Size, family: str, options: Mamba2Options) -> Iterator[Mamba2Options]:
         """Every N in steps of 8, if none is given."""
-        if isinstance(options, Mamba2Options) and options.state_dim is None:
+        if options.state_dim is None:
             for state_dim in range(8, 1025, 8):
                 yield replace(options, state_dim=state_dim)
 
