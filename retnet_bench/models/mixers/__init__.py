@@ -5,11 +5,15 @@ from __future__ import annotations
 from retnet_bench.base import Registry
 from retnet_bench.models.mixers.attention import Attention
 from retnet_bench.models.mixers.base import Mixer
+from retnet_bench.models.mixers.gated_retention import GatedRetention
+from retnet_bench.models.mixers.mamba2 import Mamba2
 from retnet_bench.models.mixers.retention import Retention
 
 MIXERS: Registry[type[Mixer]] = Registry("mixer")
 MIXERS.add("retention", Retention)
 MIXERS.add("attention", Attention)
+MIXERS.add("gated_retention", GatedRetention)
+MIXERS.add("mamba2", Mamba2)
 MIXERS.add_entry_points("retnet_bench.mixers")
 
 __all__ = ["MIXERS", "Mixer"]
