@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fakes import causal_mean
 from fakes.options import options_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny_models import ARMS, EVERY, build, kernel_of, on_meta, tiny
+from tiny_models import ARMS, build, kernel_of, on_meta, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from retnet_bench.kernels.flops import ADDED
@@ -18,6 +19,11 @@ KERNELS = [
     ("retention", "parallel"),
     ("retention", "recurrent"),
     ("attention", "math"),
+]
+WITH_INVERSES = [
+    (mixer, kernel)
+    for mixer in ("deltanet", "gated_deltanet")
+    for kernel in ("delta_chunkwise", "delta_recurrent")
 ]
 
 
@@ -31,7 +37,7 @@ def test_parameters_equal_the_models(name, mixer, family):
     assert body == cost.body_parameters(cfg)
 
 
-@pytest.mark.parametrize("mixer", EVERY)
+@pytest.mark.parametrize("mixer", ["retention", "attention", causal_mean.NAME])
 @pytest.mark.parametrize("name", SIZES)
 def test_the_papers_body_is_12_d_squared_a_layer(name, mixer):
     """Matrices only: the LayerNorms are the few that 12 d^2 L leaves out."""
@@ -72,9 +78,9 @@ def counted(cfg: ModelConfig, length: int, backward: bool) -> int:
 @st.composite
 def shapes(draw):
     """A small config, and a length."""
-    mixer, kernel = draw(st.sampled_from(KERNELS))
+    mixer, kernel = draw(st.sampled_from(KERNELS + WITH_INVERSES))
     heads, key_dim = draw(st.integers(1, 3)), 2 * draw(st.integers(1, 4))
-    value_dim = draw(st.integers(1, 9)) if mixer == "retention" else key_dim
+    value_dim = key_dim if mixer == "attention" else draw(st.integers(1, 9))
     cfg = ModelConfig(
         mixer=mixer,
         family=draw(st.sampled_from(["paper", "modern"])),
@@ -96,12 +102,14 @@ def shapes(draw):
 @example((tiny("retention"), 24))
 @example((tiny("retention"), 21))
 @example((tiny("retention"), 5))
+@example((tiny("deltanet"), 21))
 def test_forward_flops_equal_flop_counter_mode(shape):
     cfg, length = shape
     assert counted(cfg, length, backward=False) == cost.forward_flops(cfg, length, masked=True)
 
 
-@pytest.mark.parametrize(("mixer", "family"), ARMS)
+@pytest.mark.parametrize("family", ["paper", "modern"])
+@pytest.mark.parametrize("mixer", ["retention", "attention", causal_mean.NAME])
 def test_forward_and_backward_are_three_forwards(mixer, family):
     """Of whole chunks, more than one: a lone chunk's state reaches no output, so it needs none."""
     cfg = tiny(mixer, family)
@@ -114,6 +122,10 @@ def test_forward_and_backward_are_three_forwards(mixer, family):
 @example((tiny("retention"), 5))  # less than one
 @example((tiny("retention"), 21))  # a rest
 @example((tiny("retention", kernel="parallel"), 21))
+@example((tiny("deltanet"), 21))
+@example((tiny("gated_deltanet"), 24))
+@example((tiny("deltanet", kernel="delta_recurrent"), 7))
+@example((tiny("gated_deltanet", kernel="delta_recurrent"), 7))
 def test_training_flops_equal_flop_counter_mode(shape):
     cfg, length = shape
     assert counted(cfg, length, backward=True) == cost.executed_train_flops(cfg, length)
@@ -135,7 +147,7 @@ def test_fused_attention_on_cpu_is_counted_and_computes_its_scores_twice():
     assert both.get_total_flops() == 3 * forward.get_total_flops() + scores / 2
 
 
-@pytest.mark.parametrize(("mixer", "kernel"), KERNELS)
+@pytest.mark.parametrize(("mixer", "kernel"), KERNELS + WITH_INVERSES)
 def test_prefill_and_step_flops_equal_flop_counter_mode(mixer, kernel):
     model = build(tiny(mixer, kernel=kernel))
     state = model.new_state(1, 30)

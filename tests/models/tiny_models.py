@@ -47,6 +47,12 @@ def kernel_of(mixer: str) -> str:
     return next((k.name for k in ours if k.form == "chunkwise"), kind.reference)
 
 
+def kernels_of(mixer: str) -> tuple[str, ...]:
+    """Those that need no package."""
+    kind = MIXERS[mixer]
+    return tuple(k.name for _, k in KERNELS.items() if k.mixer == kind.kernels and not k.package)
+
+
 def build(cfg: ModelConfig, seed: int = 0) -> LanguageModel:
     torch.manual_seed(seed)
     return LanguageModel(cfg)
