@@ -1,5 +1,6 @@
 """What is read: corpora, tokenizers, batches. Importing this room does not import torch."""
 
+from retnet_bench.data import bigrams
 from retnet_bench.data.batches import (
     ScoredDocument,
     count_windows,
@@ -20,6 +21,7 @@ __all__ = [
     "Document",
     "ScoredDocument",
     "Tokenizer",
+    "bigrams",
     "count_windows",
     "count_words",
     "documents",

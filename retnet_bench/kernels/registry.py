@@ -11,7 +11,17 @@ from typing import Any
 import torch
 
 from retnet_bench.base import Registry
-from retnet_bench.kernels import attention, delta, retention, short_conv
+from retnet_bench.kernels import (
+    attention,
+    channel_decay,
+    delta,
+    linear,
+    retention,
+    scalar_decay,
+    short_conv,
+    ssd,
+    wkv,
+)
 
 LOW = ("fp16", "bf16")
 ALL = ("fp64", "fp32", "bf16", "fp16")
@@ -90,6 +100,15 @@ class Kernel:
 
 
 KERNELS: Registry[Kernel] = Registry("kernel")
+FLA: dict[str, Any] = {
+    "package": "fla",
+    "distribution": "fla-core",
+    "devices": ("cuda",),
+    "dtypes": ("fp32", *LOW),
+    "modes": ("eager", "compile"),
+    "rank": 3,
+}
+"""What flash-linear-attention's kernels have in common."""
 
 
 def _add(**fields: Any) -> None:
@@ -129,12 +148,7 @@ _add(
     run=retention.fla_chunkwise,
     step=retention.fla_step,
     meaning="Eq. 7 by flash-linear-attention's Triton kernels",
-    package="fla",
-    distribution="fla-core",
-    devices=("cuda",),
-    dtypes=("fp32", *LOW),
-    modes=("eager", "compile"),
-    rank=3,
+    **FLA,
 )
 _add(
     name="sdpa",
@@ -169,6 +183,64 @@ _add(
     dtypes=LOW,
     max_key_dim=256,
     rank=3,
+)
+for _prefix, _family, _forms in (
+    ("scalar", "scalar_decay", scalar_decay),
+    ("ssd", "ssd", ssd),
+):
+    _add(
+        name=f"{_prefix}_chunkwise",
+        mixer=_family,
+        form="chunkwise",
+        run=_forms.chunkwise,
+        step=_forms.recurrent_step,
+        meaning="data-dependent scalar decay in plain torch; linear in length",
+        rank=2,
+    )
+    _add(
+        name=f"{_prefix}_parallel",
+        mixer=_family,
+        form="parallel",
+        run=_forms.parallel,
+        step=_forms.recurrent_step,
+        meaning="the same as one chunk; quadratic in length",
+        rank=1,
+    )
+    _add(
+        name=f"{_prefix}_recurrent",
+        mixer=_family,
+        form="recurrent",
+        run=_forms.recurrent,
+        step=_forms.recurrent_step,
+        meaning="the same token by token; the reference, slow on whole sequences",
+    )
+    _add(
+        name=f"{_prefix}_fla",
+        mixer=_family,
+        form="chunkwise",
+        run=_forms.fla_chunkwise,
+        step=_forms.fla_step,
+        meaning="the same by flash-linear-attention's Triton kernels",
+        package="fla",
+        distribution="fla-core",
+        devices=("cuda",),
+        dtypes=("fp32", *LOW),
+        modes=("eager", "compile"),
+        rank=3,
+    )
+_add(
+    name="mamba_ssm",
+    mixer="ssd",
+    form="chunkwise",
+    run=ssd.mamba_chunkwise,
+    step=ssd.mamba_step,
+    meaning="Mamba-2's own Triton kernels",
+    package="mamba_ssm",
+    distribution="mamba-ssm",
+    devices=("cuda",),
+    dtypes=("fp32", *LOW),
+    modes=("eager",),
+    rank=4,
 )
 _add(
     name="delta_chunkwise",
@@ -222,6 +294,93 @@ _add(
     devices=("cuda",),
     dtypes=("fp32", *LOW),
     rank=1,
+)
+_add(
+    name="channel_decay_chunkwise",
+    mixer="channel_decay",
+    form="chunkwise",
+    run=channel_decay.chunkwise,
+    step=channel_decay.recurrent_step,
+    meaning="decay by channel, halves of chunks in plain torch; linear in length",
+    rank=2,
+)
+_add(
+    name="channel_decay_recurrent",
+    mixer="channel_decay",
+    form="recurrent",
+    run=channel_decay.recurrent,
+    step=channel_decay.recurrent_step,
+    meaning="decay by channel, token by token; the reference, slow on whole sequences",
+)
+_add(
+    name="channel_decay_fla",
+    mixer="channel_decay",
+    form="chunkwise",
+    run=channel_decay.fla_chunkwise,
+    step=channel_decay.fla_step,
+    meaning="decay by channel by flash-linear-attention's Triton kernels, in chunks of 64",
+    **FLA,
+)
+_add(
+    name="linear_chunkwise",
+    mixer="linear",
+    form="chunkwise",
+    run=linear.chunkwise,
+    step=linear.recurrent_step,
+    meaning="linear attention with a denominator in plain torch; linear in length",
+    rank=2,
+)
+_add(
+    name="linear_parallel",
+    mixer="linear",
+    form="parallel",
+    run=linear.parallel,
+    step=linear.recurrent_step,
+    meaning="the same as one chunk; quadratic in length",
+    rank=1,
+)
+_add(
+    name="linear_recurrent",
+    mixer="linear",
+    form="recurrent",
+    run=linear.recurrent,
+    step=linear.recurrent_step,
+    meaning="the same token by token; the reference, slow on whole sequences",
+)
+_add(
+    name="linear_fla",
+    mixer="linear",
+    form="chunkwise",
+    run=linear.fla_chunkwise,
+    step=linear.fla_step,
+    meaning="the same, its numerator by flash-linear-attention's Triton kernels",
+    **FLA,
+)
+_add(
+    name="wkv_chunkwise",
+    mixer="wkv",
+    form="chunkwise",
+    run=wkv.chunkwise,
+    step=wkv.recurrent_step,
+    meaning="RWKV-4's average, all chunks row by row in plain torch; linear in length",
+    rank=2,
+)
+_add(
+    name="wkv_recurrent",
+    mixer="wkv",
+    form="recurrent",
+    run=wkv.recurrent,
+    step=wkv.recurrent_step,
+    meaning="RWKV-4's average token by token; the reference, slow on whole sequences",
+)
+_add(
+    name="wkv_fla",
+    mixer="wkv",
+    form="recurrent",
+    run=wkv.fla_recurrent,
+    step=wkv.fla_step,
+    meaning="RWKV-4's average by flash-linear-attention's Triton kernel",
+    **FLA,
 )
 
 

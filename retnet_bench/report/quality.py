@@ -113,6 +113,28 @@ def context(records: pd.DataFrame) -> Table | None:
     return table
 
 
+def ar_hits(records: pd.DataFrame) -> Table | None:
+    """Perplexity of the tokens that recall can tell, and of the rest of the same documents."""
+    if not (records["metric"] == "ar_hit_nll_nat").any():
+        return None
+    found = quality.ar_hits(records)
+    keys = [name for name in curves.separators(found) if found[name].nunique() > 1]
+    others = found.loc[found["over"].notna(), "over_arm"].unique()
+    over = [f">to {other}, %" for other in others]
+    words = [f">{name.replace('_', ' ')}" for name in keys]
+    numbers = [">share, %", ">perplexity per token [95 % interval]", *over, ">documents", ">seeds"]
+    table = layout.table(
+        "AR hits: tokens that end a bigram seen before in their context, rare in training",
+        "|".join(["arm", *words, ">n params", "tokens", *numbers]),
+    )
+    for _, row in found.iterrows():
+        names = [row["arm"], *(str(row[key]) for key in keys), f"{row['n_params']:,.0f}"]
+        against = [_percent(row, "over") if row["over_arm"] == other else "" for other in others]
+        numbers = [f"{100 * row['share']:.1f}", interval(row), *against]
+        table.add_row(*names, row["part"], *numbers, str(row["n"]), str(row["seeds"]))
+    return table
+
+
 def _percent(row: pd.Series, name: str) -> str:
     if row[name] != row[name]:
         return ""
@@ -145,4 +167,4 @@ def _speed(row: pd.Series, name: str, shown: Quantity) -> str:
     return _ends(row[name], row[f"{name}_low"], row[f"{name}_high"], shown.factor)
 
 
-TABLES = (context, scaling_laws, ablations, joined)
+TABLES = (context, ar_hits, scaling_laws, ablations, joined)

@@ -198,6 +198,7 @@ _ONCE = "one row per process, phase `warmup`"
 _GPU = "of the GPU, sampled every 0.1 s of the block"
 _ENERGY = "of the block, at least 2 s long"
 _EACH = "samples: one a document"
+_HIT = "they end a bigram seen before in their context and rare in training (setting `ar_hits`)"
 _PEAK = "highest during `phase` (train, prefill or decode)"
 METRICS: dict[str, Metric] = {
     row[0]: Metric(*row)
@@ -236,6 +237,10 @@ METRICS: dict[str, Metric] = {
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),
         ("document_bytes", "bytes", "perplexity", "bytes of `document`"),
+        ("ar_hit_nll_nat", "nat", "perplexity", f"of the AR hits of `document`: {_HIT}"),
+        ("ar_hit_tokens", "tokens", "perplexity", "tokens in `ar_hit_nll_nat`"),
+        ("ar_other_nll_nat", "nat", "perplexity", "of all other tokens of `document`"),
+        ("ar_other_tokens", "tokens", "perplexity", "tokens in `ar_other_nll_nat`"),
         ("gpu_sm_clock_mhz", "mhz", "", f"clock of the multiprocessors {_GPU}"),
         ("gpu_memory_clock_mhz", "mhz", "", f"clock of the memory {_GPU}"),
         ("gpu_power_w", "w", "", f"power {_GPU}"),

@@ -218,7 +218,7 @@ class Runner:
         cell_run.rows += [made.sample(s, process, block, impure=impure) for s in observed]
         value = stopping.block_value(found.samples)
         if value is not None:
-            cell_run.blocks.append((process, np.array([value])))
+            cell_run.blocks.append(TimedBlock(process, np.array([value])))
 
     def _ask(
         self,

@@ -21,6 +21,7 @@ from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES, Recipe
 from retnet_bench.workloads.settings import (
     DecodeSettings,
     DownstreamSettings,
+    LearningSettings,
     PerplexitySettings,
     TrainingSettings,
 )
@@ -31,7 +32,9 @@ mixer's own. Not where the mixer has an option of this name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell(DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSettings):
+class Cell(
+    DecodeSettings, TrainingSettings, LearningSettings, PerplexitySettings, DownstreamSettings
+):
     """Everything that decides what is run. How it is timed is the protocol's, not the cell's.
 
     Settings of other workloads than its own are None. ARM_FIELDS may differ between the arms of a

@@ -35,6 +35,8 @@ class Training(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
     of: dict[str, Any]
     step: Count
+    seconds: float = 0.0
+    """Of training until here; not in what earlier versions wrote."""
     curve: list[tuple[Count, float]]
     watch: dict[str, Any]
     scaler: dict[str, Any]

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from retnet_bench.base import UserError
-from retnet_bench.data import ScoredDocument
+from retnet_bench.data import ScoredDocument, bigrams
 from retnet_bench.models import LanguageModel
 
 CONTEXTS = ("chunked", "sliding", "carried")
@@ -67,6 +68,29 @@ def _windows(n: int, context: Context) -> Iterator[Window]:
         end = min(start + context.window, n)
         yield start, end, end - done
         done, start = end, start + stride
+
+
+def ar_hits(ids: Tensor, context: Context, frequent: np.ndarray, vocab_size: int) -> Tensor:
+    """(N,) bool: which of ids[1:] (N + 1,) end a bigram that stands earlier in what they are
+    predicted from, and that is none of the `frequent` (`bigrams.keys`) of the training text.
+
+    They are what associative recall can tell (AR hits of Zoology, arXiv:2312.04927). Only what
+    `context` gives counts as earlier, so that every hit can be told from tokens the model sees.
+    """
+    n = len(ids) - 1
+    carried = context.kind == "carried"
+    found = [
+        _repeats(ids[start : end + 1].numpy(), None if carried else context.bos, vocab_size)[-last:]
+        for start, end, last in ([(0, n, n)] if carried else _windows(n, context))
+    ]
+    rare = ~np.isin(bigrams.keys(ids.numpy(), vocab_size), frequent)
+    return torch.from_numpy(np.concatenate(found) & rare)
+
+
+def _repeats(window: np.ndarray, bos: int | None, vocab_size: int) -> np.ndarray:
+    """`bigrams.repeated` of a window as the model reads it."""
+    seen = window if bos is None else np.concatenate([[bos], window[1:]])
+    return bigrams.repeated(seen, vocab_size)
 
 
 def _scored(

@@ -43,24 +43,30 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerplexitySettings:
-    """Of the workload `perplexity`, beside those of training."""
+class LearningSettings:
+    """Of every workload that trains for what the model then can do."""
 
-    token_budget: Annotated[
-        Annotated[Integer, Field(gt=0, le=2**50)] | None, Field(description="tokens to train on")
-    ] = None
     learning_rate: Annotated[
         Annotated[Number, Field(gt=0)] | None,
         Field(description="peak learning rate of AdamW; the recipe's by default"),
+    ] = None
+    checkpoint_every: Annotated[
+        Count | None,
+        Field(description="steps between checkpoints; a tenth of the training by default"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerplexitySettings:
+    """Of the workload `perplexity`, beside those of training and learning."""
+
+    token_budget: Annotated[
+        Annotated[Integer, Field(gt=0, le=2**50)] | None, Field(description="tokens to train on")
     ] = None
     documents: Annotated[
         Count | None, Field(description="held-out documents to score; all by default")
     ] = None
     recipe: Annotated[Word | None, Field(description="how it is trained: a row of RECIPES")] = None
-    checkpoint_every: Annotated[
-        Count | None,
-        Field(description="steps between checkpoints; a tenth of the training by default"),
-    ] = None
     context: Annotated[
         Literal["chunked", "sliding", "carried"] | None,
         Field(
@@ -89,6 +95,13 @@ class PerplexitySettings:
         Place | None,
         Field(description="corpus whose held-out documents are scored; `corpus` by default"),
     ] = None
+    ar_hits: Annotated[
+        Count | None,
+        Field(
+            description="also score tokens apart that end a bigram seen before in their context "
+            "and at most so many times in the training text (Zoology: 1250)"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +123,13 @@ class DownstreamSettings:
     )
 
 
-EVERY = (DecodeSettings, TrainingSettings, PerplexitySettings, DownstreamSettings)
+EVERY = (
+    DecodeSettings,
+    TrainingSettings,
+    LearningSettings,
+    PerplexitySettings,
+    DownstreamSettings,
+)
 
 
 @cache  # a plan asks for each of its cells

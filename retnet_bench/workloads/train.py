@@ -24,6 +24,8 @@ from retnet_bench.workloads.modes import execute
 from retnet_bench.workloads.recipe import Recipe
 from retnet_bench.workloads.settings import TrainingSettings
 
+Batch = tuple[torch.Tensor, ...]
+"""What a step takes, of one row a sequence each: inputs and targets, or what else a loss needs."""
 FIXED_STEPS = 5
 """The training step whose loss is kept as a figure that must not change."""
 
@@ -93,45 +95,54 @@ class Train(Workload):
             self.model, self.device, cell.dtype, self.peak_learning_rate(), cell.training_recipe
         )
         self.clip: float | None = None
-        rows = self.sample_tokens(4 * cell.batch, cell.length).split(cell.batch)
-        batches = [(r[:, :-1].contiguous(), r[:, 1:].contiguous()) for r in rows]
+        batches = self.first_batches()
         self.first = batches[0]
-        self.batches: Iterator[tuple[torch.Tensor, torch.Tensor]] = cycle(batches)
-        self.loss = execute(self.model.loss, cell.mode)
+        self.batches: Iterator[Batch] = cycle(batches)
+        self.loss = execute(self.eager_loss, cell.mode)
         self.last_loss = torch.zeros(())
         self.taken = 0
         self.fixed_loss: torch.Tensor | None = None
+
+    def first_batches(self) -> list[Batch]:
+        """A few batches on the device; their content makes no step faster or slower."""
+        rows = self.sample_tokens(4 * self.cell.batch, self.cell.length).split(self.cell.batch)
+        return [(r[:, :-1].contiguous(), r[:, 1:].contiguous()) for r in rows]
+
+    @property
+    def eager_loss(self) -> Callable[..., torch.Tensor]:
+        """From a batch to the loss, in nats per target."""
+        return self.model.loss
 
     def peak_learning_rate(self) -> float:
         """Of AdamW; for timing any small one does."""
         return 1e-4
 
     def step(self) -> None:
-        inputs, targets = (t.to(self.device) for t in next(self.batches))
+        batch = tuple(t.to(self.device) for t in next(self.batches))
         if self.micro_batch == self.cell.batch:
-            self.last_loss = self._backward(inputs, targets, 1.0)
+            self.last_loss = self._backward(batch, 1.0)
         else:
-            self.last_loss = self._accumulate(inputs, targets)
+            self.last_loss = self._accumulate(batch)
         self.optimiser.update(self.clip)
         self.taken += 1
         if self.taken == FIXED_STEPS:
             self.fixed_loss = self.last_loss
 
-    def _backward(self, inputs: torch.Tensor, targets: torch.Tensor, share: float) -> torch.Tensor:
+    def _backward(self, batch: Batch, share: float) -> torch.Tensor:
         """The loss of some sequences, whose gradients count by `share`."""
         with self.optimiser.autocast:
-            loss = self.loss(inputs, targets)
+            loss = self.loss(*batch)
         self.optimiser.backward(loss if share == 1.0 else loss * share)
         return loss.detach()
 
-    def _accumulate(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _accumulate(self, batch: Batch) -> torch.Tensor:
         """The whole batch's mean loss and gradients, `micro_batch` sequences at a time."""
-        parts = zip(inputs.split(self.micro_batch), targets.split(self.micro_batch), strict=True)
-        share = self.micro_batch / len(inputs)
-        return torch.stack([self._backward(x, y, share) for x, y in parts]).mean()
+        parts = zip(*(t.split(self.micro_batch) for t in batch), strict=True)
+        share = self.micro_batch / len(batch[0])
+        return torch.stack([self._backward(part, share) for part in parts]).mean()
 
     def eager_step(self) -> torch.Tensor:
-        return self._loss_of(self.model.loss)
+        return self._loss_of(self.eager_loss)
 
     def mode_step(self) -> torch.Tensor:
         return self._loss_of(self.loss)

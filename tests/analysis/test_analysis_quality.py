@@ -91,6 +91,32 @@ def test_what_context_adds_is_surer_than_the_curves():
     assert np.isnan(table.loc[("transformer", 1024), "over"])
 
 
+def test_ar_hits_and_other_tokens_are_compared_with_the_baseline_each_on_its_own():
+    found = quality.ar_hits(frame(scored.ar_hits({"retnet": 1.1, "transformer": 1.0})))
+    assert list(found["part"]) == ["AR hits", "other tokens"] * 2
+    assert set(found["share"]) == {0.25, 0.75}
+    assert set(found["tokens"]) == {0.25 * 12_000, 0.75 * 12_000}
+    table = found.set_index(["arm", "part"])
+    for arm, loss in (("retnet", 1.1), ("transformer", 1.0)):
+        row = table.loc[(arm, "AR hits")]
+        assert row["low"] < np.exp(loss) < row["high"]
+        assert (row["n"], row["seeds"]) == (12, 3)
+    hits, others = (table.loc[("retnet", part)] for part in ("AR hits", "other tokens"))
+    assert hits["over_arm"] == "transformer"
+    assert hits["over_low"] < np.expm1(0.1) < hits["over_high"]
+    assert others["over_low"] < 0 < others["over_high"]
+    assert table.loc[("transformer", "AR hits"), "over"] != hits["over"]
+
+
+def test_a_document_without_a_hit_counts_for_nothing():
+    rows = list(scored.ar_hits({"retnet": 1.1}))
+    for row in rows:
+        if row["document"] == "year-0" and row["metric"].startswith("ar_hit"):
+            row["value"] = 0.0
+    found = quality.ar_hits(frame(rows)).set_index("part")
+    assert found["n"].to_dict() == {"AR hits": 11, "other tokens": 12}
+
+
 def test_a_context_that_scored_other_tokens_is_no_comparison():
     rows = list(scored.contexts({"retnet": 0.05}))
     longer = [r for r in rows if (r["metric"], r.get("context_length")) == ("context_tokens", 1024)]

@@ -12,17 +12,21 @@ from retnet_bench.analysis.statistics import crossings, estimates, intervals, re
 from retnet_bench.analysis.statistics.crossings import crossover
 from retnet_bench.analysis.statistics.estimates import center, log_ratio, slope
 from retnet_bench.analysis.statistics.intervals import small_sample_factor
+from retnet_bench.analysis.statistics.resampling import TimedBlock
 
 levels = st.lists(st.floats(1e-6, 1e6), min_size=4, max_size=8)
 
 
 def blocks(values, processes=None):
-    return [(p, np.array([v])) for p, v in zip(processes or [0] * len(values), values, strict=True)]
+    return resampling.of_values(processes or [0] * len(values), values)
 
 
 def test_center_is_the_median_of_block_medians_not_of_samples():
     found = center(
-        [(0, np.array([1.0, 1, 1, 1, 1, 1])), *((0, np.array([v])) for v in (5.0, 5.0, 9.0))]
+        [
+            TimedBlock(0, np.array([1.0, 1, 1, 1, 1, 1])),
+            *resampling.of_values([0] * 3, (5.0, 5.0, 9.0)),
+        ]
     )
     assert found.estimate == 5.0
     assert found.n == 4
@@ -188,7 +192,7 @@ def test_intervals_of_8_lognormal_blocks_cover_the_truth(n_processes):
     for _ in range(trials):
         shared = random.lognormal(sigma=0.02 if n_processes > 1 else 0, size=n_processes)[processes]
         data = [
-            (p, level * random.lognormal(sigma=0.01, size=5))
+            TimedBlock(p, level * random.lognormal(sigma=0.01, size=5))
             for p, level in zip(processes, shared * random.lognormal(sigma=0.03, size=8))
         ]
         found = center(data, n_resamples=500)
@@ -282,7 +286,7 @@ def test_a_hundred_thousand_blocks_in_ten_processes_are_resampled_ten_thousand_t
 
 def test_a_hundred_thousand_samples_are_resampled_in_chunks():
     random = np.random.default_rng(0)
-    data = [(i % 4, random.lognormal(sigma=0.1, size=100)) for i in range(1000)]
+    data = [TimedBlock(i % 4, random.lognormal(sigma=0.1, size=100)) for i in range(1000)]
     found = center(data, n_resamples=200)
     assert found.n == 1000
     assert found.low < 1.0 < found.high

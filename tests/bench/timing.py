@@ -32,7 +32,7 @@ def interleaved(steps: Steps, protocol: Protocol) -> Times:
     }
     times: Times = {name: [] for name in steps}
     for name in palindromic(list(steps), protocol.blocks):
-        times[name].append((0, np.array(run_block(CLOCK, steps[name], samples[name]))))
+        times[name].append(TimedBlock(0, np.array(run_block(CLOCK, steps[name], samples[name]))))
     return times
 
 

@@ -102,6 +102,17 @@ def sweep(rates: tuple[float, ...] = (1e-3, 3e-3, 6e-3)) -> Iterator[Row]:
                     yield from scored(law(SIZES[size], 1e6) + abs(np.log(rate / 3e-3)) / 9, about)
 
 
+def ar_hits(arms: dict[str, float]) -> Iterator[Row]:
+    """Documents of which a quarter of the tokens are AR hits, at that loss; the others at 3 nat."""
+    for arm, loss in arms.items():
+        for seed in range(3):
+            about = model(arm, "e", seed)
+            yield from scored((loss + 3 * 3.0) / 4, about)
+            for kind, nats, share in (("ar_hit", loss, 0.25), ("ar_other", 3.0, 0.75)):
+                for row in scored(nats, about, kind=kind):
+                    yield row | {"value": share * row["value"]}
+
+
 def curves(arms: tuple[str, ...] = ("retnet", "transformer")) -> Iterator[Row]:
     for arm in arms:
         for size, n_params in SIZES.items():

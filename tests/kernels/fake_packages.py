@@ -1,7 +1,7 @@
-"""Stand-ins for flash-attn, fla-core and causal-conv1d on a machine without a GPU.
+"""Stand-ins for flash-attn, fla-core, causal-conv1d and mamba-ssm on a machine without a GPU.
 
-Signatures, checks and conventions are those of flash-attn 2.8, fla-core 0.6.0 and causal-conv1d
-1.6; the maths is plain torch, written apart from ours.
+Signatures, checks and conventions are those of flash-attn 2.8, fla-core 0.6.0, causal-conv1d
+1.6 and mamba-ssm 2.3; the maths is plain torch, written apart from ours.
 """
 
 from __future__ import annotations
@@ -151,9 +151,11 @@ def _simple_gla(q, k, v, g, g_gamma, scale, state, output_final_state):
     B, T, H, K = q.shape
     assert k.shape == (B, T, H, K)
     assert v.shape[:3] == (B, T, H)
-    assert g is None
-    assert g_gamma.shape == (H,)
-    assert g_gamma.dtype == torch.float32
+    assert (g is None) != (g_gamma is None)
+    assert g_gamma is None or g_gamma.shape == (H,)
+    assert g is None or g.shape == (B, T, H)
+    log_decay = g_gamma.expand(B, T, H) if g is None else g
+    assert log_decay.dtype == torch.float32
     scale = K**-0.5 if scale is None else scale
     h = torch.zeros(B, H, K, v.shape[-1])
     if state is not None:
@@ -161,11 +163,86 @@ def _simple_gla(q, k, v, g, g_gamma, scale, state, output_final_state):
         h = state.float().clone()
     out = []
     for n in range(T):
-        h = h * g_gamma.exp()[:, None, None] + torch.einsum(
+        h = h * log_decay[:, n].exp()[..., None, None] + torch.einsum(
             "bhk,bhv->bhkv", k[:, n].float(), v[:, n].float()
         )
         out.append(torch.einsum("bhk,bhkv->bhv", q[:, n].float() * scale, h))
     return torch.stack(out, 1).to(q.dtype), h if output_final_state else None
+
+
+def install_mamba_ssm(monkeypatch) -> None:
+    package = "mamba_ssm.ops.triton"
+    install(
+        monkeypatch,
+        f"{package}.ssd_combined",
+        mamba_chunk_scan_combined=mamba_chunk_scan_combined,
+    )
+    selective = ModuleType(f"{package}.selective_state_update")
+    selective.selective_state_update = selective_state_update
+    monkeypatch.setitem(sys.modules, selective.__name__, selective)
+
+
+def mamba_chunk_scan_combined(
+    x,
+    dt,
+    A,
+    B,
+    C,
+    chunk_size,
+    D=None,
+    z=None,
+    dt_bias=None,
+    initial_states=None,
+    seq_idx=None,
+    cu_seqlens=None,
+    dt_softplus=False,
+    dt_limit=(0.0, float("inf")),
+    return_final_states=False,
+    return_varlen_states=False,
+):
+    """x (B, T, h, P), dt (B, T, h), A (h,), B and C (B, T, G, N); states (B, h, P, N)."""
+    batch, T, h, P = x.shape
+    G, N = B.shape[2:]
+    assert dt.shape == (batch, T, h)
+    assert A.shape == (h,)
+    assert B.shape == C.shape == (batch, T, G, N)
+    assert h % G == 0
+    assert D is None
+    assert z is None
+    assert dt_bias is None
+    assert not dt_softplus
+    state = x.new_zeros(batch, h, P, N, dtype=torch.float32)
+    if initial_states is not None:
+        assert initial_states.shape == state.shape
+        state = initial_states.float().clone()
+    rows = [
+        selective_state_update(
+            state,
+            x[:, t],
+            dt[:, t, :, None].expand(batch, h, P),
+            A[:, None, None].expand(h, P, N),
+            B[:, t],
+            C[:, t],
+        )
+        for t in range(T)
+    ]
+    out = torch.stack(rows, 1)
+    return (out, state) if return_final_states else out
+
+
+def selective_state_update(
+    state, x, dt, A, B, C, D=None, z=None, dt_bias=None, dt_softplus=False, state_batch_indices=None
+):
+    """state (B, h, P, N) in place, x and dt (B, h, P), A (h, P, N), B and C (B, G, N)."""
+    batch, h, P, N = state.shape
+    assert x.shape == dt.shape == (batch, h, P)
+    assert A.shape == (h, P, N)
+    assert A.stride(-1) == A.stride(-2) == dt.stride(-1) == 0, "else a slower kernel"
+    assert B.shape == C.shape
+    B, C = (y.float().repeat_interleave(h // y.shape[1], 1) for y in (B, C))  # (B, h, N)
+    dt = dt[..., None].float()
+    state.copy_(state * (dt * A).exp() + dt * B[:, :, None] * x[..., None].float())
+    return (state * C[:, :, None]).sum(-1).to(x.dtype)
 
 
 def flash_attn_func(q, k, v, dropout_p=0.0, softmax_scale=None, causal=False, window_size=(-1, -1)):

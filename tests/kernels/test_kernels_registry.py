@@ -14,6 +14,8 @@ from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.kernels import registry as table
 
+FORMS = ("chunkwise", "parallel", "recurrent", "fla")
+
 
 @pytest.fixture
 def gpu_machine(monkeypatch):
@@ -32,11 +34,24 @@ def test_the_kernels_and_their_mixers():
         "sdpa": "attention",
         "math": "attention",
         "flash_attn": "attention",
+        **{f"scalar_{form}": "scalar_decay" for form in FORMS},
+        **{f"ssd_{form}": "ssd" for form in FORMS},
+        "mamba_ssm": "ssd",
         "short_conv": "short_conv",
         "causal_conv1d": "short_conv",
         "delta_chunkwise": "delta",
         "delta_recurrent": "delta",
         "delta_fla": "delta",
+        "channel_decay_chunkwise": "channel_decay",
+        "channel_decay_recurrent": "channel_decay",
+        "channel_decay_fla": "channel_decay",
+        "linear_chunkwise": "linear",
+        "linear_parallel": "linear",
+        "linear_recurrent": "linear",
+        "linear_fla": "linear",
+        "wkv_chunkwise": "wkv",
+        "wkv_recurrent": "wkv",
+        "wkv_fla": "wkv",
     }
     assert all(name == kernel.name for name, kernel in KERNELS.items())
 

@@ -48,9 +48,15 @@ def measured_bytes(found) -> float:
         ("train", "retention", {"length": 64, "dtype": "bf16", "recompute": True}),
         ("train", "attention", {"length": 64, "batch": 6, "micro_batch": 2}),
         ("train", "attention", {"length": 64, "dropout": 0.1}),
+        ("train", "attention", {"length": 256, "kv_heads": 1}),
+        ("train", "attention", {"length": 250, "window": 40, "kv_heads": 1, "family": "modern"}),
+        ("train", "attention", {"length": 150, "window": 40, "kv_heads": 1, "kernel": "math"}),
+        ("train", "attention", {"length": 200, "window": 64, "dtype": "bf16"}),
         ("prefill", "attention", {"length": 512, "batch": 1}),
+        ("prefill", "attention", {"length": 512, "window": 40, "kv_heads": 1}),
         ("prefill", "retention", {"length": 256, "dtype": "bf16"}),
         ("decode", "attention", {"length": 300, "size": "0.4M"}),
+        ("decode", "attention", {"length": 300, "size": "0.4M", "window": 64, "kv_heads": 1}),
         ("decode", "retention", {"length": 300, "dtype": "bf16"}),
     ],
 )
@@ -106,7 +112,12 @@ def steps(draw):
         d_ffn=draw(st.integers(1, 64)),
         vocab_size=draw(st.integers(2, 90)),
         kernel=kernel,
-        options=options_of(mixer, chunk=draw(st.integers(1, 20))),
+        options=options_of(
+            mixer,
+            chunk=draw(st.integers(1, 20)),
+            window=draw(st.none() | st.integers(1, 60)),
+            kv_heads=draw(st.sampled_from([None, 1])),
+        ),
     )
     return Step(
         workload=draw(st.sampled_from(["train", "prefill", "decode"])),

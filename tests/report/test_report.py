@@ -141,6 +141,18 @@ def test_the_tables_of_quality():
     assert joined[4] == "5.000"  # bytes are counted: no interval belongs to them
 
 
+def test_ar_hits_stand_apart_from_other_tokens():
+    rows = frame(scored.ar_hits({"retnet": 1.1, "transformer": 1.0}))
+    table = shown(rows)[
+        "AR hits: tokens that end a bigram seen before in their context, rare in training"
+    ]
+    assert [row[2:4] for row in rows_of(table)] == [
+        ["AR hits", "25.0"],
+        ["other tokens", "75.0"],
+    ] * 2
+    assert quality.ar_hits(frame(small_study())) is None
+
+
 def test_ablations_stand_beside_the_paper_s():
     table = {row[0]: row for row in rows_of(text(quality.ablations(frame(scored.ablations()))))}
     assert table["no_decay"][4] == "6.948"  # 27.86 / 26.05

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 
+from retnet_bench.analysis.statistics.resampling import TimedBlock, of_values
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.run.stopping import block_value, by_protocol, in_round, relative_half_width
 from retnet_bench.workloads import Sample
 
 
-def cell_run(*seconds: float) -> list[tuple[int, np.ndarray]]:
-    return [(0, np.array([value])) for value in seconds]
+def cell_run(*seconds: float) -> list[TimedBlock]:
+    return of_values([0] * len(seconds), seconds)
 
 
 QUIET = [cell_run(*[1.0] * 6), cell_run(*[2.0] * 6)]
@@ -60,7 +60,7 @@ def test_the_most_blocks_end_it():
 def test_the_rule_cannot_see_where_the_interval_lies():
     """Optional stopping on a difference would find differences that are not there."""
     rule = by_protocol(Protocol(blocks=4, precision=0.05))
-    far = [NOISY[0], [(p, 7 * v) for p, v in NOISY[1]]]
+    far = [NOISY[0], [TimedBlock(p, 7 * v) for p, v in NOISY[1]]]
     assert relative_half_width(far) == pytest.approx(relative_half_width(NOISY))
     assert (rule(4, 1.0, far) is None) == (rule(4, 1.0, NOISY) is None)
 
@@ -80,7 +80,7 @@ def test_a_block_counts_by_the_mean_of_its_positions_medians():
 
 
 def test_the_first_of_several_rounds_spends_its_share_however_narrow_its_interval():
-    same = [[(0, np.array([1.0]))] * 20] * 2
+    same = [of_values([0] * 20, [1.0] * 20)] * 2
     protocol = Protocol(blocks=2, precision=0.1, budget_s=90.0)
     first, later = (in_round(protocol, 5.0, last_word=word) for word in (False, True))
     assert first(20, 4.9, same) is None

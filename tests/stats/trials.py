@@ -99,7 +99,7 @@ class Design:
 
     def _blocks(self, logs: np.ndarray) -> list[resampling.TimedBlock]:
         process = np.repeat(np.arange(self.processes), self.blocks)
-        return [(int(p), np.array([np.exp(v)])) for p, v in zip(process, logs, strict=True)]
+        return resampling.of_values(process, np.exp(logs))
 
 
 def default(study: str, noise: Noise) -> Design:

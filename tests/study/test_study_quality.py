@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from retnet_bench.base import UserError
 from retnet_bench.study import plan
 from retnet_bench.study.study import Settings, Study
 from retnet_bench.workloads import Cell
-from retnet_bench.workloads.settings import PerplexitySettings, TrainingSettings, meanings
+from retnet_bench.workloads.perplexity import Perplexity
+from retnet_bench.workloads.settings import TrainingSettings, meanings
 
 FIXED: dict[str, Any] = {"size": "0.1M", "tokenizer": "byte", "length": 256, "batch": 4}
 SAID: dict[str, Any] = {
@@ -24,6 +26,7 @@ SAID: dict[str, Any] = {
     "stride": 64,
     "contexts": [128, 512],
     "by_position": True,
+    "ar_hits": 1250,
     "score_corpus": "sotu",
 }
 
@@ -44,7 +47,7 @@ def test_every_setting_reaches_the_cells_of_both_arms():
         found = {name: getattr(cell, name) for name in SAID}
         assert found == SAID | {"contexts": (128, 512)}
         assert cell.matched().config.dropout == 0.2
-    read = {*meanings(TrainingSettings), *meanings(PerplexitySettings)}
+    read = {*itertools.chain.from_iterable(map(meanings, Perplexity.settings))}
     assert set(SAID) < read <= set(Settings.model_fields)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ from fakes.cells import cell, texts
 from fakes.clock import FakeClock
 
 from retnet_bench.base import UserError
+from retnet_bench.data import load_corpus
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS
 from retnet_bench.workloads import Diverged, Sample
@@ -56,6 +59,39 @@ def test_each_held_out_document_has_nll_tokens_words_and_bytes(own_text):
         assert {(s.phase, s.coordinates["context"]) for s in rows.values()} == {
             ("score", "chunked")
         }
+
+
+def test_ar_hits_and_the_others_are_the_document_in_two_parts(own_text):
+    """Training and scoring are as without them; a hit is told by what the window shows."""
+    common = {"length": 128, "documents": 2, **own_text}
+    plain, found = run(**common), run(ar_hits=500, **common)
+    assert [s for s in found if not s.metric.startswith("ar_")] == plain
+    for document in {s.coordinates["document"] for s in plain if "document" in s.coordinates}:
+        rows = {s.metric: s for s in found if s.coordinates.get("document") == document}
+        nats = [rows[f"ar_{part}_nll_nat"].values[0] for part in ("hit", "other")]
+        assert sum(nats) == pytest.approx(rows["document_nll_nat"].values[0])
+        tokens = [rows[f"ar_{part}_tokens"].values[0] for part in ("hit", "other")]
+        assert sum(tokens) == rows["document_tokens"].values[0]
+        assert tokens[0] == _hits(Path(own_text["corpus"], document), 128, 500)
+        assert 0 < tokens[0] < tokens[1]
+        where = [s for m, s in rows.items() if m.startswith("ar_")]
+        assert {(s.phase, s.coordinates["context"]) for s in where} == {("score", "chunked")}
+
+
+def _hits(path: Path, window: int, most: int) -> int:
+    """Token by token: bytes, <bos> first, in windows that do not overlap."""
+    corpus = load_corpus(str(path.parent))
+    counted = Counter(
+        pair for d in corpus.documents("train") for pair in pairwise([256, *d.text.encode()])
+    )
+    ids = [256, *path.read_bytes()]
+    found = 0
+    for at in range(1, len(ids)):
+        start = (at - 1) // window * window
+        earlier = {*pairwise(ids[start:at])}
+        bigram = (ids[at - 1], ids[at])
+        found += bigram in earlier and counted[bigram] <= most
+    return found
 
 
 # --- training ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fakes.cells import cell
@@ -165,3 +166,30 @@ def test_documents_shorter_than_the_longest_context_are_left_out_and_some_must_b
         scoring.check_contexts(short, (128, 300))
     scoring.check_contexts(short, (128, 299))
     scoring.check_contexts(short, ())
+
+
+# --- AR hits -----------------------------------------------------------------------------------
+
+
+def _told(ids: list[int], frequent: set[tuple[int, int]], **context: object) -> list[int]:
+    """Places in ids[1:] of the hits."""
+    keys = np.array(sorted(a * 10 + b for a, b in frequent), np.int64)
+    said: dict[str, Any] = {"kind": "chunked", "window": 4, "stride": 2} | context
+    of = Context(**said)
+    return scoring.ar_hits(torch.tensor(ids), of, keys, 10).nonzero().flatten().tolist()
+
+
+def test_a_hit_is_known_from_what_the_context_shows():
+    ids = [1, 2, 3, 1, 2, 3, 1, 2]
+    assert _told(ids, set(), kind="carried") == [3, 4, 5, 6]
+    assert _told(ids, set()) == [3]  # windows see 1 2 3 1 (2) and 2 3 1 (2)
+    assert _told(ids, set(), kind="sliding") == [3, 5]  # 3 1 2 3 (1), not 1 2 3 1 2
+    assert _told(ids, {(1, 2)}, kind="carried") == [4, 5]
+    assert _told(ids, set(), kind="carried", bos=9) == [3, 4, 5, 6]  # nothing is replaced there
+
+
+def test_what_bos_hides_was_not_seen():
+    ids = [9, 1, 2, 9, 1, 2, 1, 2, 5]
+    assert _told(ids, set(), window=8, bos=9) == [3, 4, 6]
+    assert _told([9, 5, 6, 1, 2, 1, 2], set(), window=3, bos=9) == []  # reads <bos> 2 1, not 1 2 1
+    assert _told([9, 5, 6, 1, 2, 1, 2], set(), window=3) == [5]

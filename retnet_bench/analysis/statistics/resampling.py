@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +12,6 @@ N_RESAMPLES = 2000
 
 SEED = 0
 
-TimedBlock = tuple[int, np.ndarray]
-"""The index of a process, and the raw samples of one of its blocks."""
-
 _CHUNK = 2_000_000
 """Most values drawn at once, so that memory stays flat however much there is to resample."""
 
@@ -22,14 +19,26 @@ _MANY = 512
 """From so many blocks on, the median of a resample is drawn by its order statistics."""
 
 
+class TimedBlock(NamedTuple):
+    """The raw samples of one block, and which process they were taken in."""
+
+    process: int
+    samples: np.ndarray
+
+
+def of_values(processes: Iterable[int], values: Iterable[float]) -> list[TimedBlock]:
+    """Blocks of which one value each is known."""
+    return [TimedBlock(int(p), np.array([v])) for p, v in zip(processes, values, strict=True)]
+
+
 def medians_of(blocks: Sequence[TimedBlock]) -> tuple[np.ndarray, np.ndarray]:
     """Process and median of each block; blocks of one length are taken together."""
-    processes = np.array([process for process, _ in blocks], dtype=int)
-    lengths = np.array([len(samples) for _, samples in blocks], dtype=int)
+    processes = np.array([block.process for block in blocks], dtype=int)
+    lengths = np.array([len(block.samples) for block in blocks], dtype=int)
     medians = np.empty(len(blocks))
     for length in np.unique(lengths):
         chosen = np.flatnonzero(lengths == length)
-        medians[chosen] = np.median(np.array([blocks[int(i)][1] for i in chosen]), axis=1)
+        medians[chosen] = np.median(np.array([blocks[int(i)].samples for i in chosen]), axis=1)
     return processes, medians
 
 

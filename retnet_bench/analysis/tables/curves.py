@@ -224,7 +224,7 @@ def perplexities(records: pd.DataFrame, per: str = "byte") -> pd.DataFrame:
     """
     if per not in UNITS:
         raise UserError(f'unknown unit of perplexity "{per}"{did_you_mean(per, UNITS)}')
-    frame, bits = (_over_seeds(records, "document", "n_params", _loss(u)) for u in (per, "byte"))
+    frame, bits = (over_seeds(records, "document", "n_params", loss_per(u)) for u in (per, "byte"))
     nats = bits[["estimate", "low", "high"]] / np.log(2)
     frame[["estimate", "low", "high"]] = np.exp(frame[["estimate", "low", "high"]])
     frame[["bits_per_byte", "bits_low", "bits_high"]] = nats
@@ -236,7 +236,7 @@ def by_context(records: pd.DataFrame) -> pd.DataFrame:
 
     Columns [arm, context_length, size, token_budget, *separators, *SUMMARY, seeds].
     """
-    frame = _over_seeds(records, "context", "context_length", _loss("token"))
+    frame = over_seeds(records, "context", "context_length", loss_per("token"))
     frame[["estimate", "low", "high"]] = np.exp(frame[["estimate", "low", "high"]])
     return frame
 
@@ -247,7 +247,7 @@ def by_position(records: pd.DataFrame) -> pd.DataFrame:
     `position` is the end of a bucket; `length`, which is kept, is the length trained on. Columns
     [arm, position, size, token_budget, length, *separators, *SUMMARY, seeds].
     """
-    return _over_seeds(records, "position", "position", _loss("token"), ["length"])
+    return over_seeds(records, "position", "position", loss_per("token"), ["length"])
 
 
 def loss_curve(records: pd.DataFrame) -> pd.DataFrame:
@@ -262,10 +262,11 @@ def loss_curve(records: pd.DataFrame) -> pd.DataFrame:
     return _count_seeds(frame, losses)
 
 
-def _over_seeds(
+def over_seeds(
     records: pd.DataFrame, kind: str, x: str, summary: Summary, per: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """The points of what was scored, with `seeds`; seeds are replicas and separate nothing."""
+    """The points of what was scored (`rows.documents`), with `seeds`; seeds are replicas and
+    separate nothing."""
     scored = rows.documents(records, kind)
     failed = rows.failed(records, f"{kind}_nll_nat", "perplexity")
     if x != "n_params":
@@ -288,7 +289,9 @@ def _mean_over_seeds(points: pd.DataFrame) -> Interval:
     return replication.mean(levels)
 
 
-def _loss(per: str) -> Summary:
+def loss_per(per: str) -> Summary:
+    """The loss in nat per byte, word or token of one point's scores."""
+
     def summary(scored: pd.DataFrame) -> Interval:
         (point,) = rows.scores([scored], f"{per}s")
         return replication.loss(point)

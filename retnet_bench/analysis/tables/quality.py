@@ -23,6 +23,8 @@ _HOW = {
     "memory_bytes": "tensors while decoding",
 }
 _ENDS = ("", "_low", "_high")
+HIT_PARTS = {"ar_hit": "AR hits", "ar_other": "other tokens"}
+"""By kind of `rows.documents`: what the tokens of a document are told apart into."""
 
 
 def reference(records: pd.DataFrame) -> str | None:
@@ -110,14 +112,20 @@ def contexts(records: pd.DataFrame) -> pd.DataFrame:
     keys = ["arm", "context_length", *curves.separators(frame)]
     scored = rows.documents(records, "context")
     groups = dict(iter(scored.groupby(keys, dropna=False)))
-    against: dict[str, str] = {}
-    for a, b in ratios.sides(records):
-        against.setdefault(a, b)
+    against = _against(records)
     found = [_context(key, groups, against) for key in frame[keys].itertuples(index=False)]
     columns = [f"{name}{end}" for name in ("gain", "over") for end in _ENDS]
     return frame.assign(over_arm=frame["arm"].map(against))[[*frame.columns, "over_arm"]].join(
         pd.DataFrame(found, columns=columns, index=frame.index)
     )
+
+
+def _against(records: pd.DataFrame) -> dict[str, str]:
+    """By arm: the first that it is compared with."""
+    against: dict[str, str] = {}
+    for a, b in ratios.sides(records):
+        against.setdefault(a, b)
+    return against
 
 
 def _context(key: Any, groups: dict[Any, pd.DataFrame], against: dict[str, str]) -> list[float]:
@@ -139,6 +147,39 @@ def _same_models(a: pd.DataFrame, b: pd.DataFrame) -> Interval:
     if not both or not np.array_equal(of_a.units, of_b.units):
         return UNKNOWN
     return replication.loss(Scores(of_a.nll - of_b.nll, of_a.units))
+
+
+def ar_hits(records: pd.DataFrame) -> pd.DataFrame:
+    """Perplexity per token of AR hits and of the other tokens of the same documents, over seeds.
+
+    Columns [arm, n_params, size, token_budget, *separators, estimate, low, high, n, status, reason,
+    seeds, part, tokens, over_arm, over, over_low, over_high, share]: `part` is a value of
+    HIT_PARTS, `share` that of its `tokens` among all that were scored, `over` the relative
+    difference of its perplexity to that of the arm `over_arm`, on the same tokens.
+    """
+    against = _against(records)
+    parts = [_hit_part(records, kind, part, against) for kind, part in HIT_PARTS.items()]
+    frame = pd.concat(parts, ignore_index=True)
+    names = ["arm", "n_params", *curves.separators(parts[0])]
+    whole = frame.groupby(names, dropna=False)["tokens"].transform("sum")
+    frame = frame.assign(share=frame["tokens"] / whole)
+    return frame.sort_values(["n_params", *names], kind="stable").reset_index(drop=True)
+
+
+def _hit_part(records: pd.DataFrame, kind: str, part: str, against: dict[str, str]) -> pd.DataFrame:
+    frame = curves.over_seeds(records, kind, "n_params", curves.loss_per("token"))
+    frame = frame.dropna(subset="estimate")
+    frame[["estimate", "low", "high"]] = np.exp(frame[["estimate", "low", "high"]])
+    keys = ["arm", *curves.separators(frame)]
+    groups = dict(iter(rows.documents(records, kind).groupby(keys, dropna=False)))
+    found = []
+    for arm, *setting in frame[keys].itertuples(index=False):
+        own, other = groups[(arm, *setting)], groups.get((against.get(arm), *setting))
+        tokens = own.groupby("cell_id")["document_tokens"].sum().iloc[0]
+        over = UNKNOWN if other is None else _difference(own, other, "tokens")
+        found.append([part, tokens, against.get(arm), *np.expm1(over[:3])])
+    columns = ["part", "tokens", "over_arm", *(f"over{end}" for end in _ENDS)]
+    return frame.join(pd.DataFrame(found, columns=columns, index=frame.index))
 
 
 @dataclass(frozen=True)

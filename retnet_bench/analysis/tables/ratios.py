@@ -16,6 +16,7 @@ from retnet_bench.analysis.statistics import crossings, estimates, intervals
 from retnet_bench.analysis.statistics.crossings import Crossover
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.statistics.replication import perplexity_ratio
+from retnet_bench.analysis.statistics.resampling import of_values
 from retnet_bench.analysis.tables import rows
 from retnet_bench.analysis.tables.floor import Floor, Floors
 from retnet_bench.base import UserError
@@ -137,9 +138,9 @@ def _timed(records: pd.DataFrame, a: str, b: str, floors: Floors) -> Iterator[di
         paired = pair_up(values, a, b)
         for _, pair in paired.groupby(["pair_id", "phase"], dropna=False):
             process = pair.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
-            of_a = list(zip(process, pair[["a"]].to_numpy(), strict=True))
-            of_b = list(zip(process, pair[["b"]].to_numpy(), strict=True))
-            ratio = estimates.log_ratio(of_a, of_b)
+            ratio = estimates.log_ratio(
+                of_values(process, pair["a"]), of_values(process, pair["b"])
+            )
             yield _row(pair, metric, a, b, ratio, floors.get(metric))
         yield from _apart(values, paired, metric, a, b)
 

@@ -39,7 +39,7 @@ def replica(metric: str) -> str:
     """What the intervals of `metric` are made of: documents of a score, blocks of anything else."""
     return (
         "document"
-        if metric.startswith(("document_", "context_", "position_", "perplexity"))
+        if metric.startswith(("document_", "context_", "position_", "ar_", "perplexity"))
         else "block"
     )
 
@@ -74,7 +74,9 @@ def blocks(rows: pd.DataFrame) -> list[TimedBlock]:
     block = rows.groupby(BLOCK_KEYS, dropna=False).ngroup().to_numpy()
     samples = rows["samples"].to_numpy()
     parts = [np.flatnonzero(block == index) for index in np.unique(block)]
-    return [(int(process[part[0]]), np.concatenate(list(samples[part]))) for part in parts]
+    return [
+        TimedBlock(int(process[part[0]]), np.concatenate(list(samples[part]))) for part in parts
+    ]
 
 
 def per_block(records: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -132,10 +134,10 @@ def separators(
 def documents(records: pd.DataFrame, kind: str = "document") -> pd.DataFrame:
     """One row per cell, context, scored document and place, `value` its nll in nat.
 
-    `kind` says what was scored: the whole `document`, its part up to a `context` or its part in a
-    bucket of a `position`. Adds columns document_tokens, document_words and document_bytes of that
-    part (nan where not recorded). Of what was scored twice the later score counts. Where no
-    document is named, one stands for all.
+    `kind` says what was scored: the whole `document`, its part up to a `context`, its part in a
+    bucket of a `position`, or its tokens that are an `ar_hit` or `ar_other`. Adds columns
+    document_tokens, document_words and document_bytes of that part (nan where not recorded). Of
+    what was scored twice the later score counts. Where no document is named, one stands for all.
     """
     counts = {f"{kind}_{unit}": f"document_{unit}" for unit in UNITS}
     chosen = records["metric"].isin([f"{kind}_nll_nat", *counts]) & records["value"].notna()

@@ -11,6 +11,7 @@ import pandas as pd
 
 from retnet_bench.analysis.statistics import crossings, estimates, intervals, replication
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
+from retnet_bench.analysis.statistics.resampling import of_values
 from retnet_bench.analysis.tables import curves, ratios, rows
 from retnet_bench.analysis.verdicts.claims import COMPARISONS, CROSSES, PERPLEXITY, RATES, Claim
 from retnet_bench.results.quantities import SLOPE
@@ -195,8 +196,7 @@ def _ratio(cells: pd.DataFrame, claim: Claim) -> Interval:
     if paired.empty:
         raise _NotMeasured("the arms were not measured side by side")
     process = paired.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
-    a, b = (list(zip(process, paired[[side]].to_numpy(), strict=True)) for side in ("a", "b"))
-    return estimates.log_ratio(a, b)
+    return estimates.log_ratio(of_values(process, paired["a"]), of_values(process, paired["b"]))
 
 
 def _level(cells: pd.DataFrame, claim: Claim) -> Interval:

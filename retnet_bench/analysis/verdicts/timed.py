@@ -104,7 +104,7 @@ def _ratio(
 
 def _blocks(values: pd.DataFrame, column: str) -> list[resampling.TimedBlock]:
     process = values.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
-    return [(int(p), np.array([v])) for p, v in zip(process, values[column], strict=True)]
+    return resampling.of_values(process, values[column])
 
 
 def _decided(timed: _Timed, decision: Decision) -> Row:

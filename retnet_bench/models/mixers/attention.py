@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -17,6 +18,7 @@ from retnet_bench.kernels import KERNELS
 from retnet_bench.kernels import attention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
+from retnet_bench.models.options import MixerOptions
 
 Own = TypeVar("Own", bound="AttentionOptions")
 
@@ -172,15 +174,23 @@ class Attention(Mixer):
     def fork(self, state: KVCache) -> KVCache:
         """The same cache: slots up to a position don't change when later ones are written. Those of
         a ring do, so it is copied."""
-        if not state.ring:
-            return state
-        return replace(state, keys=state.keys.clone(), values=state.values.clone())
+        return super().fork(state) if state.ring else state
 
     @staticmethod
     def defaults(size: Size, family: str, options: AttentionOptions) -> dict[str, Any]:
         d = size.d_model
         n_heads = head_count(d, options.head_dim or size.attention_head_dim)
         return {"n_heads": n_heads, "d_key": d, "d_value": d}
+
+    @staticmethod
+    def state_choices(size: Size, family: str, options: Any) -> Iterator[MixerOptions]:
+        """Fewer heads of keys and values. A window is left as it is said: without one it would be
+        another model."""
+        n_heads = size.d_model // (options.head_dim or size.attention_head_dim)
+        if options.kv_heads is None:
+            for kv_heads in range(1, n_heads):
+                if n_heads % kv_heads == 0:
+                    yield replace(options, kv_heads=kv_heads)
 
     @staticmethod
     def chunk(cfg: ModelConfig) -> int:

@@ -22,7 +22,6 @@ Angles = tuple[Tensor, Tensor]
 State = Any
 """What a mixer carries between calls: a tensor, or a flat dataclass of tensors, the batch always
 first. `prefill` and `step` change it in place."""
-Chosen = TypeVar("Chosen", bound=MixerOptions)
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class Mixer(Exact, ABC):
         return None
 
     @staticmethod
-    def state_choices(size: Size, family: str, options: Chosen) -> Iterator[Chosen]:
+    def state_choices(size: Size, family: str, options: Any) -> Iterator[MixerOptions]:
         """`options` with other sizes of state, for `match: state`: every key dimension of a head,
         if none is given."""
         if isinstance(options, HeadOptions) and options.head_dim is None:
