@@ -36,7 +36,8 @@ def test_every_option_has_a_type_a_meaning_and_a_default(mixer):
     said = schemas(kind)
     assert [*said] == names(kind) == [*hints(kind)]
     assert all(one["description"] and "default" in one for one in said.values())
-    assert kind().given() == {n: one["default"] for n, one in said.items() if one["default"]}
+    defaults = {name: one["default"] for name, one in said.items()}
+    assert kind().given() == {n: value for n, value in defaults.items() if value is not None}
     assert {*kind.execution} <= {*said}
 
 

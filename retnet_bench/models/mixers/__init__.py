@@ -5,6 +5,7 @@ from __future__ import annotations
 from retnet_bench.base import Registry
 from retnet_bench.models.mixers.attention import Attention
 from retnet_bench.models.mixers.base import Mixer
+from retnet_bench.models.mixers.deltanet import DeltaNet, GatedDeltaNet
 from retnet_bench.models.mixers.gated_retention import GatedRetention
 from retnet_bench.models.mixers.mamba2 import Mamba2
 from retnet_bench.models.mixers.retention import Retention
@@ -14,6 +15,8 @@ MIXERS.add("retention", Retention)
 MIXERS.add("attention", Attention)
 MIXERS.add("gated_retention", GatedRetention)
 MIXERS.add("mamba2", Mamba2)
+MIXERS.add("deltanet", DeltaNet)
+MIXERS.add("gated_deltanet", GatedDeltaNet)
 MIXERS.add_entry_points("retnet_bench.mixers")
 
 __all__ = ["MIXERS", "Mixer"]
