@@ -8,6 +8,9 @@ S (B, H, K, V) and z (B, H, K), in fp32 (fp64 for fp64 input):
 There is no scale: it would cancel. Every form takes `turned`, a rotated (q, k), or None: positions
 turn the numerator alone, because a rotated denominator may reach 0. S is then a sum of rotated
 keys. Every form returns the output (B, T, H, V) and the state after the last token.
+
+Numerators and denominators grow with the length, beyond fp16's range after some hundred tokens;
+so both are taken times 1/K before they are rounded.
 """
 
 from __future__ import annotations
@@ -117,9 +120,21 @@ def _chunks(q: Tensor, k: Tensor, v: Tensor, *rest: Any, eps: float) -> tuple[Te
     before, sums = scan(added, state.sums, undecayed)
     del added  # as large as the states
     keys_before, keys = scan(k.sum(-2, dtype=wide), state.keys, undecayed[..., 0])  # (B, H, N, K)
-    normaliser = scores.sum(-1, keepdim=True, dtype=wide) + q @ keys_before.to(q.dtype)[..., None]
-    out = (weights @ v + q_num @ before.to(q.dtype)) / (normaliser + eps).to(v.dtype)
+
+    K = q.shape[-1]
+    past = _share(q, keys_before.to(q.dtype)[..., None], K)  # (B, H, N, C, 1)
+    denominator = past + (scores.sum(-1, keepdim=True, dtype=wide) + eps) / K
+    out = _share(weights, v, K, _share(q_num, before.to(q.dtype), K)) / denominator.to(v.dtype)
     return in_order(out), LinearState(sums, keys)
+
+
+def _share(a: Tensor, b: Tensor, K: int, more: Tensor | None = None) -> Tensor:
+    """a @ b / K, and more, over the same leading three dimensions; scaled before it is rounded."""
+    rows = a.new_zeros(1, 1, 1) if more is None else more.flatten(0, 2)
+    found = torch.baddbmm(
+        rows, a.flatten(0, 2), b.flatten(0, 2), beta=int(more is not None), alpha=1 / K
+    )
+    return found.view(*a.shape[:-1], b.shape[-1])
 
 
 def recurrent(
@@ -183,19 +198,19 @@ def fla_chunkwise(
     from fla.ops.simple_gla import chunk_simple_gla
 
     state = empty_state(k, v) if state is None else state
-    q_num, k_num = turned or (q, k)
+    (q_num, k_num), K = turned or (q, k), q.shape[-1]
     numerator, sums = chunk_simple_gla(
         q_num,
         k_num,
         v,
-        scale=1.0,
+        scale=1 / K,
         initial_state=state.sums,
         output_final_state=True,
         chunk_size=chunk,
     )
     keys = state.keys[:, None] + k.cumsum(1, dtype=state.keys.dtype)  # (B, T, H, K)
-    normaliser = (q * keys).sum(-1, keepdim=True) + eps
-    return (numerator / normaliser).to(v.dtype), LinearState(sums, keys[:, -1])
+    denominator = ((q * keys).sum(-1, keepdim=True) + eps) / K
+    return (numerator / denominator).to(v.dtype), LinearState(sums, keys[:, -1])
 
 
 def fla_step(
@@ -210,14 +225,15 @@ def fla_step(
     in place."""
     from fla.ops.simple_gla import fused_recurrent_simple_gla
 
+    K = q.shape[-1]
     q_num, k_num, values = (x.unsqueeze(1) for x in (*(turned or (q, k)), v))  # (B, 1, H, d)
     numerator, sums = fused_recurrent_simple_gla(
-        q_num, k_num, values, scale=1.0, initial_state=state.sums, output_final_state=True
+        q_num, k_num, values, scale=1 / K, initial_state=state.sums, output_final_state=True
     )
     state.sums.copy_(sums)
     state.keys.add_(k)
-    normaliser = (q * state.keys).sum(-1, keepdim=True) + eps
-    return (numerator.squeeze(1) / normaliser).to(v.dtype)
+    denominator = ((q * state.keys).sum(-1, keepdim=True) + eps) / K
+    return (numerator.squeeze(1) / denominator).to(v.dtype)
 
 
 def chunkwise_flops(

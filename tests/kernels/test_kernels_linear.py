@@ -162,6 +162,17 @@ def test_a_bf16_input_does_not_round_the_running_denominator(form):
     assert ((out.float() - 1).abs() <= 2**-7).all()
 
 
+@pytest.mark.parametrize("form", [chunkwise, parallel])
+def test_fp16_does_not_overflow_at_length_2048(form):
+    """Denominators reach 2048 x 64: twice the largest fp16 number."""
+    case = Case(1, 2048, 1, 64, 4, 64, stateful=False, seed=3)
+    q, k, v = (x.half() for x in tensors(case, False)[0])
+    assert (q.double() @ k.double().sum(1, keepdim=True).transpose(-1, -2)).max() > 65504
+    out, _ = form((q, k, v), 64, None)
+    exact, _ = chunkwise([x.double() for x in (q, k, v)], 64, None)
+    assert (out.double() - exact).norm() / exact.norm() < 8 * torch.finfo(torch.float16).eps
+
+
 @pytest.mark.parametrize(("length", "chunk"), [(24, 8), (8, 8), (21, 8), (5, 8)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_flops_equal_flop_counter_mode(length, chunk, turned):
