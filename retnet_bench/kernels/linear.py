@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retnet_bench.kernels import retention
 from retnet_bench.kernels.chunks import (
     by_chunk,
     flops_over_chunks,
@@ -236,22 +237,33 @@ def fla_step(
     return (numerator.squeeze(1) / denominator).to(v.dtype)
 
 
-def chunkwise_flops(
-    length: int, chunk: int, K: int, V: int, masked: bool, turned: bool = False
-) -> float:
-    """Matmul FLOPs of one head's `chunkwise` over `length` tokens (of `parallel`: a chunk of
-    `length`).
+def flops(form: str, length: int, chunk: int, K: int, V: int, turned: bool, masked: bool) -> float:
+    """Matmul FLOPs of one head over `length` tokens, by the kernel's form; in `parallel` the whole
+    sequence is a chunk.
 
     Each chunk of c tokens: Q K^T (2 c^2 K; twice where the numerator is turned), scores V
     (2 c^2 V), Q S, K^T V (2 c K V each) and Q z (2 c K). Counted with `masked=False`, the half of
     the scores that causality throws away is left out.
     """
+    if form == "recurrent":
+        return recurrent_flops(length, K, V)
 
     def one(c: int) -> float:
         pairs = c * c if masked else c * (c + 1) / 2
         return 2 * pairs * ((2 if turned else 1) * K + V) + 4 * c * K * V + 2 * c * K
 
-    return flops_over_chunks(length, chunk, one)
+    return flops_over_chunks(length, length if form == "parallel" else chunk, one)
+
+
+def backward_flops(form: str, length: int, chunk: int, K: int, V: int, turned: bool) -> float:
+    """Matmul FLOPs of one head's backward pass: two products for each of the forward's, but for
+    those of states that no loss depends on (`retention.unused_backward_flops`)."""
+    twice = 2 * flops(form, length, chunk, K, V, turned, masked=True)
+    if form == "recurrent":
+        return twice
+    whole = length if form == "parallel" else min(chunk, length)
+    unread_keys = 2.0 * whole * K if length < 2 * whole else 0.0  # of Q z, for an empty z
+    return twice - unread_keys - retention.unused_backward_flops(length, whole, K, V)
 
 
 def recurrent_flops(length: int, K: int, V: int) -> float:

@@ -177,18 +177,16 @@ def test_fp16_does_not_overflow_at_length_2048(form):
 @pytest.mark.parametrize("turned", [False, True])
 def test_flops_equal_flop_counter_mode(length, chunk, turned):
     inputs, _ = tensors(Case(1, length, 1, 4, 6, chunk, stateful=False, seed=0), turned)
-    for form, width in ((chunkwise, chunk), (parallel, length)):
+    for form in FORMS:
         with FlopCounterMode(display=False) as counter:
             form(inputs, chunk, None)
-        expected = linear.chunkwise_flops(length, width, 4, 6, True, turned)
+        expected = linear.flops(form.__name__, length, chunk, 4, 6, turned, masked=True)
         assert counter.get_total_flops() == expected
-    with FlopCounterMode(display=False) as counter:
-        recurrent(inputs, 0, None)
-    assert counter.get_total_flops() == linear.recurrent_flops(length, 4, 6)
 
 
 def test_unmasked_flops_leave_out_the_future_only():
-    spared = linear.chunkwise_flops(16, 8, 4, 6, True) - linear.chunkwise_flops(16, 8, 4, 6, False)
+    masked, needed = (linear.flops("chunkwise", 16, 8, 4, 6, False, x) for x in (True, False))
+    spared = masked - needed
     assert spared == 2 * 2 * 28 * (4 + 6)
 
 
