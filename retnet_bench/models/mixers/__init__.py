@@ -5,8 +5,10 @@ from __future__ import annotations
 from retnet_bench.base import Registry
 from retnet_bench.models.mixers.attention import Attention
 from retnet_bench.models.mixers.base import Mixer
+from retnet_bench.models.mixers.gated_retention import GatedRetention
 from retnet_bench.models.mixers.gla import GLA
 from retnet_bench.models.mixers.linear_attention import LinearAttention
+from retnet_bench.models.mixers.mamba2 import Mamba2
 from retnet_bench.models.mixers.retention import Retention
 from retnet_bench.models.mixers.rwkv4 import RWKV4
 
@@ -16,6 +18,8 @@ MIXERS.add("attention", Attention)
 MIXERS.add("gla", GLA)
 MIXERS.add("linear_attention", LinearAttention)
 MIXERS.add("rwkv4", RWKV4)
+MIXERS.add("gated_retention", GatedRetention)
+MIXERS.add("mamba2", Mamba2)
 MIXERS.add_entry_points("retnet_bench.mixers")
 
 __all__ = ["MIXERS", "Mixer"]
