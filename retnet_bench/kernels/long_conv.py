@@ -119,9 +119,8 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_u = causal(of_grad * of_h.conj())
         if ctx.needs_input_grad[1]:
-            shared = [i for i, n in enumerate(sizes) if n == 1]
-            product = (of_grad * of_u.conj()).sum(shared, keepdim=True)
-            to_h = causal(product)[..., :taps]
+            product = of_grad * of_u.conj()
+            to_h = causal(product.sum_to_size(*sizes, product.shape[-1]))[..., :taps]
             to_h = F.pad(to_h, (0, taps - to_h.shape[-1]))
         return to_u, to_h
 
