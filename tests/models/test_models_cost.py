@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from fakes import causal_mean
 from fakes.options import options_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tiny_models import ARMS, EVERY, build, kernel_of, on_meta, tiny
+from tiny_models import ARMS, build, kernel_of, on_meta, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from retnet_bench.kernels.flops import ADDED
@@ -31,7 +32,7 @@ def test_parameters_equal_the_models(name, mixer, family):
     assert body == cost.body_parameters(cfg)
 
 
-@pytest.mark.parametrize("mixer", EVERY)
+@pytest.mark.parametrize("mixer", ["retention", "attention", causal_mean.NAME])
 @pytest.mark.parametrize("name", SIZES)
 def test_the_papers_body_is_12_d_squared_a_layer(name, mixer):
     """Matrices only: the LayerNorms are the few that 12 d^2 L leaves out."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import build, tokens
+from tiny_models import build, kernel_of, tokens
 
 from retnet_bench.base import UserError
 from retnet_bench.models import MIXERS, SIZES, cost, match, matching
@@ -160,8 +160,7 @@ def test_an_unknown_family_is_refused():
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_a_matched_model_runs(mixer):
-    kernel = {"retention": "chunkwise", "attention": "sdpa"}[mixer]
-    cfg = match("0.1M", mixer, family="modern", kernel=kernel).config
+    cfg = match("0.1M", mixer, family="modern", kernel=kernel_of(mixer)).config
     logits = build(cfg)(tokens(cfg, 1, 9))
     assert logits.shape == (1, 9, 257)
     assert torch.isfinite(logits).all()
