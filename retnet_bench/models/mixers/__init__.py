@@ -6,6 +6,7 @@ from retnet_bench.base import Registry
 from retnet_bench.models.mixers.attention import Attention
 from retnet_bench.models.mixers.base import Mixer
 from retnet_bench.models.mixers.deltanet import DeltaNet, GatedDeltaNet
+from retnet_bench.models.mixers.gated_conv import GatedConv
 from retnet_bench.models.mixers.gated_retention import GatedRetention
 from retnet_bench.models.mixers.gla import GLA
 from retnet_bench.models.mixers.linear_attention import LinearAttention
@@ -23,6 +24,7 @@ MIXERS.add("gated_retention", GatedRetention)
 MIXERS.add("mamba2", Mamba2)
 MIXERS.add("deltanet", DeltaNet)
 MIXERS.add("gated_deltanet", GatedDeltaNet)
+MIXERS.add("gated_conv", GatedConv)
 MIXERS.add_entry_points("retnet_bench.mixers")
 
 __all__ = ["MIXERS", "Mixer"]
