@@ -21,7 +21,7 @@ from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models import convolution
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.convolution import ShortConvolution
-from retnet_bench.models.mixers.base import Chosen, Context, HeadOptions, Mixer, head_count
+from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 Own = TypeVar("Own", bound="DeltaNetOptions")
 
@@ -226,9 +226,10 @@ class DeltaNet(Mixer):
         return {"n_heads": heads, "d_key": d_key, "d_value": int(expand * d_key)}
 
     @classmethod
-    def state_choices(cls, size: Size, family: str, options: Chosen) -> Iterator[Chosen]:
+    def state_choices(
+        cls, size: Size, family: str, options: DeltaNetOptions
+    ) -> Iterator[DeltaNetOptions]:
         """Every key dimension, then expansions by halves."""
-        assert isinstance(options, DeltaNetOptions)
         d_key = int(cls.key_share * size.d_model)
         for head_dim in range(2, d_key + 1, 2):
             if options.head_dim is None and d_key % head_dim == 0:
