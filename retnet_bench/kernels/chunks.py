@@ -6,6 +6,7 @@ Shapes: inputs (B, T, H, d); by chunk (B, H, N, C, d) for N chunks of C tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,11 @@ from torch import Tensor
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
     """States and decays never fall below fp32, whatever the model's dtype."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Every product in the dtype of its operands. (The meta device knows no autocast.)"""
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def over_chunks(

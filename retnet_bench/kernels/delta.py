@@ -14,13 +14,17 @@ token. States, decays and the inverse below never fall below fp32, nor are they 
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from retnet_bench.kernels.chunks import flops_over_chunks, over_chunks, state_dtype
+from retnet_bench.kernels.chunks import (
+    flops_over_chunks,
+    over_chunks,
+    state_dtype,
+    without_autocast,
+)
 
 
 def chunkwise(
@@ -67,7 +71,7 @@ def _chunks(
     heads."""
     B, _, H, K = q.shape
     state = _empty_state(q, v) if state is None else state
-    with _without_autocast(q):
+    with without_autocast(q):
         decay = _decays(log_decay, C, like=state)
         beta = _by_chunk(beta[..., None].to(state.dtype), C)  # (R, C, 1)
         q, k, v = (_by_chunk(x, C) for x in (q * K**-0.5, k, v))  # (R, C, d)
@@ -187,7 +191,7 @@ def recurrent(
     S = _empty_state(q, v) if state is None else state
     dtype, out = v.dtype, []
     q, k, v, beta = (x.to(S.dtype) for x in (q * q.shape[-1] ** -0.5, k, v, beta))
-    with _without_autocast(q):
+    with without_autocast(q):
         for t in range(q.shape[1]):
             if log_decay is not None:
                 S = S * torch.exp(log_decay[:, t])[..., None, None]
@@ -234,11 +238,6 @@ def _by_chunk(x: Tensor, C: int) -> Tensor:
 
 def _scaled(x: Tensor, rows: Tensor | None) -> Tensor:
     return x if rows is None else x * rows.to(x.dtype)
-
-
-def _without_autocast(x: Tensor) -> AbstractContextManager:
-    """Every product in the dtype of its operands. (The meta device knows no autocast.)"""
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def fla_chunkwise(

@@ -8,6 +8,9 @@ S (B, H, K, V) and z (B, H, K), in fp32 (fp64 for fp64 input):
 There is no scale: it would cancel. Every form takes `turned`, a rotated (q, k), or None: positions
 turn the numerator alone, because a rotated denominator may reach 0. S is then a sum of rotated
 keys. Every form returns the output (B, T, H, V) and the state after the last token.
+
+Numerators and denominators grow with the length, beyond fp16's range after some hundred tokens;
+so both are taken times 1/K before they are rounded.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retnet_bench.kernels import retention
 from retnet_bench.kernels.chunks import (
     by_chunk,
     flops_over_chunks,
@@ -117,9 +121,21 @@ def _chunks(q: Tensor, k: Tensor, v: Tensor, *rest: Any, eps: float) -> tuple[Te
     before, sums = scan(added, state.sums, undecayed)
     del added  # as large as the states
     keys_before, keys = scan(k.sum(-2, dtype=wide), state.keys, undecayed[..., 0])  # (B, H, N, K)
-    normaliser = scores.sum(-1, keepdim=True, dtype=wide) + q @ keys_before.to(q.dtype)[..., None]
-    out = (weights @ v + q_num @ before.to(q.dtype)) / (normaliser + eps).to(v.dtype)
+
+    K = q.shape[-1]
+    past = _share(q, keys_before.to(q.dtype)[..., None], K)  # (B, H, N, C, 1)
+    denominator = past + (scores.sum(-1, keepdim=True, dtype=wide) + eps) / K
+    out = _share(weights, v, K, _share(q_num, before.to(q.dtype), K)) / denominator.to(v.dtype)
     return in_order(out), LinearState(sums, keys)
+
+
+def _share(a: Tensor, b: Tensor, K: int, more: Tensor | None = None) -> Tensor:
+    """a @ b / K, and more, over the same leading three dimensions; scaled before it is rounded."""
+    rows = a.new_zeros(1, 1, 1) if more is None else more.flatten(0, 2)
+    found = torch.baddbmm(
+        rows, a.flatten(0, 2), b.flatten(0, 2), beta=int(more is not None), alpha=1 / K
+    )
+    return found.view(*a.shape[:-1], b.shape[-1])
 
 
 def recurrent(
@@ -183,19 +199,19 @@ def fla_chunkwise(
     from fla.ops.simple_gla import chunk_simple_gla
 
     state = empty_state(k, v) if state is None else state
-    q_num, k_num = turned or (q, k)
+    (q_num, k_num), K = turned or (q, k), q.shape[-1]
     numerator, sums = chunk_simple_gla(
         q_num,
         k_num,
         v,
-        scale=1.0,
+        scale=1 / K,
         initial_state=state.sums,
         output_final_state=True,
         chunk_size=chunk,
     )
     keys = state.keys[:, None] + k.cumsum(1, dtype=state.keys.dtype)  # (B, T, H, K)
-    normaliser = (q * keys).sum(-1, keepdim=True) + eps
-    return (numerator / normaliser).to(v.dtype), LinearState(sums, keys[:, -1])
+    denominator = ((q * keys).sum(-1, keepdim=True) + eps) / K
+    return (numerator / denominator).to(v.dtype), LinearState(sums, keys[:, -1])
 
 
 def fla_step(
@@ -210,32 +226,44 @@ def fla_step(
     in place."""
     from fla.ops.simple_gla import fused_recurrent_simple_gla
 
+    K = q.shape[-1]
     q_num, k_num, values = (x.unsqueeze(1) for x in (*(turned or (q, k)), v))  # (B, 1, H, d)
     numerator, sums = fused_recurrent_simple_gla(
-        q_num, k_num, values, scale=1.0, initial_state=state.sums, output_final_state=True
+        q_num, k_num, values, scale=1 / K, initial_state=state.sums, output_final_state=True
     )
     state.sums.copy_(sums)
     state.keys.add_(k)
-    normaliser = (q * state.keys).sum(-1, keepdim=True) + eps
-    return (numerator.squeeze(1) / normaliser).to(v.dtype)
+    denominator = ((q * state.keys).sum(-1, keepdim=True) + eps) / K
+    return (numerator.squeeze(1) / denominator).to(v.dtype)
 
 
-def chunkwise_flops(
-    length: int, chunk: int, K: int, V: int, masked: bool, turned: bool = False
-) -> float:
-    """Matmul FLOPs of one head's `chunkwise` over `length` tokens (of `parallel`: a chunk of
-    `length`).
+def flops(form: str, length: int, chunk: int, K: int, V: int, turned: bool, masked: bool) -> float:
+    """Matmul FLOPs of one head over `length` tokens, by the kernel's form; in `parallel` the whole
+    sequence is a chunk.
 
     Each chunk of c tokens: Q K^T (2 c^2 K; twice where the numerator is turned), scores V
     (2 c^2 V), Q S, K^T V (2 c K V each) and Q z (2 c K). Counted with `masked=False`, the half of
     the scores that causality throws away is left out.
     """
+    if form == "recurrent":
+        return recurrent_flops(length, K, V)
 
     def one(c: int) -> float:
         pairs = c * c if masked else c * (c + 1) / 2
         return 2 * pairs * ((2 if turned else 1) * K + V) + 4 * c * K * V + 2 * c * K
 
-    return flops_over_chunks(length, chunk, one)
+    return flops_over_chunks(length, length if form == "parallel" else chunk, one)
+
+
+def backward_flops(form: str, length: int, chunk: int, K: int, V: int, turned: bool) -> float:
+    """Matmul FLOPs of one head's backward pass: two products for each of the forward's, but for
+    those of states that no loss depends on (`retention.unused_backward_flops`)."""
+    twice = 2 * flops(form, length, chunk, K, V, turned, masked=True)
+    if form == "recurrent":
+        return twice
+    whole = length if form == "parallel" else min(chunk, length)
+    unread_keys = 2.0 * whole * K if length < 2 * whole else 0.0  # of Q z, for an empty z
+    return twice - unread_keys - retention.unused_backward_flops(length, whole, K, V)
 
 
 def recurrent_flops(length: int, K: int, V: int) -> float:

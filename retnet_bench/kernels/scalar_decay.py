@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retnet_bench.kernels import retention
 from retnet_bench.kernels.chunks import flops_over_chunks, over_chunks, scan, state_dtype
 
 
@@ -201,3 +202,32 @@ def chunkwise_flops(
         return 2 * pairs * (groups * d_k + heads * d_v) + 4 * c * heads * d_k * d_v
 
     return flops_over_chunks(length, chunk, one)
+
+
+def flops(
+    form: str,
+    length: int,
+    chunk: int,
+    heads: int,
+    groups: int,
+    d_k: int,
+    d_v: int,
+    masked: bool = True,
+) -> float:
+    """Matmul FLOPs of one layer's forward pass by that form of a kernel."""
+    if form == "recurrent":
+        return heads * retention.recurrent_flops(length, d_k, d_v)
+    chunk = chunk if form == "chunkwise" else length
+    return chunkwise_flops(length, chunk, heads, groups, d_k, d_v, masked)
+
+
+def backward_flops(
+    form: str, length: int, chunk: int, heads: int, groups: int, d_k: int, d_v: int
+) -> float:
+    """Matmul FLOPs of the backward pass: two products for each of the forward's, but for those that
+    only the state after the last token depends on, or that only an empty one would need."""
+    twice = 2 * flops(form, length, chunk, heads, groups, d_k, d_v)
+    if form == "recurrent":
+        return twice
+    chunk = chunk if form == "chunkwise" else length
+    return twice - heads * retention.unused_backward_flops(length, chunk, d_k, d_v)

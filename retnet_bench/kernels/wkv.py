@@ -36,6 +36,12 @@ class WKVState:
     """Of the weights."""
     p: Tensor
 
+    def become(self, new: WKVState) -> None:
+        """Take over its sums, in place."""
+        self.a.copy_(new.a)
+        self.b.copy_(new.b)
+        self.p.copy_(new.p)
+
 
 def empty_state(batch: int, width: int, like: Tensor) -> WKVState:
     """Before the first token, on the device and for the dtype of `like`."""
@@ -137,9 +143,7 @@ def recurrent_step(
     wide = state.p.dtype
     w, u, k, own = -torch.exp(time_decay.to(wide)), time_first.to(wide), k.to(wide), v.to(wide)
     out = _average(state.a, state.b, state.p, u + k, own)
-    new = _after(state, k, own, w)
-    for name, value in vars(new).items():
-        getattr(state, name).copy_(value)
+    state.become(_after(state, k, own, w))
     return out.to(v.dtype)
 
 
@@ -175,8 +179,7 @@ def fla_step(
 ) -> Tensor:
     """One token by the same; `state` updated in place."""
     out, new = fla_recurrent(k[:, None], v[:, None], time_decay, time_first, state=state)
-    for name, value in vars(new).items():
-        getattr(state, name).copy_(value)
+    state.become(new)
     return out[:, 0]
 
 

@@ -55,17 +55,17 @@ class ShortConvolution(nn.Module):
         """Plain torch under the compiler, too, which makes one pass of it."""
         if torch.compiler.is_compiling():
             return KERNELS["short_conv"]
-        return _fastest(x.device.type, x.dtype, *self.weight.shape)
+        return KERNELS[_fastest(x.device.type, x.dtype, *self.weight.shape)]
 
 
 _NAMES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
 @lru_cache(maxsize=64)
-def _fastest(device: str, dtype: torch.dtype, channels: int, width: int) -> Kernel:
+def _fastest(device: str, dtype: torch.dtype, channels: int, width: int) -> str:
     if not package_takes(channels, width):
-        return KERNELS["short_conv"]
-    return best("short_conv", Setting(device, _NAMES.get(dtype, "fp16")))
+        return "short_conv"
+    return best("short_conv", Setting(device, _NAMES.get(dtype, "fp16"))).name
 
 
 def parameters(channels: int, width: int, bias: bool = False) -> int:

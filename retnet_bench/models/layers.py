@@ -116,6 +116,15 @@ def make_norm(cfg: ModelConfig, width: int) -> nn.Module:
     return nn.RMSNorm(width, eps=cfg.norm_eps)
 
 
+def norm_heads(y: Tensor, eps: float, subtract_mean: bool = False) -> Tensor:
+    """Each head of y (B, T, H, d) normalised on its own, without affine weights (Eq. 8)."""
+    norm = F.layer_norm if subtract_mean else F.rms_norm
+    if y.is_contiguous():
+        return norm(y, y.shape[-1:], eps=eps)
+    y = y.transpose(1, 2)  # as chunkwise leaves it, head by head: normed there, not copied
+    return norm(y, y.shape[-1:], eps=eps).transpose(1, 2)
+
+
 def drop(x: Tensor, module: nn.Module, cfg: ModelConfig) -> Tensor:
     """Dropout while `module` is training; no work at all where none is asked for."""
     return F.dropout(x, cfg.dropout) if cfg.dropout and module.training else x

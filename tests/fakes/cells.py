@@ -7,6 +7,7 @@ from typing import Any
 
 from fakes.options import options_of
 
+from retnet_bench.kernels import Setting, best
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS
 from retnet_bench.models.options import names
@@ -15,14 +16,14 @@ from retnet_bench.workloads import Cell
 QUICK = Protocol(
     processes=1, blocks=2, block_s=0.01, min_samples=2, max_samples=3, warmup_max_s=0.1
 )
-KERNEL = {"retention": "chunkwise", "attention": "sdpa"}
+KERNEL = {name: best(kind.kernels, Setting("cpu")).name for name, kind in MIXERS.items()}
 ARM = {"retention": "retnet", "attention": "transformer"}
 
 
 def cell(workload: str = "train", mixer: str = "retention", **changes: Any) -> Cell:
     """The smallest size on random ids; `changes` are the mixer's options and fields of Cell."""
     fields: dict[str, Any] = {
-        "arm": ARM[mixer],
+        "arm": ARM.get(mixer, mixer),
         "kernel": KERNEL[mixer],
         "size": "0.1M",
         "family": "paper",

@@ -162,22 +162,31 @@ def test_a_bf16_input_does_not_round_the_running_denominator(form):
     assert ((out.float() - 1).abs() <= 2**-7).all()
 
 
+@pytest.mark.parametrize("form", [chunkwise, parallel])
+def test_fp16_does_not_overflow_at_length_2048(form):
+    """Denominators reach 2048 x 64: twice the largest fp16 number."""
+    case = Case(1, 2048, 1, 64, 4, 64, stateful=False, seed=3)
+    q, k, v = (x.half() for x in tensors(case, False)[0])
+    assert (q.double() @ k.double().sum(1, keepdim=True).transpose(-1, -2)).max() > 65504
+    out, _ = form((q, k, v), 64, None)
+    exact, _ = chunkwise([x.double() for x in (q, k, v)], 64, None)
+    assert (out.double() - exact).norm() / exact.norm() < 8 * torch.finfo(torch.float16).eps
+
+
 @pytest.mark.parametrize(("length", "chunk"), [(24, 8), (8, 8), (21, 8), (5, 8)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_flops_equal_flop_counter_mode(length, chunk, turned):
     inputs, _ = tensors(Case(1, length, 1, 4, 6, chunk, stateful=False, seed=0), turned)
-    for form, width in ((chunkwise, chunk), (parallel, length)):
+    for form in FORMS:
         with FlopCounterMode(display=False) as counter:
             form(inputs, chunk, None)
-        expected = linear.chunkwise_flops(length, width, 4, 6, True, turned)
+        expected = linear.flops(form.__name__, length, chunk, 4, 6, turned, masked=True)
         assert counter.get_total_flops() == expected
-    with FlopCounterMode(display=False) as counter:
-        recurrent(inputs, 0, None)
-    assert counter.get_total_flops() == linear.recurrent_flops(length, 4, 6)
 
 
 def test_unmasked_flops_leave_out_the_future_only():
-    spared = linear.chunkwise_flops(16, 8, 4, 6, True) - linear.chunkwise_flops(16, 8, 4, 6, False)
+    masked, needed = (linear.flops("chunkwise", 16, 8, 4, 6, False, x) for x in (True, False))
+    spared = masked - needed
     assert spared == 2 * 2 * 28 * (4 + 6)
 
 

@@ -50,7 +50,7 @@ def test_the_package_is_asked_for_where_it_takes_the_shape(monkeypatch):
     package = KERNELS["causal_conv1d"]
     monkeypatch.setattr(convolution, "best", lambda *a: asked.append(a) or package)
     choose = convolution._fastest.__wrapped__
-    assert choose("cuda", torch.bfloat16, 64, 4) is package
+    assert choose("cuda", torch.bfloat16, 64, 4) == "causal_conv1d"
     assert asked == [("short_conv", Setting("cuda", "bf16"))]
     for channels, width in ((60, 4), (64, 5), (64, 1)):
-        assert choose("cuda", torch.bfloat16, channels, width) is KERNELS["short_conv"]
+        assert choose("cuda", torch.bfloat16, channels, width) == "short_conv"

@@ -7,23 +7,23 @@ import copy
 import pytest
 import torch
 import torch.nn as nn
-from tiny_models import ARMS, build, on_meta, rotary, tiny, tokens
+from tiny_models import ARMS, build, kernel_of, on_meta, rotary, tiny, tokens
 
 from retnet_bench.models import MIXERS
 from retnet_bench.models.layers import Exact
 from retnet_bench.models.mixers.retention import log_decay
+from retnet_bench.models.options import names
 
 CONFIG = {"decay": "eq8", "d_model": 32, "n_heads": 4, "d_key": 32, "d_value": 64}
 
 
-FAST = {
-    "retention": {"kernel": "chunkwise", "chunk": 128},
-    "attention": {"kernel": "sdpa"},
-}
-INHERENT = {"deltanet": 0.025}
-"""Where more than 1.5 % remains even with every product in fp32: a rule that subtracts what it has
-stored hands roundings of keys and values on."""
-ROTATING = [mixer for mixer in MIXERS if MIXERS[mixer].rotates]
+def fast(mixer):
+    """The kernel and chunk that 4096 tokens take least time with."""
+    chunk = {"chunk": 128} if "chunk" in names(MIXERS[mixer].Options) else {}
+    return {"kernel": "sdpa" if mixer == "attention" else kernel_of(mixer), **chunk}
+
+
+ROTATED = [name for name, kind in MIXERS.items() if kind.rotates]
 
 
 def exact_buffers(model):
@@ -75,7 +75,7 @@ def test_constants_are_not_in_checkpoints():
     assert not [name for name in saved if "log_decay" in name or "frequency" in name]
 
 
-@pytest.mark.parametrize("mixer", ROTATING)
+@pytest.mark.parametrize("mixer", ROTATED)
 def test_angles_are_exact_to_fp32_at_late_positions(mixer):
     """4095 rounds to 4096 in bf16, and 1 rad of error is no angle at all."""
     model = build(tiny(mixer)).bfloat16()
@@ -98,8 +98,8 @@ def error_by_quarter(model, length: int = 4096) -> torch.Tensor:
 
 @pytest.mark.parametrize(("mixer", "family"), ARMS)
 def test_bf16_does_not_drift_with_position(mixer, family):
-    errors = error_by_quarter(build(tiny(mixer, family, **FAST.get(mixer, {}))).bfloat16())
-    assert errors[0] < INHERENT.get(mixer, 0.015)
+    errors = error_by_quarter(build(tiny(mixer, family, **fast(mixer))).bfloat16())
+    assert errors[0] < 0.015
     assert errors.max() < 1.3 * errors[0]
 
 
@@ -110,10 +110,10 @@ def test_bf16_does_not_drift_at_the_slow_decay_of_equation_8():
     assert errors.max() < 1.3 * errors[0]
 
 
-@pytest.mark.parametrize("mixer", ROTATING)
+@pytest.mark.parametrize("mixer", ROTATED)
 def test_cast_constants_would_be_seen(monkeypatch, mixer):
     """The same measure with the constants cast as torch casts them shows what law 2 is for."""
-    cfg = tiny(mixer, **FAST.get(mixer, {}))
+    cfg = tiny(mixer, **fast(mixer))
     right = error_by_quarter(build(cfg).bfloat16())
     with monkeypatch.context() as patch:
         patch.setattr(Exact, "_apply", nn.Module._apply)

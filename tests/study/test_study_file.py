@@ -92,7 +92,7 @@ WRONG = [
     (
         put("arms.retnet.chunck", 8),
         "arms.retnet.chunck: mixer retention does not read it; its settings are mixer, kernel, "
-        'family, checkpoint, head_dim, chunk, decay, gate, head_norm; did you mean "chunk"?',
+        'family, checkpoint, layers, head_dim, chunk, decay, gate, head_norm; did you mean "chunk"?',
     ),
     (put("arms.transformer.decay", "eq8"), "arms.transformer.decay: mixer attention does not read"),
     (put("arms.retnet", None), "arms.retnet must be a mapping, is None"),

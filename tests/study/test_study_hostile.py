@@ -247,7 +247,7 @@ def test_claims_beside_records_are_read_as_carefully(tmp_path, name):
         (
             {"mixer": "attention", "decay": "eq8", "head_norm": "rms", "gate": False, "chunk": 7},
             "arms.a.chunk: mixer attention does not read it; "
-            "its settings are mixer, kernel, family, checkpoint, head_dim",
+            "its settings are mixer, kernel, family, checkpoint, layers, head_dim",
         ),
         ({"mixer": "attention", "chunk": 128}, "mixer attention does not read it; its settings"),
         ({"mixer": "attention", "gate": True}, "mixer attention does not read it; its settings"),

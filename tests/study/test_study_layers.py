@@ -146,7 +146,7 @@ def test_the_state_is_matched_by_the_heads():
 
 def test_a_state_that_no_width_reaches_is_refused_with_the_nearest():
     words = (
-        r"attention at size 0.1M can't be matched by state: the nearest is 2,097,152 bytes a "
+        r"attention at size 0.1M can't be matched by state: the nearest is 1,048,576 bytes a "
         r"sequence after 2,048 tokens \(2 heads of 32 x 32\), RetNet's is 32,768; the limit is 10%"
     )
     with pytest.raises(UserError, match=words):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.models import MIXERS
+from retnet_bench.models import MIXERS, cost
 from retnet_bench.models.language_model import DecodeState
 from retnet_bench.results import schema
 from retnet_bench.workloads import WORKLOADS, NotFinite, Workload, decode, train
@@ -180,19 +180,16 @@ def test_decode_state_bytes_are_those_of_the_tensors(mixer):
     for length in (40, 72):
         workload = ready("decode", mixer, length=length, positions=2)
         state: DecodeState = workload.states[workload.positions[-1]]
-        tensors = [
-            t
-            for layer in state.layers
-            for t in ([layer] if torch.is_tensor(layer) else [layer.keys, layer.values])
-        ]
-        exact = sum(t.nbytes for t in tensors)
+        layers = ([x] if torch.is_tensor(x) else vars(x).values() for x in state.layers)
+        exact = sum(t.nbytes for layer in layers for t in layer if torch.is_tensor(t))
         assert held_bytes(state) == exact
+        assert exact == cost.state_bytes(workload.model.cfg, 2, length, 4)
         by_position = {p: s.values for (m, p), s in readings(workload).items() if p}
         assert by_position[length] == (float(exact),)
         found |= by_position
     if mixer == "retention":
         assert set(found.values()) == {(2 * 2 * 2 * 32 * 64 * 4.0,)}  # layers B H d_k d_v fp32
-    else:
+    if mixer == "attention":
         assert found == {p: (p * 2 * 2 * 2 * 64 * 4.0,) for p in found}  # layers B 2 d fp32
 
 

@@ -16,6 +16,7 @@ from retnet_bench.fields import Count, Flag
 from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import retention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.layers import norm_heads
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 Decay = Literal["experiments", "eq8", "single", "none"]
@@ -116,18 +117,10 @@ class Retention(Mixer):
         q, k, v = (f(x).unflatten(-1, (H, -1)) for f in (self.query, self.key, self.value))
         return context.rotate(q), context.rotate(k), v  # (B, T, H, d_k), (B, T, H, d_v)
 
-    def _head_norm(self, y: Tensor) -> Tensor:
-        """Normalise each head's output on its own, without affine weights (Eq. 8)."""
-        if self.options.head_norm == "none":
-            return y
-        norm = F.layer_norm if self.options.head_norm == "group" else F.rms_norm
-        if y.is_contiguous():
-            return norm(y, y.shape[-1:], eps=self.cfg.norm_eps)
-        y = y.transpose(1, 2)  # as chunkwise leaves it, head by head: normed there, not copied
-        return norm(y, y.shape[-1:], eps=self.cfg.norm_eps).transpose(1, 2)
-
     def _finish(self, x: Tensor, y: Tensor) -> Tensor:
-        y = self._head_norm(y)  # (B, T, H, d_v)
+        kind = self.options.head_norm
+        if kind != "none":
+            y = norm_heads(y, self.cfg.norm_eps, subtract_mean=kind == "group")  # (B, T, H, d_v)
         if self.gate is not None:
             y = F.silu(self.gate(x)).view(y.shape) * y
         return self.out(y.flatten(-2))
