@@ -54,12 +54,6 @@ def kernels_of(mixer: str) -> list[str]:
     return [name for name, k in KERNELS.items() if k.mixer == family and k.package is None]
 
 
-def kernels_of(mixer: str) -> tuple[str, ...]:
-    """Those that need no package."""
-    kind = MIXERS[mixer]
-    return tuple(k.name for _, k in KERNELS.items() if k.mixer == kind.kernels and not k.package)
-
-
 def build(cfg: ModelConfig, seed: int = 0) -> LanguageModel:
     torch.manual_seed(seed)
     return LanguageModel(cfg)

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from retnet_bench.base import UserError
-from retnet_bench.fields import Count, Flag, Index
+from retnet_bench.fields import Count, Flag, Index, Number
 from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import delta as kernel_costs
 from retnet_bench.kernels.chunks import state_dtype
@@ -33,7 +33,7 @@ class DeltaNetOptions(HeadOptions):
     execution = ("chunk",)
     chunk: Annotated[Count, Field(description="chunk length of the UT transform")] = 64
     expand: Annotated[
-        float | None,
+        Number | None,
         Field(
             gt=0,
             le=64,
