@@ -62,6 +62,16 @@ def measured_bytes(found) -> float:
         ("decode", "attention", {"length": 300, "size": "0.4M"}),
         ("decode", "attention", {"length": 300, "size": "0.4M", "window": 64, "kv_heads": 1}),
         ("decode", "retention", {"length": 300, "dtype": "bf16"}),
+        ("train", "deltanet", {"length": 130}),
+        ("train", "deltanet", {"length": 64, "dtype": "bf16", "family": "modern"}),
+        ("train", "gated_deltanet", {"length": 128, "size": "0.4M"}),
+        ("train", "gated_deltanet", {"length": 130, "dtype": "bf16"}),
+        ("train", "gated_deltanet", {"length": 40, "dtype": "fp64", "allow_neg_eigval": True}),
+        ("train", "gated_deltanet", {"length": 20, "kernel": "delta_recurrent"}),
+        ("prefill", "deltanet", {"length": 200, "dtype": "bf16"}),
+        ("prefill", "gated_deltanet", {"length": 256}),
+        ("decode", "deltanet", {"length": 300, "conv_width": 0}),
+        ("decode", "gated_deltanet", {"length": 300, "dtype": "bf16"}),
     ],
 )
 def test_peak_equals_the_allocators(workload, mixer, changes):
