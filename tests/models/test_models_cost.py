@@ -101,9 +101,10 @@ def test_forward_flops_equal_flop_counter_mode(shape):
     assert counted(cfg, length, backward=False) == cost.forward_flops(cfg, length, masked=True)
 
 
-@pytest.mark.parametrize(("mixer", "family"), ARMS)
+@pytest.mark.parametrize(("mixer", "family"), [arm for arm in ARMS if arm[0] != "hyena"])
 def test_forward_and_backward_are_three_forwards(mixer, family):
-    """Of whole chunks, more than one: a lone chunk's state reaches no output, so it needs none."""
+    """Of whole chunks, more than one: a lone chunk's state reaches no output, so it needs none.
+    (Hyena's filter begins with a product by positions, which are constants.)"""
     cfg = tiny(mixer, family)
     assert counted(cfg, 32, backward=True) == 3 * cost.forward_flops(cfg, 32, masked=True)
 

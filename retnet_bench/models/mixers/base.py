@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -208,21 +208,6 @@ class Mixer(Exact, ABC):
 
 def _is_tensor(value: object) -> bool:
     return isinstance(value, Tensor)
-
-
-def renewed(held: Iterable[Tensor] | None, fresh: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    """Copies of what a mixer makes of its weights once for all steps: in the tensors that it holds
-    already, where they fit, because a captured graph reads those."""
-    old, new = tuple(held or ()), tuple(fresh)
-    if [_kind(x) for x in old] != [_kind(x) for x in new]:
-        return tuple(x.detach().clone() for x in new)
-    for kept, value in zip(old, new, strict=True):
-        kept.copy_(value)
-    return old
-
-
-def _kind(x: Tensor) -> tuple[Any, ...]:
-    return x.shape, x.dtype, x.device
 
 
 MOVED = 0.02

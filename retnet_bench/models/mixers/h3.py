@@ -15,7 +15,8 @@ from retnet_bench.base import UserError
 from retnet_bench.fields import Count
 from retnet_bench.kernels import KERNELS, h3
 from retnet_bench.models.config import ModelConfig, Size
-from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count, renewed
+from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
+from retnet_bench.models.mixers.held import Held
 
 Own = TypeVar("Own", bound="H3Options")
 HEAD_DIM = 8
@@ -109,7 +110,7 @@ class H3(Mixer):
         self.out = nn.Linear(cfg.d_value, cfg.d_model)
         for name in _SHAPES:
             self.register_parameter(name, nn.Parameter(torch.empty(_shape(cfg, name))))
-        self.held: h3.Filters | None = None
+        self.held = Held()
         """Both models as the last `new_state` found them."""
 
     @torch.no_grad()
@@ -145,6 +146,7 @@ class H3(Mixer):
         self.move()
         self.log_step[0], self.log_rate[0] = math.log(1e-4), math.log(1e-2)
         self.log_step[-1], self.log_rate[-1] = math.log(3.9), math.log(0.5)
+        self.frequency[-1, 0] = 0
 
     def _filters(self) -> h3.Filters:
         diagonal = (self.log_step, self.log_rate, self.frequency, self.mode_in, self.mode_out)
@@ -160,23 +162,30 @@ class H3(Mixer):
     @torch.no_grad()
     def new_state(self, batch: int, capacity: int, like: Tensor) -> h3.State:
         """For the weights as they are now: steps read both models from here on."""
-        self.held = h3.Filters(*renewed(self.held, self._filters()))
-        return h3.new_state(like.new_zeros(batch, 0), self.held)
+        self.held.renew(self._filters())
+        return h3.new_state(like.new_zeros(batch, 0), h3.Filters(*self.held.tensors))
 
     def prefill(self, x: Tensor, context: Context, state: h3.State, start: int) -> Tensor:
-        y, new = self.kernel.run(*self._project(x), self.held, state, empty=start == 0)
+        filters = h3.Filters(*self.held.tensors)
+        y, new = self.kernel.run(*self._project(x), filters, state, empty=start == 0)
         state.shift.copy_(new.shift)
         state.modes.copy_(new.modes)
         return self.out(y)
 
     def step(self, x: Tensor, context: Context, state: h3.State, position: int | Tensor) -> Tensor:
-        y = self.kernel.step(*self._project(x.squeeze(1)), self.held, state)
+        filters = h3.Filters(*self.held.tensors)
+        y = self.kernel.step(*self._project(x.squeeze(1)), filters, state)
         return self.out(y.unsqueeze(1))
 
     @staticmethod
     def defaults(size: Size, family: str, options: H3Options) -> dict[str, Any]:
         d = size.d_model
         return {"n_heads": head_count(d, options.head_dim or HEAD_DIM), "d_key": d, "d_value": d}
+
+    @staticmethod
+    def chunk(cfg: ModelConfig) -> int:
+        """Tokens whose states are made by one product."""
+        return h3.BLOCK
 
     @staticmethod
     def matrix_parameters(cfg: ModelConfig) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
@@ -21,7 +20,8 @@ from retnet_bench.models import convolution
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.convolution import ShortConvolution
 from retnet_bench.models.layers import Exact
-from retnet_bench.models.mixers.base import Context, Mixer, renewed
+from retnet_bench.models.mixers.base import Context, Mixer
+from retnet_bench.models.mixers.held import Held
 from retnet_bench.models.options import MixerOptions
 
 Own = TypeVar("Own", bound="HyenaOptions")
@@ -45,7 +45,7 @@ class HyenaOptions(MixerOptions):
 
     def checked(self: Own) -> Own:
         """Long enough for the comparison."""
-        return replace(self, max_length=max(256, self.max_length))
+        return replace(self, max_length=max(128, self.max_length))
 
 
 def _max_length(cfg: ModelConfig) -> int:
@@ -152,9 +152,9 @@ class Hyena(Mixer):
         self.filter = ImplicitFilter(cfg.d_value, _max_length(cfg))
         self.skip = nn.Parameter(torch.empty(cfg.d_value))
         self.out = nn.Linear(cfg.d_value, cfg.d_model)
-        self.held: Iterable[Tensor] = ()
-        """The filter backward in time (d, max_length) in fp32 and in the dtype of the weights, as
-        the last `new_state` found it."""
+        self.held = Held()
+        """The filter backward in time (d, max_length) as the last `new_state` found it: in fp32 and
+        in the dtype of the weights, where that is another."""
 
     @torch.no_grad()
     def initialise(self, gain: float) -> None:
@@ -190,7 +190,7 @@ class Hyena(Mixer):
         """For the weights as they are now: prefill and steps read the filter from here on."""
         self._taps(capacity)  # or refused
         backward = self._taps(self.filter.max_length).flip(1)
-        self.held = renewed(self.held, (backward, backward.to(like.dtype)))
+        self.held.renew({backward.dtype: backward, like.dtype: backward.to(like.dtype)}.values())
         values = like.new_zeros(batch, self.cfg.d_value, capacity)
         return HyenaState(values, self.convolution.new_state(batch, like), window=capacity)
 
@@ -201,8 +201,7 @@ class Hyena(Mixer):
         state.values[:, :, start:end] = z.transpose(1, 2)
         if start:  # the new rows meet all that came before
             z = state.values[:, :, :end].transpose(1, 2).to(z.dtype)
-        backward, _ = self.held
-        taps = backward[:, -end:].flip(1)
+        taps = self.held.tensors[0][:, -end:].flip(1)
         return self.out(x_0 * self.kernel.run(z, taps, x.shape[1]))
 
     def step(
@@ -216,8 +215,7 @@ class Hyena(Mixer):
         else:
             state.values.index_copy_(2, position, z.to(state.values.dtype))
             slots = min(state.window, state.values.shape[2])
-        _, backward = self.held
-        taps = long_conv.backward_taps(backward, slots, position)
+        taps = long_conv.backward_taps(self.held.tensors[-1], slots, position)
         y = self.kernel.step(state.values[:, :, :slots], taps).to(x_0.dtype)
         return self.out((x_0 * y).unsqueeze(1))
 
@@ -232,6 +230,11 @@ class Hyena(Mixer):
     @staticmethod
     def widths(cfg: ModelConfig) -> dict[str, int]:
         return {"branches": 3 * cfg.d_value}
+
+    @staticmethod
+    def chunk(cfg: ModelConfig) -> int:
+        """There are no chunks: short sequences tell as much as long ones."""
+        return 32
 
     @staticmethod
     def longest(cfg: ModelConfig) -> int:
