@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from retnet_bench.fields import Flag
 from retnet_bench.kernels import KERNELS, channel_decay
 from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig
-from retnet_bench.models.mixers.deltanet import DeltaNet, GatedDeltaNetOptions, start_steps
+from retnet_bench.models.mixers.deltanet import DeltaNet, DeltaNetOptions, start_steps
 
 A_RANGE = (1.0, 16.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class KDAOptions(GatedDeltaNetOptions):
+class KDAOptions(DeltaNetOptions):
     """Of the mixer `kda`."""
+
+    gate: Annotated[Flag, Field(description="sigmoid gate on the normed output")] = True
 
 
 class KDA(DeltaNet):
