@@ -58,14 +58,14 @@ def _chunks(
     """`chunkwise` where C divides T."""
     state = _empty_state(k, v) if state is None else state
     q, k, v, log_decay = (by_chunk(x, C) for x in (q * q.shape[-1] ** -0.5, k, v, log_decay))
-    A, from_start, to_end, total = _within(q, k, log_decay)
+    A, from_start, to_end, total = within(q, k, log_decay)
     increments = (to_end.transpose(-1, -2) @ v).to(state.dtype)  # (B, H, N, K, V)
     before, state = scan(increments, state, torch.exp(total).transpose(-1, -2))
     del increments  # as large as the states
     return in_order(A @ v + from_start @ before.to(q.dtype)), state
 
 
-def _within(q: Tensor, k: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def within(q: Tensor, k: Tensor, log_decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What one chunk needs of its decays, c being their inclusive sum: the scores A (..., C, C),
     q e^{c}, k e^{c_C - c} (..., C, K), and c_C (..., 1, K). All inputs are (..., C, K), for any C.
     """
@@ -84,7 +84,7 @@ def _power_of_two(n: int) -> int:
 
 
 class _Within(torch.autograd.Function):
-    """`_within` where C is a power of two. It keeps its inputs alone for the backward pass, which
+    """`within` where C is a power of two. It keeps its inputs alone for the backward pass, which
     makes all factors again, and goes through the halves back from the largest to the smallest."""
 
     @staticmethod
@@ -227,11 +227,16 @@ def chunkwise_flops(length: int, chunk: int, K: int, V: int, masked: bool) -> fl
     """
 
     def one(c: int) -> float:
-        rows = _power_of_two(c) if masked else c
         pairs = c * c if masked else c * (c + 1) / 2
-        return rows * (rows - 1) * K + 2 * pairs * V + 4 * c * K * V
+        return score_flops(c, K, masked) + 2 * pairs * V + 4 * c * K * V
 
     return flops_over_chunks(length, chunk, one)
+
+
+def score_flops(c: int, K: int, masked: bool) -> float:
+    """Matmul FLOPs of the scores A of `within` in a chunk of c tokens."""
+    rows = _power_of_two(c) if masked else c
+    return rows * (rows - 1.0) * K
 
 
 def diagonal_flops(length: int, K: int) -> float:

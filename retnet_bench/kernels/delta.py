@@ -1,10 +1,10 @@
-"""The delta rule with and without a scalar gate (DeltaNet, arXiv:2406.06484, section 3; Gated
-DeltaNet, arXiv:2412.06464, section 3).
+"""The delta rule without a gate (DeltaNet, arXiv:2406.06484, section 3), with one for each head
+(Gated DeltaNet, arXiv:2412.06464, section 3) or for each channel (KDA, arXiv:2510.26692).
 
-Shapes: q, k (B, T, H, K); v (B, T, H, V); beta (B, T, H); log_decay g (B, T, H) <= 0 in fp32 or
-fp64, or None for no gate; state (B, H, K, V) in fp32 (fp64 for fp64 input):
+Shapes: q, k (B, T, H, K); v (B, T, H, V); beta (B, T, H); log_decay g <= 0, (B, T, H) or
+(B, T, H, K) in fp32 or fp64, or None for no gate; state (B, H, K, V) in fp32 (fp64 for fp64 input):
 
-    S <- e^g S,    u = beta (v - S^T k),    S <- S + k u^T,    o = K^-1/2 S^T q
+    S <- diag(e^g) S,    u = beta (v - S^T k),    S <- S + k u^T,    o = K^-1/2 S^T q
 
 The scale is on the side of q, so that a state means the same to every kernel. Along k the state is
 multiplied by 1 - beta |k|^2, which must lie in [-1, 1] for it to stay bounded: callers give keys of
@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from retnet_bench.kernels import channel_decay
 from retnet_bench.kernels.chunks import (
     flops_over_chunks,
     over_chunks,
@@ -38,14 +39,13 @@ def chunkwise(
 ) -> tuple[Tensor, Tensor]:
     """Linear in T, for any length, by the UT transform (section 3.2 of DeltaNet).
 
-    With c the inclusive sum of g in a chunk, D_ij = e^(c_i - c_j) on and below the diagonal, 0
-    above, and S the state before the chunk, its rows u obey
+    With c the inclusive sum of g in a chunk and S the state before the chunk, its rows u obey
 
-        (I + L) U = diag(beta) (V - diag(e^c) K S),    L = diag(beta) K K^T * D below the diagonal
+        (I + L) U = diag(beta) (V - (K * e^c) S),    L_ij = beta_i k_i . (e^(c_i - c_j) k_j), i > j
 
-    so U = U_0 - W S with U_0, W = (I + L)^-1 diag(beta) [V, diag(e^c) K], all chunks at once. The
-    inverse is a triangular solve: repeated squaring loses every digit where keys repeat. (The
-    paper on the gate prints L without D in its section 3.3; its step form needs it.)
+    so U = U_0 - W S with U_0, W = (I + L)^-1 diag(beta) [V, K * e^c], all chunks at once. The
+    inverse is a triangular solve: repeated squaring loses every digit where keys repeat. (Gated
+    DeltaNet's section 3.3 prints L without its decays; its step form needs them.)
     """
     if log_decay is not None:
         return over_chunks(_chunks, (q, k, v, beta, log_decay), chunk, state)
@@ -72,52 +72,64 @@ def _chunks(
     B, _, H, K = q.shape
     state = _empty_state(q, v) if state is None else state
     with without_autocast(q):
-        decay = _decays(log_decay, C, like=state)
         beta = _by_chunk(beta[..., None].to(state.dtype), C)  # (R, C, 1)
         q, k, v = (_by_chunk(x, C) for x in (q * K**-0.5, k, v))  # (R, C, d)
-        targets, reads = _ut(k, v, beta, decay)
-        to_end = _scaled(k, decay.to_end)
-        total = decay.total if decay.total is not None else state.new_ones(len(k), 1, 1)
-        U, before, state = _scan(targets, reads, to_end, total, state)
-        scores = torch.bmm(q, k.mT) * decay.mask.to(q.dtype)
-        cross = torch.bmm(_scaled(q, decay.from_start), before.to(q.dtype))
-        out = torch.baddbmm(cross, scores, U)  # (R, C, V)
+        inside = _inside(q, k, log_decay, state)
+        targets, reads = _ut(inside, v, beta)
+        U, before, state = _scan(targets, reads, inside.to_end, inside.total, state)
+        cross = torch.bmm(inside.queries, before.to(q.dtype))
+        out = torch.baddbmm(cross, inside.scores, U)  # (R, C, V)
     return out.unflatten(0, (-1, B, H)).permute(1, 0, 3, 2, 4).flatten(1, 2), state
 
 
-class _Decay(NamedTuple):
-    """Decays inside chunks; all but the mask are None without a gate."""
+class _Inside(NamedTuple):
+    """What the decays inside chunks come to. Exponents are differences of c that are <= 0."""
 
-    mask: Tensor
-    """D, (R, C, C), or (C, C) without a gate."""
-    from_start: Tensor | None
-    """e^c, (R, C, 1)."""
-    to_end: Tensor | None
-    """e^(c_C - c), (R, C, 1)."""
-    total: Tensor | None
-    """e^(c_C), (R, 1, 1)."""
+    scores: Tensor
+    """q_i . (e^(c_i - c_j) k_j) for i >= j, else 0, (R, C, C)."""
+    gram: Tensor
+    """The same of k_i, in fp32 at least; what is not below the diagonal is never read."""
+    queries: Tensor
+    """q e^c, (R, C, K)."""
+    keys: Tensor
+    """k e^c, in fp32 at least."""
+    to_end: Tensor
+    """k e^(c_C - c)."""
+    total: Tensor
+    """e^(c_C), (R, 1 or K, 1)."""
 
 
-def _decays(log_decay: Tensor | None, C: int, like: Tensor) -> _Decay:
-    """Exponents are differences of c, and masked before exp: none is above 0."""
-    seen = torch.ones(C, C, dtype=torch.bool, device=like.device).tril()
+def _inside(q: Tensor, k: Tensor, log_decay: Tensor | None, state: Tensor) -> _Inside:
+    wide, C = k.to(state.dtype), k.shape[1]
     if log_decay is None:
-        return _Decay(seen.to(like.dtype), None, None, None)
-    c = _by_chunk(log_decay[..., None].to(like.dtype), C).cumsum(1)  # (R, C, 1)
-    mask = torch.exp((c - c.mT).masked_fill(~seen, float("-inf")))
-    return _Decay(mask, torch.exp(c), torch.exp(c[:, -1:] - c), torch.exp(c[:, -1:]))
+        scores, total = torch.bmm(q, k.mT).tril(), state.new_ones(len(k), 1, 1)
+        return _Inside(scores, torch.bmm(wide, wide.mT), q, wide, k, total)
+    if log_decay.dim() == 4:
+        g = _by_chunk(log_decay.to(state.dtype), C)
+        scores, queries, to_end, total = channel_decay.within(q, k, g)
+        gram, keys, *_ = channel_decay.within(wide, wide, g)
+        return _Inside(scores, gram, queries, keys, to_end, torch.exp(total).mT)
+    c = _by_chunk(log_decay[..., None].to(state.dtype), C).cumsum(1)  # (R, C, 1)
+    future = torch.ones(C, C, dtype=torch.bool, device=c.device).triu(1)
+    D = torch.exp((c - c.mT).masked_fill(future, float("-inf")))
+    from_start, to_end, total = torch.exp(c), torch.exp(c[:, -1:] - c), torch.exp(c[:, -1:])
+    return _Inside(
+        scores=torch.bmm(q, k.mT) * D.to(q.dtype),
+        gram=torch.bmm(wide, wide.mT) * D,
+        queries=q * from_start.to(q.dtype),
+        keys=wide * from_start,
+        to_end=k * to_end.to(k.dtype),
+        total=total,
+    )
 
 
-def _ut(k: Tensor, v: Tensor, beta: Tensor, decay: _Decay) -> tuple[Tensor, Tensor]:
+def _ut(inside: _Inside, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """U_0 (R, C, V) and W (R, C, K), in the dtype of v."""
-    dtype = v.dtype
-    k, v = k.to(beta.dtype), v.to(beta.dtype)
-    L = torch.bmm(k, k.mT) * (decay.mask * beta)
-    # Neither the diagonal nor what is above it is read.
+    L = inside.gram * beta
     eye = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device).expand_as(L)
     inverse = torch.linalg.solve_triangular(L, eye, upper=False, unitriangular=True) * beta.mT
-    decayed = inverse if decay.from_start is None else inverse * decay.from_start.mT
-    return torch.bmm(inverse, v).to(dtype), torch.bmm(decayed, k).to(dtype)
+    products = torch.bmm(inverse, v.to(L.dtype)), torch.bmm(inverse, inside.keys)
+    return products[0].to(v.dtype), products[1].to(v.dtype)
 
 
 def _scan(
@@ -168,7 +180,7 @@ class _Scan(torch.autograd.Function):
             targets,
             _product(targets, before.mT.to(dtype)).neg_(),
             _product(U, after.mT.to(dtype)),
-            (before * after).sum((-2, -1), keepdim=True) if ctx.needs_input_grad[3] else None,
+            (before * after).sum_to_size(decay.shape) if ctx.needs_input_grad[3] else None,
             states[0],
         )
 
@@ -194,7 +206,7 @@ def recurrent(
     with without_autocast(q):
         for t in range(q.shape[1]):
             if log_decay is not None:
-                S = S * torch.exp(log_decay[:, t])[..., None, None]
+                S = S * _decay(log_decay[:, t], S)
             u = beta[:, t, :, None] * (v[:, t] - _read(k[:, t], S))
             S = S + k[:, t, :, :, None] * u[:, :, None]
             out.append(_read(q[:, t], S))
@@ -206,13 +218,13 @@ def recurrent_step(
 ) -> Tensor:
     """One token, updating `state` in place.
 
-    q, k (B, H, K), v (B, H, V), beta and log_decay (B, H) -> (B, H, V). For inference only: no
-    gradient flows.
+    q, k (B, H, K), v (B, H, V), beta (B, H), log_decay (B, H) or (B, H, K) -> (B, H, V). For
+    inference only: no gradient flows.
     """
     dtype = v.dtype
     q, k, v, beta = (x.to(state.dtype) for x in (q * q.shape[-1] ** -0.5, k, v, beta))
     if log_decay is not None:
-        state.mul_(torch.exp(log_decay)[..., None, None])
+        state.mul_(_decay(log_decay, state))
     # Both are read from the state before the update, in one pass over it: S'^T q = S^T q + q.k u.
     told, said = (torch.stack([k, q], -2) @ state).unbind(-2)  # (B, H, V) each
     u = beta[..., None] * (v - told)
@@ -223,6 +235,12 @@ def recurrent_step(
 def _read(q: Tensor, state: Tensor) -> Tensor:
     """S^T q: (B, H, K), (B, H, K, V) -> (B, H, V)."""
     return (q[..., None, :] @ state).squeeze(-2)
+
+
+def _decay(log_decay: Tensor, state: Tensor) -> Tensor:
+    """e^g of one token, as it multiplies a state (B, H, K, V)."""
+    factor = torch.exp(log_decay.to(state.dtype))
+    return factor[..., None] if log_decay.dim() == 3 else factor[..., None, None]
 
 
 def _empty_state(q: Tensor, v: Tensor) -> Tensor:
@@ -236,10 +254,6 @@ def _by_chunk(x: Tensor, C: int) -> Tensor:
     return x.unflatten(1, (-1, C)).permute(1, 0, 3, 2, 4).flatten(0, 2).contiguous()
 
 
-def _scaled(x: Tensor, rows: Tensor | None) -> Tensor:
-    return x if rows is None else x * rows.to(x.dtype)
-
-
 def fla_chunkwise(
     q: Tensor,
     k: Tensor,
@@ -249,9 +263,11 @@ def fla_chunkwise(
     chunk: int = 64,
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """By flash-linear-attention's Triton kernels: chunks of 16, 32 or 64."""
+    """By flash-linear-attention's Triton kernels: chunks of 16 (not with a gate by channel), 32 or
+    64."""
     from fla.ops.delta_rule import chunk_delta_rule
     from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+    from fla.ops.kda import chunk_kda
 
     common: dict[str, Any] = {
         "scale": q.shape[-1] ** -0.5,
@@ -261,7 +277,8 @@ def fla_chunkwise(
     }
     if log_decay is None:
         return chunk_delta_rule(q, k, v, beta, **common)
-    return chunk_gated_delta_rule(q, k, v, g=log_decay, beta=beta, state_v_first=False, **common)
+    gated = chunk_kda if log_decay.dim() == 4 else chunk_gated_delta_rule
+    return gated(q, k, v, g=log_decay, beta=beta, state_v_first=False, **common)
 
 
 def fla_step(
@@ -270,6 +287,7 @@ def fla_step(
     """One token by flash-linear-attention's fused recurrent kernels; `state` updated in place."""
     from fla.ops.delta_rule import fused_recurrent_delta_rule
     from fla.ops.gated_delta_rule import fused_recurrent_gated_delta_rule
+    from fla.ops.kda import fused_recurrent_kda
 
     common: dict[str, Any] = {
         "beta": beta.unsqueeze(1),
@@ -281,32 +299,38 @@ def fla_step(
     if log_decay is None:
         out, new = fused_recurrent_delta_rule(q, k, v, **common)
     else:
-        g = log_decay.unsqueeze(1)
-        out, new = fused_recurrent_gated_delta_rule(q, k, v, g=g, state_v_first=False, **common)
+        gated = fused_recurrent_kda if log_decay.dim() == 3 else fused_recurrent_gated_delta_rule
+        out, new = gated(q, k, v, g=log_decay.unsqueeze(1), state_v_first=False, **common)
     state.copy_(new)
     return out.squeeze(1)
 
 
-def chunkwise_flops(length: int, chunk: int, d_k: int, d_v: int, masked: bool) -> float:
+def chunkwise_flops(
+    length: int, chunk: int, d_k: int, d_v: int, masked: bool, by_channel: bool = False
+) -> float:
     """Matmul FLOPs of one head's `chunkwise` over `length` tokens, but for `inverse_flops`.
 
     A chunk of c tokens: K K^T, Q K^T and the inverse by K (2 c^2 d_k each), the inverse by V and
     the scores by U (2 c^2 d_v each); W S, Q S and K^T U (2 c d_k d_v each). Counted with
-    `masked=False`, the half of each c x c matrix that is zero is left out.
+    `masked=False`, the half of each c x c matrix that is zero is left out. `by_channel`: K K^T and
+    Q K^T are those of `channel_decay`, made of halves without the diagonal.
     """
 
     def one(c: int) -> float:
         pairs = c * c if masked else c * (c + 1) / 2
-        return 2 * pairs * (3 * d_k + 2 * d_v) + 6 * c * d_k * d_v
+        scores = channel_decay.score_flops(c, d_k, masked) if by_channel else 2 * pairs * d_k
+        return 2 * scores + 2 * pairs * (d_k + 2 * d_v) + 6 * c * d_k * d_v
 
     return flops_over_chunks(length, chunk, one)
 
 
-def chunkwise_backward_flops(length: int, chunk: int, d_k: int, d_v: int) -> float:
+def chunkwise_backward_flops(
+    length: int, chunk: int, d_k: int, d_v: int, by_channel: bool = False
+) -> float:
     """Matmul FLOPs of the backward pass that FlopCounterMode sees: two products for each of the
     forward's, and one for the inverse, beside a triangular solve."""
     inverse = flops_over_chunks(length, chunk, lambda c: 2.0 * c**3)
-    return 2 * chunkwise_flops(length, chunk, d_k, d_v, masked=True) + inverse
+    return 2 * chunkwise_flops(length, chunk, d_k, d_v, True, by_channel) + inverse
 
 
 def inverse_flops(length: int, chunk: int) -> float:

@@ -23,6 +23,9 @@ def install_fla_delta(monkeypatch) -> None:
         chunk_gated_delta_rule=chunk_gated_delta_rule,
         fused_recurrent_gated_delta_rule=fused_recurrent_gated_delta_rule,
     )
+    install(
+        monkeypatch, "fla.ops.kda", chunk_kda=chunk_kda, fused_recurrent_kda=fused_recurrent_kda
+    )
 
 
 def chunk_delta_rule(
@@ -38,7 +41,7 @@ def chunk_delta_rule(
     cu_seqlens_cpu=None,
     **kwargs,
 ):
-    _check_delta_chunk(q, k, v, kwargs)
+    _check_chunk(q, k, v, kwargs)
     assert not use_qk_l2norm_in_kernel
     return _delta(q, k, v, None, beta, scale, initial_state, output_final_state)
 
@@ -62,7 +65,8 @@ def chunk_gated_delta_rule(
     cp_context=None,
     **kwargs,
 ):
-    _check_delta_chunk(q, k, v, kwargs)
+    _check_chunk(q, k, v, kwargs)
+    assert g.shape == beta.shape
     assert not any((use_qk_l2norm_in_kernel, use_beta_sigmoid_in_kernel, allow_neg_eigval))
     state = _keys_first(initial_state, state_v_first)
     out, state = _delta(q, k, v, g, beta, scale, state, output_final_state)
@@ -107,6 +111,7 @@ def fused_recurrent_gated_delta_rule(
     **kwargs,
 ):
     assert not kwargs, f"fla 0.6.0 would drop {kwargs} silently"
+    assert g.shape == beta.shape
     assert gk is None
     assert gv is None
     assert not any((use_qk_l2norm_in_kernel, use_gate_in_kernel, use_beta_sigmoid_in_kernel))
@@ -115,7 +120,70 @@ def fused_recurrent_gated_delta_rule(
     return out, _keys_first(state, state_v_first)
 
 
-def _check_delta_chunk(q, k, v, kwargs):
+def chunk_kda(
+    q,
+    k,
+    v,
+    g,
+    beta,
+    scale=None,
+    initial_state=None,
+    output_final_state=False,
+    use_qk_l2norm_in_kernel=False,
+    use_gate_in_kernel=False,
+    use_beta_sigmoid_in_kernel=False,
+    allow_neg_eigval=False,
+    safe_gate=False,
+    lower_bound=None,
+    disable_recompute=False,
+    return_intermediate_states=False,
+    state_v_first=False,
+    cu_seqlens=None,
+    cu_seqlens_cpu=None,
+    cp_context=None,
+    use_graph=False,
+    max_num_seqs=None,
+    **kwargs,
+):
+    if kwargs.get("chunk_size", 64) == 16:
+        raise ValueError("`chunk_size` must be either 32 or 64 for KDA, got 16.")
+    _check_chunk(q, k, v, kwargs)
+    assert g.shape == k.shape
+    assert not any((use_qk_l2norm_in_kernel, use_gate_in_kernel, use_beta_sigmoid_in_kernel))
+    state = _keys_first(initial_state, state_v_first)
+    out, state = _delta(q, k, v, g, beta, scale, state, output_final_state)
+    return out, _keys_first(state, state_v_first)
+
+
+def fused_recurrent_kda(
+    q,
+    k,
+    v,
+    g,
+    beta,
+    A_log=None,
+    dt_bias=None,
+    scale=None,
+    initial_state=None,
+    output_final_state=False,
+    use_qk_l2norm_in_kernel=False,
+    use_gate_in_kernel=False,
+    use_beta_sigmoid_in_kernel=False,
+    allow_neg_eigval=False,
+    lower_bound=None,
+    state_v_first=False,
+    cu_seqlens=None,
+    **kwargs,
+):
+    assert not kwargs, f"fla 0.6.0 would drop {kwargs} silently"
+    assert g.shape == k.shape
+    assert not any((use_qk_l2norm_in_kernel, use_gate_in_kernel, use_beta_sigmoid_in_kernel))
+    state = _keys_first(initial_state, state_v_first)
+    out, state = _delta(q, k, v, g, beta, scale, state, output_final_state)
+    return out, _keys_first(state, state_v_first)
+
+
+def _check_chunk(q, k, v, kwargs):
     assert q.dtype == k.dtype == v.dtype
     assert q.dtype != torch.float32, "does not support float32. Please use bfloat16."
     assert q.shape[-1] <= 256
@@ -143,8 +211,8 @@ def _delta(q, k, v, g, beta, scale, state, output_final_state):
     out = []
     for n in range(T):
         if g is not None:
-            assert g.shape == (B, T, H)
-            h = h * g[:, n].float().exp()[..., None, None]
+            factor = g[:, n].float().exp()
+            h = h * (factor[..., None] if g.dim() == 4 else factor[..., None, None])
         key = k[:, n].float()
         miss = v[:, n].float() - torch.einsum("bhk,bhkv->bhv", key, h)
         h = h + torch.einsum("bhk,bh,bhv->bhkv", key, beta[:, n].float(), miss)

@@ -19,8 +19,9 @@ from retnet_bench.kernels import KERNELS, Setting, best, delta
 FORMS = (delta.chunkwise, delta.recurrent)
 EXACT = 1e-12
 SMALL = DeltaCase()
-UNGATED = replace(SMALL, gated=False)
-BOTH = pytest.mark.parametrize("case", [SMALL, UNGATED], ids=["gated", "ungated"])
+UNGATED = replace(SMALL, gate="none")
+CHANNEL = replace(SMALL, gate="channel")
+EACH = pytest.mark.parametrize("case", [SMALL, UNGATED, CHANNEL], ids=["head", "none", "channel"])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -33,6 +34,8 @@ BOTH = pytest.mark.parametrize("case", [SMALL, UNGATED], ids=["gated", "ungated"
 @example(case=replace(SMALL, length=1))
 @example(case=replace(UNGATED, length=1, stateful=False))
 @example(case=replace(SMALL, chunk=1))
+@example(case=replace(CHANNEL, length=13))
+@example(case=replace(CHANNEL, length=1, stateful=False))
 def test_each_form_is_the_product_of_its_transitions(form, case):
     q, k, v, beta, decay, state = case.tensors()
     out, new = form(q, k, v, beta, decay, chunk=case.chunk, state=state)
@@ -78,7 +81,7 @@ def _gradients(form, inputs, chunk):
     return [x.grad for x in leaves]
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("length", [1, 8, 9, 23, 24])
 def test_gradients_of_both_forms_agree(case, length):
     inputs = replace(case, length=length).tensors()
@@ -87,7 +90,7 @@ def test_gradients_of_both_forms_agree(case, length):
         assert relative(found, wanted) < EXACT
 
 
-@BOTH
+@EACH
 def test_gradcheck(case):
     inputs = replace(case, batch=1, length=5, d_k=3, d_v=2, chunk=2).tensors()
     leaves = tuple(x.requires_grad_() for x in inputs if x is not None)
@@ -98,7 +101,7 @@ def test_gradcheck(case):
     assert torch.autograd.gradcheck(run, leaves)
 
 
-@pytest.mark.parametrize("case", [SMALL, replace(UNGATED, length=8)], ids=["gated", "ungated"])
+@pytest.mark.parametrize("case", [SMALL, replace(UNGATED, length=8)], ids=["head", "none"])
 def test_the_compiler_takes_chunkwise_whole_and_gets_the_same(case):
     compiled = torch.compile(delta.chunkwise, fullgraph=True, backend="aot_eager")
     inputs = case.tensors()
@@ -137,11 +140,12 @@ def test_fp32_keeps_its_digits_where_keys_repeat(beta):
     assert relative(out, exact) < 1e-4
 
 
+@pytest.mark.parametrize("gate", ["head", "channel"])
 @pytest.mark.parametrize("per_token", [-4.0, -20.0, -1e4, -1e30])
-def test_decays_far_below_the_smallest_number_stay_exact(per_token):
+def test_decays_far_below_the_smallest_number_stay_exact(per_token, gate):
     """e^-c, were it formed, would be inf from a sum of -88 on, and 0 inf is NaN."""
-    q, k, v, beta, _, state = DeltaCase(length=100).tensors(torch.float32)
-    decay = torch.full_like(beta, per_token)
+    q, k, v, beta, decay, state = DeltaCase(length=100, gate=gate).tensors(torch.float32)
+    decay.fill_(per_token)
     decay[:, 40:60] = 0.0
     out, new = delta.chunkwise(q, k, v, beta, decay, 64, state)
     expected = by_transitions(q, k, v, beta, decay, state)
@@ -157,13 +161,23 @@ def test_decays_far_below_the_smallest_number_stay_exact(per_token):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_log_decay_of_zero_is_no_gate(form):
     q, k, v, beta, _, state = SMALL.tensors()
-    gated = form(q, k, v, beta, torch.zeros_like(beta), chunk=8, state=state)
     ungated = form(q, k, v, beta, None, chunk=8, state=state)
-    assert relative(gated[0], ungated[0]) < EXACT
-    assert relative(gated[1], ungated[1]) < EXACT
+    for none in (torch.zeros_like(beta), torch.zeros_like(k)):
+        gated = form(q, k, v, beta, none, chunk=8, state=state)
+        assert relative(gated[0], ungated[0]) < EXACT
+        assert relative(gated[1], ungated[1]) < EXACT
 
 
-@BOTH
+@pytest.mark.parametrize("form", FORMS)
+def test_equal_channels_are_one_head(form):
+    q, k, v, beta, decay, state = SMALL.tensors()
+    by_head = form(q, k, v, beta, decay, chunk=8, state=state)
+    by_channel = form(q, k, v, beta, decay[..., None].expand_as(k), chunk=8, state=state)
+    assert relative(by_channel[0], by_head[0]) < EXACT
+    assert relative(by_channel[1], by_head[1]) < EXACT
+
+
+@EACH
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_the_state_is_kept_in_fp32_and_the_output_in_the_inputs_dtype(form, dtype, case):
@@ -185,7 +199,7 @@ def test_a_step_keeps_the_state_in_fp32(dtype):
     assert (out.dtype, state.dtype) == (dtype, torch.float32)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("form", FORMS)
 def test_autocast_narrows_nothing_inside(form, case):
     inputs = case.tensors(torch.float32)
@@ -195,7 +209,7 @@ def test_autocast_narrows_nothing_inside(form, case):
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 24, 29])
 def test_flops_are_what_the_counter_sees(case, length):
     case = replace(case, batch=1, length=length, stateful=False)
@@ -203,12 +217,12 @@ def test_flops_are_what_the_counter_sees(case, length):
     dims = (case.d_k, case.d_v)
     by_form = {
         delta.chunkwise: (
-            delta.chunkwise_flops(length, 8, *dims, masked=True),
-            delta.chunkwise_backward_flops(length, 8, *dims),
+            delta.chunkwise_flops(length, 8, *dims, True, case.gate == "channel"),
+            delta.chunkwise_backward_flops(length, 8, *dims, case.gate == "channel"),
         ),
         delta.recurrent: (
             delta.recurrent_flops(length, *dims),
-            delta.recurrent_backward_flops(length, *dims, case.gated),
+            delta.recurrent_backward_flops(length, *dims, case.gate != "none"),
         ),
     }
     for form, (forward, backward) in by_form.items():
@@ -241,53 +255,34 @@ def test_inverse_flops_are_those_of_forward_substitution(c):
     assert delta.inverse_flops(2 * 16 + c, 16) == 2 * (16 * 15 * 14 / 3) + 2 * products
 
 
-def _misprinted(decay):
-    """D printed as a plain causal mask."""
-    return decay._replace(mask=(decay.mask > 0).to(decay.mask.dtype))
+BROKEN = {
+    "L as it is printed, without decays": lambda q, k: {"gram": k @ k.mT},
+    "queries that meet an undecayed state": lambda q, k: {"queries": q},
+    "keys that meet an undecayed state": lambda q, k: {"keys": k},
+    "writes that do not decay": lambda q, k: {"to_end": k},
+    "a state that does not decay": lambda q, k: {"total": torch.ones(len(k), 1, 1).double()},
+}
 
 
-def _exclusive(decay):
-    """The state met one decay too late."""
-    return decay._replace(from_start=decay.from_start / decay.from_start[:, :1])
+@pytest.mark.parametrize("gate", ["head", "channel"])
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_a_broken_decay_shows(monkeypatch, gate, broken):
+    right = delta._inside
+    monkeypatch.setattr(
+        delta, "_inside", lambda q, k, *rest: right(q, k, *rest)._replace(**broken(q, k))
+    )
+    _assert_wrong(replace(SMALL, gate=gate))
 
 
-def _first_row(decay):
-    """The state's decay read at another row than the last real one."""
-    return decay._replace(total=decay.from_start[:, :1])
+@pytest.mark.parametrize("case", [SMALL, UNGATED], ids=["head", "none"])
+def test_a_transform_without_beta_shows(monkeypatch, case):
+    right = delta._ut
+    monkeypatch.setattr(delta, "_ut", lambda i, v, beta: right(i, v, torch.ones_like(beta)))
+    _assert_wrong(case)
 
 
-def _undecayed_writes(decay):
-    return decay._replace(to_end=torch.ones_like(decay.to_end))
-
-
-@pytest.mark.parametrize("broken", [_misprinted, _exclusive, _first_row, _undecayed_writes])
-def test_a_broken_decay_shows(monkeypatch, broken):
-    right = delta._decays
-    monkeypatch.setattr(delta, "_decays", lambda *args, **kwargs: broken(right(*args, **kwargs)))
-    _assert_wrong()
-
-
-def _decayed_twice(k, v, beta, decay):
-    """W from the gated inverse, then decayed as if from the ungated one."""
-    targets, reads = delta_ut(k, v, beta, decay)
-    return targets, reads * decay.from_start
-
-
-def _without_beta(k, v, beta, decay):
-    return delta_ut(k, v, torch.ones_like(beta), decay)
-
-
-delta_ut = delta._ut
-
-
-@pytest.mark.parametrize("broken", [_decayed_twice, _without_beta])
-def test_a_broken_transform_shows(monkeypatch, broken):
-    monkeypatch.setattr(delta, "_ut", broken)
-    _assert_wrong()
-
-
-def _assert_wrong():
-    inputs = SMALL.tensors()
+def _assert_wrong(case):
+    inputs = case.tensors()
     out, _ = delta.chunkwise(*inputs[:5], chunk=8, state=inputs[5])
     assert relative(out, by_transitions(*inputs)[0]) > 1e-4
 
@@ -298,17 +293,17 @@ def fla(monkeypatch):
 
 
 DELTA = DeltaCase(length=37, d_k=8, d_v=6, stateful=False)
-EITHER = pytest.mark.parametrize("gated", [True, False], ids=["gated", "ungated"])
+GATES = pytest.mark.parametrize("gate", ["none", "head", "channel"])
 BF16 = 1e-2
 """Inputs are the same in bf16 and products of the stand-ins fp32: only the outputs are rounded."""
 
 
 @pytest.mark.usefixtures("fla")
-@EITHER
-@pytest.mark.parametrize("length", [1, 16, 37])
-def test_fla_gives_our_output_from_an_empty_state(length, gated):
-    inputs = replace(DELTA, length=length, gated=gated).tensors(torch.bfloat16)[:5]
-    out, state = delta.fla_chunkwise(*inputs, chunk=16)
+@GATES
+@pytest.mark.parametrize("length", [1, 32, 37])
+def test_fla_gives_our_output_from_an_empty_state(length, gate):
+    inputs = replace(DELTA, length=length, gate=gate).tensors(torch.bfloat16)[:5]
+    out, state = delta.fla_chunkwise(*inputs, chunk=32)
     expected, ours = delta.recurrent(*inputs)
     assert (out.dtype, state.dtype) == (torch.bfloat16, torch.float32)
     assert relative(out, expected) < BF16
@@ -316,14 +311,14 @@ def test_fla_gives_our_output_from_an_empty_state(length, gated):
 
 
 @pytest.mark.usefixtures("fla")
-@EITHER
-def test_fla_in_two_parts_then_steps_equals_our_recurrence(gated):
+@GATES
+def test_fla_in_two_parts_then_steps_equals_our_recurrence(gate):
     """d_k and d_v differ, so a state with values first would not fit."""
-    inputs = replace(DELTA, gated=gated).tensors(torch.bfloat16)[:5]
+    inputs = replace(DELTA, gate=gate).tensors(torch.bfloat16)[:5]
     parts, state, at = [], None, 0
     for end in (20, 30):
         cut = (None if x is None else x[:, at:end] for x in inputs)
-        out, state = delta.fla_chunkwise(*cut, chunk=16, state=state)
+        out, state = delta.fla_chunkwise(*cut, chunk=32, state=state)
         parts.append(out)
         at = end
     for n in range(30, 37):
@@ -337,9 +332,9 @@ def test_fla_in_two_parts_then_steps_equals_our_recurrence(gated):
 
 
 @pytest.mark.usefixtures("fla")
-@EITHER
-def test_fla_passes_the_chunk_on(gated):
-    inputs = replace(DELTA, gated=gated).tensors(torch.bfloat16)[:5]
+@GATES
+def test_fla_passes_the_chunk_on(gate):
+    inputs = replace(DELTA, gate=gate).tensors(torch.bfloat16)[:5]
     with pytest.raises(ValueError, match="16, 32, or 64, got 48"):
         delta.fla_chunkwise(*inputs, chunk=48)
 

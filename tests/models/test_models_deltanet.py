@@ -1,4 +1,4 @@
-"""DeltaNet and Gated DeltaNet: their equations, their shapes and starts, and what would show."""
+"""DeltaNet, Gated DeltaNet and KDA: their equations, shapes and starts, and what would show."""
 
 from __future__ import annotations
 
@@ -17,15 +17,12 @@ from mixer_laws import (
 from tiny_models import build, on_meta, relative, tiny, tokens
 
 from retnet_bench.base import UserError
-from retnet_bench.kernels import KERNELS, delta
 from retnet_bench.models import MIXERS, SIZES, ModelConfig, cost, match
-from retnet_bench.models.agreement import check
 from retnet_bench.models.config import Size
-from retnet_bench.models.mixers import deltanet
 from retnet_bench.models.mixers.base import Context
 from retnet_bench.models.mixers.deltanet import DeltaNet
 
-BOTH = ("deltanet", "gated_deltanet")
+EACH = ("deltanet", "gated_deltanet", "kda")
 NARROW = Size(32, 2, 8, 8)
 
 
@@ -46,22 +43,29 @@ def by_equations(mixer, x):
     beta = rates[..., :H].sigmoid() * (1 + mixer.options.allow_neg_eigval)
     S, heads = torch.zeros(len(x), H, d_k, cfg.value_dim, dtype=x.dtype), []
     for t in range(x.shape[1]):
-        if mixer.decays:
+        if mixer.decay == "head":
             dt = torch.log1p(torch.exp(rates[:, t, H:] + mixer.dt_bias))
             S = S * torch.exp(-mixer.A_log.exp() * dt)[..., None, None]
+        if mixer.decay == "channel":
+            steps = x[:, t] @ mixer.decay_down.weight.T @ mixer.decay_up.weight.T + mixer.dt_bias
+            dt = torch.log1p(torch.exp(steps)).unflatten(-1, (H, -1))
+            S = S * torch.exp(-mixer.A_log.exp()[:, None] * dt)[..., None]
         old = torch.einsum("bhk,bhkv->bhv", k[:, t], S)
         new = beta[:, t, :, None] * v[:, t] + (1 - beta[:, t, :, None]) * old
         S = S + torch.einsum("bhk,bhv->bhkv", k[:, t], new - old)
         heads.append(torch.einsum("bhk,bhkv->bhv", q[:, t], S) / math.sqrt(d_k))
     y = torch.stack(heads, 1)
     y = y / (y.square().mean(-1, keepdim=True) + cfg.norm_eps).sqrt() * mixer.norm.weight
-    if mixer.gate is not None:
+    if mixer.gate is not None and mixer.decay == "channel":
+        down, up = mixer.gate
+        y = y * (x @ down.weight.T @ up.weight.T + up.bias).sigmoid().unflatten(-1, (H, -1))
+    elif mixer.gate is not None:
         z = (x @ mixer.gate.weight.T).unflatten(-1, (H, -1))
         y = y * z * z.sigmoid()
     return y.flatten(-2) @ mixer.out.weight.T
 
 
-@pytest.mark.parametrize("mixer", BOTH)
+@pytest.mark.parametrize("mixer", EACH)
 @pytest.mark.parametrize(
     "changes", [{}, {"allow_neg_eigval": True}, {"gate": True}, {"gate": False}]
 )
@@ -73,112 +77,7 @@ def test_a_layer_is_its_equations(mixer, changes):
     assert relative(layer(x, Context(None)), by_equations(layer, x)) < 1e-12
 
 
-@pytest.mark.parametrize("mixer", BOTH)
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"allow_neg_eigval": True},
-        {"conv_width": 0},
-        {"conv_width": 1},
-        {"conv_width": 9},
-        {"chunk": 1},
-        {"chunk": 5},
-        {"gate": True},
-        {"gate": False},
-        {"n_heads": 1, "d_key": 12, "d_value": 7},
-    ],
-)
-def test_green_for_the_options(mixer, changes):
-    found = check(tiny(mixer, size=NARROW, **changes), "cpu", "fp32")
-    assert all(a.ok for a in found), [a.line() for a in found]
-
-
-def plain(*inputs, state, chunk=64):
-    return delta.chunkwise(*inputs, chunk, state)
-
-
-def without_beta(q, k, v, beta, g, chunk, state=None):
-    return plain(q, k, v, torch.ones_like(beta), g, state=state)
-
-
-def without_decay(q, k, v, beta, g, chunk, state=None):
-    return plain(q, k, v, beta, None, state=state)
-
-
-def scale_in_the_state(q, k, v, beta, g, chunk, state=None):
-    out, state = plain(q, k, v, beta, g, state=state)
-    return out, state * q.shape[-1] ** -0.5
-
-
-def decay_after_the_token(q, k, v, beta, g, chunk, state=None):
-    """The write decays, too: S <- e^g (S + k u^T)."""
-    later = torch.cat([torch.zeros_like(g[:, :1]), g[:, :-1]], 1)
-    out, state = plain(q, k, v, beta, later, state=state)
-    return out, state * torch.exp(g[:, -1])[..., None, None]
-
-
-def forgets(q, k, v, beta, g, chunk, state=None):
-    return plain(q, k, v, beta, g, state=None)
-
-
-@pytest.mark.parametrize(
-    ("mixer", "broken"),
-    [
-        ("deltanet", without_beta),
-        ("deltanet", scale_in_the_state),
-        ("deltanet", forgets),
-        ("gated_deltanet", without_decay),
-        ("gated_deltanet", decay_after_the_token),
-    ],
-)
-def test_red_for_a_broken_kernel(monkeypatch, mixer, broken):
-    twin = replace(KERNELS["delta_chunkwise"], run=broken)
-    monkeypatch.setitem(KERNELS._items, "delta_chunkwise", twin)
-    found = check(tiny(mixer, size=NARROW), "cpu", "fp64")[0]
-    assert not found.ok
-    assert found.where.startswith("delta_chunkwise ")
-
-
-def _stale_inputs(monkeypatch):
-    """The convolution of a step that never takes its token in."""
-    step = deltanet.ShortConvolution.step
-    monkeypatch.setattr(
-        deltanet.ShortConvolution, "step", lambda conv, x, state: step(conv, x, state.clone())
-    )
-
-
-def _half_of_beta(monkeypatch):
-    """A step that knows nothing of allow_neg_eigval."""
-
-    def step(q, k, v, beta, g, state):
-        return delta.recurrent_step(q, k, v, beta / 2, g, state)
-
-    for name in ("delta_recurrent", "delta_chunkwise"):
-        monkeypatch.setitem(KERNELS._items, name, replace(KERNELS[name], step=step))
-
-
-@pytest.mark.parametrize("broken", [_stale_inputs, _half_of_beta])
-@pytest.mark.parametrize("mixer", BOTH)
-def test_red_for_a_broken_step(monkeypatch, mixer, broken):
-    broken(monkeypatch)
-    assert not check(tiny(mixer, size=NARROW), "cpu", "fp64")[0].ok
-
-
-def test_equal_keys_reach_the_kernel_where_one_token_repeats(monkeypatch):
-    """What the adversarial setting of the check is for."""
-    seen = []
-    run = KERNELS["delta_chunkwise"].run
-    twin = replace(
-        KERNELS["delta_chunkwise"],
-        run=lambda q, k, *rest, **options: seen.append(k) or run(q, k, *rest, **options),
-    )
-    monkeypatch.setitem(KERNELS._items, "delta_chunkwise", twin)
-    check(tiny("deltanet", size=NARROW), "cpu", "fp64")
-    repeated = [k for k in seen if k.shape[1] > 8 and (k[0, 4:] - k[0, 4:5]).abs().max() < 1e-12]
-    assert repeated
-
-
-@pytest.mark.parametrize("mixer", BOTH)
+@pytest.mark.parametrize("mixer", EACH)
 def test_keys_have_length_one_in_every_precision(mixer):
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         layer = build(tiny(mixer, size=NARROW, norm_eps=0.0)).to(dtype).blocks[0].mixer
@@ -213,6 +112,7 @@ def test_heads_of_every_size():
         (32, 128, 128),
         (40, 128, 128),
     ]
+    assert [heads(name, "kda") for name in SIZES] == [heads(name, "deltanet") for name in SIZES]
     assert [heads(name, "gated_deltanet") for name in SIZES] == [
         (2, 24, 48),
         (3, 24, 48),
@@ -241,6 +141,11 @@ def test_heads_of_every_size():
             6 * 1024**2 + 2 * 1024 * 3 + 12 * 1024 + 512 + 2 * 3,
             393_216 + 9_216,
         ),
+        (
+            "kda",
+            4 * 1024**2 + 1024 * 8 + 4 * 128 * 1024 + 12 * 1024 + 128 + 8 + 2 * 1024,
+            131_072 + 9_216,
+        ),
     ],
 )
 def test_the_authors_allocation_at_width_1024(mixer, parameters, state):
@@ -250,7 +155,7 @@ def test_the_authors_allocation_at_width_1024(mixer, parameters, state):
     assert kind.state_bytes(cfg, 1, 77, 4) == 4 * state
 
 
-@pytest.mark.parametrize("mixer", BOTH)
+@pytest.mark.parametrize("mixer", EACH)
 @pytest.mark.parametrize("name", SIZES)
 def test_a_retnets_state_is_within_reach_at_every_size(name, mixer):
     matched = match(name, mixer, by="state", kernel="delta_chunkwise")
@@ -258,6 +163,7 @@ def test_a_retnets_state_is_within_reach_at_every_size(name, mixer):
     found = cost.state_bytes(matched.config, 1, 2048, 4)
     assert found == pytest.approx(retnet, rel=0.1)
     assert matched.mismatch == pytest.approx(found / retnet - 1)
+    assert matched.config.key_dim <= 256, "which flash-linear-attention takes"
 
 
 def test_head_dim_and_expand_say_the_shape():
@@ -284,7 +190,7 @@ def test_an_expansion_that_the_widths_contradict_is_refused():
         tiny("deltanet", expand=2.0)
 
 
-@pytest.mark.parametrize("mixer", BOTH)
+@pytest.mark.parametrize("mixer", EACH)
 def test_the_start(mixer):
     """Xavier as all arms where they share a map; rates small; the gate's own as its authors'."""
     cfg = tiny(mixer, "paper", Size(512, 3, 64, 64), d_ffn=8)
@@ -292,7 +198,9 @@ def test_the_start(mixer):
     gain = (8 * 3) ** -0.25
     q, k, v = layer.qkv.weight.split([cfg.d_key, cfg.d_key, cfg.d_value])
     maps = [(q, 1.0), (k, 1.0), (v, gain), (layer.out.weight, gain)]
-    maps += [(layer.gate.weight, gain)] if layer.gate else []
+    if layer.gate:
+        gates = layer.gate if mixer == "kda" else [layer.gate]
+        maps += [(gate.weight, gain) for gate in gates]
     for weight, own in maps:
         std = own * (2 / sum(weight.shape)) ** 0.5
         assert weight.std().item() == pytest.approx(std, rel=0.03)
@@ -301,7 +209,8 @@ def test_the_start(mixer):
 
 
 def test_the_start_of_decays():
-    """A in U(0.001, 16), dt log-uniform in [0.001, 0.1]: no decay is -inf or 0."""
+    """A in U(0.001, 16), dt log-uniform in [0.001, 0.1]: no decay is -inf or 0. KDA's A is never
+    below 1."""
     cfg = tiny("gated_deltanet", n_heads=1500, d_key=3000, d_value=3000, d_ffn=1, n_layers=1)
     layer = build(cfg).blocks[0].mixer
     A, dt = layer.A_log.detach().exp(), F.softplus(layer.dt_bias.detach())
@@ -311,10 +220,16 @@ def test_the_start_of_decays():
     assert 0.99e-3 <= dt.min() < 1.1e-3
     assert 0.09 < dt.max() <= 0.1001
     assert dt.log().mean().item() == pytest.approx(math.log(1e-2), rel=0.03)
+    layer = build(tiny("kda", n_heads=500, d_key=1000, d_value=1000, d_ffn=1)).blocks[0].mixer
+    assert 1 <= layer.A_log.exp().min() < 1.2
+    assert 15.5 < layer.A_log.exp().max() <= 16.001
+    dt = F.softplus(layer.dt_bias.detach())
+    assert 0.99e-3 <= dt.min() < dt.max() <= 0.1001
 
 
-def test_decays_are_learned_in_fp32_and_not_decayed():
-    model = build(tiny("gated_deltanet"))
+@pytest.mark.parametrize("mixer", ["gated_deltanet", "kda"])
+def test_decays_are_learned_in_fp32_and_not_decayed(mixer):
+    model = build(tiny(mixer))
     for dtype, kept in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
         layer = model.to(dtype).blocks[0].mixer
         assert layer.A_log.dtype == layer.dt_bias.dtype == kept
@@ -330,7 +245,7 @@ def test_decays_are_learned_in_fp32_and_not_decayed():
     }
 
 
-@pytest.mark.parametrize("mixer", BOTH)
+@pytest.mark.parametrize("mixer", EACH)
 def test_training_under_autocast_is_near_fp32(mixer):
     """Products in bf16; states, inverses and rates stay in fp32, and so do the gradients."""
     model = build(tiny(mixer, size=NARROW))
@@ -356,14 +271,14 @@ def test_the_compiler_takes_a_layer_whole():
     assert relative(whole(ids), model(ids)) < 1e-5
 
 
-@pytest.mark.parametrize("mixer", BOTH)
+@pytest.mark.parametrize("mixer", EACH)
 def test_closed_forms_equal_the_models(mixer):
     parameters_equal_the_models(mixer)
     state_bytes_equal_the_tensors(tiny(mixer))
     state_bytes_equal_the_tensors(tiny(mixer, conv_width=0, gate=True))
 
 
-@pytest.mark.parametrize("mixer", BOTH)
+@pytest.mark.parametrize("mixer", EACH)
 @pytest.mark.parametrize("kernel", ["delta_chunkwise", "delta_recurrent"])
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 24, 29])
 def test_flops_equal_the_counters(mixer, kernel, length):
@@ -372,7 +287,7 @@ def test_flops_equal_the_counters(mixer, kernel, length):
     flops_equal_the_counters(tiny(mixer, kernel=kernel, **shape), length)
 
 
-@pytest.mark.parametrize("mixer", BOTH)
+@pytest.mark.parametrize("mixer", EACH)
 @pytest.mark.parametrize("negative", [False, True])
 def test_gradients_are_finite_on_adversarial_weights(mixer, negative):
     learns_on_adversarial_weights(tiny(mixer, allow_neg_eigval=negative))
@@ -389,6 +304,6 @@ def test_inverses_are_counted_by_hand_and_in_utilisation():
 
 
 def test_models_of_paper_sizes_are_made_without_memory():
-    for mixer in BOTH:
+    for mixer in EACH:
         cfg: ModelConfig = match("13B", mixer, kernel="delta_chunkwise").config
         assert sum(p.numel() for p in on_meta(cfg).parameters()) == cost.parameters(cfg)

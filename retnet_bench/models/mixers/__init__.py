@@ -11,6 +11,7 @@ from retnet_bench.models.mixers.gated_retention import GatedRetention
 from retnet_bench.models.mixers.gla import GLA
 from retnet_bench.models.mixers.h3 import H3
 from retnet_bench.models.mixers.hyena import Hyena
+from retnet_bench.models.mixers.kda import KDA
 from retnet_bench.models.mixers.linear_attention import LinearAttention
 from retnet_bench.models.mixers.mamba2 import Mamba2
 from retnet_bench.models.mixers.retention import Retention
@@ -23,6 +24,7 @@ MIXERS.add("gated_retention", GatedRetention)
 MIXERS.add("mamba2", Mamba2)
 MIXERS.add("deltanet", DeltaNet)
 MIXERS.add("gated_deltanet", GatedDeltaNet)
+MIXERS.add("kda", KDA)
 MIXERS.add("gla", GLA)
 MIXERS.add("linear_attention", LinearAttention)
 MIXERS.add("rwkv4", RWKV4)

@@ -24,6 +24,8 @@ from retnet_bench.models.convolution import ShortConvolution
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 Own = TypeVar("Own", bound="DeltaNetOptions")
+WIDEST_KEYS = 256
+"""That all kernels of the family take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,8 @@ class DeltaNet(Mixer):
     state_passes = 2
     rotates = False
     undecayed: ClassVar[tuple[str, ...]] = ("conv.weight", "norm.weight")
-    decays: ClassVar[bool] = False
+    decay: ClassVar[str] = "none"
+    """Of what each decay is: of a `head`, of a `channel`, or there are none."""
     key_share: ClassVar[float] = 1.0
     """Width of all keys, in model widths."""
     widest_head: ClassVar[int] = 128
@@ -125,14 +128,18 @@ class DeltaNet(Mixer):
             ShortConvolution(_mixed_width(cfg), options.conv_width) if options.conv_width else None
         )
         self.rates = nn.Linear(cfg.d_model, self._rates(cfg), bias=cfg.bias)
-        self.gate = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias) if options.gate else None
+        self.gate = self._make_gate(cfg) if options.gate else None
         self.norm = nn.RMSNorm(cfg.value_dim, eps=cfg.norm_eps)
         self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
 
     @classmethod
     def _rates(cls, cfg: ModelConfig) -> int:
         """Numbers a token has beside q, k, v: beta of each head, and what its decay comes from."""
-        return cfg.n_heads * (2 if cls.decays else 1)
+        return cfg.n_heads * (2 if cls.decay == "head" else 1)
+
+    @staticmethod
+    def _make_gate(cfg: ModelConfig) -> nn.Module:
+        return nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
 
     def initialise(self, gain: float) -> None:
         """W_Q and W_K with gain 1, W_V with `gain`, as in all arms; the rates' maps N(0, 0.02)."""
@@ -168,17 +175,21 @@ class DeltaNet(Mixer):
         rates = rates.to(state_dtype(rates.dtype))
         beta = torch.sigmoid(rates[..., :H]) * (2 if self.options.allow_neg_eigval else 1)
         q, k = (_of_length_one(part, cfg.norm_eps) for part in (q, k))
-        return q, k, v, beta, self._log_decay(rates[..., H:])
+        return q, k, v, beta, self._log_decay(x, rates[..., H:])
 
-    def _log_decay(self, rates: Tensor) -> Tensor | None:
+    def _log_decay(self, x: Tensor, rates: Tensor) -> Tensor | None:
         return None
 
     def _finish(self, x: Tensor, y: Tensor) -> Tensor:
         weight = self.norm.weight.to(y.dtype)  # under autocast y is narrower
         y = F.rms_norm(y, y.shape[-1:], weight, self.cfg.norm_eps)  # (B, T, H, value_dim)
         if self.gate is not None:
-            y = F.silu(self.gate(x)).view(y.shape) * y
+            y = self._opened(self.gate(x)).view(y.shape) * y
         return self.out(y.flatten(-2))
+
+    @staticmethod
+    def _opened(gate: Tensor) -> Tensor:
+        return F.silu(gate)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         mixed = self.qkv(x)
@@ -229,14 +240,14 @@ class DeltaNet(Mixer):
     def state_choices(
         cls, size: Size, family: str, options: DeltaNetOptions
     ) -> Iterator[DeltaNetOptions]:
-        """Every key dimension, then expansions by halves."""
+        """Key dimensions by 8 up to 256, and expansions by quarters up to twice the mixer's own
+        (wider values would leave nothing for a feed-forward), as far as neither is given."""
         d_key = int(cls.key_share * size.d_model)
-        for head_dim in range(2, d_key + 1, 2):
-            if options.head_dim is None and d_key % head_dim == 0:
-                yield replace(options, head_dim=head_dim)
-        for halves in range(1, 17):
-            if options.expand is None:
-                yield replace(options, expand=halves / 2)
+        keys = [n for n in range(8, min(d_key, WIDEST_KEYS) + 1, 8) if d_key % n == 0]
+        quarters = [n / 4 for n in range(1, int(8 * cls.expansion) + 1)]
+        for expand in [options.expand] if options.expand else quarters:
+            for head_dim in [options.head_dim] if options.head_dim else keys:
+                yield replace(options, expand=expand, head_dim=head_dim)
 
     @staticmethod
     def chunk(cfg: ModelConfig) -> int:
@@ -260,23 +271,25 @@ class DeltaNet(Mixer):
     def other_parameters(cls, cfg: ModelConfig) -> int:
         """Filters, the head norm's weights, A_log and dt_bias of each head."""
         filters = convolution.parameters(_mixed_width(cfg), _options(cfg).conv_width)
-        return filters + cfg.value_dim + (2 * cfg.n_heads if cls.decays else 0)
+        return filters + cfg.value_dim + (2 * cfg.n_heads if cls.decay == "head" else 0)
 
     @classmethod
     def bias_count(cls, cfg: ModelConfig) -> int:
         gate = cfg.d_value if _options(cfg).gate else 0
         return _mixed_width(cfg) + cls._rates(cfg) + gate + cfg.d_model
 
-    @staticmethod
-    def mixing_flops(cfg: ModelConfig, length: int, masked: bool) -> float:
+    @classmethod
+    def mixing_flops(cls, cfg: ModelConfig, length: int, masked: bool) -> float:
         dims = (cfg.key_dim, cfg.value_dim)
         if _form(cfg) == "recurrent":
             return cfg.n_heads * kernel_costs.recurrent_flops(length, *dims)
-        chunk = _options(cfg).chunk
-        return cfg.n_heads * kernel_costs.chunkwise_flops(length, chunk, *dims, masked)
+        by_channel = cls.decay == "channel"
+        return cfg.n_heads * kernel_costs.chunkwise_flops(
+            length, _options(cfg).chunk, *dims, masked, by_channel
+        )
 
-    @staticmethod
-    def uncounted_flops(cfg: ModelConfig, length: int) -> float:
+    @classmethod
+    def uncounted_flops(cls, cfg: ModelConfig, length: int) -> float:
         """The triangular inverses; the convolution, 2 conv_width FLOPs a channel, is no product."""
         if _form(cfg) == "recurrent":
             return 0.0
@@ -287,9 +300,11 @@ class DeltaNet(Mixer):
         """Two products for each of the forward's; one, and a solve, for each inverse."""
         dims = (cfg.key_dim, cfg.value_dim)
         if _form(cfg) == "recurrent":
-            one = kernel_costs.recurrent_backward_flops(length, *dims, cls.decays)
+            one = kernel_costs.recurrent_backward_flops(length, *dims, cls.decay != "none")
         else:
-            one = kernel_costs.chunkwise_backward_flops(length, _options(cfg).chunk, *dims)
+            one = kernel_costs.chunkwise_backward_flops(
+                length, _options(cfg).chunk, *dims, cls.decay == "channel"
+            )
         return cfg.n_heads * one
 
     @staticmethod
@@ -320,7 +335,7 @@ class GatedDeltaNet(DeltaNet):
     Options = GatedDeltaNetOptions
     undecayed = (*DeltaNet.undecayed, "A_log", "dt_bias")
     fp32_parameters = ("A_log", "dt_bias")
-    decays = True
+    decay = "head"
     key_share = 0.75
     widest_head = 256
     expansion = 2.0
@@ -334,8 +349,7 @@ class GatedDeltaNet(DeltaNet):
     def initialise(self, gain: float) -> None:
         super().initialise(gain)
         self.A_log.uniform_(1e-3, 16).log_()
-        dt = torch.empty_like(self.dt_bias).uniform_(math.log(1e-3), math.log(0.1)).exp_()
-        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
+        start_steps(self.dt_bias)
 
     @torch.no_grad()
     def move(self) -> None:
@@ -351,8 +365,14 @@ class GatedDeltaNet(DeltaNet):
         self.A_log.fill_(math.log(16))
         self.dt_bias[::2], self.dt_bias[1::2] = 3.0, -12.0
 
-    def _log_decay(self, rates: Tensor) -> Tensor:
+    def _log_decay(self, x: Tensor, rates: Tensor) -> Tensor:
         return -torch.exp(self.A_log) * F.softplus(rates + self.dt_bias)
+
+
+def start_steps(dt_bias: Tensor) -> None:
+    """softplus(dt_bias) log-uniform in [0.001, 0.1], as in Mamba-2's code and all that follow."""
+    dt = torch.empty_like(dt_bias).uniform_(math.log(1e-3), math.log(0.1)).exp_()
+    dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))
 
 
 def _of_length_one(x: Tensor, eps: float) -> Tensor:
