@@ -8,16 +8,19 @@ every kernel. Every form returns the output (B, T, H, d_v) and the state after t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-
-def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """States and decays never fall below fp32, whatever the model's dtype."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+from retnet_bench.kernels.chunks import (
+    by_chunk,
+    flops_over_chunks,
+    in_order,
+    over_chunks,
+    scan,
+    state_dtype,
+)
 
 
 def _empty_state(q: Tensor, v: Tensor) -> Tensor:
@@ -58,77 +61,28 @@ def chunkwise(
     state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 7 for any length: whole chunks together, then the remainder as one shorter chunk."""
-    whole = q.shape[1] // chunk * chunk
-    if whole in (0, q.shape[1]):
-        return _chunks(q, k, v, log_decay, min(chunk, q.shape[1]), state)
-    first, state = _chunks(q[:, :whole], k[:, :whole], v[:, :whole], log_decay, chunk, state)
-    rest = q.shape[1] - whole
-    last, state = _chunks(q[:, whole:], k[:, whole:], v[:, whole:], log_decay, rest, state)
-    return torch.cat([first, last], dim=1), state
+    return over_chunks(partial(_chunks, log_decay), (q, k, v), chunk, state)
 
 
 def _chunks(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, C: int, state: Tensor | None
+    log_decay: Tensor, q: Tensor, k: Tensor, v: Tensor, C: int, state: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Eq. 7 where C divides T."""
-    B, T, H, d_k = q.shape
     state = _empty_state(q, v) if state is None else state
     row = torch.arange(C, device=q.device, dtype=log_decay.dtype)
-    scale = d_k**-0.5
+    scale = q.shape[-1] ** -0.5
     D = (_decay_mask(log_decay, C) * scale).to(q.dtype)[:, None]  # (H, 1, C, C)
     zeta = torch.exp((C - 1 - row) * log_decay[:, None]).to(q.dtype)[:, None, :, None]
     xi = (torch.exp((row + 1) * log_decay[:, None]) * scale).to(q.dtype)[:, None, :, None]
-    gamma_C = torch.exp(C * log_decay)[:, None, None]
+    gamma_C = torch.exp(C * log_decay)[None, :, None, None, None]
 
-    # (B, T, H, d) -> (B, H, T/C, C, d)
-    q, k, v = (x.unflatten(1, (-1, C)).permute(0, 3, 1, 2, 4).contiguous() for x in (q, k, v))
+    q, k, v = (by_chunk(x, C) for x in (q, k, v))
     increments = ((k * zeta).transpose(-1, -2) @ v).to(state.dtype)  # (B, H, T/C, d_k, d_v)
-    before, state = _scan(increments, state, gamma_C)
+    before, state = scan(increments, state, gamma_C.expand(-1, -1, increments.shape[2], 1, 1))
     del increments  # as large as the states
     inner = ((q @ k.transpose(-1, -2)) * D) @ v
     cross = (q * xi) @ before.to(q.dtype)
-    out = inner + cross  # (B, H, T/C, C, d_v)
-    return out.permute(0, 2, 3, 1, 4).reshape(B, T, H, -1), state
-
-
-def _scan(increments: Tensor, state: Tensor, gamma_C: Tensor) -> tuple[Tensor, Tensor]:
-    """The states before each chunk (B, H, T/C, d_k, d_v), and the one after the last."""
-    if increments.shape[2] > 1 and not torch.compiler.is_compiling():
-        return _Scan.apply(increments, state, gamma_C)
-    before = []
-    for increment in increments.unbind(2):
-        before.append(state)
-        state = torch.addcmul(increment, state, gamma_C)
-    return torch.stack(before, 2), state
-
-
-class _Scan(torch.autograd.Function):
-    """`_scan` with fewer passes over memory: every state is written where it stays, not stacked
-    afterwards, and gradients run back likewise."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, increments: Tensor, state: Tensor, gamma_C: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(gamma_C)
-        before, last = torch.empty_like(increments), torch.empty_like(state)
-        before[:, :, 0] = state
-        _decay_along([*before.unbind(2), last], increments.unbind(2), gamma_C)
-        return before, last
-
-    @staticmethod
-    def backward(ctx: Any, before: Tensor, last: Tensor) -> tuple[Tensor, Tensor, None]:
-        (gamma_C,) = ctx.saved_tensors
-        increments, state = torch.empty_like(before), torch.empty_like(last)
-        increments[:, :, -1] = last
-        _decay_along([*increments.unbind(2)[::-1], state], before.unbind(2)[::-1], gamma_C)
-        return increments, state, None
-
-
-def _decay_along(states: Sequence[Tensor], added: Sequence[Tensor], gamma: Tensor) -> None:
-    """Each state but the first: what is added to the one before it, decayed."""
-    for before, more, after in zip(states[:-1], added, states[1:], strict=True):
-        torch.addcmul(more, before, gamma, out=after)
+    return in_order(inner + cross), state
 
 
 def recurrent(
@@ -194,13 +148,12 @@ def chunkwise_flops(length: int, chunk: int, d_k: int, d_v: int, masked: bool) -
     Each chunk of c tokens: Q K^T (2 c^2 d_k), scores V (2 c^2 d_v), Q R, K^T V (2 c d_k d_v each).
     Counted with `masked=False`, the half of the scores that causality throws away is left out.
     """
-    whole, rest = divmod(length, min(chunk, length))
 
     def one(c: int) -> float:
         pairs = c * c if masked else c * (c + 1) / 2
         return 2 * pairs * (d_k + d_v) + 4 * c * d_k * d_v
 
-    return whole * one(min(chunk, length)) + (one(rest) if rest else 0.0)
+    return flops_over_chunks(length, chunk, one)
 
 
 def unused_backward_flops(length: int, chunk: int, d_k: int, d_v: int) -> float:
