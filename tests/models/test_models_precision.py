@@ -23,7 +23,11 @@ def fast(mixer):
     return {"kernel": "sdpa" if mixer == "attention" else kernel_of(mixer), **chunk}
 
 
-ROTATED = [name for name, kind in MIXERS.items() if kind.rotates]
+ROTATED = [
+    name
+    for name, kind in MIXERS.items()
+    if kind.rotates and "turned" not in names(kind.Options)  # which is off by default
+]
 
 
 def exact_buffers(model):
