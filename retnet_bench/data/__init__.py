@@ -1,6 +1,6 @@
 """What is read: corpora, tokenizers, batches. Importing this room does not import torch."""
 
-from retnet_bench.data import bigrams
+from retnet_bench.data import bigrams, mqar
 from retnet_bench.data.batches import (
     ScoredDocument,
     count_windows,
@@ -28,6 +28,7 @@ __all__ = [
     "encode_split",
     "load_corpus",
     "load_tokenizer",
+    "mqar",
     "refuse_overlap",
     "sample_batch",
     "train_batches",

@@ -20,6 +20,7 @@ head, not transposed; and heads of more than one channel can be decoded.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -50,7 +51,8 @@ class Filters(NamedTuple):
     """D (H,)."""
 
 
-class State(NamedTuple):
+@dataclass
+class State:
     """After some tokens, in fp32 (fp64 for fp64 input)."""
 
     shift: Tensor
@@ -238,13 +240,13 @@ def _step(
     """One token; the new state is written into `into`, if given."""
     q, k, v = (x.to(state.shift.dtype) for x in (q, k, v))
     moved = F.pad(state.shift[..., :-1], (1, 0))
-    shift = torch.addcmul(moved, f.shift_in, k[..., None], out=into and into.shift)
+    kept = (None, None) if into is None else (into.shift, torch.view_as_complex(into.modes))
+    shift = torch.addcmul(moved, f.shift_in, k[..., None], out=kept[0])
     shifted = (shift * f.shift_out).sum(-1) + f.shift_skip * k
     q, shifted, v = (x.unflatten(1, (len(f.skip), -1)) for x in (q, shifted, v))  # (B, H, p)
     pairs = shifted[..., None] * v[..., None, :]  # (B, H, p, p)
     old = torch.view_as_complex(state.modes)
-    kept = None if into is None else torch.view_as_complex(into.modes)
-    x = torch.addcmul(pairs[..., None].to(old.dtype), old, f.pole[:, None, None], out=kept)
+    x = torch.addcmul(pairs[..., None].to(old.dtype), old, f.pole[:, None, None], out=kept[1])
     reads = torch.view_as_real(f.weight.conj().resolve_conj()).flatten(1)[..., None]  # (H, N, 1)
     y = torch.view_as_real(x).flatten(4).flatten(2, 3) @ reads  # (B, H, p p, 1)
     y = y.view(pairs.shape) + f.skip[:, None, None] * pairs

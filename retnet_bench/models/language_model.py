@@ -60,6 +60,10 @@ def _rows(layer: State, rows: Tensor) -> State:
     return replace(layer, **selected)
 
 
+def _nats(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
 class LanguageModel(nn.Module):
     """Tokens (B, T) to logits (B, T, vocab). The head is tied to the embedding, if `cfg.tied`.
 
@@ -139,12 +143,21 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Whole sequences from an empty state: (B, T) -> (B, T, vocab)."""
+        return self._logits(self._mixed(tokens))
+
+    def logits_at(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """The same at `positions` (B, D) only: (B, D, vocab)."""
+        x = self._mixed(tokens)
+        return self._logits(x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1])))
+
+    def _mixed(self, tokens: Tensor) -> Tensor:
+        """What comes out of the last block: (B, T, d)."""
         x = drop(self._embed(tokens, 0), self, self.cfg)
         recompute = self.recompute and self.training
         contexts = self._contexts(0, tokens.shape[1])
         for block, context in zip(self.blocks, contexts, strict=True):
             x = self._recomputed(block, x, context) if recompute else block(x, context)
-        return self._logits(x)
+        return x
 
     def _recomputed(self, block: Block, x: Tensor, context: Context) -> Tensor:
         contexts = self.recompute_contexts
@@ -152,8 +165,11 @@ class LanguageModel(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood in nats per token, in fp32."""
-        logits = self(tokens)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+        return _nats(self(tokens), targets)
+
+    def loss_at(self, tokens: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
+        """The same of `targets` (B, D) at `positions` (B, D) alone, in nats per target."""
+        return _nats(self.logits_at(tokens, positions), targets)
 
     def new_state(self, batch: int, capacity: int) -> DecodeState:
         """An empty state for up to `capacity` tokens of `batch` sequences."""

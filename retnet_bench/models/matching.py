@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +32,7 @@ class Matched:
 
     config: ModelConfig
     mismatch: float
+    """nan: nothing was to be equal."""
 
 
 def reference(size_name: str, family: str, vocab_size: int) -> ModelConfig:
@@ -153,6 +155,23 @@ def _state_sizes(
             yield _of_mixer(base, size_name, mixer, choice, fields)
         except UserError:  # widths that don't divide
             continue
+
+
+def probe(
+    size_name: str,
+    layers: tuple[LayerChoice, ...],
+    before: LayerChoice,
+    *,
+    family: str = "paper",
+    vocab_size: int = 257,
+    **fields: Any,
+) -> Matched:
+    """A model of the mixers alone, for tasks that ask what they can do: the size's layers with
+    `before` in front of each, no feed-forward and no rotation. Nothing is matched."""
+    pattern = tuple(entry for choice in layers for entry in (before, choice))
+    base = reference(size_name, family, vocab_size)
+    base = replace(base, d_ffn=0, n_layers=2 * base.n_layers, rotation="none")
+    return Matched(_patterned(base, size_name, pattern, fields), math.nan)
 
 
 def _quantity(by: str, length: int) -> Callable[[ModelConfig], float]:

@@ -12,7 +12,7 @@ from functools import cache
 COORDINATES = (
     *("task", "shots", "filter", "score"),
     *("phase", "check", "context"),
-    *("position", "context_length", "tokens_seen", "step"),
+    *("position", "context_length", "tokens_seen", "step", "pairs"),
     "document",
 )
 """Columns by which values of one metric, cell and block differ."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pyarrow as pa
 
@@ -19,6 +20,7 @@ ADDED = {
         *("check", "context", "shots", "filter", "score"),
         *("context_length", "tokens_seen", "step", "environment_id", "baseline"),
     ),
+    4: ("pairs", "key_dim"),
 }
 """Columns that a version has and the one before lacks."""
 _FIELDS = {field.name: field for field in arrow_schema()}
@@ -37,8 +39,9 @@ def migrated(table: pa.Table, version: int) -> pa.Table:
     return table
 
 
-def _to_2(table: pa.Table) -> pa.Table:
-    for name in ADDED[2]:
+def _with_nulls(version: int, table: pa.Table) -> pa.Table:
+    """With the columns that the version has added, of which nothing is known."""
+    for name in ADDED[version]:
         table = table.append_column(name, pa.nulls(len(table), _FIELDS[name].type))
     return table
 
@@ -72,5 +75,9 @@ def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
     return table.append_column(name, values)
 
 
-_STEPS: dict[int, Callable[[pa.Table], pa.Table]] = {1: _to_2, 2: _to_3}
+_STEPS: dict[int, Callable[[pa.Table], pa.Table]] = {
+    1: partial(_with_nulls, 2),
+    2: _to_3,
+    3: partial(_with_nulls, 4),
+}
 """From version v to version v + 1, for every v below SCHEMA_VERSION."""

@@ -7,6 +7,7 @@ History of SCHEMA_VERSION
    context, shots, filter, score, context_length, tokens_seen and step (`coordinates`). `baseline`
    names the arm that others are compared with. The text of
    an environment stands in the first row that has it; the others name its environment_id.
+4  columns pairs and key_dim (recall).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 VERSION_KEY = b"retnet_bench_schema_version"
 
 _TYPES = {
@@ -28,7 +29,7 @@ _TYPES = {
 }
 
 
-WORKLOADS = ("train", "prefill", "decode", "perplexity", "downstream")
+WORKLOADS = ("train", "prefill", "decode", "perplexity", "recall", "downstream")
 OK_STATUSES = ("ok", "impure")
 """Statuses of rows that carry a measured value."""
 
@@ -72,8 +73,8 @@ COLUMNS: list[Column] = [
         (
             "phase",
             "string",
-            "part of the work: check, warmup, train, prefill, decode, perplexity, score, "
-            "downstream, or stop (when the blocks ended)",
+            "part of the work: check, warmup, train, prefill, decode, perplexity, recall, "
+            "validate, score, downstream, or stop (when the blocks ended)",
         ),
         (
             "check",
@@ -93,6 +94,7 @@ COLUMNS: list[Column] = [
         ("context_length", "int", "tokens of context that a score was given", "tokens"),
         ("tokens_seen", "int", "tokens trained on so far", "tokens"),
         ("step", "int", "training steps so far", "steps"),
+        ("pairs", "int", "keys with a value in each sequence (recall)"),
         ("shots", "int", "solved examples in front of each question (downstream)"),
         ("filter", "string", "lm-eval's filter of the answers (downstream)"),
         ("score", "string", "lm-eval's name of a metric that has none here (downstream)"),
@@ -121,7 +123,7 @@ COLUMNS: list[Column] = [
         "contract",
         ("size", "string", "row of SIZES"),
         ("block_family", "string", "paper or modern"),
-        ("match", "string", "what the arms have equal: params or train_flops"),
+        ("match", "string", "what the arms have equal: params, train_flops, state or none"),
         ("mismatch", "float", "residual relative difference of the matched quantity"),
         ("batch", "int", "sequences in a batch", "sequences"),
         ("length", "int", "sequence length, or for decode the last position", "tokens"),
@@ -134,7 +136,8 @@ COLUMNS: list[Column] = [
         ("vocab_size", "int", "rows of the embedding", "tokens"),
         ("seed", "int", "seed of weights and data order"),
         ("token_budget", "int", "tokens trained on (perplexity)", "tokens"),
-        ("learning_rate", "float", "peak learning rate (perplexity)"),
+        ("learning_rate", "float", "peak learning rate (perplexity, recall)"),
+        ("key_dim", "int", "key dimension of every arm's heads, where the study says it (recall)"),
         ("task", "string", "evaluation task (downstream)"),
     ),
     *_group(
@@ -199,6 +202,7 @@ _GPU = "of the GPU, sampled every 0.1 s of the block"
 _ENERGY = "of the block, at least 2 s long"
 _EACH = "samples: one a document"
 _HIT = "they end a bigram seen before in their context and rare in training (setting `ar_hits`)"
+_ASKED = "in phase `validate` or `score`, of sequences of `pairs` pairs"
 _PEAK = "highest during `phase` (train, prefill or decode)"
 METRICS: dict[str, Metric] = {
     row[0]: Metric(*row)
@@ -232,7 +236,10 @@ METRICS: dict[str, Metric] = {
             *("loss_after_steps_nat", "nat", "train"),
             "loss of training step `step`, counted from the first: equal wherever the code is",
         ),
-        ("train_loss_nat", "nat", "perplexity", "training loss after `tokens_seen` tokens"),
+        (
+            *("train_loss_nat", "nat", ""),
+            "training loss after `tokens_seen` tokens, per token (recall: per query)",
+        ),
         ("document_nll_nat", "nat", "perplexity", "negative log-likelihood of `document`"),
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),
@@ -241,6 +248,19 @@ METRICS: dict[str, Metric] = {
         ("ar_hit_tokens", "tokens", "perplexity", "tokens in `ar_hit_nll_nat`"),
         ("ar_other_nll_nat", "nat", "perplexity", "of all other tokens of `document`"),
         ("ar_other_tokens", "tokens", "perplexity", "tokens in `ar_other_nll_nat`"),
+        ("recall_correct", "count", "recall", f"queries answered right: {_ASKED}"),
+        ("recall_queries", "count", "recall", f"queries asked: {_ASKED}"),
+        ("recall_nll_nat", "nat", "recall", "negative log-likelihood of all their answers"),
+        (
+            "training_s",
+            "s",
+            "recall",
+            "time of the whole training: one reading, alone",
+        ),
+        (
+            *("sequence_state_bytes", "bytes", "recall"),
+            "state that the model holds of one sequence after `length` tokens",
+        ),
         ("gpu_sm_clock_mhz", "mhz", "", f"clock of the multiprocessors {_GPU}"),
         ("gpu_memory_clock_mhz", "mhz", "", f"clock of the memory {_GPU}"),
         ("gpu_power_w", "w", "", f"power {_GPU}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -86,12 +87,13 @@ class Rows:
             return {}
         cell, cfg = self.planned.cell, self.planned.matched.config
         options: type = type(cfg.options)
+        mismatch = self.planned.matched.mismatch
         own = {name: getattr(cfg.options, name) for name in _columns_of(options)}
         if cfg.layers:  # each layer has its own; `cell_json` says them
             own = dict.fromkeys((*own, "n_heads", "d_key", "d_value"))
         names = {*_columns_of(ModelConfig)} - {"mixer", "kernel"}  # the cell's own
         return {
-            "mismatch": self.planned.matched.mismatch,
+            "mismatch": None if math.isnan(mismatch) else mismatch,
             **{name: getattr(cfg, name) for name in names},
             **own,
             "n_params": cost.parameters(cfg),

@@ -24,7 +24,7 @@ from retnet_bench.study.study import Arm, CommonSettings, Group, Layer, Settings
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import MAX_STEPS
 from retnet_bench.workloads.modes import why_not as mode_why_not
-from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES
+from retnet_bench.workloads.recall import VOCABULARY, task_of
 from retnet_bench.workloads.scoring import CONTEXT_TOKENS
 from retnet_bench.workloads.settings import meanings
 
@@ -60,6 +60,12 @@ def readers() -> dict[str, list[str]]:
     return found
 
 
+NEEDED = {
+    "perplexity": ("token_budget",),
+    "recall": ("steps", "train_pairs"),
+    "downstream": ("task",),
+}
+"""A workload's own settings without which it can't be run."""
 Pair = list[Planned]
 """Cells equal in everything but the arm."""
 
@@ -96,11 +102,14 @@ def _check_read(study: Study) -> None:
         given.append((f"workloads.{i}.axes", set(group.axes), {group.workload}))
     own = readers()
     for where, keys, asked in given:
+        for key in {*keys}.intersection(*(WORKLOADS[name].unread for name in asked)):
+            raise UserError(f"{where}.{key}: workload {', '.join(sorted(asked))} does not read it")
         for key, reading in own.items():
             if key in keys and not asked & set(reading):
+                others = " and ".join(filter(None, [", ".join(reading[:-1]), reading[-1]]))
                 raise UserError(
                     f"{where}.{key}: workload {', '.join(sorted(asked))} does not read it; "
-                    f"{' and '.join(reading)} {'do' if len(reading) > 1 else 'does'}"
+                    f"{others} {'do' if len(reading) > 1 else 'does'}"
                 )
 
 
@@ -141,9 +150,13 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings) -> Cell:
         values["batch"] = max(1, given.batch_tokens // given.length)
     values["device"] = device(given.device or "auto")
     values["threads"] = given.threads or _threads()
+    if workload == "recall":
+        vocabulary = values.get("vocabulary", VOCABULARY)
+        values |= {"corpus": "random", "tokenizer": f"random:{vocabulary}", "match": "none"}
     values["vocab_size"] = _vocab_size(values["corpus"], values["tokenizer"])
-    if workload == "perplexity" and "token_budget" not in values:
-        raise UserError("workload perplexity: token_budget is missing; set it fixed or as axis")
+    for name in NEEDED.get(workload, ()):
+        if name not in values:
+            raise UserError(f"workload {workload}: {name} is missing; set it fixed or as axis")
     values |= {"mixer": arm.mixer, "options": arm.options, "kernel": _kernel(arm, values)}
     if arm.layers is not None:
         values |= _pattern(name, arm.layers, values)
@@ -157,7 +170,9 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings) -> Cell:
 
 def _check_quality(cell: Cell) -> None:
     """UserError for settings of training and scoring that can't go together."""
-    RECIPES[cell.recipe or DEFAULT_RECIPE]  # unknown: UserError with a suggestion
+    cell.training_recipe  # noqa: B018 - unknown: UserError with a suggestion
+    if cell.workload == "recall":
+        task_of(cell)
     if cell.micro_batch and cell.batch % cell.micro_batch:
         raise UserError(f"micro_batch {cell.micro_batch} does not divide batch {cell.batch}")
     if cell.stride and cell.context != "sliding":
@@ -177,8 +192,6 @@ def _check_quality(cell: Cell) -> None:
 
 def _downstream(name: str, arm: Arm, values: dict) -> dict:
     """The arm's checkpoint, and what its weights are: others would make another cell."""
-    if "task" not in values:
-        raise UserError("workload downstream: task is missing; set it fixed or as axis")
     if arm.checkpoint is None:
         raise UserError(f"workload downstream: arms.{name}.checkpoint is missing; name its folder")
     if not Path(arm.checkpoint).is_dir():

@@ -5,6 +5,7 @@ from retnet_bench.workloads import (  # noqa: F401  (they register)
     downstream,
     perplexity,
     prefill,
+    recall,
     train,
 )
 from retnet_bench.workloads.base import WORKLOADS, Diverged, NotFinite, Sample, Workload

@@ -25,6 +25,8 @@ from retnet_bench.workloads.cell import Cell
 
 SCORE = "score"
 """Phase of what a trained model is scored on."""
+VALIDATE = "validate"
+"""Phase of what is scored to choose between models, and so is no result."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Workload(ABC):
     phase: ClassVar[str]
     settings: ClassVar[tuple[type, ...]] = ()
     """Classes of `workloads.settings` that it reads, beside what every workload does."""
+    unread: ClassVar[tuple[str, ...]] = ()
+    """Settings that every other workload reads, and it does not."""
 
     checkpoints: Path | None = None
     """Where this cell's checkpoints live, should it keep any; None keeps none."""

@@ -12,20 +12,25 @@ from pydantic import TypeAdapter, ValidationError
 
 from retnet_bench.base import UserError, short_hash
 from retnet_bench.fields import problem
+from retnet_bench.kernels import Setting, best
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.models.config import size
-from retnet_bench.models.matching import Matched, match
+from retnet_bench.models.matching import Matched, match, probe
+from retnet_bench.models.mixers.base import HeadOptions
 from retnet_bench.models.options import MixerOptions, names, read
 from retnet_bench.models.pattern import LayerChoice, options_of
-from retnet_bench.workloads.recipe import DEFAULT_RECIPE, RECIPES, Recipe
+from retnet_bench.workloads.recipe import RECIPES, Recipe, default_recipe
 from retnet_bench.workloads.settings import (
     DecodeSettings,
     DownstreamSettings,
     LearningSettings,
     PerplexitySettings,
+    RecallSettings,
     TrainingSettings,
 )
 
+LEARNING = ("perplexity", "recall")
+"""Workloads that train for what the model then can do."""
 IN_EVERY_CELL = {"chunk": 128}
 """In the JSON of every cell, whatever its mixer: ids were made with it before options were each
 mixer's own. Not where the mixer has an option of this name."""
@@ -33,7 +38,12 @@ mixer's own. Not where the mixer has an option of this name."""
 
 @dataclass(frozen=True, kw_only=True)
 class Cell(
-    DecodeSettings, TrainingSettings, LearningSettings, PerplexitySettings, DownstreamSettings
+    DecodeSettings,
+    TrainingSettings,
+    LearningSettings,
+    PerplexitySettings,
+    RecallSettings,
+    DownstreamSettings,
 ):
     """Everything that decides what is run. How it is timed is the protocol's, not the cell's.
 
@@ -142,7 +152,10 @@ class Cell(
         return tuple(dict.fromkeys(entry.kernel for entry in entries)) or (self.kernel,)
 
     def matched(self) -> Matched:
-        """The model config, sized to equal the reference Transformer. Raises UserError."""
+        """The model config, sized to equal the reference Transformer, or as `recall` has it. Raises
+        UserError."""
+        if self.workload == "recall":
+            return self._probe()
         one: dict[str, Any] = {"kernel": self.kernel, "options": self.options}
         return match(
             self.size,
@@ -157,17 +170,43 @@ class Cell(
             **({} if self.layers else one),
         )
 
+    def _probe(self) -> Matched:
+        one = LayerChoice(mixer=self.mixer, kernel=self.kernel, options=self.options)
+        convolution = best("short_conv", Setting(self.device, self.dtype, mode=self.mode))
+        return probe(
+            self.size,
+            tuple(_with_key_dim(entry, self.key_dim) for entry in self.layers or (one,)),
+            LayerChoice(
+                mixer="gated_conv", kernel=convolution.name, options=options_of("gated_conv")()
+            ),
+            family=self.block_family,
+            vocab_size=self.vocab_size,
+            dropout=self.training_recipe.dropout,
+        )
+
     @property
     def training_recipe(self) -> Recipe:
         """The recipe with the cell's own dropout. Timed training has none unless told."""
-        recipe = RECIPES[self.recipe or DEFAULT_RECIPE]
+        recipe = RECIPES[self.recipe or default_recipe(self.workload)]
         return recipe if self.dropout is None else replace(recipe, dropout=self.dropout)
 
     def peak_learning_rate(self) -> float | None:
-        """Peak of the schedule in a perplexity cell: its own, or the recipe's for its width."""
-        if self.workload != "perplexity":
+        """Peak of the schedule of a training for quality: the cell's, or the recipe's by width."""
+        if self.workload not in LEARNING:
             return None
         return self.learning_rate or self.training_recipe.learning_rate(size(self.size).d_model)
+
+
+def _with_key_dim(entry: LayerChoice, key_dim: int | None) -> LayerChoice:
+    """The same with that key dimension of a head. UserError for a mixer that has no such option, or
+    that is told another."""
+    if key_dim is None:
+        return entry
+    if not isinstance(entry.options, HeadOptions):
+        raise UserError(f"mixer {entry.mixer} has no option head_dim, which key_dim would set")
+    if entry.options.head_dim not in (None, key_dim):
+        raise UserError(f"key_dim is {key_dim}, but the arm says head_dim {entry.options.head_dim}")
+    return replace(entry, options=replace(entry.options, head_dim=key_dim))
 
 
 @cache

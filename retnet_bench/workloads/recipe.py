@@ -5,8 +5,10 @@ Batch, length and token budget are the cell's; precision is its dtype (autocast 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from retnet_bench.base import Registry, UserError
 
@@ -29,6 +31,8 @@ class Recipe:
     """Steps in which the learning rate rises; None: `warmup_share` of all."""
     warmup_share: float = 0.05
     """Share of the steps in which it rises, where `warmup_steps` is None."""
+    decay: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls to zero after the warm-up."""
     dropout: float = 0.0
     """ModelConfig.dropout, unless the cell says its own."""
     bos_windows: bool = False
@@ -57,10 +61,13 @@ class Recipe:
         return self.warmup_steps
 
     def rate_factor(self, step: int, steps: int) -> float:
-        """Factor of the peak learning rate at `step` of `steps`: linear warm-up, then linear decay
-        to zero (the paper states no end)."""
+        """Factor of the peak learning rate at `step` of `steps`: linear warm-up, then decay to zero
+        (the paper states no end)."""
         rise = self.warmup(steps)
-        return (step + 1) / rise if step < rise else max(0.0, (steps - step) / (steps - rise))
+        if step < rise:
+            return (step + 1) / rise
+        left = max(0.0, (steps - step) / (steps - rise))
+        return left if self.decay == "linear" else math.sin(math.pi / 2 * left) ** 2
 
 
 DIVERGENCE_FLOOR = 1.0
@@ -83,5 +90,21 @@ RECIPES.add(
         learning_rates={2048: 6e-4, 2560: 3e-4, 4096: 3e-4},
     ),
 )
+RECIPES.add(
+    "recall",
+    Recipe(
+        betas=(0.9, 0.999),
+        weight_decay=0.1,
+        clip=1.0,
+        warmup_share=0.1,
+        decay="cosine",
+        patience=250,
+    ),
+)
 DEFAULT_RECIPE = "small"
 """Sensible at CPU sizes: the paper's optimiser, a warm-up in proportion, no dropout."""
+
+
+def default_recipe(workload: str) -> str:
+    """Of a cell that says none."""
+    return "recall" if workload == "recall" else DEFAULT_RECIPE

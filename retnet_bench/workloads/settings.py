@@ -105,6 +105,47 @@ class PerplexitySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecallSettings:
+    """Of the workload `recall`, beside those of training and learning."""
+
+    steps: Annotated[Count | None, Field(description="training steps of `batch` new sequences")] = (
+        None
+    )
+    train_pairs: Annotated[
+        Annotated[tuple[Count, ...], Once] | None,
+        Field(
+            min_length=1,
+            max_length=100,
+            description="numbers of pairs to train on, one drawn for each step",
+        ),
+    ] = None
+    test_pairs: Annotated[
+        Annotated[tuple[Count, ...], Once] | None,
+        Field(
+            min_length=1,
+            max_length=100,
+            description="numbers of pairs to test with; `train_pairs` by default",
+        ),
+    ] = None
+    test_sequences: Annotated[
+        Count | None,
+        Field(description="sequences to test on, and as many to validate on; 500 by default"),
+    ] = None
+    vocabulary: Annotated[
+        Count | None,
+        Field(description="tokens of the task, half of them keys, half values; 1024 by default"),
+    ] = None
+    filler: Annotated[
+        Literal["zero", "random"] | None,
+        Field(description="what stands between queries: zero (by default), or random tokens"),
+    ] = None
+    key_dim: Annotated[
+        Count | None,
+        Field(description="key dimension of every arm's heads, instead of its option head_dim"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DownstreamSettings:
     """Of the workload `downstream`."""
 
@@ -128,6 +169,7 @@ EVERY = (
     TrainingSettings,
     LearningSettings,
     PerplexitySettings,
+    RecallSettings,
     DownstreamSettings,
 )
 

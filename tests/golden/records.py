@@ -152,6 +152,7 @@ def coordinates() -> list[Row]:
         record("warmup_s", phase="warmup"),
         record("timed_s", phase="stop"),
         record("peak_rss_bytes", phase="train"),
+        record("recall_correct", phase="score", pairs=8),
     ]
     return [
         row | {"samples": [float(i + 1)], "environment_json": texts[i % 2], "process": i}

@@ -101,9 +101,10 @@ def test_forward_flops_equal_flop_counter_mode(shape):
     assert counted(cfg, length, backward=False) == cost.forward_flops(cfg, length, masked=True)
 
 
-@pytest.mark.parametrize(("mixer", "family"), ARMS)
+@pytest.mark.parametrize(("mixer", "family"), [arm for arm in ARMS if "delta" not in arm[0]])
 def test_forward_and_backward_are_three_forwards(mixer, family):
-    """Of whole chunks, more than one: a lone chunk's state reaches no output, so it needs none."""
+    """Of whole chunks, more than one: a lone chunk's state reaches no output, so it needs none.
+    (The delta rule's triangular inverses have one product in their gradient and none before.)"""
     cfg = tiny(mixer, family)
     assert counted(cfg, 32, backward=True) == 3 * cost.forward_flops(cfg, 32, masked=True)
 

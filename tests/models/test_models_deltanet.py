@@ -8,6 +8,12 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from mixer_laws import (
+    flops_equal_the_counters,
+    learns_on_adversarial_weights,
+    parameters_equal_the_models,
+    state_bytes_equal_the_tensors,
+)
 from tiny_models import build, on_meta, relative, tiny, tokens
 
 from retnet_bench.base import UserError
@@ -348,6 +354,28 @@ def test_the_compiler_takes_a_layer_whole():
     ids = tokens(model.cfg, 1, 16)
     whole = torch.compile(model, fullgraph=True, backend="aot_eager")
     assert relative(whole(ids), model(ids)) < 1e-5
+
+
+@pytest.mark.parametrize("mixer", BOTH)
+def test_closed_forms_equal_the_models(mixer):
+    parameters_equal_the_models(mixer)
+    state_bytes_equal_the_tensors(tiny(mixer))
+    state_bytes_equal_the_tensors(tiny(mixer, conv_width=0, gate=True))
+
+
+@pytest.mark.parametrize("mixer", BOTH)
+@pytest.mark.parametrize("kernel", ["delta_chunkwise", "delta_recurrent"])
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 24, 29])
+def test_flops_equal_the_counters(mixer, kernel, length):
+    flops_equal_the_counters(tiny(mixer, kernel=kernel, family="modern"), length)
+    shape = {"n_heads": 3, "d_key": 12, "d_value": 15, "conv_width": 0, "gate": True}
+    flops_equal_the_counters(tiny(mixer, kernel=kernel, **shape), length)
+
+
+@pytest.mark.parametrize("mixer", BOTH)
+@pytest.mark.parametrize("negative", [False, True])
+def test_gradients_are_finite_on_adversarial_weights(mixer, negative):
+    learns_on_adversarial_weights(tiny(mixer, allow_neg_eigval=negative))
 
 
 def test_inverses_are_counted_by_hand_and_in_utilisation():

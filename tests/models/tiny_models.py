@@ -27,7 +27,7 @@ def tiny(mixer: str, family: str = "paper", size: Size = SIZE, **changes: Any) -
     `changes`: its options and other fields of the config."""
     kind = MIXERS[mixer]
     own = names(kind.Options)
-    options = options_of(mixer, **({"chunk": 8} | changes))
+    options = options_of(mixer, **({"chunk": 8, "max_length": 4096} | changes))
     fields: dict[str, Any] = {
         "d_model": size.d_model,
         "n_layers": size.n_layers,
@@ -41,9 +41,9 @@ def tiny(mixer: str, family: str = "paper", size: Size = SIZE, **changes: Any) -
 
 
 def kernel_of(mixer: str) -> str:
-    """A chunkwise one that needs no package, else the one that the others are held against."""
-    chunkwise = (name for name in kernels_of(mixer) if KERNELS[name].form == "chunkwise")
-    return next(chunkwise, MIXERS[mixer].reference)
+    """A fast one that needs no package, else the one that the others are held against."""
+    fast = (name for name in kernels_of(mixer) if KERNELS[name].form in ("chunkwise", "fft"))
+    return next(fast, MIXERS[mixer].reference)
 
 
 def kernels_of(mixer: str) -> list[str]:

@@ -53,5 +53,9 @@ def test_it_is_run_beside_the_others_and_its_option_is_recorded(folder):
 
 
 def test_its_option_is_listed(folder):
-    lines = [line for line in call(folder, "list", "models").splitlines() if "expand" in line]
+    lines = [
+        line
+        for line in call(folder, "list", "models").splitlines()
+        if "│ mean " in line and "expand" in line
+    ]
     assert [line.count("integer above 0, at most 8") for line in lines] == [1]

@@ -13,7 +13,7 @@ import pandas as pd
 from retnet_bench.analysis.statistics import replication
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.statistics.replication import Scores
-from retnet_bench.analysis.tables import curves, ratios, rows
+from retnet_bench.analysis.tables import best_rates, curves, ratios, rows
 
 SPEEDS = ("tokens_per_s", "decode_s", "memory_bytes")
 _MODEL = ["arm", "size", "block_family"]
@@ -45,13 +45,15 @@ def reference(records: pd.DataFrame) -> str | None:
 
 
 def ablations(records: pd.DataFrame) -> pd.DataFrame:
-    """Each arm against the full model (`reference`), on the same documents, over all seeds.
+    """Each arm against the full model (`reference`), on the same documents, over all seeds; where
+    there was a sweep, each at its own best learning rate (`best_rates`).
 
     Columns [arm, size, token_budget, context, estimate, low, high, n, relative, relative_low,
     relative_high, seeds, status, reason]: estimate is the difference in bits per byte, relative the
     relative difference in perplexity per token (0.05: 5 % worse). Empty without a full model. An
     arm that failed everywhere keeps a row with its status.
     """
+    records = best_rates.at_best(records)
     scored, full_model = rows.documents(records), reference(records)
     contract = [name for name in (*rows.PAIR_KEYS, "context") if name != "seed"]
     found = []
@@ -199,10 +201,11 @@ def joined(records: pd.DataFrame) -> Joined:
     """Join perplexity with the speed of the same arm, size and family, also of other studies.
 
     Of several settings (length, batch, budget, machine, ...) the one that most models were measured
-    at is taken, of equals the largest: rows of one column are always of one setting.
+    at is taken, of equals the largest: rows of one column are always of one setting. Of several
+    learning rates it is each arm's best.
     """
     notes: dict[str, str] = {}
-    scored = curves.perplexities(records).dropna(subset="estimate")
+    scored = curves.perplexities(best_rates.at_best(records)).dropna(subset="estimate")
     if "block_family" not in scored:
         scored = scored.merge(_families(records), on=["arm", "size"])
     settings = [name for name in curves.separators(scored) if name not in _MODEL]

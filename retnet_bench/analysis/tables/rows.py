@@ -25,6 +25,7 @@ UNITS = ("tokens", "words", "bytes")
 PAIR_KEYS = [
     *("size", "batch", "length", "dtype", "mode", "threads", "device", "machine"),
     *("match", "corpus", "tokenizer", "vocab_size", "seed", "token_budget", "learning_rate"),
+    "key_dim",
 ]
 """The contract of a pair: columns that are equal in all of its arms."""
 

@@ -32,6 +32,13 @@ RATES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
 CROSSES = {"train": "length", "prefill": "length", "decode": "position", "perplexity": "n_params"}
 
 
+_SETTINGS = (
+    *("size", "length", "batch", "dtype", "mode"),
+    *("seed", "token_budget", "learning_rate"),
+)
+"""Of `Where`: those that a study's settings name, too."""
+
+
 class Measure(Strict):
     """The number: `kind` of `metric` for arm `of`, against arm `over` where two are compared."""
 
@@ -57,6 +64,8 @@ class Where(Strict):
     device: Word | None = None
     seed: Integer | None = None
     token_budget: Integer | None = None
+    learning_rate: Number | Literal["best"] | None = None
+    """Perplexity. `best`: each arm at its own, of those that the study tries."""
 
 
 class Paper(Strict):
@@ -185,9 +194,9 @@ def check_against(
             _one_of("where.workload", claim.where.workload, workloads)
             if claim.figure is not None:
                 _one_of("figure", claim.figure, figures)
-            for key in ("size", "length", "batch", "dtype", "mode", "seed", "token_budget"):
+            for key in _SETTINGS:
                 value, known = getattr(claim.where, key), points(claim.where.workload, key)
-                if value not in (None, "max") and known:
+                if value not in (None, "max", "best") and known:
                     _one_of(f"where.{key}", value, known)
 
 
@@ -222,6 +231,8 @@ def _check_measure(claim: Claim) -> None:
         raise UserError(f'measure: a {measure.kind} {need} "over"')
     if measure.over == measure.of:
         raise UserError(f'measure: "of" and "over" are both {quoted(measure.of)}')
+    if claim.where.learning_rate is not None and workload != "perplexity":
+        raise UserError(f"where.learning_rate is of perplexity, not of {quoted(workload)}")
     if measure.kind == "slope" and workload != "decode":
         raise UserError(f"measure: a slope is over positions of decode, not of {quoted(workload)}")
     if measure.kind == "crossover" and workload not in CROSSES:

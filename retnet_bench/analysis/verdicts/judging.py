@@ -12,7 +12,7 @@ import pandas as pd
 from retnet_bench.analysis.statistics import crossings, estimates, intervals, replication
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.statistics.resampling import of_values
-from retnet_bench.analysis.tables import curves, ratios, rows
+from retnet_bench.analysis.tables import best_rates, curves, ratios, rows
 from retnet_bench.analysis.verdicts.claims import COMPARISONS, CROSSES, PERPLEXITY, RATES, Claim
 from retnet_bench.results.quantities import SLOPE
 from retnet_bench.results.schema import EXACT, METRICS, TIMES
@@ -83,9 +83,12 @@ def _chosen(records: pd.DataFrame, claim: Claim) -> pd.DataFrame:
     where = claim.where.model_dump(exclude_none=True, exclude={"position"})
     cells = records[records["arm"].isin(claim.arms)]
     largest = [key for key, value in where.items() if value == "max"]
-    for key in where.keys() - set(largest):
+    best = [key for key, value in where.items() if value == "best"]
+    for key in where.keys() - {*largest, *best}:
         cells = cells[cells[key] == where[key]]
     _refuse_empty(cells, claim)
+    if best:
+        cells = best_rates.at_best(cells)
     for key in largest:
         cells = cells[cells[key] == _largest(cells, key, claim)]
     _refuse_empty(cells, claim)
@@ -179,6 +182,11 @@ def _conditions(cells: pd.DataFrame, claim: Claim) -> str:
     position = claim.where.position
     if position is not None:
         settings.append("last position" if position == "max" else f"position {position}")
+    if claim.where.learning_rate is not None:
+        rate = claim.where.learning_rate
+        settings.append(
+            "each arm's best learning rate" if rate == "best" else f"learning rate {rate:g}"
+        )
     return ", ".join(settings)
 
 

@@ -9,6 +9,8 @@ from retnet_bench.models.mixers.deltanet import DeltaNet, GatedDeltaNet
 from retnet_bench.models.mixers.gated_conv import GatedConv
 from retnet_bench.models.mixers.gated_retention import GatedRetention
 from retnet_bench.models.mixers.gla import GLA
+from retnet_bench.models.mixers.h3 import H3
+from retnet_bench.models.mixers.hyena import Hyena
 from retnet_bench.models.mixers.linear_attention import LinearAttention
 from retnet_bench.models.mixers.mamba2 import Mamba2
 from retnet_bench.models.mixers.retention import Retention
@@ -25,6 +27,8 @@ MIXERS.add("gla", GLA)
 MIXERS.add("linear_attention", LinearAttention)
 MIXERS.add("rwkv4", RWKV4)
 MIXERS.add("gated_conv", GatedConv)
+MIXERS.add("h3", H3)
+MIXERS.add("hyena", Hyena)
 MIXERS.add_entry_points("retnet_bench.mixers")
 
 __all__ = ["MIXERS", "Mixer"]

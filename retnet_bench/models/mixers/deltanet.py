@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor
 
 from retnet_bench.base import UserError
-from retnet_bench.fields import Count, Flag, Index
+from retnet_bench.fields import Count, Flag, Index, Number
 from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import delta as kernel_costs
 from retnet_bench.kernels.chunks import state_dtype
@@ -34,7 +34,7 @@ class DeltaNetOptions(HeadOptions):
     execution = ("chunk",)
     chunk: Annotated[Count, Field(description="chunk length of the UT transform")] = 64
     expand: Annotated[
-        float | None,
+        Number | None,
         Field(
             gt=0,
             le=64,
@@ -228,8 +228,10 @@ class DeltaNet(Mixer):
 
     @classmethod
     def state_choices(cls, size: Size, family: str, options: Any) -> Iterator[MixerOptions]:
+    def state_choices(
+        cls, size: Size, family: str, options: DeltaNetOptions
+    ) -> Iterator[DeltaNetOptions]:
         """Every key dimension, then expansions by halves."""
-        assert isinstance(options, DeltaNetOptions)
         d_key = int(cls.key_share * size.d_model)
         for head_dim in range(2, d_key + 1, 2):
             if options.head_dim is None and d_key % head_dim == 0:

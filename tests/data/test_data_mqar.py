@@ -10,22 +10,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retnet_bench.base import UserError
-from retnet_bench.data.recall import SLOT_POWER, Queries, Recall
+from retnet_bench.data.mqar import SLOT_POWER, Mqar, Queries
 
 QUICK = settings(deadline=None, max_examples=60)
 
 
 @st.composite
-def tasks(draw: st.DrawFn) -> tuple[Recall, int, int]:
+def tasks(draw: st.DrawFn) -> tuple[Mqar, int, int]:
     pairs = draw(st.integers(1, 12))
     length = 2 * draw(st.integers(2 * pairs, 2 * pairs + 20))
     vocabulary = draw(st.integers(length + 1, length + 60))
     filler = draw(st.sampled_from(["zero", "random"]))
     seed = draw(st.integers(0, 2**32 - 1))
-    return Recall(vocabulary=vocabulary, length=length, filler=filler), pairs, seed
+    return Mqar(vocabulary=vocabulary, length=length, filler=filler), pairs, seed
 
 
-def drawn(task: Recall, pairs: int, seed: int, n: int = 20) -> Queries:
+def drawn(task: Mqar, pairs: int, seed: int, n: int = 20) -> Queries:
     return next(task.training(seed, n, (pairs,)))
 
 
@@ -61,7 +61,7 @@ def test_a_seed_fixes_every_token_and_another_does_not(of):
 
 
 def test_training_goes_on_where_it_stopped():
-    task = Recall(vocabulary=128, length=64, filler="random")
+    task = Mqar(vocabulary=128, length=64, filler="random")
     whole = list(islice(task.training(3, 4, (4, 8, 16)), 12))
     later = list(islice(task.training(3, 4, (4, 8, 16), start=5), 7))
     for a, b in zip(whole[5:], later, strict=True):
@@ -71,7 +71,7 @@ def test_training_goes_on_where_it_stopped():
 
 
 def test_no_split_has_a_sequence_of_another():
-    task = Recall(vocabulary=1024, length=64)
+    task = Mqar(vocabulary=1024, length=64)
     rows = [
         {*map(bytes, split.inputs)}
         for split in (
@@ -87,7 +87,7 @@ def test_no_split_has_a_sequence_of_another():
 
 @pytest.mark.parametrize(("length", "pairs", "share"), [(64, 4, 0.0625), (64, 16, 0.25)])
 def test_the_supervised_share_of_positions(length, pairs, share):
-    _, positions, _ = drawn(Recall(vocabulary=1024, length=length), pairs, 0)
+    _, positions, _ = drawn(Mqar(vocabulary=1024, length=length), pairs, 0)
     assert positions.size / (20 * length) == share
 
 
@@ -102,7 +102,7 @@ def _shares(slots: int) -> np.ndarray:
 
 def test_slots_are_drawn_by_the_power_law_without_replacement():
     n, pairs = 40_000, 4
-    _, positions, _ = drawn(Recall(vocabulary=128, length=64), pairs, 0, n)
+    _, positions, _ = drawn(Mqar(vocabulary=128, length=64), pairs, 0, n)
     slots = (positions - 2 * pairs) // 2
     expected = _shares(28)
     for key in range(2):
@@ -113,7 +113,7 @@ def test_slots_are_drawn_by_the_power_law_without_replacement():
 
 
 def test_keys_values_and_filler_are_uniform():
-    n, task = 40_000, Recall(vocabulary=20, length=12, filler="random")
+    n, task = 40_000, Mqar(vocabulary=20, length=12, filler="random")
     inputs, positions, targets = drawn(task, 3, 1, n)
     keys = np.bincount(inputs[:, 0:6:2].ravel(), minlength=20)[1:10] / (3 * n)
     assert np.abs(keys - 1 / 9).max() < 0.005
@@ -128,7 +128,7 @@ def test_keys_values_and_filler_are_uniform():
 
 
 def test_every_slot_and_every_key_can_be_taken():
-    task = Recall(vocabulary=9, length=8)
+    task = Mqar(vocabulary=9, length=8)
     inputs, positions, _ = drawn(task, 2, 0)
     assert {tuple(sorted(row)) for row in positions.tolist()} == {(4, 6)}
     assert {*inputs[:, 0].tolist()} == {1, 2, 3}
@@ -145,5 +145,5 @@ def test_every_slot_and_every_key_can_be_taken():
 )
 def test_what_does_not_fit_is_one_line(fields, pairs, words):
     with pytest.raises(UserError, match=words) as caught:
-        Recall(**fields).check(pairs)
+        Mqar(**fields).check(pairs)
     assert "\n" not in str(caught.value)

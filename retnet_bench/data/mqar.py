@@ -40,7 +40,7 @@ class Queries(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recall:
+class Mqar:
     """The task at one vocabulary and length. UserError where they don't go together."""
 
     vocabulary: int
