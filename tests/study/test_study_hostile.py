@@ -277,7 +277,8 @@ PERPLEXITY = {"workload": "perplexity", "axes": {"length": [64], "token_budget":
     [
         (
             {"workloads": [DECODE | {"fixed": {"dropout": 0.1}}]},
-            "workloads.0.fixed.dropout: workload decode does not read it; train, perplexity and recall do",
+            "workloads.0.fixed.dropout: workload decode does not read it; "
+            "train, perplexity and recall do",
         ),
         (
             {"workloads": [PERPLEXITY, DECODE | {"axes": PERPLEXITY["axes"]}]},

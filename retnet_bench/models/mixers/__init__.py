@@ -26,9 +26,9 @@ MIXERS.add("gated_deltanet", GatedDeltaNet)
 MIXERS.add("gla", GLA)
 MIXERS.add("linear_attention", LinearAttention)
 MIXERS.add("rwkv4", RWKV4)
-MIXERS.add("gated_conv", GatedConv)
 MIXERS.add("h3", H3)
 MIXERS.add("hyena", Hyena)
+MIXERS.add("gated_conv", GatedConv)
 MIXERS.add_entry_points("retnet_bench.mixers")
 
 __all__ = ["MIXERS", "Mixer"]

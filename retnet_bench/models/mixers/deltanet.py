@@ -22,7 +22,6 @@ from retnet_bench.models import convolution
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.convolution import ShortConvolution
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
-from retnet_bench.models.options import MixerOptions
 
 Own = TypeVar("Own", bound="DeltaNetOptions")
 
@@ -227,7 +226,6 @@ class DeltaNet(Mixer):
         return {"n_heads": heads, "d_key": d_key, "d_value": int(expand * d_key)}
 
     @classmethod
-    def state_choices(cls, size: Size, family: str, options: Any) -> Iterator[MixerOptions]:
     def state_choices(
         cls, size: Size, family: str, options: DeltaNetOptions
     ) -> Iterator[DeltaNetOptions]:
