@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 from rich.table import Table
@@ -32,7 +33,7 @@ def _models() -> Table:
             for family in ("paper", "modern"):
                 cfg = match("3M", name, family=family).config
                 widths = f"d {cfg.d_model}, keys {cfg.d_key}, values {cfg.d_value}, ffn {cfg.d_ffn}"
-                yield name, family, widths, _first_line(mixer)
+                yield name, family, widths, _first_line(sys.modules[mixer.__module__])
 
     return table("Models (widths at size 3M)", "mixer|family|widths|what it is", rows())
 
@@ -83,7 +84,7 @@ def _kernels() -> Table:
         (name, k.mixer, k.why_not(Setting(device)) or f"available on {device}", k.meaning)
         for name, k in KERNELS.items()
     )
-    return table("Kernels", "kernel|mixer|here|what it is", rows)
+    return table("Kernels", "kernel|family|here|what it is", rows)
 
 
 def _workloads() -> Table:

@@ -20,7 +20,8 @@ from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.config import size as size_of
 from retnet_bench.models.matching import Matched
 from retnet_bench.models.pattern import HYBRID, LayerChoice
-from retnet_bench.study.study import Arm, CommonSettings, Group, Layer, Settings, Study
+from retnet_bench.study.arms import Arm, Layer
+from retnet_bench.study.study import CommonSettings, Group, Settings, Study
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import MAX_STEPS
 from retnet_bench.workloads.modes import why_not as mode_why_not
