@@ -59,6 +59,10 @@ def test_prefill_gives_the_last_logits_unless_asked_for_all(mixer, family):
     assert relative(last, model(ids)[:, -1:]) < EXACT
 
 
+REACH = {"gated_conv": 5}
+"""Positions that see a token, itself among them, through two layers."""
+
+
 @pytest.mark.parametrize(("mixer", "family", "kernel"), RUNS)
 @pytest.mark.parametrize("changed", [0, 7, 8, 19])
 @torch.no_grad()
@@ -69,8 +73,9 @@ def test_a_later_token_does_not_change_earlier_logits(mixer, family, kernel, cha
     other[0, changed] = (ids[0, changed] + 1) % model.cfg.vocab_size
     before, after = model(ids), model(other)
     assert torch.allclose(before[:, :changed], after[:, :changed], rtol=0, atol=1e-13)
-    differences = (before[:, changed:] - after[:, changed:]).abs().amax(-1)
-    assert (differences > 1e-9).all(), "and every later position sees it"
+    seen = slice(changed, changed + REACH.get(mixer, 20))
+    differences = (before[:, seen] - after[:, seen]).abs().amax(-1)
+    assert (differences > 1e-9).all(), "and every later position in reach sees it"
 
 
 @pytest.mark.parametrize("mixer", EVERY)
@@ -193,6 +198,14 @@ def test_retention_is_equation_8():
     assert relative(mixer(x, Context(angles)), expected) < EXACT
 
 
+ALWAYS = {
+    "gla": {"decay_up"},
+    "h3": {"query", "key", "value", "out"},
+    "hyena": {"branches", "out"},
+}
+"""Maps of a mixer whose biases belong to its maths."""
+
+
 def test_no_biases_and_no_affine_head_norm():
     """Only the pre-norms have vectors: 2 a block and a last one, weight and bias each."""
     model = build(tiny("retention"))
@@ -200,10 +213,10 @@ def test_no_biases_and_no_affine_head_norm():
     assert len(vectors) == 2 * (2 * 2 + 1)
     assert all("norm." in n for n in vectors)
     for mixer, family in ARMS:
-        model = build(tiny(mixer, family))
-        linears = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-        biases = {f"{name}.bias" for name, linear in linears.items() if linear.bias is not None}
-        assert biases <= model.undecayed(), "those that a mixer always has are its own"
+        parts = build(tiny(mixer, family)).named_modules()
+        linears = {name: part for name, part in parts if isinstance(part, nn.Linear)}
+        biased = {name.split(".")[-1] for name, part in linears.items() if part.bias is not None}
+        assert biased == ALWAYS.get(mixer, set())
 
 
 def test_the_head_is_tied_to_the_embedding():
@@ -230,7 +243,7 @@ def test_initialisation_is_deepnets_for_all_that_do_not_start_otherwise(mixer, f
             assert abs(module.weight.mean().item()) < 0.05 * std
             seen.add(role)
     ffn = {"ffn.up", "ffn.down"} | ({"ffn.gate"} if family == "modern" else set())
-    assert ffn | {"mixer.value", "mixer.out"} <= seen
+    assert ffn < seen
     assert model.embedding.weight.std().item() == pytest.approx(d**-0.5, rel=0.03)
     assert all((p == 1).all() for n, p in model.named_parameters() if n.endswith("norm.weight"))
 
