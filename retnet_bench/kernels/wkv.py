@@ -1,5 +1,5 @@
-"""The wkv operator of RWKV-4 (arXiv:2305.13048, section 3.1 and appendix D): an average of values
-whose weights decay by channel, the current token's under a bonus of its own.
+"""The wkv operator of RWKV-4 (arXiv:2305.13048, section 3.1; RWKV-LM, wkv_cuda.cu): an average of
+values whose weights decay by channel, the current token's under a bonus of its own.
 
 Shapes: k, v (B, T, d); time_decay, time_first (d,), as parameters: a step decays by e^w with
 w = -e^{time_decay}, and u = time_first:

@@ -116,13 +116,18 @@ def make_norm(cfg: ModelConfig, width: int) -> nn.Module:
     return nn.RMSNorm(width, eps=cfg.norm_eps)
 
 
-def norm_heads(y: Tensor, eps: float, subtract_mean: bool = False) -> Tensor:
-    """Each head of y (B, T, H, d) normalised on its own, without affine weights (Eq. 8)."""
+def norm_heads(
+    y: Tensor, eps: float, subtract_mean: bool = False, weight: Tensor | None = None
+) -> Tensor:
+    """Each head of y (B, T, H, d) normalised on its own, without affine weights (Eq. 8), or with
+    those of `weight` (d,), shared by the heads."""
     norm = F.layer_norm if subtract_mean else F.rms_norm
+    if weight is not None:
+        weight = weight.to(y.dtype)  # under autocast y is narrower, and no fused norm takes both
     if y.is_contiguous():
-        return norm(y, y.shape[-1:], eps=eps)
+        return norm(y, y.shape[-1:], weight, eps=eps)
     y = y.transpose(1, 2)  # as chunkwise leaves it, head by head: normed there, not copied
-    return norm(y, y.shape[-1:], eps=eps).transpose(1, 2)
+    return norm(y, y.shape[-1:], weight, eps=eps).transpose(1, 2)
 
 
 def drop(x: Tensor, module: nn.Module, cfg: ModelConfig) -> Tensor:

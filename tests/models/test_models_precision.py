@@ -26,7 +26,11 @@ def fast(mixer):
 INHERENT = {"deltanet": 0.025}
 """Where more than 1.5 % remains even with every product in fp32: a rule that subtracts what it has
 stored hands roundings of keys and values on."""
-ROTATED = [name for name, kind in MIXERS.items() if kind.rotates]
+ROTATED = [
+    name
+    for name, kind in MIXERS.items()
+    if kind.rotates and "turned" not in names(kind.Options)  # which is off by default
+]
 
 
 def exact_buffers(model):

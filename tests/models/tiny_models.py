@@ -59,6 +59,14 @@ def build(cfg: ModelConfig, seed: int = 0) -> LanguageModel:
     return LanguageModel(cfg)
 
 
+def moved(cfg: ModelConfig, seed: int = 0) -> LanguageModel:
+    """A model away from its start, where some mixers put out exactly zero."""
+    model = build(cfg, seed)
+    for block in model.blocks:
+        block.mixer.move()
+    return model
+
+
 def rotary(model: LanguageModel) -> Rotary:
     """The one of its only key dimension."""
     (found,) = model.rotaries.values()

@@ -16,6 +16,7 @@ from retnet_bench.kernels import KERNELS, Kernel, retention
 from retnet_bench.kernels import channel_decay as kernel_costs
 from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.layers import norm_heads
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 PAPERS_HEADS = 4
@@ -111,8 +112,7 @@ class GLA(Mixer):
         return q, k, v, F.logsigmoid(logits) / TEMPERATURE
 
     def _finish(self, x: Tensor, y: Tensor) -> Tensor:
-        # Normed as chunkwise leaves it, head by head: no copy.
-        y = self.norm(y.transpose(1, 2)).transpose(1, 2)  # (B, T, H, d_v)
+        y = norm_heads(y, self.cfg.norm_eps, weight=self.norm.weight)  # (B, T, H, d_v)
         return self.out((F.silu(self.gate(x)).view(y.shape) * y).flatten(-2))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:

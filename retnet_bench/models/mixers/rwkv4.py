@@ -63,8 +63,9 @@ class RWKV4(Mixer):
     the one before it, weighed by channel (time mixing alone, without channel mixing).
 
     wkv averages values by e^k, decayed e^{-e^time_decay} a token and channel, the current one
-    under the bonus time_first instead. Start values as RWKV-v4neo's: decays over the channels,
-    slower in deeper layers' means; W_k, W_r and W_O are 0, so that the layer puts out 0.
+    under the bonus time_first instead. Start values as RWKV-v4neo's: decays spread over the
+    channels, slower on the whole in deeper layers; W_k, W_r and W_O are 0, so that the layer puts
+    out 0.
 
     Deviations: W_v starts as every mixer's do here (theirs: orthogonal); the feed-forward is the
     common one, as in RetNet's Table 5 (theirs: channel mixing with a token shift of its own);
