@@ -85,9 +85,9 @@ def _chunks(
     increments = ((k * zeta).transpose(-1, -2) @ v).to(state.dtype)  # (B, H, T/C, d_k, d_v)
     before, state = _scan(increments, state, gamma_C)
     del increments  # as large as the states
-    inner = ((q @ k.transpose(-1, -2)) * D) @ v
+    inner = (q @ k.transpose(-1, -2)).mul_(D) @ v
     cross = (q * xi) @ before.to(q.dtype)
-    out = inner + cross  # (B, H, T/C, C, d_v)
+    out = inner.add_(cross)  # (B, H, T/C, C, d_v)
     return out.permute(0, 2, 3, 1, 4).reshape(B, T, H, -1), state
 
 

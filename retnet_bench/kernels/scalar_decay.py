@@ -11,8 +11,8 @@ There is no scale: mixers scale q. G divides H: the heads of a group have one ke
 returns the output (B, T, H, V) and the state after the last token.
 
 Within a chunk c is the inclusive sum of log_decay, in log_decay's precision, and enters as
-differences that are <= 0 alone: scores are masked before they are exponentiated, so nothing
-overflows however fast a state decays.
+differences that are <= 0 alone: those above the diagonal are masked before the exponential, and its
+values there after it, so nothing overflows however fast a state decays.
 """
 
 from __future__ import annotations
