@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from retnet_bench.analysis.tables.scaling import Crossing, Fit
 from retnet_bench.figures import panels, style
-from retnet_bench.figures.sheet import Sheet
+from retnet_bench.figures.sheet import End, Sheet
 from retnet_bench.results.numbers import millions
 
 EXTRAPOLATED = 4.0
@@ -53,7 +53,7 @@ def draw_bands(sheet: Sheet, frame: pd.DataFrame, x: str) -> None:
     per = panels.varying(frame, x)
     frame = frame.sort_values([*per, x]).assign(variant=lambda rows: panels.variants(rows, per))
     steps = list(dict.fromkeys(frame["variant"]))
-    ends = []
+    ends: list[End] = []
     for keys, line in frame.dropna(subset="estimate").groupby(["variant", "arm"], sort=False):
         name, arm = map(str, keys)
         look = sheet.styles[arm]
@@ -64,11 +64,8 @@ def draw_bands(sheet: Sheet, frame: pd.DataFrame, x: str) -> None:
         )
         sheet.ours.fill_between(line[x], line["low"], line["high"], color=color, alpha=0.2, lw=0)
         sheet.explain(arm, Line2D([], [], color=look.color, linestyle=look.linestyle))
-        last = line.iloc[-1]
-        ends.append((float(last[x]), float(last["estimate"]), name, look.color))
-    if per:
-        sheet.ends.append((sheet.ours, ends))
-        sheet.ours.set_title(f"Measured here; line ends: {', '.join(per)}")
+        ends += panels.line_end(sheet, line, x, arm, name)
+    panels.name_ends(sheet, ends, per)
 
 
 def one_budget(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from retnet_bench.analysis.tables import curves
+from retnet_bench.analysis.tables import best_rates, curves
 from retnet_bench.figures import laws, panels
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import ALONE, Sheet
@@ -14,7 +14,10 @@ from retnet_bench.results.quantities import TOKENS_SEEN
 
 @figure("loss_curve")
 def draw(records: pd.DataFrame) -> Figure:
-    """Training loss against tokens seen, per arm and size: mean over seeds, band of seeds."""
+    """Training loss against tokens seen, per arm and size: mean over seeds, band of seeds; of
+    several learning rates each arm's best."""
+    swept = best_rates.said(records)
+    records = best_rates.at_best(records)
     frame = panels.needed(curves.loss_curve(records), "loss_curve", "perplexity", "train_loss_nat")
     frame, budget = laws.one_budget(frame)
     sheet = Sheet("Training loss against tokens seen", records["arm"], ALONE)
@@ -27,4 +30,4 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.ours.set(xlabel=TOKENS_SEEN.label(), ylabel="training loss (nat per token)")
     seeds = int(frame["seeds"].max())
     remark = f"Mean of {seeds} seeds." if seeds > 1 else "One seed: no bands."
-    return sheet.finish(panels.contract(records, "perplexity"), budget, remark)
+    return sheet.finish(panels.contract(records, "perplexity"), budget, remark, swept)

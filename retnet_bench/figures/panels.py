@@ -101,12 +101,25 @@ def draw_curves(sheet: Sheet, frame: pd.DataFrame, x: str, failed_at: str = "top
         name, arm = map(str, keys)
         color = style.shade(styles[arm].color, steps.index(name), len(steps))
         draw_line(sheet.ours, line, x, styles[arm], color, label=f"{arm} {name}".strip())
-        last = line.iloc[-1]
-        ends.append((float(last[x]), float(last["estimate"]), name, styles[arm].color))
+        ends += line_end(sheet, line, x, arm, name)
     draw_failures(sheet, frame[frame["estimate"].isna()], x, failed_at, ", ".join(steps))
-    if per:
+    name_ends(sheet, ends, per)
+
+
+def line_end(sheet: Sheet, line: pd.DataFrame, x: str, arm: str, variant: str) -> list[End]:
+    """What stands at the end of a line: the arm where there are many, and which variant it is."""
+    last, color = line.iloc[-1], sheet.styles[arm].color
+    end = End(float(last[x]), float(last["estimate"]), variant, color, arm * sheet.crowded)
+    return [end] if end.text or end.arm else []
+
+
+def name_ends(sheet: Sheet, ends: list[End], per: Sequence[str]) -> None:
+    """Let the sheet label the lines' ends, and say in the title what the labels are."""
+    if ends:
         sheet.ends.append((sheet.ours, ends))
-        sheet.ours.set_title(f"Measured here; line ends: {', '.join(per)}")
+    if per:
+        what = ["arm", *per] if sheet.crowded else per
+        sheet.ours.set_title(f"Measured here; line ends: {', '.join(what)}")
 
 
 def _remark_bare(sheet: Sheet, measured: pd.DataFrame) -> None:
@@ -128,9 +141,7 @@ def draw_line(
         line[x],
         line["estimate"],
         yerr=[below, above],
-        color=color,
-        marker=look.marker,
-        linestyle=look.linestyle,
+        **(look.line | {"color": color}),
         capsize=2,
         elinewidth=0.8,
         label=label,
@@ -150,9 +161,7 @@ def draw_part(sheet: Sheet, part: pd.DataFrame, x: str, look: style.Dashes, word
 
 def line_handle(look: style.ArmStyle, alpha: float = 1.0) -> Line2D:
     """The legend's picture of an arm."""
-    return Line2D(
-        [], [], color=look.color, marker=look.marker, linestyle=look.linestyle, alpha=alpha
-    )
+    return Line2D([], [], **look.line, alpha=alpha)
 
 
 def draw_failures(sheet: Sheet, failed: pd.DataFrame, x: str, edge: str, every: str = "") -> None:
@@ -177,7 +186,7 @@ def _open_marker(
 ) -> None:
     height, inward = (0.97, -1) if edge == "top" else (0.03, 1)
     aside = ScaledTranslation(dodge / 72, 0, ax.figure.dpi_scale_trans)
-    shape = OPEN | {"marker": look.marker, "color": look.color}
+    shape = OPEN | look.points
     label = f"{row['arm']} {row['status']}"
     # The shifted transform hides x from autoscaling.
     ax.update_datalim([(row[x], 0)], updatey=False)
@@ -198,10 +207,13 @@ def _open_marker(
 
 
 def draw_crossovers(sheet: Sheet, found: pd.DataFrame) -> str:
-    """A line at each crossover (tokens) in the band of its interval, named in the legend.
+    """A line at each crossover (tokens) in the band of its interval, named in the legend; in a
+    crowd of arms words alone, for nobody could tell the lines apart.
 
     Returns a sentence for the caption: how sure each crossover is, or why there is none.
     """
+    if sheet.crowded:
+        return _told_crossovers(found)
     per = [name for name in curves.separators(found) if found[name].nunique() > 1]
     named = found.assign(variant=variants(found, per, named=True))
     for _, row in named[named["estimate"].notna()].iterrows():
@@ -212,6 +224,20 @@ def draw_crossovers(sheet: Sheet, found: pd.DataFrame) -> str:
         sheet.explain(label, Patch(color=style.GREY, alpha=0.35))
     reasons = (named["variant"] + ": " if per else "") + named["reason"]
     return f"Crossover: {'; '.join(reasons)}." if len(reasons) else ""
+
+
+def _told_crossovers(found: pd.DataFrame) -> str:
+    per = [name for name in curves.separators(found)[1:] if found[name].nunique() > 1]
+    named = found.assign(variant=variants(found, per, named=True))
+    sentences = []
+    for other, pairs in named.groupby("b"):
+        words = [
+            f"{row['a']}{f' ({row.variant})' if per else ''} "
+            + (row["reason"] if np.isnan(row["estimate"]) else _tokens(row))
+            for _, row in pairs.iterrows()
+        ]
+        sentences.append(f"Crossover with {other}: {'; '.join(words)}.")
+    return " ".join(sentences)
 
 
 def _tokens(row: pd.Series) -> str:
@@ -230,7 +256,7 @@ def draw_paper(
     for keys, line in frame.groupby(["arm", per] if per else ["arm"]):
         look, line = styles[str(keys[0])], line.sort_values(x)
         _faint(ax, line[x], line["value"], look, label=" ".join(map(str, ("paper", *keys))))
-        ends.append((line[x].iloc[-1], line["value"].iloc[-1], str(keys[-1]), look.color))
+        ends.append(End(line[x].iloc[-1], line["value"].iloc[-1], str(keys[-1]), look.color))
     for arm in styles:
         if arm not in sheet.entries:
             sheet.explain(f"{arm} (paper)", line_handle(styles[arm], style.PAPER_ALPHA))
@@ -248,7 +274,7 @@ def draw_predicted(sheet: Sheet, points: pd.DataFrame, x: str, what: str) -> str
     styles = style.arm_styles(points["arm"])
     for arm, line in points.groupby("arm"):
         look, line = styles[str(arm)], line.sort_values(x)
-        shape = _PREDICTED | {"color": look.color, "marker": look.marker}
+        shape = look.points | _PREDICTED
         sheet.paper.plot(line[x], line["value"], label=f"predicted {arm}", **shape)
         sheet.explain(f"{arm}, predicted {what}", Line2D([], [], **shape))
     return (
@@ -273,11 +299,8 @@ def _faint(ax: Axes, xs: pd.Series, ys: pd.Series, look: style.ArmStyle, label: 
     ax.plot(
         xs,
         ys,
-        color=look.color,
-        marker=look.marker,
-        linestyle=look.linestyle,
+        **(look.line | {"markersize": 3.5}),
         linewidth=0.9,
-        markersize=3.5,
         alpha=style.PAPER_ALPHA,
         label=label,
     )

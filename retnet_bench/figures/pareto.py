@@ -55,13 +55,8 @@ def _panel(sheet: Sheet, ax: Axes, frame: pd.DataFrame, name: str, factor: float
             "xerr": _bars(line, name, f"{name}_low", f"{name}_high") * factor,
             "yerr": _bars(line, "bits_per_byte", "bits_low", "bits_high"),
         }
-        shape: dict[str, Any] = {
-            "color": look.color,
-            "marker": look.marker,
-            "linestyle": look.linestyle,
-        }
         x = line[name] * factor
-        ax.errorbar(x, line["bits_per_byte"], **bars, **shape, lw=0.9, elinewidth=0.8, label=arm)
+        ax.errorbar(x, line["bits_per_byte"], **bars, **look.line, lw=0.9, elinewidth=0.8, label=arm)
         sheet.explain(str(arm), panels.line_handle(look))
         words: dict[str, Any] = {"fontsize": 6, "color": look.color, "textcoords": "offset points"}
         for place, bits, size in zip(x, line["bits_per_byte"], line["size"], strict=True):

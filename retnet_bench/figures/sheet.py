@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -33,8 +33,24 @@ BESIDE_PAPER = ((0.6, 3.2), (4.8, 1.8))
 NAMES_BESIDE_PAPER = ((1.55, 2.55), (4.5, 2.2))
 ALONE = ((0.6, 5.6),)
 THREE = ((0.6, 1.75), (2.8, 1.75), (5.0, 1.75))
+_WITH_NAMES = {BESIDE_PAPER: ((0.6, 2.8), (5.1, 1.7)), ALONE: ((0.6, 5.2),)}
+"""The layouts of lines, with room for names of arms at the ends of these."""
+CROWD = 4
+"""Of more arms than this, lines have their names at their ends: a legend alone makes readers go
+back and forth, and a grey printer leaves them but markers and dashes."""
 
-End = tuple[float, float, str, str]  # x, y, text and colour of the label at the end of a line
+
+class End(NamedTuple):
+    """The label at the end of a line."""
+
+    x: float
+    y: float
+    text: str
+    """Which line of its arm it is; empty where there is one."""
+    color: str
+    arm: str = ""
+    """Said in front of the text. Such a label is joined to its line, from which it may be far."""
+
 
 _TOLD: ContextVar[tuple[str, ...]] = ContextVar("told", default=())
 
@@ -73,7 +89,9 @@ class Sheet:
         self.title = title
         self.styles = style.arm_styles(arms)
         self.figure = Figure()
-        self.layout, self.rows = layout, rows
+        self.crowded = len(self.styles) > CROWD
+        self.layout = _WITH_NAMES.get(tuple(layout), layout) if self.crowded else layout
+        self.rows = rows
         self.axes: list[Axes] = list(self.figure.subplots(rows, len(layout), squeeze=False).flat)
         self.turn(0)
         self.source = ""
@@ -183,26 +201,42 @@ def _make_room(ax: Axes, edge: str, characters: int) -> None:
 
 
 def label_ends(ax: Axes, ends: Sequence[End]) -> None:
-    """Write each text at the right end (x, y) of its line, moved up where two would touch.
+    """Write each text at the right end of its line, moved where two would touch.
 
     Neighbours of one colour that would touch share one text: "512-8192" where all lines of the
     colour between these two are among them, else "512, 8192", or "512 and 3 more" where that would
     leave the page.
     """
     ax.autoscale_view()
-    for x in sorted({end[0] for end in ends}):
-        placed = -1.0
-        here = [end for end in ends if end[0] == x]
-        for height, group in _neighbours(ax, here):
-            placed = max(height, placed + _LABEL_HEIGHT)
-            _label_end(ax, group, placed, _shared_text(group, here))
+    for x in sorted({end.x for end in ends}):
+        here = [end for end in ends if end.x == x]
+        groups = _neighbours(ax, here)
+        places = _apart([height for height, _ in groups])
+        for place, (height, group) in zip(places, groups, strict=True):
+            _label_end(ax, group, (height, place), _shared_text(group, here))
+
+
+def _apart(heights: Sequence[float]) -> list[float]:
+    """Ascending `heights` (0 to 1) moved as little as lets labels there not touch, and inside the
+    panel: labels that would touch lie around their mean."""
+    free = [height - i * _LABEL_HEIGHT for i, height in enumerate(heights)]
+    blocks: list[list[float]] = []
+    for place in free:
+        blocks.append([place])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    means = [float(np.mean(block)) for block in blocks for _ in block]
+    top = 1 - (len(free) - 1) * _LABEL_HEIGHT
+    return [max(0.0, min(mean, top)) + i * _LABEL_HEIGHT for i, mean in enumerate(means)]
 
 
 def _shared_text(group: Sequence[End], ends: Sequence[End]) -> str:
-    line = [end for end in ends if end[3] == group[0][3]]
+    line = [end for end in ends if _line(end) == _line(group[0])]
     first, last = line.index(group[0]), line.index(group[-1])
     whole = len(group) > 1 and last - first + 1 == len(group)
-    texts = [end[2] for end in group]
+    texts = [end.text for end in group]
+    if group[0].arm:
+        return f"{group[0].arm} {texts[0] if len(texts) == 1 else ''}".strip()
     joined = f"{texts[0]}\N{EN DASH}{texts[-1]}" if whole else ", ".join(texts)
     if len(joined) <= _LABEL_WIDTH or len(texts) == 1:
         return joined
@@ -212,26 +246,34 @@ def _shared_text(group: Sequence[End], ends: Sequence[End]) -> str:
 def _neighbours(ax: Axes, ends: Sequence[End]) -> list[tuple[float, list[End]]]:
     """Ends upwards, with their height in the panel (0 to 1); those that share a text together."""
     to_panel = ax.transScale + ax.transLimits
-    heights = {end: float(to_panel.transform(end[:2])[1]) for end in ends}
+    heights = {end: float(to_panel.transform((end.x, end.y))[1]) for end in ends}
     groups: list[list[End]] = []
     for end in sorted(ends, key=lambda end: heights[end]):
         near = groups and heights[end] - heights[groups[-1][-1]] < _LABEL_HEIGHT
-        if near and end[3] == groups[-1][-1][3]:
+        if near and _line(end) == _line(groups[-1][-1]):
             groups[-1].append(end)
         else:
             groups.append([end])
     return [(heights[group[0]], sorted(group, key=ends.index)) for group in groups]
 
 
-def _label_end(ax: Axes, ends: Sequence[End], height: float, text: str) -> None:
-    last = ends[-1]
+def _line(end: End) -> tuple[str, str]:
+    """What the ends of one arm's variants have in common."""
+    return end.color, end.arm
+
+
+def _label_end(ax: Axes, ends: Sequence[End], heights: tuple[float, float], text: str) -> None:
+    """The text at the second of `heights`, joined to the end of its line at the first where it
+    names an arm and stands elsewhere."""
+    last, (height, place) = ends[-1], heights
+    at: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "va": "center", "fontsize": 6.5}
+    if last.arm:
+        gap = (place - height) * _PANEL_HEIGHT_IN * 72
+        joint = {"arrowstyle": "-", "lw": 0.5, "color": last.color, "relpos": (0, 0.5)}
+        joint |= {"shrinkA": 0, "shrinkB": 3}
+        at |= {"xytext": (12, gap), "arrowprops": joint, "color": style.dark(last.color)}
+        ax.annotate(text, (last.x, height), textcoords="offset points", **at)
+        return
     ax.annotate(
-        text,
-        (last[0], height),
-        xycoords=ax.get_xaxis_transform(),
-        xytext=(6, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=6.5,
-        color=last[3],
+        text, (last.x, place), xytext=(6, 0), textcoords="offset points", color=last.color, **at
     )

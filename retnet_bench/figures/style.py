@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib.style
 import pandas as pd
@@ -78,23 +78,51 @@ class ArmStyle:
     color: str
     marker: str
     linestyle: Dashes
+    size: float = 4.5
+    """Of the marker, in points: shapes with notches need more to be told from round ones."""
+
+    @property
+    def points(self) -> dict[str, Any]:
+        """How matplotlib is told the look of points without a line."""
+        return {"color": self.color, "marker": self.marker, "markersize": self.size}
+
+    @property
+    def line(self) -> dict[str, Any]:
+        return {**self.points, "linestyle": self.linestyle}
 
 
+_DOTTED, _SPARSE, _SHORT = ":", (0.0, (1.0, 2.6)), (0.0, (2.0, 1.0))
+_LONG, _LONG_SHORT = (0.0, (7.0, 2.0)), (0.0, (9.0, 2.0, 2.0, 2.0))
+_TWO_DOTS = (0.0, (5.0, 1.2, 1.0, 1.2, 1.0, 1.2))
 _FIXED = {
     "retnet": ArmStyle("#0072B2", "o", "-"),
     "transformer": ArmStyle("#D55E00", "^", "--"),
     "transformer_flash": ArmStyle("#CC79A7", "D", "-."),
+    "transformer_gqa": ArmStyle("#882255", "v", _LONG, 5),
+    "gret": ArmStyle("#56B4E9", "s", "-."),
+    "mamba2": ArmStyle("#009E73", "P", ":", 6),
+    "gated_deltanet": ArmStyle("#000000", "X", _TWO_DOTS, 6),
+    "hybrid": ArmStyle("#E69F00", "*", _LONG_SHORT, 8),
+    "deltanet": ArmStyle("#332288", "<", _SPARSE, 5),
+    "gla": ArmStyle("#44AA99", "d", _SHORT, 6),
+    "linear_attention": ArmStyle("#999933", ">", _SHORT, 5),
+    "rwkv4": ArmStyle("#661100", "x", _TWO_DOTS, 6),
+    "h3": ArmStyle("#AA4499", "p", _LONG, 6.5),
+    "hyena": ArmStyle("#117733", "h", ":", 6.5),
     "weights": ArmStyle(GREY, "", ":"),
 }
+"""The arms of the shipped studies and of the paper. The first nine that a study compares have nine
+markers and nine kinds of line; colours are Okabe and Ito's and, after these, Paul Tol's."""
 _COLORS = ("#009E73", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "svPX*hd<"
-_DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":")
+_DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":", _LONG, _TWO_DOTS, _SPARSE, _LONG_SHORT, _SHORT)
 
 
 def _other(i: int) -> ArmStyle:
     """Of the i-th arm without a style of its own: a colour that comes again has other dashes."""
-    n = len(_COLORS)
-    return ArmStyle(_COLORS[i % n], _MARKERS[i % len(_MARKERS)], _DASHES[(i + i // n) % n])
+    return ArmStyle(
+        _COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)]
+    )
 
 
 def context() -> AbstractContextManager[None]:
@@ -128,6 +156,11 @@ def shade(color: str, step: int, steps: int) -> tuple[float, ...]:
     """`color` for the last of `steps` variants, mixed with more white for the earlier ones."""
     white = 0.6 * (steps - 1 - step) / max(steps - 1, 1)
     return tuple(white + (1 - white) * part for part in to_rgb(color))
+
+
+def dark(color: str) -> tuple[float, ...]:
+    """`color` for small type, which a grey printer would make too light."""
+    return tuple(0.55 * part for part in to_rgb(color))
 
 
 def save(figure: Figure, path: Path) -> Path:
