@@ -84,7 +84,7 @@ class LanguageModel(nn.Module):
             {
                 str(kind.key_dim): Rotary(kind.key_dim, cfg.rotation, cfg.rotation_base)
                 for kind in cfg.kinds
-                if MIXERS[kind.mixer].rotates
+                if MIXERS[kind.mixer].rotates and cfg.rotation != "none"
             }
         )
         self.layers = nn.ModuleList(Block(cfg.at(layer), layer) for layer in range(cfg.n_layers))
@@ -128,7 +128,8 @@ class LanguageModel(nn.Module):
         }
         shared: dict[str, Tensor] = {}
         return [
-            Context(angles[b.cfg.key_dim] if b.mixer.rotates else None, shared) for b in self.blocks
+            Context(angles.get(b.cfg.key_dim) if b.mixer.rotates else None, shared)
+            for b in self.blocks
         ]
 
     def _embed(self, tokens: Tensor, start: int | Tensor) -> Tensor:

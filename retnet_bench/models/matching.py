@@ -161,16 +161,19 @@ def probe(
     size_name: str,
     layers: tuple[LayerChoice, ...],
     before: LayerChoice,
+    rounds: int | None = None,
     *,
     family: str = "paper",
     vocab_size: int = 257,
     **fields: Any,
 ) -> Matched:
-    """A model of the mixers alone, for tasks that ask what they can do: the size's layers with
-    `before` in front of each, no feed-forward and no rotation. Nothing is matched."""
+    """A model of the mixers alone, for tasks that ask what they can do: `layers` with `before` in
+    front of each, all of it `rounds` times (None: as often as the size has layers), no
+    feed-forward and no rotation. Nothing is matched."""
     pattern = tuple(entry for choice in layers for entry in (before, choice))
     base = reference(size_name, family, vocab_size)
-    base = replace(base, d_ffn=0, n_layers=2 * base.n_layers, rotation="none")
+    depth = len(pattern) * (rounds or base.n_layers)
+    base = replace(base, d_ffn=0, n_layers=depth, rotation="none")
     return Matched(_patterned(base, size_name, pattern, fields), math.nan)
 
 

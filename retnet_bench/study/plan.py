@@ -155,9 +155,9 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings) -> Cell:
         vocabulary = values.get("vocabulary", VOCABULARY)
         values |= {"corpus": "random", "tokenizer": f"random:{vocabulary}", "match": "none"}
     values["vocab_size"] = _vocab_size(values["corpus"], values["tokenizer"])
-    for name in NEEDED.get(workload, ()):
-        if name not in values:
-            raise UserError(f"workload {workload}: {name} is missing; set it fixed or as axis")
+    for needed in NEEDED.get(workload, ()):
+        if needed not in values:
+            raise UserError(f"workload {workload}: {needed} is missing; set it fixed or as axis")
     values |= {"mixer": arm.mixer, "options": arm.options, "kernel": _kernel(arm, values)}
     if arm.layers is not None:
         values |= _pattern(name, arm.layers, values)

@@ -179,6 +179,7 @@ class Cell(
             LayerChoice(
                 mixer="gated_conv", kernel=convolution.name, options=options_of("gated_conv")()
             ),
+            self.rounds,
             family=self.block_family,
             vocab_size=self.vocab_size,
             dropout=self.training_recipe.dropout,

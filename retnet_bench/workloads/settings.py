@@ -139,6 +139,10 @@ class RecallSettings:
         Literal["zero", "random"] | None,
         Field(description="what stands between queries: zero (by default), or random tokens"),
     ] = None
+    rounds: Annotated[
+        Annotated[Count, Field(le=512)] | None,
+        Field(description="mixers in the model; as many as the size's layers by default"),
+    ] = None
     key_dim: Annotated[
         Count | None,
         Field(description="key dimension of every arm's heads, instead of its option head_dim"),

@@ -29,15 +29,13 @@ class Context:
     """What a layer is given beside x."""
 
     angles: Angles | None
-    """cos and sin of the positions for this layer's key dimension; None where it does not rotate.
-    """
+    """cos and sin of the positions for this layer's key dimension; None where nothing rotates."""
     shared: dict[str, Tensor] = field(default_factory=dict)
     """Tensors that earlier layers left for later ones in the same pass over the same tokens."""
 
     def rotate(self, x: Tensor) -> Tensor:
-        """x (B, T, H, d) rotated by its positions."""
-        assert self.angles is not None, "a mixer with `rotates` off has no angles"
-        return rotate(x, self.angles)
+        """x (B, T, H, d) rotated by its positions; x itself in a model without rotation."""
+        return x if self.angles is None else rotate(x, self.angles)
 
 
 class Mixer(Exact, ABC):
