@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from retnet_bench.kernels import KERNELS
 from retnet_bench.kernels.flops import ADDED
-from retnet_bench.models.mixers.retention import RetentionOptions
 from retnet_bench.models import MIXERS, LanguageModel, ModelConfig, cost, match
 from retnet_bench.models.config import FAMILIES
+from retnet_bench.models.mixers.retention import RetentionOptions
 
 SIZE, LENGTH, CHUNK = "0.1M", 100, 32
 """Of the models that are counted: three whole chunks and a rest."""

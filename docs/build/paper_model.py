@@ -16,8 +16,8 @@ import pandas as pd
 
 from retnet_bench import paper
 from retnet_bench.measure.devices import DEVICES
-from retnet_bench.models.mixers.retention import RetentionOptions
 from retnet_bench.models import ModelConfig, cost, match
+from retnet_bench.models.mixers.retention import RetentionOptions
 from retnet_bench.predict.footprint import Step, footprint
 
 VOCABULARY = 64000

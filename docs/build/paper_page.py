@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-
 import textwrap
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+import paper_model as proof
+from paper_model import A100, BATCH, GPUS, VOCABULARY, Comparison
 
 from retnet_bench.base import did_you_mean
 from retnet_bench.results.markdown import markdown_table
 from retnet_bench.results.numbers import quantity
-import paper_model as proof
-from paper_model import A100, BATCH, GPUS, VOCABULARY, Comparison
 
 _HEAD = f"""\
 <!-- Written by `python docs/build/paper_page.py > docs/paper.md`; do not edit. -->

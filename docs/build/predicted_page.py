@@ -14,18 +14,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from flop_counts import CHUNK, LENGTH, SIZE, flops_table
 
 from retnet_bench.analysis.tables import predicted
 from retnet_bench.analysis.tables.captions import contract_text
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.measure.protocol import Protocol
+from retnet_bench.predict import record_columns, targets
 from retnet_bench.results.markdown import markdown_table
 from retnet_bench.results.numbers import quantity
 from retnet_bench.results.store import read_records
-from retnet_bench.predict import record_columns
-from retnet_bench.predict import targets
-from flop_counts import CHUNK, LENGTH, SIZE, flops_table
 from retnet_bench.study.plan import Planned
 from retnet_bench.workloads import Cell, Sample
 
@@ -213,7 +212,9 @@ def _ratios(frame: pd.DataFrame) -> str:
     """Measured over floor by workload and kernel: how many times, and how evenly."""
     groups = frame.groupby(["workload", "kernel"])["ratio"]
     listed = groups.agg(["count", "median", "min", "max"]).reset_index()
-    numbers = {f"measured / floor, {name}": _quantities(listed[name]) for name in listed.columns[3:]}
+    numbers = {
+        f"measured / floor, {name}": _quantities(listed[name]) for name in listed.columns[3:]
+    }
     columns = {"workload": listed["workload"], "kernel": listed["kernel"], "cells": listed["count"]}
     return _table({**columns, **numbers})
 

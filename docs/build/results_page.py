@@ -1,12 +1,11 @@
-"""docs/results.md, written from the schema: `python docs/build/results_page.py > docs/results.md`."""
+"""docs/results.md, from the schema: `python docs/build/results_page.py > docs/results.md`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
 
-from retnet_bench.results.part import MOST_ROWS
 from retnet_bench.results.markdown import markdown_table
+from retnet_bench.results.part import MOST_ROWS
 from retnet_bench.results.schema import COLUMNS, METRICS, SCHEMA_VERSION
 
 _HEAD = f"""\
@@ -15,11 +14,11 @@ _HEAD = f"""\
 
 A study's results are the parquet files in its folder `records/`, one part per interleaved pair (or
 per cell, where cells are not interleaved); read together they are one tidy table. One row is one
-cell, metric, process, block and place (phase, position, step, document, ...). Raw samples are always kept; tokens/s,
-slopes, ratios and perplexities are derived when they are read, never stored. Bytes are whole
-numbers of bytes; GB means 1e9, GiB means 2^30 bytes. A value that was not measured is null, with a
-`reason`. This is version {SCHEMA_VERSION} of the layout; later versions of retnet-bench read it
-too.
+cell, metric, process, block and place (phase, position, step, document, ...). Raw samples are
+always kept; tokens/s, slopes, ratios and perplexities are derived when they are read, never stored.
+Bytes are whole numbers of bytes; GB means 1e9, GiB means 2^30 bytes. A value that was not measured
+is null, with a `reason`. This is version {SCHEMA_VERSION} of the layout; later versions of
+retnet-bench read it too.
 """
 
 _PANDAS = f"""\

@@ -56,7 +56,9 @@ def _panel(sheet: Sheet, ax: Axes, frame: pd.DataFrame, name: str, factor: float
             "yerr": _bars(line, "bits_per_byte", "bits_low", "bits_high"),
         }
         x = line[name] * factor
-        ax.errorbar(x, line["bits_per_byte"], **bars, **look.line, lw=0.9, elinewidth=0.8, label=arm)
+        ax.errorbar(
+            x, line["bits_per_byte"], **bars, **look.line, lw=0.9, elinewidth=0.8, label=arm
+        )
         sheet.explain(str(arm), panels.line_handle(look))
         words: dict[str, Any] = {"fontsize": 6, "color": look.color, "textcoords": "offset points"}
         for place, bits, size in zip(x, line["bits_per_byte"], line["size"], strict=True):

@@ -121,46 +121,11 @@ def _inside(q: Tensor, k: Tensor, log_decay: Tensor | None, state: Tensor) -> _I
         to_end=k * to_end.to(k.dtype),
         total=total,
     )
-        targets, reads = _ut(k, v, beta, decay)
-        to_end = _scaled(k, decay.to_end)
-        total = decay.total if decay.total is not None else state.new_ones(len(k), 1, 1)
-        U, before, state = _scan(targets, reads, to_end, total, state)
-        scores = _scaled(torch.bmm(q, k.mT), decay.within).tril_()
-        cross = torch.bmm(_scaled(q, decay.from_start), before.to(q.dtype))
-        out = torch.baddbmm(cross, scores, U)  # (R, C, V)
-    return out.unflatten(0, (-1, B, H)).permute(1, 0, 3, 2, 4).flatten(1, 2), state
-
-
-class _Decay(NamedTuple):
-    """Decays inside chunks; None without a gate."""
-
-    within: Tensor | None
-    """D, (R, C, C), but with 1 above the diagonal, for its user to mask: of -inf exp takes six
-    times as long on CPU."""
-    from_start: Tensor | None
-    """e^c, (R, C, 1)."""
-    to_end: Tensor | None
-    """e^(c_C - c), (R, C, 1)."""
-    total: Tensor | None
-    """e^(c_C), (R, 1, 1)."""
-
-
-def _decays(log_decay: Tensor | None, C: int, like: Tensor) -> _Decay:
-    """Exponents are differences of c, and those above the diagonal masked: none is above 0."""
-    if log_decay is None:
-        return _Decay(None, None, None, None)
-    c = _by_chunk(log_decay[..., None].to(like.dtype), C).cumsum(1)  # (R, C, 1)
-    within = torch.exp((c - c.mT).tril_())
-    return _Decay(within, torch.exp(c), torch.exp(c[:, -1:] - c), torch.exp(c[:, -1:]))
 
 
 def _ut(inside: _Inside, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
     """U_0 (R, C, V) and W (R, C, K), in the dtype of v."""
     L = inside.gram * beta
-    dtype = v.dtype
-    k, v = k.to(beta.dtype), v.to(beta.dtype)
-    L = _scaled(torch.bmm(k * beta, k.mT), decay.within)
-    # Neither the diagonal nor what is above it is read.
     eye = torch.eye(L.shape[-1], dtype=L.dtype, device=L.device).expand_as(L)
     inverse = torch.linalg.solve_triangular(L, eye, upper=False, unitriangular=True) * beta.mT
     products = torch.bmm(inverse, v.to(L.dtype)), torch.bmm(inverse, inside.keys)

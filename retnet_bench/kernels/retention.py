@@ -80,51 +80,9 @@ def _chunks(
     increments = ((k * zeta).transpose(-1, -2) @ v).to(state.dtype)  # (B, H, T/C, d_k, d_v)
     before, state = scan(increments, state, gamma_C.expand(-1, -1, increments.shape[2], 1, 1))
     del increments  # as large as the states
-    inner = (q @ k.transpose(-1, -2)).mul_(D) @ v
+    inner = ((q @ k.transpose(-1, -2)) * D) @ v
     cross = (q * xi) @ before.to(q.dtype)
     return in_order(inner + cross), state
-    out = inner.add_(cross)  # (B, H, T/C, C, d_v)
-    return out.permute(0, 2, 3, 1, 4).reshape(B, T, H, -1), state
-
-
-def _scan(increments: Tensor, state: Tensor, gamma_C: Tensor) -> tuple[Tensor, Tensor]:
-    """The states before each chunk (B, H, T/C, d_k, d_v), and the one after the last."""
-    if increments.shape[2] > 1 and not torch.compiler.is_compiling():
-        return _Scan.apply(increments, state, gamma_C)
-    before = []
-    for increment in increments.unbind(2):
-        before.append(state)
-        state = torch.addcmul(increment, state, gamma_C)
-    return torch.stack(before, 2), state
-
-
-class _Scan(torch.autograd.Function):
-    """`_scan` with fewer passes over memory: every state is written where it stays, not stacked
-    afterwards, and gradients run back likewise."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, increments: Tensor, state: Tensor, gamma_C: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(gamma_C)
-        before, last = torch.empty_like(increments), torch.empty_like(state)
-        before[:, :, 0] = state
-        _decay_along([*before.unbind(2), last], increments.unbind(2), gamma_C)
-        return before, last
-
-    @staticmethod
-    def backward(ctx: Any, before: Tensor, last: Tensor) -> tuple[Tensor, Tensor, None]:
-        (gamma_C,) = ctx.saved_tensors
-        increments, state = torch.empty_like(before), torch.empty_like(last)
-        increments[:, :, -1] = last
-        _decay_along([*increments.unbind(2)[::-1], state], before.unbind(2)[::-1], gamma_C)
-        return increments, state, None
-
-
-def _decay_along(states: Sequence[Tensor], added: Sequence[Tensor], gamma: Tensor) -> None:
-    """Each state but the first: what is added to the one before it, decayed."""
-    for before, more, after in zip(states[:-1], added, states[1:], strict=True):
-        torch.addcmul(more, before, gamma, out=after)
 
 
 def recurrent(
