@@ -203,9 +203,12 @@ def test_matching_by_training_flops_gives_what_a_window_spares_to_the_feed_forwa
 
 
 def test_a_group_that_does_not_divide_the_heads_is_refused_in_one_line():
-    line = "kv_heads 3 does not divide the 4 heads; choose one of 1, 2, 4"
+    line = "kv_heads 3 does not divide the 4 heads; choose one of 1, 2"
     with pytest.raises(UserError, match=line):
         grouped(kv_heads=3)
+    many = {"n_heads": 10**9, "d_key": 2 * 10**9, "d_value": 2 * 10**9}  # at once, too
+    with pytest.raises(UserError, match="kv_heads 3 does not divide the 1000000000 heads"):
+        grouped(kv_heads=3, **many)
 
 
 @pytest.mark.parametrize("option", ["kv_heads", "window"])

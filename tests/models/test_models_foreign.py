@@ -276,6 +276,18 @@ def test_llama(tmp_path, kv_heads, bias, head_dim, tied):
     folder = write(tmp_path, weights, config)
     model = assert_same_logits(folder, llama_logits(weights, kv_heads, 4, 5e5, 1e-5))
     assert model.cfg.tied == tied
+    cache = model.new_state(1, 5).layers[0]
+    assert cache.keys.shape == cache.values.shape == (1, kv_heads, 5, head_dim)
+    theirs = sum(w.numel() for w in weights.values())
+    biases = sum(p.numel() for n, p in model.named_parameters() if n.endswith(".bias"))
+    filled = biases - sum(w.numel() for n, w in weights.items() if n.endswith(".bias"))
+    assert sum(p.numel() for p in model.parameters()) == theirs + filled
+
+
+def test_groups_that_do_not_divide_the_heads_are_refused(tmp_path):
+    folder = write(tmp_path, llama_weights(3, False, 4, 4), LLAMA | {"num_key_value_heads": 3})
+    with pytest.raises(UserError, match=r"config\.json: kv_heads 3 does not divide the 4 heads"):
+        foreign.load_any(folder)
 
 
 def test_shards_are_joined_and_a_missing_one_is_named(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from retnet_bench.base import UserError, printable
 from retnet_bench.models.config import ModelConfig
@@ -20,7 +20,6 @@ from retnet_bench.models.foreign.source import (
     fill_biases,
     head,
     linear,
-    repeat_heads,
     shape,
 )
 from retnet_bench.models.mixers.attention import AttentionOptions
@@ -71,8 +70,7 @@ class Llama(ForeignConfig):
 
 
 def convert(source: Source, stated: Llama, kernel: str) -> tuple[ModelConfig, Tensors]:
-    """Ours for LLaMA, Mistral or Qwen2; grouped keys and values are written out for every head,
-    which is the same model with a larger cache."""
+    """Ours for LLaMA, Mistral or Qwen2, keys and values grouped as theirs."""
     n_heads = stated.num_attention_heads
     kv_heads = stated.num_key_value_heads or n_heads
     _check_window(source, stated)
@@ -81,7 +79,7 @@ def convert(source: Source, stated: Llama, kernel: str) -> tuple[ModelConfig, Te
     out: Tensors = {"embedding.weight": source.take("embed_tokens.weight")}
     n_layers = source.layers("layers")
     for i in range(n_layers):
-        _layer(source, i, n_heads, kv_heads, out)
+        _layer(source, i, out)
     linear(source, "norm", "norm", out)
     tied = head(source, "lm_head.weight", stated.tie_word_embeddings, out)
     cfg = ModelConfig(
@@ -90,15 +88,21 @@ def convert(source: Source, stated: Llama, kernel: str) -> tuple[ModelConfig, Te
         n_layers=n_layers,
         n_heads=n_heads,
         kernel=kernel,
-        options=AttentionOptions(),
+        options=AttentionOptions(kv_heads=kv_heads),
         norm_eps=stated.rms_norm_eps,
         activation=ACTIVATIONS[stated.hidden_act],
         rotation_base=_rotation_base(stated),
         bias=fill_biases(out),
         tied=tied,
-        **shape(out),
+        **_shape(out),
     )
     return cfg, out
+
+
+def _shape(out: Tensors) -> dict[str, Any]:
+    """Values are as wide as queries when every head has its own."""
+    found = shape(out)
+    return found | {"d_value": found["d_key"]}
 
 
 def _rotation_base(stated: Llama) -> float:
@@ -120,7 +124,7 @@ def _check_window(source: Source, stated: Llama) -> None:
 
 
 def _check_heads(source: Source, stated: Llama, n_heads: int, kv_heads: int) -> None:
-    """Refuse heads that don't divide, before grouped ones are written out."""
+    """Refuse heads that don't divide."""
     head_dim = source.head_dim("layers.0.self_attn.q_proj.weight", n_heads)
     source.agree("head_dim", stated.head_dim, head_dim)
     for i in range(source.layers("layers")):
@@ -157,13 +161,11 @@ def _biases(stated: Llama) -> dict[str, bool | None]:
     return attention | {"self_attn.o_proj": outer} | feed_forward
 
 
-def _layer(source: Source, i: int, n_heads: int, kv_heads: int, out: Tensors) -> None:
+def _layer(source: Source, i: int, out: Tensors) -> None:
     source_name, target = f"layers.{i}", f"layers.{i}"
     names = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
     for name, own in names.items():
         linear(source, f"{source_name}.self_attn.{name}", f"{target}.mixer.{own}", out)
-    for name in [n for n in out if n.startswith((f"{target}.mixer.key", f"{target}.mixer.value"))]:
-        out[name] = repeat_heads(out[name], kv_heads, n_heads)
     for name in ("gate", "up", "down"):
         linear(source, f"{source_name}.mlp.{name}_proj", f"{target}.ffn.{name}", out)
     linear(source, f"{source_name}.input_layernorm", f"{target}.mixer_norm", out)
