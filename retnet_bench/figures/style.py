@@ -87,7 +87,7 @@ _FIXED = {
     "weights": ArmStyle(GREY, "", ":"),
 }
 _COLORS = ("#009E73", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "svPX*hd<"
+_MARKERS = "svPX*hd<x+>p"
 _DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":")
 
 
