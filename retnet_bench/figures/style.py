@@ -114,7 +114,7 @@ _FIXED = {
 """The arms of the shipped studies and of the paper. The first nine that a study compares have nine
 markers and nine kinds of line; colours are Okabe and Ito's and, after these, Paul Tol's."""
 _COLORS = ("#009E73", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "svPX*hd<"
+_MARKERS = "svPX*hd<x+>p"
 _DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":", _LONG, _TWO_DOTS, _SPARSE, _LONG_SHORT, _SHORT)
 
 

@@ -14,6 +14,7 @@ from retnet_bench.analysis.tables import rows as contracts
 from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
 from retnet_bench.report import layout, quality
 from retnet_bench.report.downstream import scores_table
+from retnet_bench.report.recall import recall_table
 from retnet_bench.results.numbers import interval, quantity
 from retnet_bench.results.quantities import (
     DECODE_STEP,
@@ -40,6 +41,7 @@ def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Tabl
         _memory,
         _perplexity,
         *quality.TABLES,
+        recall_table,
         scores_table,
         partial(_ratios, floors=floors),
         _crossovers,

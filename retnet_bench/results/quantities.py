@@ -44,6 +44,7 @@ class Quantity:
 TIME = Quantity("time of a step", "s", "ms", 1e3)
 DECODE_STEP = replace(TIME, name="time of one decode step")
 MEMORY = Quantity("peak memory of tensors", "bytes", "MB", 1e-6)
+STATE = Quantity("state of a sequence", "bytes", "kB", 1e-3)
 LARGE_MEMORY = replace(MEMORY, unit="GB", factor=1e-9)
 SLOPE = Quantity("slope", "s/position", "\N{MICRO SIGN}s/position", 1e6)
 RATE = Quantity("rate", "tokens/s", "tokens/s")

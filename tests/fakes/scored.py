@@ -177,3 +177,29 @@ def answers(arm: str, task: str, right: dict[int, int], n: int = 20) -> Iterator
         )
         samples = [1.0] * count + [0.0] * (n - count)
         yield record("acc", phase="score", shots=shots, samples=samples, value=count / n, **about)
+
+
+def recall(
+    arms: dict[str, dict[float, float]], seeds: int = 3, state: int = 8192, **fields: object
+) -> Iterator[Row]:
+    """Arms asked for 4, 8 and 16 pairs: by learning rate the share right of 16, of which the others
+    fall short by a quarter and a half as much. Validation is 0.05 below the test."""
+    for arm, rates in arms.items():
+        for rate, share in rates.items():
+            for seed in range(seeds):
+                about = model(arm, "a", seed) | fields
+                about |= {"workload": "recall", "learning_rate": rate, "token_budget": None}
+                about |= {"cell_id": f"{about['cell_id']}-{rate}"}
+                about |= {"pair_id": f"{about['pair_id']}-{rate}"}
+                yield from _asked(share + 0.01 * (seed - 1), about)
+                yield record("sequence_state_bytes", **about, phase="score", value=state)
+
+
+def _asked(share: float, about: Row) -> Iterator[Row]:
+    for phase, less in (("score", 0.0), ("validate", 0.05)):
+        for pairs, part in ((4, 0.25), (8, 0.5), (16, 1.0)):
+            right, queries = 1 - part * (1 - share) - less, 500.0 * pairs
+            values = {"correct": queries * right, "queries": queries, "nll_nat": queries}
+            for name, value in values.items():
+                at = about | {"phase": phase, "pairs": pairs, "value": value}
+                yield record(f"recall_{name}", **at)

@@ -23,7 +23,7 @@ from retnet_bench.figures import FIGURES, panels, style
 from retnet_bench.figures.sheet import label_ends
 
 NAMES = ("throughput", "fig5", "fig6a", "fig6b", "fig6c", "decode_position", "train_memory")
-# test_figures_quality.py and test_figures_tables.py
+# test_figures_quality.py, test_figures_recall.py and test_figures_tables.py
 QUALITY = ("learning_rate", "loss_curve", "pareto", "position", "table3", "table6", "table8")
 TABLES = ("table1", "table4")
 WORKLOADS = {"throughput": "train", "train_memory": "train", "fig5": "perplexity"}
@@ -57,7 +57,7 @@ def words(figure: Figure) -> str:
 
 
 def test_the_registered_figures() -> None:
-    assert set(FIGURES) == {*NAMES, *QUALITY, *TABLES}
+    assert set(FIGURES) == {*NAMES, *QUALITY, "recall", *TABLES}
 
 
 @pytest.mark.parametrize("name", NAMES)

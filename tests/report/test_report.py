@@ -153,6 +153,26 @@ def test_ar_hits_stand_apart_from_other_tokens():
     assert quality.ar_hits(frame(small_study())) is None
 
 
+def test_recall_has_a_row_for_each_rate_and_marks_the_best():
+    sweep = {"retention": {1e-3: 0.3, 3e-3: 0.7, 1e-2: 0.6}, "attention": {1e-3: 0.9}}
+    about = next(iter(scored.recall({"attention": {3e-3: 0.5}})))
+    outcome = {"metric": "outcome", "status": "diverged", "reason": "it ended", "unit": ""}
+    lost = about | outcome | {"pairs": None, "value": None, "phase": None}
+    tables = shown(frame([*scored.recall(sweep), lost]))
+    rows = rows_of(tables["Recall (MQAR): % of queries answered right"])
+    assert [row[:3] for row in rows] == [
+        ["attention", "0.001", "*"],
+        ["attention", "0.003", ""],
+        ["retention", "0.001", ""],
+        ["retention", "0.003", "*"],
+        ["retention", "0.01", ""],
+    ]
+    assert rows[3][3:5] == ["8.192", "92.50 [91.88, 93.12]"]
+    assert rows[3][6:] == ["70.00 [67.52, 72.48]", "77.5", "3", ""]
+    assert rows[0][-1] == "best at an end of the sweep"
+    assert (rows[1][4], rows[1][-1]) == ("not measured", "diverged; it ended")
+
+
 def test_ablations_stand_beside_the_paper_s():
     table = {row[0]: row for row in rows_of(text(quality.ablations(frame(scored.ablations()))))}
     assert table["no_decay"][4] == "6.948"  # 27.86 / 26.05

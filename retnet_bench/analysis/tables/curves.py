@@ -43,7 +43,7 @@ def curve(
     """
     workload = workload or METRICS[metric].workload or None
     measured = rows.measured(records, metric, workload, phase)
-    return _points(measured, rows.failed(records, metric, workload, phase), x, per or [])
+    return summarised(measured, rows.failed(records, metric, workload, phase), x, per or [])
 
 
 def separators(frame: pd.DataFrame) -> list[str]:
@@ -56,7 +56,7 @@ def throughput(records: pd.DataFrame, per: Sequence[str] = ()) -> pd.DataFrame:
     steps = rows.measured(records, "train_step_s", "train")
     failed = rows.failed(records, "train_step_s", "train")
     tokens = steps["batch"].astype(float) * steps["length"].astype(float)
-    return _points(_per_second(steps, tokens), failed, "length", per)
+    return summarised(_per_second(steps, tokens), failed, "length", per)
 
 
 def energy_per_token(records: pd.DataFrame) -> pd.DataFrame:
@@ -73,21 +73,21 @@ def energy_per_token(records: pd.DataFrame) -> pd.DataFrame:
     both = both[timed_s >= MIN_TIMED_SHARE * both["window_s"]]
     tokens = both["batch"].astype(float) * both["length"].astype(float) * both["samples"].map(len)
     per_token = [np.array([value]) for value in both["joules"] / tokens]
-    return _points(rows.with_samples(both, per_token), steps.iloc[:0], "length", ["source"])
+    return summarised(rows.with_samples(both, per_token), steps.iloc[:0], "length", ["source"])
 
 
 def decode_throughput(records: pd.DataFrame, per: Sequence[str] = ("batch",)) -> pd.DataFrame:
     """Decoded tokens/s against length, per batch (Figure 6b): batch / mean step over positions."""
     steps = rows.over_positions(rows.measured(records, "decode_step_s", "decode"))
     failed = rows.failed(records, "decode_step_s", "decode")
-    return _points(_per_second(steps, steps["batch"].astype(float)), failed, "length", per)
+    return summarised(_per_second(steps, steps["batch"].astype(float)), failed, "length", per)
 
 
 def final_latency(records: pd.DataFrame) -> pd.DataFrame:
     """Seconds of a decode step at the last position against batch, per length (Figure 6c)."""
     steps = rows.at_last_position(rows.measured(records, "decode_step_s", "decode"))
     failed = rows.failed(records, "decode_step_s", "decode")
-    return _points(steps, failed, "batch", ["length"])
+    return summarised(steps, failed, "batch", ["length"])
 
 
 def latency_by_position(records: pd.DataFrame) -> pd.DataFrame:
@@ -97,7 +97,9 @@ def latency_by_position(records: pd.DataFrame) -> pd.DataFrame:
     """
     steps = rows.measured(records, "decode_step_s", "decode")
     failed = rows.failed(records, "decode_step_s", "decode")
-    return _points(steps, failed.assign(position=failed["length"]), "position", ["length", "batch"])
+    return summarised(
+        steps, failed.assign(position=failed["length"]), "position", ["length", "batch"]
+    )
 
 
 def memory_by_length(
@@ -109,7 +111,7 @@ def memory_by_length(
     one, else that at the last.
     """
     read = rows.at_last_position(rows.measured(records, metric, phase, phase))
-    return _points(read, rows.failed(records, metric, phase, phase), "length", per)
+    return summarised(read, rows.failed(records, metric, phase, phase), "length", per)
 
 
 def memory_metric(records: pd.DataFrame, workload: str) -> str:
@@ -128,7 +130,7 @@ def slopes(records: pd.DataFrame) -> pd.DataFrame:
     """
     steps = rows.measured(records, "decode_step_s", "decode")
     failed = rows.failed(records, "decode_step_s", "decode")
-    frame = _points(steps, failed, "length", ["batch"], _slope, over="position")
+    frame = summarised(steps, failed, "length", ["batch"], _slope, over="position")
     short = frame["status"].isin(OK_STATUSES) & frame["estimate"].isna()
     frame.loc[short, "reason"] = "no block reached two positions"
     zero = ((frame["low"] <= 0) & (frame["high"] >= 0)).astype("boolean")
@@ -184,7 +186,7 @@ def _exponents(records: pd.DataFrame, workload: str, what: str, metric: str) -> 
         measured, failed = _per_sequence(measured, failed)
     summary = _counted_exponent if metric in EXACT else exponent
     per = ["what", "size", "batch"]
-    frame = _points(measured, failed, "workload", per, summary, over="length")
+    frame = summarised(measured, failed, "workload", per, summary, over="length")
     lengths = measured.groupby(["arm", "workload", *separators(frame)], dropna=False)["length"]
     ranges = lengths.agg(shortest="min", longest="max").reset_index()
     return _explained(frame.merge(ranges, how="left"), metric in EXACT)
@@ -258,8 +260,8 @@ def loss_curve(records: pd.DataFrame) -> pd.DataFrame:
     """
     losses = rows.measured(records, "train_loss_nat", "perplexity")
     per = ["size", "token_budget"]
-    frame = _points(losses, losses.iloc[:0], "tokens_seen", per, _mean_over_seeds, over="seed")
-    return _count_seeds(frame, losses)
+    frame = summarised(losses, losses.iloc[:0], "tokens_seen", per, mean_over_seeds, over="seed")
+    return count_seeds(frame, losses)
 
 
 def over_seeds(
@@ -271,20 +273,22 @@ def over_seeds(
     failed = rows.failed(records, f"{kind}_nll_nat", "perplexity")
     if x != "n_params":
         failed = failed.iloc[:0]  # a failed cell has no place on such an axis
-    frame = _points(scored, failed, x, ["size", "token_budget", *per], summary, over="seed")
-    frame = _count_seeds(frame, scored)
+    frame = summarised(scored, failed, x, ["size", "token_budget", *per], summary, over="seed")
+    frame = count_seeds(frame, scored)
     alone = (frame["seeds"] == 1) & frame["reason"].isna()
     return frame.assign(reason=frame["reason"].mask(alone, "one seed: interval of documents only"))
 
 
-def _count_seeds(frame: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
+def count_seeds(frame: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
+    """`frame` of `summarised` with how many cells of `scored` each of its rows is of."""
     keys = list(frame.columns[: list(frame.columns).index("estimate")])
     seeds = scored.groupby(keys, dropna=False)["cell_id"].nunique().rename("seeds")
     counted = frame.merge(seeds.reset_index(), on=keys, how="left")
     return counted.assign(seeds=counted["seeds"].fillna(0).astype(int))
 
 
-def _mean_over_seeds(points: pd.DataFrame) -> Interval:
+def mean_over_seeds(points: pd.DataFrame) -> Interval:
+    """The mean of one value a cell."""
     levels = points.groupby("cell_id")["value"].last().to_numpy(dtype=float)
     return replication.mean(levels)
 
@@ -309,7 +313,7 @@ def _per_second(steps: pd.DataFrame, units: pd.Series) -> pd.DataFrame:
     return rows.with_samples(steps, [count / seconds for count, seconds in pairs])
 
 
-def _points(
+def summarised(
     measured: pd.DataFrame,
     failed: pd.DataFrame,
     x: str,
@@ -317,6 +321,8 @@ def _points(
     summary: Summary = _center,
     over: str = "",
 ) -> pd.DataFrame:
+    """A row for each arm, value of `x` and set of separators (`rows.separators`): `summary` of its
+    measured rows, which need a `value` or `samples` as it reads them, or why there is none."""
     failed = failed[~failed["cell_id"].isin(measured["cell_id"])]
     keys = ["arm", x, *rows.separators(measured, failed, x, per, over)]
     both = pd.concat([measured.assign(has_value=True), failed.assign(has_value=False)])

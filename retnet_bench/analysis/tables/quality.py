@@ -157,8 +157,10 @@ def ar_hits(records: pd.DataFrame) -> pd.DataFrame:
     Columns [arm, n_params, size, token_budget, *separators, estimate, low, high, n, status, reason,
     seeds, part, tokens, over_arm, over, over_low, over_high, share]: `part` is a value of
     HIT_PARTS, `share` that of its `tokens` among all that were scored, `over` the relative
-    difference of its perplexity to that of the arm `over_arm`, on the same tokens.
+    difference of its perplexity to that of the arm `over_arm`, on the same tokens. After a sweep
+    each arm is at its own best learning rate (`best_rates`).
     """
+    records = best_rates.at_best(records)
     against = _against(records)
     parts = [_hit_part(records, kind, part, against) for kind, part in HIT_PARTS.items()]
     frame = pd.concat(parts, ignore_index=True)

@@ -25,11 +25,10 @@ UNITS = ("tokens", "words", "bytes")
 PAIR_KEYS = [
     *("size", "batch", "length", "dtype", "mode", "threads", "device", "machine"),
     *("match", "corpus", "tokenizer", "vocab_size", "seed", "token_budget", "learning_rate"),
-    "key_dim",
 ]
 """The contract of a pair: columns that are equal in all of its arms."""
 
-_CONTRACT = [*PAIR_KEYS, "block_family", "kernel", "chunk", "decay", "gate", "head_norm"]
+_CONTRACT = [*PAIR_KEYS, "key_dim", "block_family", "kernel", "chunk", "decay", "gate", "head_norm"]
 _BLANK: dict[str, Any] = {"context": "", "document": "", "position": -1, "context_length": -1}
 _SCORED = ["cell_id", *_BLANK]
 _WHERE = ["workload", *(name for name in COORDINATES if name not in ("task", "document"))]
@@ -159,7 +158,7 @@ def scores(groups: Sequence[pd.DataFrame], unit: str) -> list[Scores]:
     """
     known = [group[group[f"document_{unit}"] > 0] for group in groups]
     for group in known:
-        _one_cell_per_seed(group)
+        one_cell_per_seed(group)
     tables = [group.pivot(index="cell_id", columns="document", values="value") for group in known]
     named = [set(map(str, table.dropna(axis="columns").columns)) for table in tables]
     shared = sorted(set.intersection(*named))
@@ -170,7 +169,8 @@ def scores(groups: Sequence[pd.DataFrame], unit: str) -> list[Scores]:
     ]
 
 
-def _one_cell_per_seed(group: pd.DataFrame) -> None:
+def one_cell_per_seed(group: pd.DataFrame) -> None:
+    """UserError when two cells have one seed: they are not replicas of one contract."""
     cells = group.groupby("seed", dropna=False)["cell_id"].nunique()
     if (cells > 1).any():
         raise UserError(
