@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from retnet_bench.analysis.tables import recall
 from retnet_bench.figures import axes, panels, style
 from retnet_bench.figures.registry import figure
-from retnet_bench.figures.sheet import Sheet, name_lines
+from retnet_bench.figures.sheet import End, Sheet
 from retnet_bench.results.quantities import STATE
 
 _LAYOUT = ((0.6, 2.3), (4.65, 2.15))
@@ -59,14 +59,14 @@ def _by_pairs(sheet: Sheet, best: pd.DataFrame) -> str:
         line = line.sort_values("pairs")
         panels.draw_line(ax, line, "pairs", look, look.color, label=str(arm))
         x, y = float(line["pairs"].iloc[-1]), float(line["estimate"].iloc[-1])
-        ends.append((x, y, str(arm), look.color))
+        ends.append(End(x, y, "", look.color, str(arm)))
     lost = best[best["estimate"].isna()].assign(variant="")
     panels.draw_failures(sheet, lost, "pairs", "bottom")
     axes.log_lengths(ax, best["pairs"])
     _share(ax)
     ax.set(xlabel="key-value pairs in a sequence", ylabel="queries answered right (%)")
     ax.set_title("By number of pairs")
-    name_lines(ax, ends)
+    sheet.ends.append((ax, ends))
     return said
 
 

@@ -19,7 +19,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from retnet_bench.base import printable
 from retnet_bench.figures import axes, style
 
 _CAPTION_CHARACTERS = 140
@@ -279,47 +278,3 @@ def _label_end(ax: Axes, ends: Sequence[End], heights: tuple[float, float], text
     ax.annotate(
         text, (last.x, place), xytext=(6, 0), textcoords="offset points", color=last.color, **at
     )
-
-
-def name_lines(ax: Axes, ends: Sequence[End]) -> None:
-    """Write each text right of the panel, on the height of the end (x, y) of its line or as near as
-    its neighbours let it, and join the two by a thin line: for many lines that end close together.
-    The panel's limits must stand."""
-    to_panel = ax.transScale + ax.transLimits
-    heights = {end: float(to_panel.transform(end[:2])[1]) for end in ends}
-    ordered = sorted(ends, key=lambda end: heights[end])
-    places = spread([heights[end] for end in ordered], _LABEL_HEIGHT)
-    for (x, y, text, color), place in zip(ordered, places, strict=True):
-        ax.annotate(
-            printable(text, _LABEL_WIDTH),
-            (x, y),
-            xytext=(1.08, place),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=6.5,
-            color=_INK,
-            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.4, "relpos": (0, 0.5)},
-            annotation_clip=False,
-        )
-
-
-def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending `heights` (0 to 1), moved as little as needed so that neighbours are `gap` apart
-    and, as long as there is room, none is outside."""
-    groups: list[list[float]] = []
-    for height in heights:
-        groups.append([height])
-        while len(groups) > 1 and _bottom(groups[-1], gap) < _top(groups[-2], gap) + gap:
-            last = groups.pop()
-            groups[-1].extend(last)
-    return [_bottom(group, gap) + i * gap for group in groups for i in range(len(group))]
-
-
-def _bottom(group: Sequence[float], gap: float) -> float:
-    """Of texts that touch: around the mean of where they belong, inside the panel."""
-    length = (len(group) - 1) * gap
-    return max(0.0, min(sum(group) / len(group) - length / 2, 1.0 - length))
-
-
-def _top(group: Sequence[float], gap: float) -> float:
-    return _bottom(group, gap) + (len(group) - 1) * gap

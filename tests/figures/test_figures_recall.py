@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 import pytest
 from fakes import scored
 from golden.records import failure, frame
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from retnet_bench.base import UserError
 from retnet_bench.figures import FIGURES, style
-from retnet_bench.figures.sheet import spread
 
 SHARES = {
     "retention": 0.81,
@@ -124,14 +120,3 @@ def test_one_seed_and_one_arm_draw():
 def test_what_the_records_lack_is_named():
     with pytest.raises(UserError, match="needs metric recall_correct of workload recall"):
         FIGURES["recall"](frame(scored.sweep()))
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=16))
-def test_names_are_spread_no_further_than_they_must(heights):
-    heights.sort()
-    found = spread(heights, 0.06)
-    assert np.diff(found).min(initial=1.0) > 0.06 - 1e-9
-    assert found[0] >= 0
-    assert found[-1] <= 1 + 1e-9
-    if np.diff(heights).min(initial=1.0) >= 0.06:
-        assert found == pytest.approx(heights)
