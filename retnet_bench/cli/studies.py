@@ -58,7 +58,8 @@ def reproduce(
     what: Annotated[
         list[str],
         typer.Argument(
-            help="table1, table3, table4, table6, table8, fig5, fig6a, fig6b, fig6c, headlines, all"
+            help="table1, table3, table4, table5, table6, table8, fig5, fig6a, fig6b, fig6c, "
+            "headlines, all"
         ),
     ],
     size: Annotated[

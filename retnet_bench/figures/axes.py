@@ -71,6 +71,13 @@ def plain_x(ax: Axes) -> None:
     )
 
 
+def log_ratios(ax: Axes) -> None:
+    """A base-2 logarithmic x axis of ratios, with plain ticks: 0.5, 1, 2, 4."""
+    ax.set_xscale("log", base=2)
+    by_points(ax, "x")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
 def from_zero(ax: Axes) -> None:
     """A linear y axis that starts at zero, so that heights can be compared by eye."""
     by_points(ax)

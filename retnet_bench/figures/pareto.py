@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from retnet_bench.analysis.tables import captions, quality
+from retnet_bench.analysis.tables import best_rates, captions, quality
 from retnet_bench.base import UserError
 from retnet_bench.figures import axes, panels
 from retnet_bench.figures.registry import figure
@@ -41,6 +41,7 @@ def draw(records: pd.DataFrame) -> Figure:
     names = {name: words for name, _, words, _ in _PANELS}
     notes = [f"{names.get(name, 'bits per byte')}: {note}." for name, note in found.notes.items()]
     models = records["arm"].isin(found.frame["arm"]) & records["size"].isin(found.frame["size"])
+    notes.append(best_rates.said(records))
     return sheet.finish(captions.contract_text(records[models]), *notes)
 
 
@@ -62,7 +63,8 @@ def _panel(sheet: Sheet, ax: Axes, frame: pd.DataFrame, name: str, factor: float
         sheet.explain(str(arm), panels.line_handle(look))
         words: dict[str, Any] = {"fontsize": 6, "color": look.color, "textcoords": "offset points"}
         for place, bits, size in zip(x, line["bits_per_byte"], line["size"], strict=True):
-            ax.annotate(size, (place, bits), xytext=(3, 3), **words)
+            if frame["size"].nunique() > 1:
+                ax.annotate(size, (place, bits), xytext=(3, 3), **words)
     axes.plain_x(ax)
 
 

@@ -16,6 +16,8 @@ from retnet_bench.base import UserError
 from retnet_bench.figures import axes, laws, panels, style
 from retnet_bench.figures.sheet import NAMES_BESIDE_PAPER, OPEN, Sheet
 
+PERPLEXITY = "perplexity per token, from {} (%)"
+
 
 def found(records: pd.DataFrame, name: str, study: str) -> tuple[pd.DataFrame, str]:
     """The rows to draw, the worst first, and the caption's sentence about their budget. UserError
@@ -40,8 +42,8 @@ def draw(records: pd.DataFrame, name: str, title: str, study: str, beside: str) 
         title if ours else f"Every arm against {baseline}", records["arm"], NAMES_BESIDE_PAPER
     )
     names = list(table["arm"])
-    points(sheet, sheet.ours, table, names)
-    rows(sheet.ours, names, baseline)
+    points(sheet, table, names)
+    rows(sheet.ours, names, PERPLEXITY.format(baseline))
     _paper(sheet, names, paper.load(name), beside)
     same_scale(sheet.ours, sheet.paper)
     zero = "the full RetNet" if ours else baseline
@@ -50,25 +52,31 @@ def draw(records: pd.DataFrame, name: str, title: str, study: str, beside: str) 
     return sheet.finish(contract, note, budget, best_rates.said(records))
 
 
-def points(sheet: Sheet, ax: Axes, table: pd.DataFrame, names: Sequence[str]) -> None:
+def points(sheet: Sheet, table: pd.DataFrame, names: Sequence[str]) -> None:
     """A point with its interval in each arm's row; an open marker and why where it has none."""
     for _, row in table.iterrows():
         place, look = names.index(row["arm"]), sheet.styles[row["arm"]]
-        middle, low, high = (100 * float(row[f"relative{end}"]) for end in ("", "_low", "_high"))
-        if np.isnan(middle):
-            ax.plot([0], [place], **OPEN, color=look.color)
-            ax.annotate(f"  {row['status']}", (0, place), va="center", fontsize=6.5)
+        percent = [100 * float(row[f"relative{end}"]) for end in ("", "_low", "_high")]
+        if np.isnan(percent[0]):
+            sheet.ours.plot([0], [place], **OPEN, color=look.color)
+            sheet.ours.annotate(f"  {row['status']}", (0, place), va="center", fontsize=6.5)
             continue
-        ends = [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]
-        ax.errorbar([middle], [place], xerr=ends, **look.points, capsize=2, lw=0.8)
+        point(sheet.ours, place, percent, look)
 
 
-def rows(ax: Axes, names: Sequence[str], baseline: str) -> None:
-    """A row for each name, and a line at the baseline."""
-    ax.axvline(0, color=style.GREY, lw=0.8, zorder=1)
+def point(ax: Axes, place: float, interval: Sequence[float], look: style.ArmStyle) -> None:
+    """Estimate, low and high in one row."""
+    middle, low, high = interval
+    ends = [[max(middle - low, 0.0)], [max(high - middle, 0.0)]]
+    ax.errorbar([middle], [place], xerr=ends, **look.points, capsize=2, lw=0.8)
+
+
+def rows(ax: Axes, names: Sequence[str], words: str, even: float = 0) -> None:
+    """A row for each name, a line where an arm equals the baseline, and the words of the x axis."""
+    ax.axvline(even, color=style.GREY, lw=0.8, zorder=1)
     ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     ax.set_ylim(-0.6, len(names) - 0.4)
-    ax.set_xlabel(f"perplexity per token, from {baseline} (%)")
+    ax.set_xlabel(words)
 
 
 def same_scale(*panels_: Axes) -> None:
@@ -95,7 +103,7 @@ def _paper(sheet: Sheet, names: Sequence[str], table: paper.PaperTable, title: s
         "alpha": style.PAPER_ALPHA,
     }
     sheet.paper.plot(marks["value"], marks["row"], label="paper", markersize=8, **mark)
-    rows(sheet.paper, names, paper.FULL_MODEL)
+    rows(sheet.paper, names, PERPLEXITY.format(paper.FULL_MODEL))
     sheet.paper.set_yticklabels([])
     for arm in set(names) - set(relative.index):
         say(sheet.paper, names.index(arm), "not in the table")

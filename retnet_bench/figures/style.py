@@ -118,11 +118,9 @@ _MARKERS = "svPX*hd<x+>p"
 _DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":", _LONG, _TWO_DOTS, _SPARSE, _LONG_SHORT, _SHORT)
 
 
-def _other(i: int) -> ArmStyle:
+def _other(i: int, markers: str) -> ArmStyle:
     """Of the i-th arm without a style of its own: a colour that comes again has other dashes."""
-    return ArmStyle(
-        _COLORS[i % len(_COLORS)], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)]
-    )
+    return ArmStyle(_COLORS[i % len(_COLORS)], markers[i % len(markers)], _DASHES[i % len(_DASHES)])
 
 
 def context() -> AbstractContextManager[None]:
@@ -131,11 +129,14 @@ def context() -> AbstractContextManager[None]:
 
 
 def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
-    """A style per arm: fixed for the known names, in alphabetical order for the others."""
+    """A style per arm: fixed for the known names, in alphabetical order for the others, which take
+    the markers that are left."""
     names = sorted(set(arms))
-    others = [name for name in names if name not in _FIXED]
-    free = {name: _other(i) for i, name in enumerate(others)}
-    return {name: _FIXED.get(name) or free[name] for name in names}
+    own = {name: _FIXED[name] for name in names if name in _FIXED}
+    taken = {look.marker for look in own.values()}
+    left = "".join(marker for marker in _MARKERS if marker not in taken) or _MARKERS
+    others = (name for name in names if name not in own)
+    return own | {name: _other(i, left) for i, name in enumerate(others)}
 
 
 def printable_names(records: pd.DataFrame) -> pd.DataFrame:

@@ -39,7 +39,7 @@ class Mamba2Options(MixerOptions):
     execution = ("chunk",)
     chunk: Annotated[Count, Field(description="tokens of a chunk of the chunkwise form")] = 64
     conv_width: Annotated[
-        Count, Field(description="taps of the short convolution of x, B and C")
+        Count, Field(le=64, description="taps of the short convolution of x, B and C")
     ] = 4
     groups: Annotated[Count, Field(description="groups of heads, each with one B and one C")] = 1
     state_dim: Annotated[
