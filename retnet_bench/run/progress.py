@@ -15,6 +15,7 @@ from retnet_bench.base import printable
 from retnet_bench.results.quantities import TIME
 from retnet_bench.results.schema import OK_STATUSES, TIMES
 from retnet_bench.run.runner import Finished
+from retnet_bench.workloads.base import SCORE
 
 
 class Reporter:
@@ -80,7 +81,18 @@ def headline(cell: Finished) -> str:
     if values:
         of = " a step" if metric.endswith("_step_s") else ""
         return TIME.rounded(statistics.median(values), 4) + of
-    return bits_per_byte(cell) or scores(cell) or "memory only"
+    return bits_per_byte(cell) or right_answers(cell) or scores(cell) or "memory only"
+
+
+def right_answers(cell: Finished) -> str:
+    """Of recall: the share of queries answered right at each number of pairs."""
+    counts: dict[str, dict[int, float]] = {"recall_correct": {}, "recall_queries": {}}
+    for row in cell.rows:
+        if row["metric"] in counts and row["phase"] == SCORE:
+            counts[row["metric"]][row["pairs"]] = row["samples"][0]
+    right, asked = counts.values()
+    shares = [f"{n} pairs {100 * right[n] / asked[n]:.1f} %" for n in sorted(asked)]
+    return f"right of {', '.join(shares)}" if shares else ""
 
 
 def scores(cell: Finished) -> str:

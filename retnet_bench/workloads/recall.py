@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +59,10 @@ class Recall(Learning):
         """Sequences are made as they are needed."""
 
     def batches_from(self, start: int) -> Iterator[Batch]:
-        cell = self.cell
-        drawn = self.task.training(cell.seed, cell.batch, self.train_pairs, start)
+        return self._drawn(self.train_pairs, start)
+
+    def _drawn(self, pairs: tuple[int, ...], start: int = 0) -> Iterator[Batch]:
+        drawn = self.task.training(self.cell.seed, self.cell.batch, pairs, start)
         return (_tensors(queries) for queries in drawn)
 
     def first_batches(self) -> list[Batch]:
@@ -77,6 +79,11 @@ class Recall(Learning):
                 yield from self._answers(split, phase, pairs)
         state = float(self._state_bytes())
         yield Sample("sequence_state_bytes", "bytes", (state,), SCORE)
+
+    def memory(self) -> Iterable[Sample]:
+        """Of a step with the most queries, whichever a seed would draw next."""
+        self.batches = self._drawn((max(self.train_pairs),))
+        return super().memory()
 
     @torch.no_grad()
     def _answers(self, split: mqar.Split, phase: str, pairs: int) -> Iterator[Sample]:

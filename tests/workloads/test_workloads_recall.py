@@ -141,6 +141,16 @@ def test_every_other_fact_of_a_run():
     ]
 
 
+def test_peaks_are_those_of_the_most_pairs_whatever_the_seed():
+    def peak(**changes: Any) -> float:
+        found = ready("attention", batch=32, vocab_size=400, **changes)
+        found.step()
+        return {s.metric: s.values for s in found.memory()}["peak_tensor_bytes"][0]
+
+    assert peak(seed=0) == peak(seed=1) == peak(train_pairs=(4,))
+    assert peak(train_pairs=(1,)) < peak()
+
+
 # --- repeatable, and going on ------------------------------------------------------------------
 
 

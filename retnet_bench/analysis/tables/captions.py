@@ -6,7 +6,7 @@ import pandas as pd
 
 from retnet_bench.analysis.tables import rows
 from retnet_bench.base import quoted
-from retnet_bench.results.schema import OK_STATUSES
+from retnet_bench.results.schema import OK_STATUSES, TIMES
 
 MOST = 12
 """Values that a caption lists of one thing."""
@@ -63,7 +63,7 @@ def _matched(measured: pd.DataFrame) -> str:
 
 
 def _blocks(measured: pd.DataFrame) -> str:
-    timed = measured[measured["metric"].str.endswith("_s") & measured["block"].notna()]
+    timed = measured[measured["metric"].isin(TIMES.values()) & measured["block"].notna()]
     blocks = timed.drop_duplicates(["cell_id", *rows.BLOCK_KEYS])
     if blocks.empty:
         return ""
