@@ -136,9 +136,7 @@ def sized(name: str, largest_size: str) -> tuple[Study, Source]:
     if "size" in raw["fixed"]:
         raw["fixed"]["size"] = largest_size
     for arm in raw["arms"].values():
-        if (
-            "head_dim" in arm and arm["mixer"] == "retention"
-        ):  # a quarter, as in the paper: 256 to 64
+        if arm["mixer"] == "retention" and "head_dim" in arm:  # a quarter, as in the paper
             arm["head_dim"] = SIZES[largest_size].retention_head_dim // 4
     head = f"# {name} of the paper at size {largest_size}; written by `retnet-bench reproduce`.\n"
     source = Source(path, head + yaml.safe_dump(raw, sort_keys=False, allow_unicode=True))
