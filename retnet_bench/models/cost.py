@@ -82,6 +82,12 @@ def executed_train_flops(cfg: ModelConfig, length: int) -> float:
     return forward + 2 * _matrix_flops(cfg) * length + mixing
 
 
+def uncounted_train_flops(cfg: ModelConfig, length: int) -> float:
+    """What such a step executes beside those FLOPs and no counter sees: 3 times the forward pass's,
+    by hand (`Mixer.uncounted_flops`)."""
+    return 3.0 * _over_layers(cfg, lambda m, c: m.uncounted_flops(c, length))
+
+
 def train_flops_per_token(cfg: ModelConfig, length: int) -> float:
     """Model FLOPs of forward and backward (3 times forward) per token; no recomputation."""
     return 3.0 * forward_flops(cfg, length) / length

@@ -1,14 +1,18 @@
 """Are our arms any good? Training against this machine's matmul rate, decode against its memory
-bandwidth, chunkwise retention against flash attention, and both arms against other people's code.
+bandwidth, chunkwise retention against flash attention, and all of it against other people's code.
 
     python tests/bench/bench.py                                   # all but the peers
+    python tests/bench/bench.py --tables mixers --mixers gla      # one mixer against the machine
+    python tests/bench/bench.py --tables peers peer_kernels --fetch
     python tests/bench/bench.py --tables peers --torchscale PATH --nanogpt PATH
     python tests/bench/bench.py --tables train --sizes 25M --batches 1
 
 CPU, fp32, all threads by default. Everything that is compared is interleaved in one process, and
-every number has its 95 % interval over blocks. PATHs are checkouts of microsoft/torchscale (needs
-fairscale and einops) and karpathy/nanoGPT; nothing of them is in this repository. Exit code 1: a
-peer was asked for and something is missing for it; the rest was measured.
+every number has its 95 % interval over blocks. `mixers` has a row for each row of MIXERS. Peers are
+microsoft/torchscale (needs fairscale and einops), karpathy/nanoGPT, fla-org/flash-linear-attention
+and state-spaces/mamba (both need einops): PATHs are checkouts, --fetch clones those that are not
+named and forgets them afterwards; nothing of them is in this repository. Exit code 1: a peer was
+asked for and something is missing for it; the rest was measured.
 """
 
 from __future__ import annotations
@@ -17,13 +21,19 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import cells
+import checkouts
 import numpy as np
 import peers
 import torch
+from every_mixer import every_mixer
+from machine import matmul_steps, stream_steps
+from peer_kernels import peer_kernels
 from rich.console import Console
 from rich.table import Table
-from timing import Steps, Times, fastest, interleaved, milliseconds, speed_ratio, text
+from timing import Steps, fastest, interleaved, milliseconds, rate, speed_ratio, table, text
 
 from retnet_bench.analysis.statistics.crossings import crossover
 from retnet_bench.analysis.statistics.estimates import center, log_ratio
@@ -33,186 +43,105 @@ from retnet_bench.measure import memory
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS, ModelConfig, cost
 from retnet_bench.models.mixers.retention import log_decay
-from retnet_bench.workloads import WORKLOADS, Cell
-from retnet_bench.workloads.decode import Decode
 from retnet_bench.workloads.train import Train
 
-ARMS = {"retnet": ("retention", "chunkwise"), "transformer": ("attention", "sdpa")}
-TRAIN_LENGTH = 2048
-DECODE_LENGTH = 8192
+ARMS = {"retnet": "retention", "transformer": "attention"}
 DECODE_BATCHES = (1, 8)
 KERNEL_LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
-MATMULS = (1024, 2048, 4096)
 BANDWIDTH_BYTES = 2**30
 L3 = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
 
 def main(words: Sequence[str] | None = None) -> int:
     args = _arguments(words)
+    torch.set_flush_denormal(True)  # these three as in a study's workers
     torch.set_num_threads(args.threads)
-    memory.keep_freed_memory(True)  # as in a study's workers, for every side of a comparison
-    console = Console(width=150)
+    memory.keep_freed_memory(True)
+    console = Console(width=190)
     protocol = Protocol(blocks=args.blocks, block_s=args.block_s, min_samples=1, warmup_max_s=3.0)
     console.print(f"torch {torch.__version__}, threads: {args.threads}, fp32")
-    problems = _without_peers_that_lack_something(args) if "peers" in args.tables else []
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    for name in args.tables:
-        for table in TABLES[name](args, protocol):
-            console.print(table, "")
+    with TemporaryDirectory() as folder:
+        problems = checkouts.prepare(args, NEEDS, Path(folder))
+        for problem in problems:
+            print(problem, file=sys.stderr)
+        for name in args.tables:
+            for shown in TABLES[name](args, protocol):
+                console.print(shown, "")
     return 1 if problems else 0
-
-
-def _without_peers_that_lack_something(args: argparse.Namespace) -> list[str]:
-    """Take them out of what was asked for; returns what is missing, a line each."""
-    if not args.torchscale and not args.nanogpt:
-        return ["peers: none is named; say --torchscale PATH or --nanogpt PATH"]
-    lacking = []
-    for option, peer in (("torchscale", peers.TORCHSCALE), ("nanogpt", peers.NANOGPT)):
-        checkout = getattr(args, option)
-        problems = peer.problems(checkout) if checkout else []
-        if problems:
-            setattr(args, option, None)
-        lacking += problems
-    return lacking
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    default = ["train", "decode", "kernels"]
+    default = ["mixers", "train", "decode", "kernels"]
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=default)
+    parser.add_argument("--mixers", nargs="+", choices=list(MIXERS), default=list(MIXERS))
     parser.add_argument("--sizes", nargs="+", default=["3M", "25M"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--family", default="paper", choices=("paper", "modern"))
     parser.add_argument("--blocks", type=int, default=6)
     parser.add_argument("--block-s", type=float, default=1.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--torchscale", type=Path)
-    parser.add_argument("--nanogpt", type=Path)
+    parser.add_argument("--fetch", action="store_true")
+    for option in checkouts.OPTIONS:
+        parser.add_argument(f"--{option}", type=Path)
     return parser.parse_args(words)
 
 
-def _table(title: str, columns: str, rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for i, column in enumerate(columns.split("|")):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _cell(workload: str, arm: str, size: str, family: str, batch: int, length: int) -> Cell:
-    mixer, kernel = ARMS[arm]
-    return Cell(
-        workload=workload,
-        arm=arm,
-        mixer=mixer,
-        kernel=kernel,
-        size=size,
-        family=family,
-        match="params",
-        batch=batch,
-        length=length,
-        dtype="fp32",
-        mode="eager",
-        device="cpu",
-        threads=torch.get_num_threads(),
-        corpus="sotu",
-        tokenizer="byte",
-        vocab_size=257,
-        seed=0,
-        measure=("time",),
-        options=MIXERS[mixer].Options(),
-        positions=8 if workload == "decode" else None,
-    )
-
-
-def _train(arm: str, size: str, family: str, batch: int = 1) -> Train:
-    cell = _cell("train", arm, size, family, batch, TRAIN_LENGTH)
-    workload = WORKLOADS["train"](cell)
-    workload.prepare()
-    assert isinstance(workload, Train)
-    return workload
-
-
 # --- training against the matmul rate
-
-
-def matmul_steps() -> Steps:
-    """Square fp32 products, large enough to run at the machine's full rate."""
-
-    def product(n: int) -> Callable[[], object]:
-        a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
-        return lambda: torch.mm(a, b, out=out)
-
-    return {f"matmul {n}": product(n) for n in MATMULS}
 
 
 def training(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
     """Share of the matmul rate: model FLOPs (causal half, no recomputation) a second over the
     best matmul's, both from neighbouring blocks."""
     columns = "arm|size|d|batch|parameters|step, ms|GFLOP/s|matmul GFLOP/s|share of matmul, %"
-    title = f"Training at T = {TRAIN_LENGTH}, {args.family} family"
+    title = f"Training at T = {cells.TRAIN_LENGTH}, {args.family} family"
     for size in args.sizes:
         for batch in args.batches:
-            yield _table(title, columns, _training_rows(size, args.family, batch, protocol))
+            yield table(title, columns, _training_rows(size, args.family, batch, protocol))
 
 
 def _training_rows(size: str, family: str, batch: int, protocol: Protocol) -> list[list[str]]:
-    arms = {arm: _train(arm, size, family, batch) for arm in ARMS}
-    work = {f"matmul {n}": 2.0 * n**3 for n in MATMULS}
-    times = interleaved({**{a: w.step for a, w in arms.items()}, **matmul_steps()}, protocol)
+    arms = {arm: cells.train(ARMS[arm], size, family, batch) for arm in ARMS}
+    products, work = matmul_steps()
+    times = interleaved({**{a: w.step for a, w in arms.items()}, **products}, protocol)
     best = fastest(times, work)
     rows = []
     for arm, workload in arms.items():
         cfg = workload.model.cfg
-        flops = cost.train_flops_per_token(cfg, TRAIN_LENGTH) * batch * TRAIN_LENGTH
+        flops = cost.train_flops_per_token(cfg, cells.TRAIN_LENGTH) * batch * cells.TRAIN_LENGTH
         share = log_ratio(times[best], times[arm])
         row = [arm, size, str(cfg.d_model), str(batch), f"{cost.parameters(cfg):,}"]
-        row += [milliseconds(times[arm]), _rate(flops, times, arm), _rate(work[best], times, best)]
+        row += [milliseconds(times[arm]), rate(flops, times, arm), rate(work[best], times, best)]
         rows.append([*row, text(share, 100 * flops / work[best], 0)])
     return rows
-
-
-def _rate(work: float, times: Times, name: str) -> str:
-    """Billions of `work` a second."""
-    return f"{work / center(times[name]).estimate / 1e9:.1f}"
 
 
 # --- decode against the bandwidth floor
 
 
-def bandwidth_steps() -> tuple[Steps, dict[str, float]]:
-    """Ways to stream memory far beyond any cache, and the bytes that each moves."""
-    source = torch.ones(BANDWIDTH_BYTES // 4)
-    target = torch.empty_like(source)
-    steps = {"read": lambda: source.sum(), "copy": lambda: target.copy_(source)}
-    return steps, {"read": float(BANDWIDTH_BYTES), "copy": 2.0 * BANDWIDTH_BYTES}
-
-
 def decoding(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
     """Least bytes of a step (each weight once, the cache once, the state twice) over the best
     measured bandwidth, as a share of the step's time."""
-    steps, moved = bandwidth_steps()
+    steps, moved = stream_steps(BANDWIDTH_BYTES)
     times = interleaved(steps, protocol)
     best = fastest(times, moved)
     bandwidth = moved[best] / center(times[best]).estimate
     columns = "arm|size|batch|position|step, ms|least bytes, MB|share of the floor, %|note"
-    rates = ", ".join(f"{name} {_rate(moved[name], times, name)} GB/s" for name in steps)
+    rates = ", ".join(f"{name} {rate(moved[name], times, name)} GB/s" for name in steps)
     title = f"Decode per step; memory beyond the caches: {rates}"
     for size in args.sizes:
         for batch in DECODE_BATCHES:
             rows = _decode_rows(size, args.family, batch, bandwidth, protocol)
-            yield _table(title, columns, rows)
+            yield table(title, columns, rows)
 
 
 def _decode_rows(
     size: str, family: str, batch: int, bandwidth: float, protocol: Protocol
 ) -> list[list[str]]:
-    arms = {arm: _decode(arm, size, family, batch) for arm in ARMS}
+    arms = {arm: cells.decode(ARMS[arm], size, family, batch) for arm in ARMS}
     places = arms["retnet"].positions
     chosen = (places[0], places[len(places) // 2 - 1], places[-1])
-    steps = {f"{a} {p}": _decode_step(w, p) for a, w in arms.items() for p in chosen}
+    steps = {f"{a} {p}": cells.decode_step(w, p) for a, w in arms.items() for p in chosen}
     times = interleaved(steps, protocol)
     rows = []
     for arm, workload in arms.items():
@@ -222,24 +151,6 @@ def _decode_rows(
             row = [arm, size, str(batch), str(p), milliseconds(times[f"{arm} {p}"])]
             rows.append([*row, f"{least / 1e6:.1f}", share, _cache_note(least)])
     return rows
-
-
-def _decode(arm: str, size: str, family: str, batch: int) -> Decode:
-    workload = WORKLOADS["decode"](_cell("decode", arm, size, family, batch, DECODE_LENGTH))
-    workload.prepare()
-    assert isinstance(workload, Decode)
-    return workload
-
-
-def _decode_step(workload: Decode, position: int) -> Callable[[], object]:
-    """Model and greedy choice, again and again at one position."""
-    token = workload.tokens[:, position : position + 1]
-
-    @torch.no_grad()
-    def step() -> torch.Tensor:
-        return workload.steps[position](token, position)[:, -1].argmax(-1, keepdim=True)
-
-    return step
 
 
 def _floor_share(step: Interval, floor_s: float) -> str:
@@ -272,7 +183,7 @@ def kernels(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
     found = crossover(KERNEL_LENGTHS, a, b, names=("chunkwise", "sdpa"))
     where = found.reason if found.interval is None else f"at T = {text(found.interval, 1, 0)}"
     title = f"Forward + backward, batch 1; heads 4 x 64/128 and 4 x 64. Crossover: {where}"
-    return [_table(title, "T|chunkwise, ms|sdpa flash, ms|chunkwise is faster, times", rows)]
+    return [table(title, "T|chunkwise, ms|sdpa flash, ms|chunkwise is faster, times", rows)]
 
 
 def _kernel_steps(T: int) -> Steps:
@@ -295,22 +206,22 @@ def _kernel_steps(T: int) -> Steps:
 def peer_models(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
     """A training step of ours and of theirs: same shape, tokens and optimiser."""
     columns = "arm|family|size|peer|our parameters|theirs|our step, ms|theirs|ours is faster, times"
-    title = f"Peers: training at T = {TRAIN_LENGTH}, batch 1"
+    title = f"Peers: training at T = {cells.TRAIN_LENGTH}, batch 1"
     for size in args.sizes if args.torchscale or args.nanogpt else ():
         for family in ("paper", "modern"):
-            yield _table(title, columns, _peer_rows(size, family, args, protocol))
+            yield table(title, columns, _peer_rows(size, family, args, protocol))
 
 
 def _peer_rows(
     size: str, family: str, args: argparse.Namespace, protocol: Protocol
 ) -> Iterable[list[str]]:
     if args.torchscale:
-        ours = _train("retnet", size, family)
+        ours = cells.train("retention", size, family)
         theirs = peers.torchscale(args.torchscale, ours.model.cfg)
         yield _peer_row("retnet", "torchscale", ours, theirs, protocol)
     if args.nanogpt:
-        ours = _train("transformer", size, family)
-        theirs = peers.nanogpt(args.nanogpt, ours.model.cfg, TRAIN_LENGTH)
+        ours = cells.train("attention", size, family)
+        theirs = peers.nanogpt(args.nanogpt, ours.model.cfg, cells.TRAIN_LENGTH)
         yield _peer_row("transformer", "nanoGPT", ours, theirs, protocol)
 
 
@@ -320,7 +231,7 @@ def _peer_row(
     model, loss = theirs
     steps = {
         "ours": ours.step,
-        "theirs": peers.train_step(model, loss, ours.first, ours.peak_learning_rate()),
+        "theirs": peers.train_step(model, loss, ours.first, ours.peak_learningrate()),
     }
     times = interleaved(steps, protocol)
     cfg: ModelConfig = ours.model.cfg
@@ -331,7 +242,16 @@ def _peer_row(
     return [arm, cfg.family, ours.cell.size, peer, *counts, *steps_ms, ratio]
 
 
-TABLES = {"train": training, "decode": decoding, "kernels": kernels, "peers": peer_models}
+TABLES = {
+    "mixers": every_mixer,
+    "train": training,
+    "decode": decoding,
+    "kernels": kernels,
+    "peers": peer_models,
+    "peer_kernels": peer_kernels,
+}
+NEEDS = {"peers": ("torchscale", "nanogpt"), "peer_kernels": ("fla", "mamba")}
+"""Checkouts, at least one of which a table takes."""
 
 if __name__ == "__main__":
     sys.exit(main())

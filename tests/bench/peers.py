@@ -1,19 +1,15 @@
-"""Other people's models, imported from checkouts given on the command line."""
+"""Other people's models, of the shape of ours."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import torch
 import torch.nn.functional as F
+from checkouts import NANOGPT, TORCHSCALE
 from torch import Tensor, nn
 
 from retnet_bench.models import MIXERS, ModelConfig
@@ -21,55 +17,6 @@ from retnet_bench.workloads.recipe import Recipe
 from retnet_bench.workloads.train import Optimiser
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Somebody's project: what is imported of it, and what that imports in turn."""
-
-    name: str
-    repository: str
-    modules: tuple[str, ...]
-    packages: tuple[str, ...] = ()
-
-    def problems(self, checkout: Path) -> list[str]:
-        """Why it can't be used, a line for each thing that is missing; empty when it can."""
-        if not checkout.is_dir():
-            clone = f"git clone https://github.com/{self.repository} {checkout}"
-            return [f"{self.name}: there is no folder {checkout}; {clone}"]
-        lacking = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        if lacking:
-            return [f"{self.name}: the package {p} is missing; pip install {p}" for p in lacking]
-        try:
-            for module in self.modules:
-                self.load(checkout, module)
-        except ModuleNotFoundError as error:
-            own = [m for m in self.modules if f"{m}.".startswith(f"{error.name}.")]
-            got = f"{checkout} is no checkout of {self.repository}" if own else "pip install it"
-            return [f"{self.name}: there is no module {error.name}; {got}"]
-        except ImportError as error:
-            return [f"{self.name}: can't be imported with what is installed here: {error}"]
-        return []
-
-    def load(self, checkout: Path, module: str) -> ModuleType:
-        sys.path.insert(0, str(checkout))
-        try:
-            return importlib.import_module(module)
-        finally:
-            sys.path.remove(str(checkout))
-
-
-TORCHSCALE = Peer(
-    "torchscale",
-    "microsoft/torchscale",
-    ("torchscale.architecture.config", "torchscale.architecture.retnet"),
-    ("fairscale", "einops"),
-)
-NANOGPT = Peer("nanoGPT", "karpathy/nanoGPT", ("model",))
-
-# torchscale takes one function of timm, for a drop path that is off here; timm itself wants a
-# torchvision that fits this torch.
-sys.modules.setdefault("timm.models.layers", SimpleNamespace(drop_path=None))  # type: ignore[arg-type]
 
 
 def torchscale(checkout: Path, cfg: ModelConfig) -> tuple[nn.Module, Loss]:

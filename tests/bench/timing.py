@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
+from rich.table import Table
 
 from retnet_bench.analysis.statistics.estimates import center, log_ratio
 from retnet_bench.analysis.statistics.intervals import Interval
@@ -54,3 +55,18 @@ def milliseconds(blocks: list[TimedBlock]) -> str:
 def speed_ratio(times: Times, ours: str, other: str) -> str:
     """How many times as fast `ours` is as `other`."""
     return text(log_ratio(times[other], times[ours]))
+
+
+def rate(work: float, times: Times, name: str) -> str:
+    """Billions of `work` a second."""
+    return f"{work / center(times[name]).estimate / 1e9:.1f}"
+
+
+def table(title: str, columns: str, rows: Iterable[Sequence[str]]) -> Table:
+    """`columns` are separated by bars."""
+    shown = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns.split("|")):
+        shown.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        shown.add_row(*row)
+    return shown
