@@ -20,12 +20,12 @@ from retnet_bench import figures, paper
 from retnet_bench.analysis.tables import curves
 from retnet_bench.base import UserError
 from retnet_bench.figures import FIGURES, panels, style
-from retnet_bench.figures.sheet import label_ends
+from retnet_bench.figures.sheet import End, label_ends
 
 NAMES = ("throughput", "fig5", "fig6a", "fig6b", "fig6c", "decode_position", "train_memory")
 # test_figures_quality.py, test_figures_recall.py and test_figures_tables.py
 QUALITY = ("learning_rate", "loss_curve", "pareto", "position", "table3", "table6", "table8")
-TABLES = ("table1", "table4")
+TABLES = ("table1", "table4", "table5")
 WORKLOADS = {"throughput": "train", "train_memory": "train", "fig5": "perplexity"}
 
 
@@ -57,7 +57,7 @@ def words(figure: Figure) -> str:
 
 
 def test_the_registered_figures() -> None:
-    assert set(FIGURES) == {*NAMES, *QUALITY, "recall", *TABLES}
+    assert set(FIGURES) == {*NAMES, *QUALITY, "recall", "published", *TABLES}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -320,14 +320,14 @@ def test_a_shared_label_is_a_range_only_where_it_holds_every_line_between():
     ax = Figure().subplots()
     ax.set(xlim=(0, 1), ylim=(0, 10))
     heights = {"1": 5.0, "2": 9.0, "3": 1.0, "4": 1.01, "5": 5.01}
-    label_ends(ax, [(1.0, y, text, "#000000") for text, y in heights.items()])
+    label_ends(ax, [End(1.0, y, text, "#000000") for text, y in heights.items()])
     assert {text.get_text() for text in ax.texts} == {"1, 5", "2", "3\N{EN DASH}4"}
 
 
 def test_shared_ends_that_would_leave_the_page_are_counted() -> None:
     (ax,) = Figure().subplots(1, 1, squeeze=False).flat
     ax.set(xlim=(0, 1), ylim=(0, 1))
-    ends = [(1.0, 0.5, f"0.8M, 0.00{i}", "#000000") for i in (1, 3, 6)]
-    apart = (1.0, 0.9, "a lone name of more than 24 characters", "#000000")
+    ends = [End(1.0, 0.5, f"0.8M, 0.00{i}", "#000000") for i in (1, 3, 6)]
+    apart = End(1.0, 0.9, "a lone name of more than 24 characters", "#000000")
     label_ends(ax, [ends[0], apart, *ends[1:]])
     assert {text.get_text() for text in ax.texts} == {"0.8M, 0.001 and 2 more", apart[2]}

@@ -9,7 +9,7 @@ from retnet_bench.results import quantities
 from retnet_bench.results.quantities import MEMORY, SLOPE, TIME, Quantity, memory, of_unit
 from retnet_bench.results.schema import METRICS
 
-_PREFIXES = {"": 1.0, "m": 1e3, "\N{MICRO SIGN}": 1e6, "M": 1e-6, "G": 1e-9, "T": 1e-12}
+_PREFIXES = {"": 1.0, "k": 1e-3, "m": 1e3, "\N{MICRO SIGN}": 1e6, "M": 1e-6, "G": 1e-9, "T": 1e-12}
 _NAMES = {"B": "bytes", "B/s": "bytes/s", "FLOP": "flop", "FLOP/s": "flop/s", "J/token": "j/token"}
 DECLARED = [found for found in vars(quantities).values() if isinstance(found, Quantity)]
 

@@ -10,7 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 from fakes.cells import cell
+from fakes.options import options_of
 
+from retnet_bench.models.pattern import LayerChoice
 from retnet_bench.workloads import Cell
 
 CANONICAL = (
@@ -46,6 +48,8 @@ def test_every_field_is_part_of_the_cell_and_the_contract_of_the_pair(field):
         new = (old or 0) + 1
     if isinstance(old, tuple):
         new = (*old, "x")[-1:]
+    if field == "layers":
+        new = (LayerChoice(mixer="attention", kernel="math", options=options_of("attention")),)
     other = replace(cell(), **{field: new})
     assert other.cell_id != cell().cell_id
     assert (other.pair_id == cell().pair_id) == (field in Cell.ARM_FIELDS)
