@@ -157,10 +157,11 @@ def losses_of(**changes: Any) -> list[float]:
 
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_micro_batches_add_up_to_the_batch(own_text, mixer):
-    common = {"mixer": mixer, "length": 16, "batch": 4, "documents": 1, **own_text}
+    """In fp64: AdamW's first steps follow the sign of gradients that are next to nothing."""
+    common = {"mixer": mixer, "length": 16, "batch": 4, "documents": 1, "dtype": "fp64", **own_text}
     whole, parts = losses_of(**common), losses_of(micro_batch=1, **common)
     assert len(whole) == 10
-    assert parts == pytest.approx(whole, rel=2e-5)
+    assert parts == pytest.approx(whole, rel=1e-6)  # losses are kept in fp32
 
 
 @pytest.mark.parametrize("mixer", MIXERS)
