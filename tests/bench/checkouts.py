@@ -125,6 +125,7 @@ FLA = Peer(
             "rwkv6/chunk_naive",
             "delta_rule/naive",
             "gated_delta_rule/naive",
+            "kda/naive",
         )
     ),
 )

@@ -122,6 +122,14 @@ RIVALS = (
         note="gated",
     ),
     _fla(
+        "delta_chunkwise",
+        "kda/naive",
+        "naive_chunk_kda",
+        "q k v beta gk",
+        theirs=lambda run, x: run(*x[:3], x[4], x[3])[0],
+        note="gated by channel",
+    ),
+    _fla(
         "channel_decay_chunkwise",
         "rwkv6/chunk_naive",
         "naive_chunk_rwkv6",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.table import Table
@@ -11,7 +14,7 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parent))
 
 import bench
-from peers import NANOGPT, TORCHSCALE, Peer
+from checkouts import NANOGPT, TORCHSCALE, Peer
 
 
 @pytest.fixture
@@ -84,5 +87,65 @@ def test_a_whole_checkout_has_no_problem(tmp_path):
 
 def test_peers_without_a_path_are_told(run):
     code, said, shown = run()
-    assert (code, said) == (1, ["peers: none is named; say --torchscale PATH or --nanogpt PATH"])
+    assert (code, said) == (
+        1,
+        ["peers: none is named; say --torchscale PATH, --nanogpt PATH or --fetch"],
+    )
     assert "the rest" in shown
+
+
+def test_a_file_is_read_without_its_package_and_without_what_it_never_uses(tmp_path, monkeypatch):
+    peer = Peer("peer", "owner/peer", files=("pack/one.py",), absent={"gpu.only": "kernel"})
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "__init__.py").write_text("import no_such_package")
+    (tmp_path / "pack" / "one.py").write_text("from gpu.only import kernel\nvalue = kernel, 2")
+    assert peer.problems(tmp_path) == []
+    assert peer.read(tmp_path, "pack/one.py").value == (None, 2)
+    assert "gpu.only" not in sys.modules
+    monkeypatch.setitem(sys.modules, "gpu.only", SimpleNamespace(kernel=1))
+    assert peer.read(tmp_path, "pack/one.py").value == (None, 2)
+    assert sys.modules["gpu.only"].kernel == 1
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path):
+    peer = Peer("peer", "owner/peer", files=("pack/one.py",))
+    (said,) = peer.problems(tmp_path)
+    assert said == f"peer: there is no pack/one.py; {tmp_path} is no checkout of owner/peer"
+
+
+@pytest.fixture
+def github(tmp_path, monkeypatch):
+    """What stands for github.com: a folder of repositories, owner/name."""
+    folder = tmp_path / "github"
+    for i, (key, value) in enumerate(
+        {f"url.file://{folder}/.insteadOf": "https://github.com/", "user.name": "n"}.items()
+    ):
+        monkeypatch.setenv(f"GIT_CONFIG_KEY_{i}", key)
+        monkeypatch.setenv(f"GIT_CONFIG_VALUE_{i}", value)
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "2")
+    return folder
+
+
+def test_a_peer_is_fetched_for_the_run_alone(run, github, monkeypatch, tmp_path):
+    repository = github / NANOGPT.repository
+    repository.mkdir(parents=True)
+    (repository / "model.py").write_text("GPT = 1")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "one"]):
+        env = os.environ | {"GIT_AUTHOR_EMAIL": "a@b.c", "GIT_COMMITTER_EMAIL": "a@b.c"}
+        subprocess.run(["git", *words], cwd=repository, env=env, check=True)
+    seen = []
+
+    def table(args, protocol):
+        seen.append((args.nanogpt, args.nanogpt.is_dir(), NANOGPT.revision(args.nanogpt)))
+        return []
+
+    monkeypatch.setitem(bench.TABLES, "peers", table)
+    code, said, _ = run("--fetch")
+    ((checkout, was_there, revision),) = seen
+    assert was_there
+    assert not checkout.exists()
+    assert len(revision) == len("nanoGPT 12345678")
+    assert code == 1
+    (line,) = said  # the other one
+    assert line.startswith("torchscale: can't be fetched: ")
+    del sys.modules["model"]
