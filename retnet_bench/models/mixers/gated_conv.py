@@ -77,6 +77,12 @@ class GatedConv(Mixer):
         return {"n_heads": 1, "d_key": size.d_model, "d_value": size.d_model}
 
     @staticmethod
+    def chunk(cfg: ModelConfig) -> int:
+        """The taps, so that forms are held against each other at lengths around them: nothing
+        reaches further."""
+        return _width(cfg)
+
+    @staticmethod
     def widths(cfg: ModelConfig) -> dict[str, int]:
         return {"gate": cfg.d_value}
 
