@@ -113,6 +113,8 @@ _FIXED = {
 }
 """The arms of the shipped studies and of the paper. The first nine that a study compares have nine
 markers and nine kinds of line; colours are Okabe and Ito's and, after these, Paul Tol's."""
+NAMED_BY_MIXER = {"retention": "retnet", "attention": "transformer", "gated_retention": "gret"}
+"""Arms that a study names by their mixer, and their names elsewhere."""
 _COLORS = ("#009E73", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "svPX*hd<x+>p"
 _DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":", _LONG, _TWO_DOTS, _SPARSE, _LONG_SHORT, _SHORT)
@@ -132,7 +134,8 @@ def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
     """A style per arm: fixed for the known names, in alphabetical order for the others, which take
     the markers that are left."""
     names = sorted(set(arms))
-    own = {name: _FIXED[name] for name in names if name in _FIXED}
+    known = {name: NAMED_BY_MIXER.get(name, name) for name in names}
+    own = {name: _FIXED[known[name]] for name in names if known[name] in _FIXED}
     taken = {look.marker for look in own.values()}
     left = "".join(marker for marker in _MARKERS if marker not in taken) or _MARKERS
     others = (name for name in names if name not in own)
