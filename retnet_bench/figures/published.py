@@ -108,7 +108,9 @@ def _ar_hits(sheet: Sheet, records: pd.DataFrame, names: Sequence[str]) -> list[
     if not (records["metric"] == "ar_hit_nll_nat").any():
         return None
     table = quality.ar_hits(best_rates.at_best(records))
-    table = table[(table["part"] == "ar_hit") & (table["over_arm"] == TRANSFORMER)]
+    table = table[
+        (table["part"] == quality.HIT_PARTS["ar_hit"]) & (table["over_arm"] == TRANSFORMER)
+    ]
     table = laws.one_budget(laws.largest(table, records))[0]
     ends = {f"over{end}": f"relative{end}" for end in ("", "_low", "_high")}
     relative.points(sheet, table.rename(columns=ends), names)
