@@ -234,7 +234,7 @@ def _beside(sheet: Sheet, row: _Row, names: Sequence[str], sources: _Sources) ->
         ax.plot(points["relative"], places, label=f"paper {source}", **sources.look(str(source)))
     relative.rows(ax, names, row.words, row.even)
     ax.set_yticklabels([])
-    for arm in set(names) - set(frame["arm"]):
+    for arm in sorted(set(names) - set(frame["arm"])):
         relative.say(ax, names.index(arm), "no number")
     axes.by_points(ax, "x")
 

@@ -106,7 +106,7 @@ def _paper(sheet: Sheet, names: Sequence[str], table: paper.PaperTable, title: s
     sheet.paper.plot(marks["value"], marks["row"], label="paper", markersize=8, **mark)
     rows(sheet.paper, names, PERPLEXITY.format(paper.FULL_MODEL))
     sheet.paper.set_yticklabels([])
-    for arm in set(names) - set(relative.index):
+    for arm in sorted(set(names) - set(relative.index)):
         say(sheet.paper, names.index(arm), "not in the table")
 
 

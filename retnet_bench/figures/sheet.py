@@ -237,7 +237,9 @@ def _shared_text(group: Sequence[End], ends: Sequence[End]) -> str:
     whole = len(group) > 1 and last - first + 1 == len(group)
     texts = [end.text for end in group]
     if group[0].arm:
-        return f"{group[0].arm} {texts[0] if len(texts) == 1 else ''}".strip()
+        named = f"{group[0].arm} {texts[0] if len(texts) == 1 else ''}".strip()
+        cut = f"{named[: _LABEL_WIDTH - 1]}\N{HORIZONTAL ELLIPSIS}"
+        return named if len(named) <= _LABEL_WIDTH else cut
     joined = f"{texts[0]}\N{EN DASH}{texts[-1]}" if whole else ", ".join(texts)
     if len(joined) <= _LABEL_WIDTH or len(texts) == 1:
         return joined

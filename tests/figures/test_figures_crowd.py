@@ -154,6 +154,14 @@ def test_labels_that_touch_lie_around_their_lines_and_inside_the_panel():
     assert max(heights) == pytest.approx(top)
 
 
+def test_a_long_name_at_a_line_s_end_stays_on_the_page():
+    (ax,) = Figure().subplots(1, 1, squeeze=False).flat
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    label_ends(ax, [End(1.0, 0.5, "", "#000000", "an_arm_with_a_name_of_forty_characters__")])
+    (text,) = ax.texts
+    assert text.get_text() == "an_arm_with_a_name_of_f\N{HORIZONTAL ELLIPSIS}"
+
+
 def test_crossovers_of_a_crowd_are_told_and_not_drawn(drawn: dict[str, Figure]):
     legend = [text.get_text() for text in drawn["throughput"].legends[0].get_texts()]
     assert not any(text.startswith("crossover") for text in legend)
