@@ -1,4 +1,4 @@
-"""docs/paper.md and paper/predicted.csv, written from the comparisons."""
+"""docs/paper.md and paper/predicted.csv, written from the comparisons and the paper's tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 import paper_model as proof
+import published_page
 from paper_model import A100, BATCH, GPUS, VOCABULARY, Comparison
 
 from retnet_bench.base import did_you_mean
@@ -21,7 +22,8 @@ _HEAD = f"""\
 What the cost model ([cost.md](cost.md)) says of the paper's models beside what the paper
 (arXiv:2307.08621v4) printed. Nothing here is measured. Predicted numbers are closed forms, or a
 step run without data, at the paper's sizes with a vocabulary of {VOCABULARY:,} (the paper states
-none) on an A100-80GB by its maker's figures. GB means 1e9 bytes.
+none) on an A100-80GB by its maker's figures. GB means 1e9 bytes. At the end stand the paper's
+Table 5, with what it left unsaid, and what others published of the same mixers.
 
 A row agrees or disagrees by the rule beside it:
 
@@ -57,7 +59,8 @@ def write_predicted() -> str:
 
 def write_page() -> str:
     """The whole text of docs/paper.md. Takes seconds: Table 4's steps are run, without data."""
-    sections = (_fig6a, _fig6b, _fig6c, _headlines, _utilisation, _training_memory)
+    model = (_fig6a, _fig6b, _fig6c, _headlines, _utilisation, _training_memory)
+    sections = (*model, published_page.table5, published_page.published)
     text = _HEAD + "\n".join(section() for section in sections)
     return "\n\n".join(map(_wrapped, text.split("\n\n")))
 

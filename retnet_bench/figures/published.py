@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from retnet_bench import paper
-from retnet_bench.analysis.tables import best_rates, captions, quality, ratios
+from retnet_bench.analysis.tables import best_rates, captions, quality, ratios, recall
 from retnet_bench.base import UserError
 from retnet_bench.figures import axes, laws, panels, relative, style
 from retnet_bench.figures.registry import figure
@@ -35,8 +35,9 @@ class _Row:
     where the records have nothing of it; `published` are the points of others."""
 
     words: str
-    even: float
-    """What an arm equal to the Transformer has: 0 %, or 1 time."""
+    even: float | None
+    """What an arm equal to the Transformer has: 0 %, or 1 time; None where the Transformer has a
+    row of its own."""
     title: str
     ours: Callable[[Sheet, pd.DataFrame, Sequence[str]], list[str] | None]
     published: Callable[[], pd.DataFrame]
@@ -44,32 +45,26 @@ class _Row:
 
 @figure("published")
 def draw(records: pd.DataFrame) -> Figure:
-    """Perplexity, AR hits and training throughput of each arm against the Transformer, as far as
-    the records have them, each beside what others published of the same mixers."""
-    against = records.assign(baseline=TRANSFORMER)
+    """Perplexity, AR hits, training throughput and recall of each arm beside the Transformer's, as
+    far as the records have them, and beside what others published of the same mixers."""
+    arms = records["arm"].replace(style.NAMED_BY_MIXER)
+    records = records.assign(arm=arms, baseline=TRANSFORMER)
     names = _names(records)
-    drawn = [row for row in _ROWS if names and _blank(row, against, names)]
+    drawn = [row for row in _ROWS if names and _measured(row, records, names)]
     if not drawn:
         raise UserError(
-            'figure "published" needs metric document_nll_nat of workload perplexity, or '
-            f'train_step_s of train, of an arm "{TRANSFORMER}" and of others; run the study '
-            "contenders"
+            'figure "published" needs metric document_nll_nat of workload perplexity, '
+            f'train_step_s of train or recall_correct of recall, of an arm "{TRANSFORMER}" and of '
+            "others; run the study contenders"
         )
-    sheet = Sheet(
-        f"Every arm against the {TRANSFORMER}", records["arm"], NAMES_BESIDE_PAPER, len(drawn)
-    )
+    title = f"Every arm against the {TRANSFORMER}"
+    sheet = Sheet(title, records["arm"], NAMES_BESIDE_PAPER, len(drawn))
     notes: list[str] = []
     sources = _Sources(sheet)
     for i, row in enumerate(drawn):
         sheet.turn(i)
-        notes += row.ours(sheet, against, names) or []
-        relative.rows(sheet.ours, names, row.words, row.even)
-        _beside(sheet, row, names, sources)
-        if row.even:
-            axes.log_ratios(sheet.ours)
-            axes.log_ratios(sheet.paper)
-    used = records[records["arm"].isin([TRANSFORMER, *names])]
-    return sheet.finish(captions.contract_text(used), *dict.fromkeys(notes))
+        notes += _draw_row(sheet, row, records, names, sources)
+    return sheet.finish(captions.contract_text(records), *dict.fromkeys(notes))
 
 
 def _names(records: pd.DataFrame) -> list[str]:
@@ -78,9 +73,23 @@ def _names(records: pd.DataFrame) -> list[str]:
     return [arm for arm in reversed(arms) if arm != TRANSFORMER] if TRANSFORMER in arms else []
 
 
-def _blank(row: _Row, records: pd.DataFrame, names: Sequence[str]) -> bool:
+def _measured(row: _Row, records: pd.DataFrame, names: Sequence[str]) -> bool:
     """Whether the records have anything of a row: it is tried on a sheet that nobody sees."""
-    return row.ours(Sheet("", records["arm"]), records, names) is not None
+    return row.ours(Sheet("", records["arm"]), records, [*names, TRANSFORMER]) is not None
+
+
+def _draw_row(
+    sheet: Sheet, row: _Row, records: pd.DataFrame, names: list[str], sources: _Sources
+) -> list[str]:
+    """Both panels of a row; returns sentences for the caption."""
+    names = [*names, TRANSFORMER] if row.even is None else names
+    notes = row.ours(sheet, records, names)
+    relative.rows(sheet.ours, names, row.words, row.even)
+    _beside(sheet, row, names, sources)
+    if row.even:
+        axes.log_ratios(sheet.ours)
+        axes.log_ratios(sheet.paper)
+    return notes or []
 
 
 # --- ours ---------------------------------------------------------------------------------------
@@ -99,7 +108,9 @@ def _ar_hits(sheet: Sheet, records: pd.DataFrame, names: Sequence[str]) -> list[
     if not (records["metric"] == "ar_hit_nll_nat").any():
         return None
     table = quality.ar_hits(best_rates.at_best(records))
-    table = table[(table["part"] == "ar_hit") & (table["over_arm"] == TRANSFORMER)]
+    table = table[
+        (table["part"] == quality.HIT_PARTS["ar_hit"]) & (table["over_arm"] == TRANSFORMER)
+    ]
     table = laws.one_budget(laws.largest(table, records))[0]
     ends = {f"over{end}": f"relative{end}" for end in ("", "_low", "_high")}
     relative.points(sheet, table.rename(columns=ends), names)
@@ -122,6 +133,18 @@ def _training(sheet: Sheet, records: pd.DataFrame, names: Sequence[str]) -> list
         return None
     words = ", ".join(f"{length:,}" for length in lengths)
     return [f"Training at lengths {words}, from the bottom of a row to its top."]
+
+
+def _recall(sheet: Sheet, records: pd.DataFrame, names: Sequence[str]) -> list[str] | None:
+    if not (records["metric"] == recall.METRICS[0]).any():
+        return None
+    table = recall.by_pairs(records).dropna(subset="estimate")
+    table = table[table["best"] & (table["pairs"] == table["pairs"].max())]
+    for _, row in table.iterrows():
+        share = [100 * float(row[name]) for name in ("estimate", "low", "high")]
+        relative.point(sheet.ours, names.index(row["arm"]), share, sheet.styles[row["arm"]])
+    pairs = f"{table['pairs'].max():g} pairs" if len(table) else ""
+    return [f"Recall here is of {pairs}, of models trained on nothing else."] if pairs else None
 
 
 def _lane(index: int, count: int) -> float:
@@ -155,6 +178,13 @@ def _throughput() -> pd.DataFrame:
     against = _against(frame[frame["over"].isna()], setting)
     ratio = against.assign(relative=against["value"] / against["over_value"])
     return pd.concat([ratio, stated])
+
+
+def _recalled() -> pd.DataFrame:
+    """Accuracy in % on questions about a given text."""
+    frame = paper.load("published_recall").frame
+    frame = frame[frame["metric"].isin(("swde", "squad", "fda"))]
+    return frame.assign(relative=frame["value"])
 
 
 def _against(frame: pd.DataFrame, setting: list[str]) -> pd.DataFrame:
@@ -204,7 +234,7 @@ def _beside(sheet: Sheet, row: _Row, names: Sequence[str], sources: _Sources) ->
         ax.plot(points["relative"], places, label=f"paper {source}", **sources.look(str(source)))
     relative.rows(ax, names, row.words, row.even)
     ax.set_yticklabels([])
-    for arm in set(names) - set(frame["arm"]):
+    for arm in sorted(set(names) - set(frame["arm"])):
         relative.say(ax, names.index(arm), "no number")
     axes.by_points(ax, "x")
 
@@ -230,5 +260,12 @@ _ROWS = (
         "Others: GPUs, lengths 1k to 32k;\nsome of the kernel alone",
         _training,
         _throughput,
+    ),
+    _Row(
+        "answers right (%)",
+        None,
+        "Others: 340M and 1.3B on SWDE,\nSQuAD and FDA; other tasks than ours",
+        _recall,
+        _recalled,
     ),
 )

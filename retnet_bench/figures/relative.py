@@ -71,9 +71,10 @@ def point(ax: Axes, place: float, interval: Sequence[float], look: style.ArmStyl
     ax.errorbar([middle], [place], xerr=ends, **look.points, capsize=2, lw=0.8)
 
 
-def rows(ax: Axes, names: Sequence[str], words: str, even: float = 0) -> None:
+def rows(ax: Axes, names: Sequence[str], words: str, even: float | None = 0) -> None:
     """A row for each name, a line where an arm equals the baseline, and the words of the x axis."""
-    ax.axvline(even, color=style.GREY, lw=0.8, zorder=1)
+    if even is not None:
+        ax.axvline(even, color=style.GREY, lw=0.8, zorder=1)
     ax.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
     ax.set_ylim(-0.6, len(names) - 0.4)
     ax.set_xlabel(words)
@@ -105,7 +106,7 @@ def _paper(sheet: Sheet, names: Sequence[str], table: paper.PaperTable, title: s
     sheet.paper.plot(marks["value"], marks["row"], label="paper", markersize=8, **mark)
     rows(sheet.paper, names, PERPLEXITY.format(paper.FULL_MODEL))
     sheet.paper.set_yticklabels([])
-    for arm in set(names) - set(relative.index):
+    for arm in sorted(set(names) - set(relative.index)):
         say(sheet.paper, names.index(arm), "not in the table")
 
 

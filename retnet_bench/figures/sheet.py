@@ -34,7 +34,7 @@ BESIDE_PAPER = ((0.6, 3.2), (4.8, 1.8))
 NAMES_BESIDE_PAPER = ((1.55, 2.55), (4.5, 2.2))
 ALONE = ((0.6, 5.6),)
 THREE = ((0.6, 1.75), (2.8, 1.75), (5.0, 1.75))
-_WITH_NAMES = {BESIDE_PAPER: ((0.6, 2.8), (5.1, 1.7)), ALONE: ((0.6, 5.2),)}
+_WITH_NAMES = {BESIDE_PAPER: ((0.6, 2.75), (5.0, 1.75)), ALONE: ((0.6, 5.2),)}
 """The layouts of lines, with room for names of arms at the ends of these."""
 CROWD = 4
 """Of more arms than this, lines have their names at their ends: a legend alone makes readers go
@@ -237,7 +237,9 @@ def _shared_text(group: Sequence[End], ends: Sequence[End]) -> str:
     whole = len(group) > 1 and last - first + 1 == len(group)
     texts = [end.text for end in group]
     if group[0].arm:
-        return f"{group[0].arm} {texts[0] if len(texts) == 1 else ''}".strip()
+        named = f"{group[0].arm} {texts[0] if len(texts) == 1 else ''}".strip()
+        cut = f"{named[: _LABEL_WIDTH - 1]}\N{HORIZONTAL ELLIPSIS}"
+        return named if len(named) <= _LABEL_WIDTH else cut
     joined = f"{texts[0]}\N{EN DASH}{texts[-1]}" if whole else ", ".join(texts)
     if len(joined) <= _LABEL_WIDTH or len(texts) == 1:
         return joined

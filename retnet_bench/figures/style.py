@@ -94,6 +94,8 @@ class ArmStyle:
 _DOTTED, _SPARSE, _SHORT = ":", (0.0, (1.0, 2.6)), (0.0, (2.0, 1.0))
 _LONG, _LONG_SHORT = (0.0, (7.0, 2.0)), (0.0, (9.0, 2.0, 2.0, 2.0))
 _TWO_DOTS = (0.0, (5.0, 1.2, 1.0, 1.2, 1.0, 1.2))
+_THREE_DOTS = (0.0, (5.0, 1.2, 1.0, 1.2, 1.0, 1.2, 1.0, 1.2))
+_WIDE, _LONGEST, _PAIRS = (0.0, (4.0, 3.0)), (0.0, (14.0, 2.0)), (0.0, (6.0, 1.0, 2.0, 1.0))
 _FIXED = {
     "retnet": ArmStyle("#0072B2", "o", "-"),
     "transformer": ArmStyle("#D55E00", "^", "--"),
@@ -105,14 +107,16 @@ _FIXED = {
     "hybrid": ArmStyle("#E69F00", "*", _LONG_SHORT, 8),
     "deltanet": ArmStyle("#332288", "<", _SPARSE, 5),
     "gla": ArmStyle("#44AA99", "d", _SHORT, 6),
-    "linear_attention": ArmStyle("#999933", ">", _SHORT, 5),
-    "rwkv4": ArmStyle("#661100", "x", _TWO_DOTS, 6),
-    "h3": ArmStyle("#AA4499", "p", _LONG, 6.5),
-    "hyena": ArmStyle("#117733", "h", ":", 6.5),
+    "linear_attention": ArmStyle("#999933", ">", _WIDE, 5),
+    "rwkv4": ArmStyle("#661100", "x", _THREE_DOTS, 6),
+    "h3": ArmStyle("#AA4499", "p", _LONGEST, 6.5),
+    "hyena": ArmStyle("#117733", "h", _PAIRS, 6.5),
     "weights": ArmStyle(GREY, "", ":"),
 }
-"""The arms of the shipped studies and of the paper. The first nine that a study compares have nine
-markers and nine kinds of line; colours are Okabe and Ito's and, after these, Paul Tol's."""
+"""The arms of the shipped studies and of the paper, each with a marker and a kind of line that no
+other has; colours are Okabe and Ito's and, after these, Paul Tol's."""
+NAMED_BY_MIXER = {"retention": "retnet", "attention": "transformer", "gated_retention": "gret"}
+"""Arms that a study names by their mixer, and their names elsewhere."""
 _COLORS = ("#009E73", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "svPX*hd<x+>p"
 _DASHES: tuple[Dashes, ...] = ("-", "--", "-.", ":", _LONG, _TWO_DOTS, _SPARSE, _LONG_SHORT, _SHORT)
@@ -132,7 +136,8 @@ def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
     """A style per arm: fixed for the known names, in alphabetical order for the others, which take
     the markers that are left."""
     names = sorted(set(arms))
-    own = {name: _FIXED[name] for name in names if name in _FIXED}
+    known = {name: NAMED_BY_MIXER.get(name, name) for name in names}
+    own = {name: _FIXED[known[name]] for name in names if known[name] in _FIXED}
     taken = {look.marker for look in own.values()}
     left = "".join(marker for marker in _MARKERS if marker not in taken) or _MARKERS
     others = (name for name in names if name not in own)

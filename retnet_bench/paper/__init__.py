@@ -4,7 +4,9 @@ A file starts with `# source:`, `# method:` and any number of `# condition:` and
 lines, then holds one tidy table. Conditions of the measurement begin with `stated:` where the
 paper says so and with `inferred:` where it does not; the others explain a column. Tables named
 `later_*` belong to a different, later paper; `predicted` holds what our cost model says of the
-paper's points, for its figures. `claims.yaml` holds what is claimed in words.
+paper's points, for its figures. `published_*` hold what others measured of the mixers that came
+after: their column `source` is a row of `published_sources`, which says where a number stands,
+under what setting, and how it came here. `claims.yaml` holds what is claimed in words.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from retnet_bench import paper
 from retnet_bench.analysis.statistics.intervals import Interval
-from retnet_bench.analysis.tables import curves, quality, scaling
+from retnet_bench.analysis.tables import best_rates, curves, quality, scaling
 from retnet_bench.base import UserError
 from retnet_bench.report import layout
 from retnet_bench.results.numbers import interval, quantity
@@ -71,10 +71,11 @@ def ablations(records: pd.DataFrame) -> Table | None:
     found = quality.ablations(records)
     if found["arm"].nunique() < 2:
         return None  # one arm beside the full model is a pair, and has its own table
-    published = _paper_ablations()
+    reference = quality.reference(records)
+    published = _paper_arms() if reference == paper.FULL_MODEL else {}
     columns = "arm|size|>bits per byte|>perplexity per token, %|>paper, in domain, %|>seeds|remark"
-    title = f"Ablations: difference to {quality.reference(records)}; above 0 is worse"
-    table = layout.table(title, columns)
+    title = f"Ablations: difference to {reference}; above 0 is worse"
+    table = layout.table(title, columns, caption=best_rates.said(records))
     for _, row in found.sort_values(["size", "relative"]).iterrows():
         bits = interval(row)
         relative = _ends(row["relative"], row["relative_low"], row["relative_high"], 100)
@@ -85,8 +86,10 @@ def ablations(records: pd.DataFrame) -> Table | None:
     return table
 
 
-def _paper_ablations() -> dict[str, float]:
-    frame = paper.load("table6").frame
+def _paper_arms() -> dict[str, float]:
+    """The relative differences to RetNet of Tables 5 and 6, which have one RetNet."""
+    frame = pd.concat([paper.load(name).frame for name in ("table5", "table6")])
+    frame = frame.drop_duplicates(["arm", "metric"])
     values = frame[frame["metric"] == "in_domain"].set_index("arm")["value"]
     relative = values / values[paper.FULL_MODEL] - 1
     return {str(arm): float(value) for arm, value in relative.items()}

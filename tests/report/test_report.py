@@ -182,6 +182,25 @@ def test_ablations_stand_beside_the_paper_s():
     assert quality.ablations(frame(pair)) is None  # a pair has its own table
 
 
+def test_arms_at_their_best_rates_stand_beside_table_5():
+    rows = [
+        row
+        for arm, best in {"retnet": 1e-3, "h3": 3e-3, "hyena": 1e-3}.items()
+        for rate in (1e-3, 3e-3)
+        for row in scored.scored(
+            2.5 + (rate != best),
+            scored.model(arm, "a", 0, learning_rate=rate, baseline="retnet")
+            | {"cell_id": f"{arm}{rate}", "pair_id": str(rate)},
+        )
+    ]
+    shown_text = text(quality.ablations(frame(rows)))
+    table = {row[0]: row for row in rows_of(shown_text)}
+    assert table["h3"][4] == "15.05"  # 29.97 / 26.05
+    assert "own best of the learning rates 0.001, 0.003" in " ".join(shown_text.split())
+    other = frame([row | {"baseline": "h3"} for row in rows])
+    assert {row[4] for row in rows_of(text(quality.ablations(other)))} == {""}  # from RetNet only
+
+
 def test_laws_that_cannot_be_fitted_say_why():
     rows = scored.scaling(seeds=1, sizes=("a", "b", "c", "d"))
     mixed = [row | {"length": 1024} if row["size"] == "a" else row for row in rows]

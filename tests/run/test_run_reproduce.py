@@ -54,6 +54,11 @@ def test_the_reduced_head_is_a_quarter_at_every_size(size):
     assert options["retnet"].head_dim is None
 
 
+def test_a_head_dimension_that_the_paper_states_is_kept():
+    arms = sized("table5", "200M")[0].arms
+    assert arms["h3"].options.head_dim == 8
+
+
 class Bearing:
     """Predictions that grow with the size: `seconds` a cell for 0.1M, doubled each size."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -59,6 +60,8 @@ WRONG = [
     (within("where", size="9B"), 'where.size "9B" is not in the study'),
     (within("where", dtype="bf16"), 'where.dtype "bf16" is not in the study; '),
     (within("where", workload="trian"), 'has no "train_tokens_per_s"'),
+    (within("where", learning_rate=1e-3), "where.learning_rate is of perplexity, not of train"),
+    (within("where", learning_rate="beste"), "claims.0.where.learning_rate"),
     (
         {**GOOD, "where": {"workload": "decode"}, "measure": {"kind": "slope", "of": "retnet"}},
         'where.workload "decode" is not in the study; choose from train',
@@ -152,11 +155,42 @@ def test_every_study_that_asks_something_has_claims_with_sources(name):
     assert all(claim.source and claim.says for claim in claims)
 
 
+ARMS = ("retnet", "transformer")
+RIVALS = {"rwkv": "rwkv4", "h3": "h3", "hyena": "hyena", "linear": "linear_attention"}
+
+
+def test_the_stated_numbers_of_contenders_are_the_published_ones():
+    said = stated("contenders")
+
+    def ratio(source: str, of: str, over: str, **where: str) -> float:
+        values = [value("published_perplexity", source=source, arm=a, **where) for a in (of, over)]
+        return values[0] / values[1]
+
+    for arm in ("mamba2", "gated_deltanet"):
+        wanted = ratio("gdn", arm, "transformer", metric="wikitext")
+        assert said[f"{arm}_lower"] == pytest.approx(wanted, abs=6e-4)
+    nats = [
+        value("published_perplexity", source="yoco", arm=arm, metric="valid")
+        for arm in ("gret", "retnet")
+    ]
+    assert said["gret_lower"] == pytest.approx(math.exp(nats[0] - nats[1]), abs=6e-4)
+    assert said["gated_deltanet_trains_slower"] == value("published_throughput", source="fla713")
+    assert said["mamba2_trains_faster"] == value("published_throughput", source="fla290")
+
+
 def test_the_stated_ablations_are_those_of_table_6():
     whole = value("table6", arm="retnet", metric="in_domain")
     for arm, ratio in stated("ablations").items():
         without = value("table6", arm=arm, metric="in_domain")
         assert ratio == pytest.approx(without / whole, abs=6e-4)
+    for study in ("table5", str(studies.folder() / "reproduce" / "table5.yaml")):
+        said = stated(study)
+        for name, arm in RIVALS.items():
+            ratio = whole / value("table5", arm=arm, metric="in_domain")
+            assert said[f"lower_than_{name}"] == pytest.approx(ratio, abs=6e-4)
+        later = {arm: value("later_table1", arm=arm, metric="valid") for arm in ARMS}
+        nats = later["retnet"] - later["transformer"]
+        assert said["missing_transformer"] == pytest.approx(math.exp(nats), abs=6e-4)
     assert stated("scaling")["perplexity_lower"] == stated("perplexity")["perplexity_lower"]
     at = {"length": 2048}
     ratio = value("table8", arm="retnet", **at) / value("table8", arm="transformer", **at)

@@ -77,7 +77,8 @@ def said(records: pd.DataFrame) -> str:
     tried = sorted(records.loc[records["workload"] == "perplexity", RATE].dropna().unique())
     best = [f"{arm} {_words(of['best'])}" for arm, of in rates.groupby("arm")]
     ends = rates[(rates["best"] == rates["lowest"]) | (rates["best"] == rates["highest"])]
-    beyond = ", ".join(sorted(set(ends["arm"])))
+    every = set(rates["arm"]) == set(ends["arm"])
+    beyond = "every arm" if every else ", ".join(sorted(set(ends["arm"])))
     end = f" Best at an end of the sweep, so perhaps better beyond: {beyond}." if beyond else ""
     return (
         f"Each arm at its own best of the learning rates {', '.join(f'{r:g}' for r in tried)}, by "
