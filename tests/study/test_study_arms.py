@@ -33,7 +33,7 @@ def test_every_is_an_arm_of_each_mixer_with_the_same_settings(monkeypatch):
     each = [arm for name, arm in study.arms.items() if name != "first"]
     assert [arm.mixer for arm in each] == list(MIXERS)
     assert {arm.family for arm in each} == {"modern"}
-    assert study.n_cells == 3 * (1 + len(MIXERS))
+    assert study.n_cells == 2 * (1 + len(MIXERS))
 
 
 def test_an_arm_that_stands_beside_it_is_left_as_it_is():
