@@ -64,7 +64,7 @@ def test_every_mixer_is_recorded_in_results_exact():
     kept = store.read_records(RECORDED)[["workload", "arm"]].drop_duplicates()
     recorded = set(kept.itertuples(index=False, name=None))
     wanted = {(p.cell.workload, p.cell.arm) for pair in pairs for p in pair}
-    lacking = sorted(arm for workload, arm in wanted - recorded)
+    lacking = sorted({arm for workload, arm in wanted - recorded})
     words = "record all anew: rm -r results/exact && "
     words += "retnet-bench run exact --no-plot --out results/exact"
     assert not lacking, f"results/exact has no cell of {', '.join(lacking)}; {words}"
