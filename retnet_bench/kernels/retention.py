@@ -81,8 +81,8 @@ def _chunks(
     before, state = scan(increments, state, gamma_C.expand(-1, -1, increments.shape[2], 1, 1))
     del increments  # as large as the states
     inner = (q @ k.transpose(-1, -2)).mul_(D) @ v
-    cross = (q * xi) @ before.to(q.dtype)
-    return in_order(inner.add_(cross)), state
+    cross = q @ before.to(q.dtype)
+    return in_order(inner.addcmul_(cross, xi)), state
 
 
 def recurrent(
