@@ -86,7 +86,7 @@ def spread(arms: Any) -> Any:
     every = [name for name, given in arms.items() if _mixer(given) == EVERY]
     if len(every) > 1:
         raise ValueError(f"arms.{quoted(every[1])}: mixer {EVERY} is said in arms.{every[0]}, too")
-    found = {}
+    found: dict[Any, Any] = {}
     for name, given in arms.items():
         if name in every:
             found |= {mixer: given | {"mixer": mixer} for mixer in MIXERS if mixer not in arms}
