@@ -86,7 +86,7 @@ def checks(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Are our arms any good: training against the matmul rate, decode against bandwidth, peers."""
+    """Are our arms any good: every mixer against the matmul rate and the bandwidth, and peers."""
     install(session)
     session.run("python", "tests/bench/bench.py", *session.posargs)
 

@@ -110,11 +110,11 @@ def _inside(q: Tensor, k: Tensor, log_decay: Tensor | None, state: Tensor) -> _I
         gram, keys, *_ = channel_decay.within(wide, wide, g)
         return _Inside(scores, gram, queries, keys, to_end, torch.exp(total).mT)
     c = _by_chunk(log_decay[..., None].to(state.dtype), C).cumsum(1)  # (R, C, 1)
-    future = torch.ones(C, C, dtype=torch.bool, device=c.device).triu(1)
-    D = torch.exp((c - c.mT).masked_fill(future, float("-inf")))
+    # 1 above the diagonal, masked below: of -inf exp takes six times as long on CPU.
+    D = torch.exp((c - c.mT).tril_())
     from_start, to_end, total = torch.exp(c), torch.exp(c[:, -1:] - c), torch.exp(c[:, -1:])
     return _Inside(
-        scores=torch.bmm(q, k.mT) * D.to(q.dtype),
+        scores=(torch.bmm(q, k.mT) * D.to(q.dtype)).tril_(),
         gram=torch.bmm(wide, wide.mT) * D,
         queries=q * from_start.to(q.dtype),
         keys=wide * from_start,

@@ -80,9 +80,9 @@ def _chunks(
     increments = ((k * zeta).transpose(-1, -2) @ v).to(state.dtype)  # (B, H, T/C, d_k, d_v)
     before, state = scan(increments, state, gamma_C.expand(-1, -1, increments.shape[2], 1, 1))
     del increments  # as large as the states
-    inner = ((q @ k.transpose(-1, -2)) * D) @ v
-    cross = (q * xi) @ before.to(q.dtype)
-    return in_order(inner + cross), state
+    inner = (q @ k.transpose(-1, -2)).mul_(D) @ v
+    cross = q @ before.to(q.dtype)
+    return in_order(inner.addcmul_(cross, xi)), state
 
 
 def recurrent(

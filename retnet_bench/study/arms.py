@@ -73,6 +73,32 @@ class Arm(Layer):
         return given | {"mixer": HYBRID}
 
 
+EVERY = "every"
+"""As the mixer of an arm: it stands for one of each mixer there is."""
+
+
+def spread(arms: Any) -> Any:
+    """Arms as a file says them, where one whose mixer is `every` becomes one arm of each mixer,
+    called as the mixer, with the same settings. An arm of that name that stands beside it is left
+    as it is."""
+    if not isinstance(arms, dict):
+        return arms
+    every = [name for name, given in arms.items() if _mixer(given) == EVERY]
+    if len(every) > 1:
+        raise ValueError(f"arms.{quoted(every[1])}: mixer {EVERY} is said in arms.{every[0]}, too")
+    found: dict[Any, Any] = {}
+    for name, given in arms.items():
+        if name in every:
+            found |= {mixer: given | {"mixer": mixer} for mixer in MIXERS if mixer not in arms}
+        else:
+            found[name] = given
+    return found
+
+
+def _mixer(arm: Any) -> Any:
+    return arm.get("mixer") if isinstance(arm, dict) else None
+
+
 OF_PATTERN = ("layers", "family", "checkpoint")
 """Settings of an arm whose layers have a pattern."""
 

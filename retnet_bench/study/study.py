@@ -36,7 +36,7 @@ from retnet_bench.fields import (
     problem,
 )
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.study.arms import Arm
+from retnet_bench.study.arms import Arm, spread
 from retnet_bench.workloads.settings import EVERY
 
 MAX_CELLS = 10_000
@@ -136,10 +136,16 @@ class Study(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _paper_claims(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or "claims" not in given:
+    def _written_out(cls, given: Any) -> Any:
+        """The paper's claims and `every` mixer's arms, where the study names them in short."""
+        if not isinstance(given, dict):
             return given
-        return given | {"claims": claims.filled_in(given["claims"], given.get("figures"))}
+        given = dict(given)
+        if "arms" in given:
+            given["arms"] = spread(given["arms"])
+        if "claims" in given:
+            given["claims"] = claims.filled_in(given["claims"], given.get("figures"))
+        return given
 
     @property
     def n_cells(self) -> int:

@@ -4,6 +4,7 @@ bandwidth, chunkwise retention against flash attention, and all of it against ot
     python tests/bench/bench.py                                   # all but the peers
     python tests/bench/bench.py --tables mixers --mixers gla      # one mixer against the machine
     python tests/bench/bench.py --tables peers peer_kernels --fetch
+    python tests/bench/bench.py --tables peer_kernels --kernels delta_chunkwise --fla PATH
     python tests/bench/bench.py --tables peers --torchscale PATH --nanogpt PATH
     python tests/bench/bench.py --tables train --sizes 25M --batches 1
 
@@ -30,7 +31,7 @@ import peers
 import torch
 from every_mixer import every_mixer
 from machine import matmul_steps, stream_steps
-from peer_kernels import peer_kernels
+from peer_kernels import peer_kernels, with_rival
 from rich.console import Console
 from rich.table import Table
 from timing import Steps, fastest, interleaved, milliseconds, rate, speed_ratio, table, text
@@ -75,6 +76,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     default = ["mixers", "train", "decode", "kernels"]
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=default)
     parser.add_argument("--mixers", nargs="+", choices=list(MIXERS), default=list(MIXERS))
+    parser.add_argument("--kernels", nargs="+", choices=with_rival(), default=with_rival())
     parser.add_argument("--sizes", nargs="+", default=["3M", "25M"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--family", default="paper", choices=("paper", "modern"))

@@ -184,7 +184,7 @@ def peer_kernels(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table
         return
     protocol = replace(protocol, warmup_max_s=0.5)
     checkouts = {OPTIONS[option].name: path for option, path in here.items()}
-    rivals = [rival for rival in RIVALS if rival.peer.name in checkouts]
+    rivals = [r for r in RIVALS if r.peer.name in checkouts and r.kernel in args.kernels]
     rows = [
         _row(rival, checkouts[rival.peer.name], shape, protocol)
         for rival in rivals
@@ -203,11 +203,15 @@ def peer_kernels(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table
     yield table(title, columns, rows)
 
 
+def with_rival() -> list[str]:
+    """Our kernels that stand in some row."""
+    return list(dict.fromkeys(rival.kernel for rival in RIVALS))
+
+
 def without_rival() -> list[str]:
     """Our plain chunkwise kernels that stand in no row."""
-    known = {rival.kernel for rival in RIVALS}
     ours = ((n, k) for n, k in KERNELS.items() if k.form == "chunkwise" and k.package is None)
-    return [name for name, _ in ours if name not in known]
+    return [name for name, _ in ours if name not in with_rival()]
 
 
 def _row(

@@ -22,7 +22,8 @@ def run(monkeypatch, capsys):
     """The bench with one other table; returns exit code and what it said."""
     other = {"train": lambda *_: [Table("the rest")], "peers": bench.peer_models}
     monkeypatch.setattr(bench, "TABLES", other)
-    monkeypatch.setattr(bench.torch, "set_num_threads", lambda _: None)
+    for setting in ("set_num_threads", "set_flush_denormal"):  # of the whole process
+        monkeypatch.setattr(bench.torch, setting, lambda _: None)
 
     def call(*words: str) -> tuple[int, list[str], str]:
         code = bench.main(["--tables", "peers", "train", *words])

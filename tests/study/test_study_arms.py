@@ -1,0 +1,70 @@
+"""An arm of every mixer, said in one line; the study `exact`, which has one so that no mixer is
+forgotten."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes import cells
+from fakes.causal_mean import CausalMean
+
+from retnet_bench.base import UserError
+from retnet_bench.models import MIXERS
+from retnet_bench.results import store
+from retnet_bench.study import plan
+from retnet_bench.study import study as studies
+
+RECORDED = Path(__file__).parents[2] / "results" / "exact"
+OURS = [name for name, mixer in MIXERS.items() if mixer.__module__.startswith("retnet_bench.")]
+
+
+def parsed(**arms) -> studies.Study:
+    text = yaml.safe_dump(cells.study(arms=arms), sort_keys=False)
+    return studies.parse(studies.Source(Path("s.yaml"), text))
+
+
+def test_every_is_an_arm_of_each_mixer_with_the_same_settings(monkeypatch):
+    monkeypatch.setitem(MIXERS._items, "mean", CausalMean)
+    study = parsed(first={"mixer": "attention"}, each={"mixer": "every", "family": "modern"})
+    assert list(study.arms) == ["first", *MIXERS]
+    assert study.arms["mean"].mixer == "mean"
+    each = [arm for name, arm in study.arms.items() if name != "first"]
+    assert [arm.mixer for arm in each] == list(MIXERS)
+    assert {arm.family for arm in each} == {"modern"}
+    assert study.n_cells == 2 * (1 + len(MIXERS))
+
+
+def test_an_arm_that_stands_beside_it_is_left_as_it_is():
+    study = parsed(each={"mixer": "every"}, gla={"mixer": "attention"})
+    assert study.arms["gla"].mixer == "attention"
+    assert sorted(study.arms) == sorted(MIXERS)
+
+
+def test_a_setting_that_some_mixer_does_not_read_is_refused_by_its_name():
+    with pytest.raises(UserError, match=r"arms\.attention\.chunk: mixer attention does not read"):
+        parsed(each={"mixer": "every", "chunk": 16})
+
+
+def test_every_is_said_once():
+    with pytest.raises(UserError, match=r"arms\.b: mixer every is said in arms\.a, too"):
+        parsed(a={"mixer": "every"}, b={"mixer": "every", "family": "modern"})
+
+
+def test_every_mixer_can_run_in_the_exact_study():
+    pairs = plan.make(studies.load("exact")[0])
+    for pair in pairs:
+        assert {p.cell.mixer for p in pair} >= {*OURS, "hybrid"}
+        assert [(p.cell.arm, p.unsupported) for p in pair if p.unsupported] == []
+
+
+def test_every_mixer_is_recorded_in_results_exact():
+    pairs = plan.make(studies.load("exact")[0])
+    kept = store.read_records(RECORDED)[["workload", "arm"]].drop_duplicates()
+    recorded = set(kept.itertuples(index=False, name=None))
+    wanted = {(p.cell.workload, p.cell.arm) for pair in pairs for p in pair}
+    lacking = sorted({arm for workload, arm in wanted - recorded})
+    words = "record all anew: rm -r results/exact && "
+    words += "retnet-bench run exact --no-plot --out results/exact"
+    assert not lacking, f"results/exact has no cell of {', '.join(lacking)}; {words}"
