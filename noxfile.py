@@ -65,14 +65,16 @@ def run_lint(session: nox.Session) -> None:
 
 @nox.session
 def gate(session: nox.Session) -> None:
-    """The figures that must not change, against those in results/exact."""
+    """The figures that must not change, against those in results/exact and exact_mixers."""
     install(session)
     run_gate(session)
 
 
 def run_gate(session: nox.Session) -> None:
-    session.run("retnet-bench", "run", "exact", "--fresh", "--no-plot", silent=True)
-    session.run("retnet-bench", "check", "runs/exact", "--baseline", "results/exact", "--exact")
+    for study in ("exact", "exact_mixers"):
+        baseline = ("--baseline", f"results/{study}", "--exact")
+        session.run("retnet-bench", "run", study, "--fresh", "--no-plot", silent=True)
+        session.run("retnet-bench", "check", f"runs/{study}", *baseline)
 
 
 @nox.session

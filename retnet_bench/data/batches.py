@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tokenizers as hf
 
 from retnet_bench.base import UserError
+from retnet_bench.data.cache import cache_folder, found, keep
 from retnet_bench.data.corpus import Corpus, Document, Split
 from retnet_bench.data.tokenizers import Tokenizer, count_words, pieces
+from retnet_bench.files import NotWritten
 
 if TYPE_CHECKING:
     import torch
+
+# Part of the name of what is kept: raise it when `_encode` changes.
+RECIPE = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +43,11 @@ class ScoredDocument:
         return len(self.ids) - 1
 
 
-def documents(corpus: Corpus, split: Split, tokenizer: Tokenizer) -> list[ScoredDocument]:
-    """The split's documents, whole, in stable order; UserError if there is no text to score."""
+def documents(
+    corpus: Corpus, split: Split, tokenizer: Tokenizer, most: int | None = None
+) -> list[ScoredDocument]:
+    """The split's documents, the first `most` or all, whole, in stable order; UserError if there is
+    no text to score."""
     return [
         ScoredDocument(
             name=document.name,
@@ -45,7 +55,7 @@ def documents(corpus: Corpus, split: Split, tokenizer: Tokenizer) -> list[Scored
             n_bytes=len(document.text.encode("utf-8")),
             n_words=count_words(document.text),
         )
-        for document in corpus.documents(split)
+        for document in corpus.documents(split)[:most]
     ]
 
 
@@ -53,10 +63,20 @@ def documents(corpus: Corpus, split: Split, tokenizer: Tokenizer) -> list[Scored
 def encode_split(corpus: Corpus, split: Split, tokenizer: Tokenizer) -> np.ndarray:
     """The split as one stream: (N,) int32, read-only, each document behind its <bos>.
 
-    UserError if corpus or tokenizer are not for text.
+    Every cell of a study reads the same stream, each in a process of its own: it is kept in the
+    cache folder, if that can be written. UserError if corpus or tokenizer are not for text.
     """
-    stream = np.concatenate(list(_runs(corpus.documents(split), tokenizer)))
+    texts = corpus.documents(split)
+    name = f"ids-{corpus.checksum[:32]}-{split}-{tokenizer.checksum[:32]}-{tokenizer.bos_id}"
+    path = cache_folder() / f"{name}-tokenizers-{hf.__version__}-recipe-{RECIPE}"
+
+    with suppress(OSError):
+        if (kept := found(path)) is not None:
+            return np.frombuffer(kept, dtype=np.int32)
+    stream = np.concatenate(list(_runs(texts, tokenizer)))
     stream.flags.writeable = False
+    with suppress(OSError, NotWritten):
+        keep(path, stream.tobytes())
     return stream
 
 

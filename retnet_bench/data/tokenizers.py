@@ -17,7 +17,7 @@ import numpy as np
 import tokenizers as hf
 
 from retnet_bench.base import Registry, UserError, quoted
-from retnet_bench.data.cache import CACHE_VARIABLE, cache_folder, replace
+from retnet_bench.data.cache import CACHE_VARIABLE, cache_folder, kept
 from retnet_bench.data.corpus import Corpus
 
 # Part of the cache key: raise it when `_train` changes what it learns.
@@ -178,31 +178,14 @@ def _train(texts: Iterable[str], vocab_size: int, corpus_name: str) -> str:
 
 
 def _cached(path: Path, make: Callable[[], str]) -> str:
-    """The text kept at `path`, made and kept if it is missing or not what its sidecar says."""
+    """As `cache.kept`, of text. UserError: the cache can't be read or written."""
     try:
-        text = _read_checked(path)
-        if text is None:
-            text = make()
-            replace(path, text.encode())
-            replace(_sidecar(path), _sha256(text).encode())
+        return kept(path, lambda: make().encode()).decode()
     except OSError as error:
         raise UserError(
             f'cannot use the tokenizer cache "{path.parent}": {error.strerror}; '
             f"set {CACHE_VARIABLE} to a writable folder"
         ) from error
-    return text
-
-
-def _read_checked(path: Path) -> str | None:
-    if not path.is_file() or not _sidecar(path).is_file():
-        return None
-    data = path.read_bytes()
-    stated = _sidecar(path).read_bytes()
-    return data.decode() if hashlib.sha256(data).hexdigest().encode() == stated else None
-
-
-def _sidecar(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
 
 
 TOKENIZERS.add("byte", TokenizerEntry("UTF-8 bytes and <bos>: 257 ids", _load_byte))

@@ -44,7 +44,7 @@ class Perplexity(Learning):
         self.bos = tokenizer.bos_id if self.recipe.bos_windows else None
         scored = load_corpus(cell.score_corpus) if cell.score_corpus else corpus
         split: Split = "valid" if scored.documents("valid") else "test"
-        self.held_out = documents(scored, split, tokenizer)[: cell.documents]
+        self.held_out = documents(scored, split, tokenizer, cell.documents)
         scoring.check_contexts(self.held_out, cell.contexts or ())
         self.stream = encode_split(corpus, "train", tokenizer)
         windows = count_windows(self.stream, cell.length)

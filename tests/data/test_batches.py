@@ -3,8 +3,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -49,6 +51,43 @@ def test_stream_is_bos_and_document_in_order() -> None:
     assert stream.tolist() == [256, 97, 98, 256, 99]
     assert not stream.flags.writeable
     assert encode_split(corpus("ab", "c"), "train", BYTE) is stream
+
+
+def test_a_stream_is_encoded_once_by_all_processes(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("RETNET_BENCH_CACHE", str(tmp_path))
+    first = encode_split.__wrapped__(corpus("once"), "train", BYTE)
+
+    def refuse(_: str) -> NoReturn:
+        raise AssertionError("encoded again")
+
+    blind = replace(BYTE, encode=refuse)
+    again = encode_split.__wrapped__(corpus("once"), "train", blind)
+    assert again.tolist() == first.tolist() == [256, *b"once"]
+    assert again.dtype == np.int32
+    assert not again.flags.writeable
+    others = [(corpus("twice"), "train", blind), (corpus("once"), "valid", blind)]
+    for other in [*others, (corpus("once"), "train", replace(blind, checksum="0" * 64))]:
+        with pytest.raises(AssertionError, match="encoded again"):
+            encode_split.__wrapped__(*other)
+
+
+def test_a_stream_that_was_damaged_on_disk_is_encoded_anew(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("RETNET_BENCH_CACHE", str(tmp_path))
+    encode_split.__wrapped__(corpus("ab"), "train", BYTE)
+    [kept] = [path for path in tmp_path.glob("ids-*") if path.suffix != ".sha256"]
+    kept.write_bytes(kept.read_bytes()[:-4])
+    assert encode_split.__wrapped__(corpus("ab"), "train", BYTE).tolist() == [256, 97, 98]
+
+
+def test_a_stream_needs_no_cache(monkeypatch, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RETNET_BENCH_CACHE", str(tmp_path / "file" / "cache"))
+    assert encode_split.__wrapped__(corpus("ab"), "train", BYTE).tolist() == [256, 97, 98]
+
+
+def test_the_first_documents_only() -> None:
+    both = make_corpus("two", "", "", {"valid": [Document("a", "1"), Document("b", "2")]})
+    assert [d.name for d in documents(both, "valid", BYTE, 1)] == ["a"]
 
 
 def test_long_documents_are_encoded_whole() -> None:

@@ -17,6 +17,7 @@ SHIPPED = (
     "gate",
     "context",
     "exact",
+    "exact_mixers",
     "train_throughput",
     "scaling",
 )

@@ -1,4 +1,4 @@
-"""An arm of every mixer, said in one line; the study `exact`, which has one so that no mixer is
+"""An arm of every mixer, said in one line; the study `exact_mixers`, which has one so that no mixer is
 forgotten."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from retnet_bench.results import store
 from retnet_bench.study import plan
 from retnet_bench.study import study as studies
 
-RECORDED = Path(__file__).parents[2] / "results" / "exact"
+RECORDED = Path(__file__).parents[2] / "results" / "exact_mixers"
 OURS = [name for name, mixer in MIXERS.items() if mixer.__module__.startswith("retnet_bench.")]
 
 
@@ -52,19 +52,19 @@ def test_every_is_said_once():
         parsed(a={"mixer": "every"}, b={"mixer": "every", "family": "modern"})
 
 
-def test_every_mixer_can_run_in_the_exact_study():
-    pairs = plan.make(studies.load("exact")[0])
+def test_every_mixer_can_run_in_the_study_of_exact_figures():
+    pairs = plan.make(studies.load("exact_mixers")[0])
     for pair in pairs:
         assert {p.cell.mixer for p in pair} >= {*OURS, "hybrid"}
         assert [(p.cell.arm, p.unsupported) for p in pair if p.unsupported] == []
 
 
-def test_every_mixer_is_recorded_in_results_exact():
-    pairs = plan.make(studies.load("exact")[0])
+def test_every_mixer_is_recorded():
+    pairs = plan.make(studies.load("exact_mixers")[0])
     kept = store.read_records(RECORDED)[["workload", "arm"]].drop_duplicates()
     recorded = set(kept.itertuples(index=False, name=None))
     wanted = {(p.cell.workload, p.cell.arm) for pair in pairs for p in pair}
     lacking = sorted({arm for workload, arm in wanted - recorded})
-    words = "record all anew: rm -r results/exact && "
-    words += "retnet-bench run exact --no-plot --out results/exact"
-    assert not lacking, f"results/exact has no cell of {', '.join(lacking)}; {words}"
+    words = "record all anew: rm -r results/exact_mixers && "
+    words += "retnet-bench run exact_mixers --no-plot --out results/exact_mixers"
+    assert not lacking, f"results/exact_mixers has no cell of {', '.join(lacking)}; {words}"

@@ -144,7 +144,7 @@ def test_small_studies_quote_the_paper_studies_numbers():
     assert said["memory_less"] == decode["memory_less"]
 
 
-TOOLS = ("gpu_check", "gate", "exact", "learning_rate", "recall")
+TOOLS = ("gpu_check", "gate", "exact", "exact_mixers", "learning_rate", "recall")
 """Studies that ask nothing of the paper."""
 
 
