@@ -110,7 +110,8 @@ def _kept(folder: Path) -> Iterator[Path]:
 
 
 def _fill(copy: Path, study: Study, records: pd.DataFrame) -> dict[str, str]:
-    """Put beside study and records what follows from them; returns what can't be had, and why."""
+    """Put beside study and records what follows from them; returns what is not
+    available, and why."""
     found, texts = contents.findings(copy, records), texts_of(records)
     undrawn = contents.draw(study.figures, records, found, copy / contents.FIGURES)
     for name, text in (

@@ -26,7 +26,7 @@ def list_(
         ),
     ] = None,
 ) -> None:
-    """List what there is to choose from; for kernels also why one can't be had here."""
+    """List what there is to choose from; for kernels also why one is not available here."""
     from retnet_bench.catalogue.lists import listing
 
     for part in listing(what):

@@ -73,7 +73,8 @@ Pair = list[Planned]
 
 def make(study: Study) -> list[Pair]:
     """Every pair of the study, in its order. Raises UserError for names nobody knows, settings that
-    no workload reads, and for a corpus or tokenizer that can't be had."""
+    no workload reads, arms that exist at none of their sizes, and for a corpus or tokenizer that
+    is not available."""
     for arm in study.arms.values():
         _check_names(arm)
     _check_read(study)
@@ -83,7 +84,25 @@ def make(study: Study) -> list[Pair]:
         if planned.cell.cell_id in seen:
             raise UserError(f"the study lists one cell twice: {planned.cell.name}")
         seen.add(planned.cell.cell_id)
+    for name in study.arms:
+        _check_exists(name, [p for pair in pairs for p in pair if p.cell.arm == name])
     return pairs
+
+
+def _check_exists(arm: str, cells: list[Planned]) -> None:
+    """UserError for an arm without a model in any of its cells. Where only some sizes have none,
+    those cells are recorded as unsupported."""
+    reasons = []
+    for planned in cells:
+        if planned.unsupported is None:
+            return
+        try:
+            planned.cell.matched()
+            return
+        except UserError as error:
+            reasons.append(str(error))
+    if reasons:
+        raise UserError(f"arms.{arm}: {reasons[0]}")
 
 
 def _check_names(arm: Arm) -> None:

@@ -69,7 +69,7 @@ class Learning(Train):
 
     @abstractmethod
     def load(self) -> None:
-        """Have what is learned from and what is scored. UserError where it can't be had."""
+        """Have what is learned from and what is scored. UserError where it is not available."""
 
     @abstractmethod
     def batches_from(self, start: int) -> Iterator[Batch]:

@@ -13,7 +13,7 @@ MODES = ("eager", "compile", "cudagraph")
 
 
 def why_not(mode: str, device: str) -> str | None:
-    """Why the mode can't be had on the device, or None."""
+    """Why the mode is not available on the device, or None."""
     if mode == "cudagraph" and not device.startswith("cuda"):
         return "mode cudagraph needs a CUDA device"
     return None

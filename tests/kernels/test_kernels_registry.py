@@ -1,4 +1,4 @@
-"""The table of kernels: why a kernel can't be had, and which one is preferred."""
+"""The table of kernels: why a kernel is not available, and which one is preferred."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""An arm of every mixer, said in one line; the study `exact_mixers`, which has one so that no mixer is
-forgotten."""
+"""An arm of every mixer, said in one line; the study `exact_mixers`, which has one of each so that
+none is forgotten."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -240,8 +241,6 @@ def test_settings_of_other_workloads_do_not_split_cells(load):
     [
         (put("arms.retnet.kernel", "fla"), ["kernel fla: needs cuda", None]),
         (put("fixed.mode", "cudagraph"), ["mode cudagraph needs a CUDA device"] * 2),
-        (put("arms.retnet.head_dim", 24), ["head_dim 24 does not divide the width 64", None]),
-        (put("arms.transformer.head_dim", 1), [None, "key head dimension 1 is odd"]),
         (
             put("workloads", [{"workload": "decode", "fixed": {"length": 16}}]),
             ["decode needs a length above 16"] * 2,
@@ -256,13 +255,41 @@ def test_what_cannot_run_here_is_planned_with_its_reason(load, content, reasons)
         assert bool(planned.unsupported) == bool(reason)
 
 
+@pytest.mark.parametrize(
+    ("arm", "fixed", "message"),
+    [
+        ({"mixer": "retention", "head_dim": 24}, {}, "head_dim 24 does not divide the width 64"),
+        ({"mixer": "attention", "head_dim": 1}, {}, "key head dimension 1 is odd"),
+        ({"mixer": "attention", "kv_heads": 3}, {}, "kv_heads 3 does not divide the "),
+        (
+            {"mixer": "h3"},
+            {"match": "state"},
+            "h3 at size 0.1M can't be matched by state: the",
+        ),
+    ],
+)
+def test_an_arm_that_exists_at_no_size_of_the_study_is_refused(load, arm, fixed, message):
+    made = cells.study(arms={"odd": arm}, fixed=cells.study()["fixed"] | fixed)
+    with pytest.raises(UserError, match=rf"arms\.odd: {re.escape(message)}"):
+        plan.make(load(made))
+
+
+def test_an_arm_that_exists_at_one_size_is_unsupported_at_the_others(load):
+    made = put("arms.retnet.head_dim", 48)
+    made["workloads"][0]["axes"] = {"size": ["0.1M", "0.4M"]}
+    del made["fixed"]["size"]
+    small, large = (pair[0].unsupported for pair in plan.make(load(made)))
+    assert small == "head_dim 48 does not divide the width 64; choose one of 8, 16, 32, 64"
+    assert large is None
+
+
 def test_arms_that_cannot_be_matched_are_refused_with_the_residual(load):
     """Eq. 5's quadratic term alone costs more than the whole Transformer at this length."""
     made = put("arms.retnet", {"mixer": "retention", "kernel": "parallel"})
     made["fixed"] |= {"match": "train_flops", "length": 4096}
     del made["workloads"][0]["fixed"]
-    (retnet, _), *_ = plan.make(load(made))
-    assert "can't be matched by train_flops: +38.0% remains" in (retnet.unsupported or "")
+    with pytest.raises(UserError, match=r"can't be matched by train_flops: \+38\.0% remains"):
+        plan.make(load(made))
 
 
 # --- what ships --------------------------------------------------------------------------------

@@ -160,17 +160,8 @@ def test_what_the_user_says_of_the_heads_stays():
 
 
 def test_a_pattern_has_no_state_to_match():
-    (hybrid,) = plan.make(
-        studies.parse(
-            studies.Source(
-                Path("s.yaml"),
-                yaml.safe_dump(
-                    cells.study(
-                        arms={"h": HYBRID},
-                        fixed={**cells.study()["fixed"], "match": "state"},
-                    )
-                ),
-            )
-        )
-    )[0]
-    assert hybrid.unsupported == "match: state takes one mixer an arm, not a pattern of layers"
+    text = yaml.safe_dump(
+        cells.study(arms={"h": HYBRID}, fixed={**cells.study()["fixed"], "match": "state"})
+    )
+    with pytest.raises(UserError, match=r"arms\.h: match: state takes one mixer an arm, not a"):
+        plan.make(studies.parse(studies.Source(Path("s.yaml"), text)))

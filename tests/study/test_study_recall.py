@@ -46,11 +46,10 @@ def test_what_is_said_reaches_the_cells_and_the_tokens_are_the_task_s_own():
     assert mixers == ["gated_conv", "retention", "gated_conv", "attention"]
 
 
-def test_an_arm_that_has_no_heads_is_unsupported_where_they_are_asked_for():
+def test_an_arm_that_has_no_heads_is_refused_where_they_are_asked_for():
     arms = ARMS | {"conv": {"mixer": "gated_conv"}}
-    found = {p.cell.arm: p for p in planned(arms, key_dim=16)}
-    assert found["retention"].unsupported is None
-    assert "no option head_dim" in str(found["conv"].unsupported)
+    with pytest.raises(UserError, match=r"arms\.conv: mixer gated_conv has no option head_dim"):
+        planned(arms, key_dim=16)
 
 
 @pytest.mark.parametrize(

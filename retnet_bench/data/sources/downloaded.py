@@ -50,7 +50,8 @@ def is_kept(part: Part) -> bool:
 def get(part: Part) -> bool:
     """Get the part unless it is here and whole; True if it was got now.
 
-    UserError, and nothing kept, if it can't be had or its documents are not those it should hold.
+    UserError, and nothing kept, if it is not available or its documents are not those it
+    should hold.
     """
     if _read(part) is not None:
         return False

@@ -65,7 +65,7 @@ class Link:
 
 def fetch(name: str, version: str, sha256: str, folder: Path) -> Path:
     """The project's file of that sha256, put into `folder`. UserError, and nothing written, if it
-    can't be had."""
+    is not available."""
     settings, why = settings_of_pip(), []
     for place in places(name, settings):
         try:
@@ -186,8 +186,8 @@ class _Anchors(HTMLParser):
 
 
 def read(url: str, most: int, settings: PipSettings) -> bytes:
-    """What is at a URL of http, https or file. OSError or UserError if it can't be had, ValueError
-    if it is more than `most` bytes."""
+    """What is at a URL of http, https or file. OSError or UserError if it is not available,
+    ValueError if it is more than `most` bytes."""
     path = _local(url)
     if path is not None:
         return read_bytes(path, most)
