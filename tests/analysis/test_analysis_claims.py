@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden.records import blocks, decode, document, failure, frame, record
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retnet_bench.analysis.statistics.intervals import Interval
@@ -259,7 +259,6 @@ def test_the_verdict_comes_from_the_ends(comparison, verdicts):
     assert tuple(found) == verdicts
 
 
-@settings(deadline=None)
 @given(bound=st.floats(-10, 10), low=st.floats(-10, 10), width=st.floats(0, 5))
 def test_at_least_and_at_most_never_both_fail(bound, low, width):
     made = claim("ratio", TRAIN, "train_step_s").model_dump(exclude={"at_least"})

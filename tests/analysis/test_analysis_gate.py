@@ -281,7 +281,7 @@ def test_rows_stand_worst_first():
 ends = st.floats(0.5, 2.0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(parts=st.tuples(ends, ends, ends), tau=st.floats(0.001, 0.3), n=st.integers(4, 40))
 def test_a_pass_always_excludes_the_limit_and_a_regression_always_lies_above_the_floor(
     parts, tau, n

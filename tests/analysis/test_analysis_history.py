@@ -139,7 +139,7 @@ def test_one_outlier_is_no_step():
     assert steps_in(values) == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(-5, 5), st.integers(2, 8), st.floats(0.01, 2))
 def test_noiseless_steps_are_exact_at_any_level(level, at, size):
     values = np.full(10, level)

@@ -15,7 +15,7 @@ LENGTHS = np.array([250.0, 500, 1000, 2000, 4000])
 positive = st.floats(1e-3, 1e3)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(p=st.floats(-3, 3), scale=positive, unit=positive)
 def test_the_exponent_of_a_power_law_is_exact_in_any_unit(p, scale, unit):
     costs = scale * np.array([LENGTHS**p, 1.1 * LENGTHS**p, 0.9 * LENGTHS**p, LENGTHS**p])
@@ -42,7 +42,7 @@ def law(at, n=4):
     return (LENGTHS / at) * drift, (LENGTHS / at) ** 2 * drift
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(at=st.floats(260, 3900))
 def test_the_overtaking_of_power_laws_is_where_they_are_equal(at):
     assert last_crossover(LENGTHS, *law(at))[:3] == pytest.approx([at] * 3)

@@ -53,7 +53,7 @@ def test_points_must_have_scored_the_same_documents():
         draw([scores(0.0), Scores(np.ones((1, 3)), np.ones(3))])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(2, 6), st.floats(0.001, 0.5))
 def test_a_mean_over_seeds_has_student_s_interval(n, sd):
     levels = 2 + sd * np.random.default_rng(n).standard_normal(n)

@@ -31,7 +31,7 @@ def budgets() -> pd.DataFrame:
     return frame(scored.scaling(budgets=(250_000, 500_000, 1_000_000, 2_000_000)))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.floats(0.5, 3.0), st.floats(0.3, 3.0), st.floats(0.1, 0.8))
 def test_exact_losses_give_the_law_back(floor, scale, alpha):
     found = fit(N, floor + scale * (N / 1e6) ** -alpha, n=1)

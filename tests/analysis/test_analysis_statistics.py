@@ -200,7 +200,7 @@ def test_intervals_of_8_lognormal_blocks_cover_the_truth(n_processes):
     assert 0.90 <= hits / trials <= 0.99
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     a=st.lists(st.floats(0.1, 10), min_size=4, max_size=9),
     b=st.lists(st.floats(0.1, 10), min_size=4, max_size=9),

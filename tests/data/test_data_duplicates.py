@@ -35,14 +35,13 @@ def naive_share(a: str, b: str) -> float:
     return len(ours & theirs) / max(1, min(len(ours), len(theirs)))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(1, 3))
 def test_as_many_runs_as_there_are_different_ones(words: int, vocabulary: int) -> None:
     text = " ".join(f"w{i % vocabulary}" for i in range(words))
     assert len(runs(text)) == len(naive_runs(text))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 90)), min_size=2, max_size=6),
     st.integers(0, 90),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retnet_bench.base import UserError
 from retnet_bench.data.mqar import SLOT_POWER, Mqar, Queries
 
-QUICK = settings(deadline=None, max_examples=60)
+QUICK = settings(max_examples=60)
 
 
 @st.composite

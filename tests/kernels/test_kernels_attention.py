@@ -42,7 +42,7 @@ def inputs(T, S, H=2, d=8, dtype=torch.float64, seed=0, kv_heads=None):
 
 
 @pytest.mark.parametrize("run", RUNS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(T=st.integers(1, 40), before=st.integers(0, 30), H=st.integers(1, 3), d=st.integers(1, 12))
 def test_whole_sequences_equal_softmax_written_out(run, T, before, H, d):
     q, k, v = inputs(T, T + before, H, d, seed=T)
@@ -50,7 +50,7 @@ def test_whole_sequences_equal_softmax_written_out(run, T, before, H, d):
 
 
 @pytest.mark.parametrize("run", RUNS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     T=st.integers(1, 150),
     before=st.integers(0, 60),
@@ -88,7 +88,7 @@ def test_the_compiler_takes_a_window_whole():
     assert relative(run(q, k, v, 20), by_hand(q, k, v, 20)) < 1e-12
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 300), st.integers(1, 200), st.sampled_from([None, 1, 2]))
 @example(200, 200, None)
 @example(201, 200, 1)

@@ -71,7 +71,7 @@ strengths = st.sampled_from([0.0, 0.1, 3.0, 60.0])
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(case=cases, strength=strengths)
 @example(case=replace(SMALL, length=16), strength=3.0)  # a whole number of chunks
 @example(case=replace(SMALL, length=8), strength=3.0)  # exactly one
@@ -85,7 +85,7 @@ def test_each_form_is_the_sum_written_out(form, case, strength):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(case=cases, cut=st.floats(0, 1), strength=strengths)
 def test_two_calls_equal_one_and_leave_the_given_state_alone(form, case, cut, strength):
     inputs, state = tensors(case, strength=strength)
@@ -95,7 +95,7 @@ def test_two_calls_equal_one_and_leave_the_given_state_alone(form, case, cut, st
     assert state is None or torch.equal(state, kept)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(case=cases, strength=strengths)
 def test_steps_equal_recurrent_and_update_the_state_in_place(case, strength):
     inputs, state = tensors(replace(case, stateful=True), strength=strength)

@@ -25,7 +25,7 @@ EACH = pytest.mark.parametrize("case", [SMALL, UNGATED, CHANNEL], ids=["head", "
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(case=cases)
 @example(case=replace(SMALL, length=16))  # a whole number of chunks
 @example(case=replace(SMALL, length=9))  # one row more: the state is that of the last real row
@@ -45,7 +45,7 @@ def test_each_form_is_the_product_of_its_transitions(form, case):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(case=cases, cut=st.floats(0, 1))
 def test_parts_then_steps_equal_one_call_and_leave_the_given_state_alone(form, case, cut):
     q, k, v, beta, decay, state = case.tensors()

@@ -72,7 +72,7 @@ def by_definition(q, k, v, f, parts):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     T=st.integers(1, 80),
     heads=st.integers(1, 3),
@@ -89,7 +89,7 @@ def test_each_form_is_its_definition(form, T, heads, p, states):
     assert form is h3.recurrent or state is None  # training asks for no state
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(T=st.integers(2, 150), cut=st.floats(0, 1), states=st.sampled_from([2, 16]))
 @example(T=130, cut=0.5, states=16)
 @example(T=130, cut=0.01, states=16)  # fewer keys than the shift remembers

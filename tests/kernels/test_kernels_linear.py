@@ -73,7 +73,7 @@ def written_out(inputs, state, eps=linear.EPS):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(case=cases, turned=st.booleans())
 @example(case=replace(SMALL, length=16), turned=True)  # a whole number of chunks
 @example(case=replace(SMALL, length=8), turned=False)  # exactly one
@@ -86,7 +86,7 @@ def test_each_form_is_the_average_written_out(form, case, turned):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(case=cases, cut=st.floats(0, 1), turned=st.booleans())
 def test_two_calls_equal_one_and_leave_the_given_state_alone(form, case, cut, turned):
     inputs, state = tensors(case, turned)
@@ -97,7 +97,7 @@ def test_two_calls_equal_one_and_leave_the_given_state_alone(form, case, cut, tu
     assert state is None or torch.equal(state.keys, kept.keys)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(case=cases, turned=st.booleans())
 def test_steps_equal_recurrent_and_update_the_state_in_place(case, turned):
     inputs, state = tensors(replace(case, stateful=True), turned)

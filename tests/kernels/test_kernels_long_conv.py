@@ -30,7 +30,7 @@ def by_hand(z, h):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(S=st.integers(1, 40), rows=st.integers(1, 40), d=st.integers(1, 4), longer=st.integers(0, 9))
 @example(S=1, rows=1, d=1, longer=0)
 def test_each_form_is_the_sum_written_out(form, S, rows, d, longer):
@@ -108,7 +108,7 @@ def cache(z, capacity):
     return held
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(S=st.integers(1, 30), position=st.integers(0, 29), batch=st.integers(1, 3))
 def test_a_step_is_a_row_of_the_whole(S, position, batch):
     position = min(position, S - 1)

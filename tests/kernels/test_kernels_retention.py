@@ -18,7 +18,7 @@ SMALL = Case(2, 23, 2, 4, 6, 8, stateful=True, seed=0)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(case=cases)
 @example(case=replace(SMALL, length=16))  # a whole number of chunks
 @example(case=replace(SMALL, length=8))  # exactly one
@@ -35,7 +35,7 @@ def test_each_form_is_equation_5(form, case):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(case=cases, cut=st.floats(0, 1))
 def test_chained_calls_equal_one_call_and_leave_the_given_state_alone(form, case, cut):
     q, k, v, decay, state = case.tensors()
@@ -53,7 +53,7 @@ def test_chained_calls_equal_one_call_and_leave_the_given_state_alone(form, case
     assert state is None or torch.equal(state, given_state)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(case=cases)
 def test_steps_equal_recurrent_and_update_the_state_in_place(case):
     q, k, v, decay, _ = case.tensors()

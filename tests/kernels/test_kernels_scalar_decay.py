@@ -112,7 +112,7 @@ def minimal_ssd(x, log_decay, B, C, block):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(case=cases)
 @example(case=EDGES[0])
 @example(case=EDGES[1])
@@ -150,7 +150,7 @@ def test_a_constant_decay_is_retention(form):
         assert relative(a, b) < EXACT
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(case=cases, cut=st.floats(0, 1))
 def test_a_prompt_in_two_parts_then_steps_equals_the_whole(case, cut):
     q, k, v, g, state = replace(case, stateful=True).tensors()
@@ -251,7 +251,7 @@ def test_scores_are_made_once_for_a_group_and_keys_are_not_repeated():
     assert max(seen) == 64 * 16 * 8, "the scores: 8 for each token and head"
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(case=cases)
 @example(case=Case(24))
 @example(case=Case(8, stateful=False))

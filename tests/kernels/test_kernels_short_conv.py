@@ -37,7 +37,7 @@ def by_hand(x, weight, bias, state):
 
 
 @pytest.mark.parametrize("silu", [False, True])
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(**SHAPES, stateful=st.booleans())
 @example(T=1, C=3, k=4, stateful=True)
 @example(T=2, C=3, k=4, stateful=False)  # the state is longer than what there was
@@ -51,7 +51,7 @@ def test_whole_sequences_are_the_sum_written_out(silu, T, C, k, stateful):
     assert torch.equal(new, last)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(**SHAPES, cut=st.floats(0, 1))
 def test_parts_and_steps_equal_the_whole(T, C, k, cut):
     x, weight, bias, _ = inputs(T, C, k)

@@ -112,7 +112,7 @@ def same(found, expected, limit):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(case=cases)
 @example(case=replace(SMALL, length=16))  # a whole number of chunks
 @example(case=replace(SMALL, length=8, stateful=False))  # exactly one
@@ -127,7 +127,7 @@ def test_each_form_is_the_average_written_out(form, case):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(case=cases, cut=st.floats(0, 1))
 def test_two_calls_equal_one_and_leave_the_given_state_alone(form, case, cut):
     inputs, parameters, state = case.tensors()
@@ -139,7 +139,7 @@ def test_two_calls_equal_one_and_leave_the_given_state_alone(form, case, cut):
         assert all(torch.equal(getattr(state, n), x) for n, x in vars(kept).items())
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(case=cases)
 def test_steps_equal_recurrent_and_update_the_state_in_place(case):
     inputs, parameters, _ = case.tensors()

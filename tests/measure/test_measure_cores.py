@@ -27,7 +27,7 @@ def test_neighbouring_numbers_may_be_siblings(tmp_path):
 
 
 @given(st.sets(st.integers(0, 30), min_size=1), st.integers(1, 40))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_chosen_cores_are_allowed_and_as_many_as_can_be(allowed, threads):
     chosen = cores.choose(sorted(allowed), threads, cores.ROOT / "nowhere")
     assert set(chosen) <= allowed

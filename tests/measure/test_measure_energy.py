@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from fakes.machine import FakeMachine
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retnet_bench.measure import energy
@@ -45,7 +45,6 @@ def test_a_window_in_which_it_may_have_wrapped_twice_is_unknown():
 
 
 @given(st.integers(0, RANGE - 1), st.integers(0, RANGE - 1))
-@settings(deadline=None)
 def test_wrapping_never_makes_energy_negative_or_changes_it(start, spent):
     found = cpu_energy_j(packages(start), packages((start + spent) % RANGE), 2.0)
     assert found.value == pytest.approx(spent * 1e-6)
@@ -67,7 +66,6 @@ def test_power_is_integrated_by_trapezoids_and_held_at_the_ends():
 
 
 @given(st.lists(st.floats(0.1, 9.9), min_size=2, max_size=20), st.floats(1.0, 1000.0))
-@settings(deadline=None)
 def test_constant_power_integrates_to_power_times_window(times, watts):
     found = integrated_j(sorted(times), [watts] * len(times), 0.0, 10.0)
     assert found.value == pytest.approx(10 * watts)

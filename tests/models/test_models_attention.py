@@ -51,7 +51,7 @@ def test_it_is_a_masked_softmax_over_shared_keys(kv_heads, window):
     assert relative(mixer(x, Context(angles)), mixer.out(out.view(1, 9, 32))) < EXACT
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data(), kernel=st.sampled_from(["math", "sdpa"]))
 @torch.no_grad()
 def test_forward_equals_prefill_in_parts_and_steps(data, kernel):

@@ -94,7 +94,7 @@ def shapes(draw):
     return cfg, draw(st.integers(1, 50))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(shapes())
 @example((tiny("retention"), 24))
 @example((tiny("retention"), 21))
@@ -113,7 +113,7 @@ def test_forward_and_backward_are_three_forwards(mixer, family):
     assert counted(cfg, 32, backward=True) == 3 * cost.forward_flops(cfg, 32, masked=True)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(shapes())
 @example((tiny("retention"), 8))  # one whole chunk
 @example((tiny("retention"), 5))  # less than one

@@ -145,7 +145,7 @@ def test_strong_decays_leave_all_gradients_finite():
         assert relative(p.grad, wanted.grad) < 2e-3, name
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(
     kernel=st.sampled_from(kernels_of(NAME)),
     chunk=st.integers(1, 20),

@@ -30,7 +30,7 @@ EXACT = 1e-11
 
 
 @pytest.mark.parametrize(("mixer", "family", "kernel"), RUNS)
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(data=st.data())
 @torch.no_grad()
 def test_forward_equals_prefill_and_steps(mixer, family, kernel, data):

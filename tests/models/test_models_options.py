@@ -157,7 +157,7 @@ def test_a_chunk_is_in_every_cell():
 # --- the third mixer -----------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.sampled_from(KERNEL_NAMES), st.integers(1, 5), st.integers(1, 40))
 def test_its_costs_are_those_of_its_kernels(kernel, expand, length):
     options = MeanOptions(expand=expand)

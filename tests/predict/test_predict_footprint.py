@@ -168,7 +168,7 @@ def steps(draw):
     )
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(steps())
 def test_two_layers_tell_all_the_others(step):
     """Extrapolated and run whole: every part's bytes where it peaks, and every operator. In models
@@ -204,7 +204,7 @@ def test_three_rounds_of_a_pattern_tell_all_the_others(workload, period, n_layer
     assert sums[0] == sums[1]
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(steps())
 def test_flops_and_what_is_held_have_closed_forms(step):
     cfg, found = step.config, footprint(replace(step, device="cpu"))

@@ -66,7 +66,7 @@ def test_one_context_with_other_examples_does_not_cost_the_others_their_stem():
 ids = st.lists(st.integers(0, BOS - 1), max_size=12).map(tuple)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     stem=ids,
     contexts=st.lists(ids, min_size=1, max_size=4),

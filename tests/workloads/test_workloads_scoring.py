@@ -19,7 +19,7 @@ from retnet_bench.models import MIXERS, LanguageModel
 from retnet_bench.workloads import scoring
 from retnet_bench.workloads.scoring import Context, token_nll
 
-QUICK = settings(deadline=None, max_examples=15)
+QUICK = settings(max_examples=15)
 mixers = st.sampled_from([*MIXERS])
 
 
