@@ -8,6 +8,7 @@ import hashlib
 import logging
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Generic, TypeVar
 
@@ -16,6 +17,15 @@ T = TypeVar("T")
 
 class UserError(Exception):
     """A mistake the user can mend. Its message is the one line they see; exit code 2."""
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """A UserError raised within says the place first."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 UNPRINTABLE = {"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"}

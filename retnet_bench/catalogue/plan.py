@@ -60,7 +60,8 @@ def plan_table(
         "|>cell|>memory|fits",
         (_plan_row(planned, prediction) for planned, prediction in found),
     )
-    yield _memory_table(found)
+    if (memory := _memory_table(found)) is not None:
+        yield memory
     yield from dict.fromkeys(_remarks(found))
     yield from _plan_lines(found, target, cost, calibration)
 
@@ -76,14 +77,16 @@ def check_figures(study: Study, source: Source) -> None:
                 FIGURES[name]
 
 
-def _memory_table(found: list[tuple[Planned, Prediction | None]]) -> Table:
-    """Cells that differ in the mode only have one line."""
+def _memory_table(found: list[tuple[Planned, Prediction | None]]) -> Table | None:
+    """Cells that differ in the mode only have one line. None where nothing is predicted."""
     lines = {
         (cell.workload, cell.size, cell.arm, str(cell.length), str(cell.batch)): prediction.memory
         for cell, prediction in ((planned.cell, p) for planned, p in found)
         if prediction and prediction.memory
     }
-    names = list(next(iter(lines.values()), {}))
+    if not lines:
+        return None
+    names = list(next(iter(lines.values())))
     return table(
         "Predicted memory at the peak of an eager step",
         "workload|size|arm|>length|>batch|>" + "|>".join([*names, "sum"]),
@@ -132,7 +135,8 @@ def _plan_lines(
         return
     rates = target.rates
     known = [p.cell_s for p in able if p.cell_s is not None and p.fits is not False]
-    words = f"{len(found)} cells, predicted {seconds(sum(known))} on {rates.name}"
+    time = seconds(sum(known)) if known else "no time"
+    words = f"{len(found)} cells, predicted {time} on {rates.name}"
     if cost:
         words += f", {cost.of(sum(known))} at {cost.per_hour:g} {cost.currency} an hour"
     left_out = len(found) - len(known)

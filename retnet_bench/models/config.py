@@ -101,7 +101,7 @@ class ModelConfig:
                 )
         if self.key_dim % 2:
             raise UserError(
-                f"key head dimension {self.key_dim} is odd; rotation needs pairs, so make it even"
+                f"key head dimension {self.key_dim} is odd; make it even: rotation turns pairs"
             )
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout}; it must be at least 0 and below 1")

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from retnet_bench.base import UserError, did_you_mean, quoted
+from retnet_bench.base import UserError, did_you_mean, located, quoted
 from retnet_bench.models import cost
+from retnet_bench.models import options as mixer_options
 from retnet_bench.models.config import OF_LAYER, LayerConfig, ModelConfig, size
 from retnet_bench.models.mixers import MIXERS
 from retnet_bench.models.options import MixerOptions
@@ -70,7 +71,7 @@ def match(
     """The model of `mixer` whose parameters (or training FLOPs per token at `length`) equal the
     reference Transformer's, by the width of its feed-forward. With `by="state"` its state after
     `length` tokens, too, has the bytes of the size's RetNet's, by what `Mixer.state_choices` offers
-    (heads, expansion, window), and the mismatch is that of the state.
+    (heads, expansion, window), and the mismatch is that of the state, which must not grow further.
 
     `options` are the mixer's own (None: nothing is said), `layers` a pattern of mixers instead of
     one, `fields` others of ModelConfig. Raises UserError for unknown names and for a residual over
@@ -104,8 +105,10 @@ def _patterned(
 ) -> ModelConfig:
     """The reference with a pattern of mixers, its feed-forward not yet matched."""
     entries = []
-    for choice in layers:
-        own = _of_mixer(base, size_name, choice.mixer, choice.options, {"kernel": choice.kernel})
+    for i, choice in enumerate(layers):
+        kernel = {"kernel": choice.kernel}
+        with located(f"layers.{i}"):
+            own = _of_mixer(base, size_name, choice.mixer, choice.options, kernel)
         entries.append(LayerConfig(**{name: getattr(own, name) for name in OF_LAYER}))
     return replace(base, **{**fields, "layers": tuple(entries)})
 
@@ -131,6 +134,19 @@ def _match_state(
     def state_bytes(cfg: ModelConfig) -> int:
         return cost.state_bytes(cfg, 1, length, element_bytes)
 
+    mixer = sizes[0].mixer
+
+    def grows(cfg: ModelConfig) -> bool:
+        return state_bytes(cfg) != cost.state_bytes(cfg, 1, 2 * length, element_bytes)
+
+    sizes = [cfg for cfg in sizes if not grows(cfg)]
+    if not sizes:
+        windowed = "window" in mixer_options.names(MIXERS[mixer].Options)
+        remedy = f"; say a window of at most {length:,} tokens" if windowed else ""
+        raise UserError(
+            f"{mixer} at size {size_name} can't be matched by state: after {length:,} tokens its "
+            f"state still grows{remedy}"
+        )
     retention = MIXERS[STATE_REFERENCE].Options()
     target = state_bytes(_of_mixer(base, size_name, STATE_REFERENCE, retention, {}))
     found = min(sizes, key=lambda cfg: abs(state_bytes(cfg) - target))

@@ -89,10 +89,20 @@ def spread(arms: Any) -> Any:
     found: dict[Any, Any] = {}
     for name, given in arms.items():
         if name in every:
+            _check_every(name, given)
             found |= {mixer: given | {"mixer": mixer} for mixer in MIXERS if mixer not in arms}
         else:
             found[name] = given
     return found
+
+
+def _check_every(name: Any, given: dict[Any, Any]) -> None:
+    """UserError for what not every mixer takes, named as the file says it."""
+    for key in given.keys() - {"mixer", "family"}:
+        raise ValueError(
+            f"arms.{quoted(name)}.{quoted(key)}: mixer {EVERY} takes family alone; say it in "
+            "an arm of one mixer"
+        )
 
 
 def _mixer(arm: Any) -> Any:

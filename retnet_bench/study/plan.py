@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ import psutil
 import torch
 
 from retnet_bench.analysis.tables.floor import TWIN_SUFFIX
-from retnet_bench.base import UserError, quoted
+from retnet_bench.base import UserError, located, quoted
 from retnet_bench.data import load_corpus, load_tokenizer
 from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.measure.protocol import Protocol
@@ -20,7 +21,7 @@ from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.config import size as size_of
 from retnet_bench.models.matching import Matched
 from retnet_bench.models.pattern import HYBRID, LayerChoice
-from retnet_bench.study.arms import Arm, Layer
+from retnet_bench.study.arms import EVERY, Arm, Layer
 from retnet_bench.study.study import CommonSettings, Group, Settings, Study
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import MAX_STEPS
@@ -75,8 +76,8 @@ def make(study: Study) -> list[Pair]:
     """Every pair of the study, in its order. Raises UserError for names nobody knows, settings that
     no workload reads, arms that exist at none of their sizes, and for a corpus or tokenizer that
     is not available."""
-    for arm in study.arms.values():
-        _check_names(arm)
+    for name, arm in study.arms.items():
+        _check_names(name, arm)
     _check_read(study)
     pairs = [_pair(study, *point) for point in study.points()]
     seen: set[str] = set()
@@ -105,12 +106,27 @@ def _check_exists(arm: str, cells: list[Planned]) -> None:
         raise UserError(f"arms.{arm}: {reasons[0]}")
 
 
-def _check_names(arm: Arm) -> None:
-    """UserError for a mixer or kernel that is not installed here."""
-    for entry in arm.layers or (arm,):
-        MIXERS[entry.mixer]
-        if entry.kernel != "auto":
-            KERNELS[entry.kernel]
+def _check_names(name: str, arm: Arm) -> None:
+    """UserError for a mixer or kernel that is not installed here, or of another family."""
+    for place, entry in _entries(name, arm):
+        with located(place):
+            if arm.layers and entry.mixer == EVERY:
+                raise UserError(f"mixer {EVERY} stands for arms, not for layers of a pattern")
+            family = MIXERS[entry.mixer].kernels
+            if entry.kernel != "auto" and (kernel := KERNELS[entry.kernel]).mixer != family:
+                fitting = ", ".join(n for n, k in KERNELS.items() if k.mixer == family)
+                raise UserError(
+                    f"kernel {entry.kernel} computes {kernel.mixer}, not {family}; choose from "
+                    f"{fitting}"
+                )
+
+
+def _entries(name: str, arm: Arm) -> Iterator[tuple[str, Layer]]:
+    """What says a mixer in an arm, each with its place in the file."""
+    if arm.layers is None:
+        yield f"arms.{name}", arm
+    for i, entry in enumerate(arm.layers or ()):
+        yield f"arms.{name}.layers.{i}", entry
 
 
 def _check_read(study: Study) -> None:
@@ -120,6 +136,10 @@ def _check_read(study: Study) -> None:
     for i, group in enumerate(study.workloads):
         given.append((f"workloads.{i}.fixed", group.fixed.model_fields_set, {group.workload}))
         given.append((f"workloads.{i}.axes", set(group.axes), {group.workload}))
+    for name, arm in study.arms.items():
+        if arm.checkpoint is not None and "downstream" not in every:
+            words = f"workload {', '.join(sorted(every))} does not read it; downstream does"
+            raise UserError(f"arms.{name}.checkpoint: {words}")
     own = readers()
     for where, keys, asked in given:
         for key in {*keys}.intersection(*(WORKLOADS[name].unread for name in asked)):
@@ -240,12 +260,6 @@ def _kernel(entry: Layer, values: dict) -> str:
     family = MIXERS[entry.mixer].kernels
     if entry.kernel == "auto":
         return best(family, Setting(values["device"], values["dtype"], mode=values["mode"])).name
-    kernel = KERNELS[entry.kernel]
-    if kernel.mixer != family:
-        fitting = ", ".join(n for n, k in KERNELS.items() if k.mixer == family)
-        raise UserError(
-            f"kernel {entry.kernel} computes {kernel.mixer}, not {family}; choose from {fitting}"
-        )
     return entry.kernel
 
 
@@ -295,7 +309,8 @@ def _why_not(cell: Cell) -> str | None:
         return str(error)
     most, needed = cost.longest(config), max(cell.length, *(cell.contexts or (0,)))
     if most is not None and needed > most:
-        return f"{cell.arm} is defined for at most {most:,} tokens, not {needed:,}"
+        words = f"{cell.arm} is defined for at most {most:,} tokens, not {needed:,}"
+        return f"{words}: see the options of mixer {cell.mixer}"
     return _kernel_why_not(cell, config) or mode_why_not(cell.mode, cell.device)
 
 

@@ -3,6 +3,7 @@ none is forgotten."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,37 @@ def test_an_arm_that_stands_beside_it_is_left_as_it_is():
     assert sorted(study.arms) == sorted(MIXERS)
 
 
-def test_a_setting_that_some_mixer_does_not_read_is_refused_by_its_name():
-    with pytest.raises(UserError, match=r"arms\.attention\.chunk: mixer attention does not read"):
-        parsed(each={"mixer": "every", "chunk": 16})
+@pytest.mark.parametrize(
+    "setting", [{"chunk": 16}, {"kernel": "sdpa"}, {"layers": ["gla"]}, {"checkpoint": "x"}]
+)
+def test_a_setting_of_one_mixer_is_refused_where_the_file_says_it(setting):
+    (key,) = setting
+    with pytest.raises(UserError, match=rf"arms\.each\.{key}: mixer every takes family alone"):
+        parsed(each={"mixer": "every", **setting})
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"mixer": "retentoin"}, 'arms.odd: unknown mixer "retentoin"; did you mean "retention"?'),
+        ({"mixer": "retention", "kernel": "chunkwize"}, 'arms.odd: unknown kernel "chunkwize"; di'),
+        ({"mixer": "gla", "kernel": "sdpa"}, "arms.odd: kernel sdpa computes attention, not chan"),
+        ({"layers": ["gla", "atention"]}, 'arms.odd.layers.1: unknown mixer "atention"; did you'),
+        ({"layers": ["gla", {"mixer": "every"}]}, "arms.odd.layers.1: mixer every stands for arms"),
+        (
+            {"layers": ["gla", {"mixer": "attention", "kernel": "chunkwise"}]},
+            "arms.odd.layers.1: kernel chunkwise computes retention, not attention; choose from",
+        ),
+        (
+            {"layers": ["gla", {"mixer": "attention", "kv_heads": 3}]},
+            "arms.odd: layers.1: kv_heads 3 does not divide the 2 heads; choose one of 1, 2",
+        ),
+        ({"mixer": "gla", "checkpoint": "x"}, "arms.odd.checkpoint: workload decode, train does n"),
+    ],
+)
+def test_a_fault_of_an_arm_is_said_with_its_place(arm, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        plan.make(parsed(odd=arm))
 
 
 def test_every_is_said_once():

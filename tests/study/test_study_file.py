@@ -279,7 +279,7 @@ def test_an_arm_that_exists_at_one_size_is_unsupported_at_the_others(load):
     made["workloads"][0]["axes"] = {"size": ["0.1M", "0.4M"]}
     del made["fixed"]["size"]
     small, large = (pair[0].unsupported for pair in plan.make(load(made)))
-    assert small == "head_dim 48 does not divide the width 64; choose one of 8, 16, 32, 64"
+    assert small == "head_dim 48 does not divide the width 64; choose one of 2, 4, 8, 16, 32, 64"
     assert large is None
 
 

@@ -146,11 +146,26 @@ def test_the_state_is_matched_by_the_heads():
 
 def test_a_state_that_no_width_reaches_is_refused_with_the_nearest():
     words = (
-        r"attention at size 0.1M can't be matched by state: the nearest is 1,048,576 bytes a "
-        r"sequence after 2,048 tokens \(2 heads of 32 x 32\), RetNet's is 32,768; the limit is 10%"
+        r"attention at size 0.1M can't be matched by state: after 2,048 tokens its state still "
+        r"grows; say a window of at most 2,048 tokens"
     )
     with pytest.raises(UserError, match=words):
         match("0.1M", "attention", by="state", length=2048)
+
+
+def test_a_state_that_still_grows_is_not_matched_where_it_happens_to_be_as_large():
+    """One head of keys and values has RetNet's bytes after 64 tokens, and twice those after 128."""
+    for window in (None, 128, 4096):
+        options = options_of("attention", window=window)
+        with pytest.raises(UserError, match="after 64 tokens its state still grows; say a window"):
+            match("0.1M", "attention", by="state", length=64, options=options)
+    matched = match(
+        "0.1M", "attention", by="state", length=64, options=options_of("attention", window=64)
+    )
+    assert matched.mismatch == 0.0
+    assert cost.state_bytes(matched.config, 1, 4096, 4) == 32_768
+    with pytest.raises(UserError, match=r"hyena at size 0.1M .* its state still grows$"):
+        match("0.1M", "hyena", by="state", length=64)
 
 
 def test_what_the_user_says_of_the_heads_stays():

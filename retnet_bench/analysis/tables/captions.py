@@ -81,7 +81,8 @@ def _seeds(measured: pd.DataFrame) -> str:
         return ""
     counts = scored.groupby(["arm", "n_params", "token_budget"], dropna=False)["seed"].nunique()
     if counts.max() <= 1:
-        return "one seed (perplexity's intervals are of documents only)"
+        of_documents = bool(measured["metric"].str.startswith("document_").any())
+        return "one seed" + " (perplexity's intervals are of documents only)" * of_documents
     return f"{_range(counts.clip(lower=1))} seeds a point"
 
 

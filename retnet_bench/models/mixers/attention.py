@@ -42,7 +42,7 @@ class AttentionOptions(HeadOptions):
     def settled(self: Own, cfg: ModelConfig) -> Own:
         """As many heads of keys as of queries are not said."""
         if self.kv_heads and cfg.n_heads % self.kv_heads:
-            fitting = (n for n in range(1, min(cfg.n_heads, 256)) if cfg.n_heads % n == 0)
+            fitting = (n for n in range(1, min(cfg.n_heads, 256) + 1) if cfg.n_heads % n == 0)
             raise UserError(
                 f"kv_heads {self.kv_heads} does not divide the {cfg.n_heads} heads; choose one of "
                 f"{', '.join(map(str, fitting))}"

@@ -236,6 +236,6 @@ def head_count(width: int, head_dim: int) -> int:
     if head_dim < 1 or width % head_dim:
         raise UserError(
             f"head_dim {head_dim} does not divide the width {width}; "
-            f"choose one of {', '.join(str(n) for n in range(8, width + 1, 8) if width % n == 0)}"
+            f"choose one of {', '.join(str(n) for n in range(2, width + 1, 2) if width % n == 0)}"
         )
     return width // head_dim

@@ -10,7 +10,7 @@ import torch.nn as nn
 from pydantic import Field
 from torch import Tensor
 
-from retnet_bench.fields import Count
+from retnet_bench.fields import Integer
 from retnet_bench.models import convolution
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.convolution import ShortConvolution
@@ -23,7 +23,7 @@ class GatedConvOptions(MixerOptions):
     """Of the mixer `gated_conv`."""
 
     width: Annotated[
-        Count, Field(ge=2, le=64, description="taps of the convolution, the last the token's own")
+        Integer, Field(ge=2, le=64, description="taps of the convolution, the last the token's own")
     ] = 3
 
 
