@@ -25,8 +25,9 @@ _PANDAS = f"""\
 ## Reading the results with pandas
 
 Parts are only ever added, so a folder can be read while its study runs. `read_records`, by which
-every verb reads, is `pandas.read_parquet` with each part checked against this page, and two rules.
-A row that stands in two parts (a part copied beside itself) counts once, and a line names both
+every verb reads, is `pandas.read_parquet` with each part checked against this page, parts of older
+layouts read as this one (with pandas alone they lack the columns that came since), and two rules. A
+row that stands in two parts (a part copied beside itself) counts once, and a line names both
 files. Of a pair that `--retry` ran again, the run in which an arm failed does not count.
 
 A part that is no whole parquet is refused by name; `run` sets it aside in `corrupt/` and measures
@@ -35,11 +36,11 @@ its cells again. One that is whole but holds what is no record (`batch` 1.5), is
 too.
 
 ```python
-import pandas as pd
+from pathlib import Path
 
-records = pd.read_parquet("results/quickstart/records")
-# or: from retnet_bench.results.store import read_records
-#     records = read_records("results/quickstart")
+from retnet_bench.results.store import read_records
+
+records = read_records(Path("results/quickstart"))
 measured = records[records["status"].isin(["ok", "impure"])]
 print(measured.groupby(["workload", "metric", "arm"])["value"].median())
 ```

@@ -227,8 +227,9 @@ def _apart(heights: Sequence[float]) -> list[float]:
         while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
             blocks[-2:] = [blocks[-2] + blocks[-1]]
     means = [float(np.mean(block)) for block in blocks for _ in block]
+    bottom = _LABEL_HEIGHT / 2  # the lowest stands above the axis
     top = 1 - (len(free) - 1) * _LABEL_HEIGHT
-    return [max(0.0, min(mean, top)) + i * _LABEL_HEIGHT for i, mean in enumerate(means)]
+    return [max(bottom, min(mean, top)) + i * _LABEL_HEIGHT for i, mean in enumerate(means)]
 
 
 def _shared_text(group: Sequence[End], ends: Sequence[End]) -> str:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from retnet_bench import files
-from retnet_bench.base import UserError, printable, quoted
+from retnet_bench.base import UserError, located, printable, quoted
 from retnet_bench.files import guarded
 from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.models import options as mixer_options
@@ -197,14 +197,12 @@ def _named(path: Path, error: UserError) -> UserError:
 def _config(raw: Any, options: type[MixerOptions], path: Path) -> ModelConfig:
     own = {name: getattr(raw, name) for name in mixer_options.names(options)}
     others = {field.name for field in fields(ModelConfig)} - {"options", "layers"}
-    try:
+    with located(printable(path)):  # the config knows no file
         return ModelConfig(
             options=options(**own),
             layers=tuple(map(_layer, raw.layers)),
             **{name: getattr(raw, name) for name in others},
         )
-    except UserError as error:  # it knows no file
-        raise UserError(f"{printable(path)}: {error}") from None
 
 
 def _layer(raw: StoredLayer) -> LayerConfig:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from retnet_bench.base import UserError, printable, quoted
+from retnet_bench.base import UserError, located, printable, quoted
 from retnet_bench.files import guarded
 
 LONGEST = 2**20
@@ -63,14 +63,13 @@ def check_length(text: str, path: Path) -> None:
 
 def parse(model: type[Model], data: str | dict[str, Any], path: Path) -> Model:
     """`data` (JSON or what was read from it) as `model`. UserError names `path` and the field."""
-    try:
-        if isinstance(data, str):
-            return model.model_validate_json(data)
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise UserError(f"{printable(path)}: {_words(error, model)}") from None
-    except UserError as error:  # raised by the model itself, which knows no file
-        raise UserError(f"{printable(path)}: {error}") from None
+    with located(printable(path)):  # the model's own errors, too: it knows no file
+        try:
+            if isinstance(data, str):
+                return model.model_validate_json(data)
+            return model.model_validate(data)
+        except ValidationError as error:
+            raise UserError(_words(error, model)) from None
 
 
 def _words(error: ValidationError, model: type[BaseModel]) -> str:

@@ -73,40 +73,31 @@ class Arm(Layer):
         return given | {"mixer": HYBRID}
 
 
-EVERY = "every"
+EVERY_MIXER = "every"
 """As the mixer of an arm: it stands for one of each mixer there is."""
 
 
 def spread(arms: Any) -> Any:
     """Arms as a file says them, where one whose mixer is `every` becomes one arm of each mixer,
-    called as the mixer, with the same settings. An arm of that name that stands beside it is left
-    as it is."""
+    called as the mixer, of the same family. An arm of that name that stands beside it is left as it
+    is. ValueError for another setting, which not every mixer takes, and for a second such arm."""
     if not isinstance(arms, dict):
         return arms
-    every = [name for name, given in arms.items() if _mixer(given) == EVERY]
-    if len(every) > 1:
-        raise ValueError(f"arms.{quoted(every[1])}: mixer {EVERY} is said in arms.{every[0]}, too")
     found: dict[Any, Any] = {}
+    first = None
     for name, given in arms.items():
-        if name in every:
-            _check_every(name, given)
-            found |= {mixer: given | {"mixer": mixer} for mixer in MIXERS if mixer not in arms}
-        else:
+        if not isinstance(given, dict) or given.get("mixer") != EVERY_MIXER:
             found[name] = given
+            continue
+        place = f"arms.{quoted(name)}"
+        if first is not None:
+            raise ValueError(f"{place}: mixer {EVERY_MIXER} is said in {first}, too")
+        if others := [key for key in given if key not in ("mixer", "family")]:
+            words = f"mixer {EVERY_MIXER} takes family alone; say it in an arm of one mixer"
+            raise ValueError(f"{place}.{quoted(others[0])}: {words}")
+        first = place
+        found |= {mixer: given | {"mixer": mixer} for mixer in MIXERS if mixer not in arms}
     return found
-
-
-def _check_every(name: Any, given: dict[Any, Any]) -> None:
-    """UserError for what not every mixer takes, named as the file says it."""
-    for key in given.keys() - {"mixer", "family"}:
-        raise ValueError(
-            f"arms.{quoted(name)}.{quoted(key)}: mixer {EVERY} takes family alone; say it in "
-            "an arm of one mixer"
-        )
-
-
-def _mixer(arm: Any) -> Any:
-    return arm.get("mixer") if isinstance(arm, dict) else None
 
 
 OF_PATTERN = ("layers", "family", "checkpoint")

@@ -21,7 +21,7 @@ from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.config import size as size_of
 from retnet_bench.models.matching import Matched
 from retnet_bench.models.pattern import HYBRID, LayerChoice
-from retnet_bench.study.arms import EVERY, Arm, Layer
+from retnet_bench.study.arms import EVERY_MIXER, Arm, Layer
 from retnet_bench.study.study import CommonSettings, Group, Settings, Study
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import MAX_STEPS
@@ -93,25 +93,25 @@ def make(study: Study) -> list[Pair]:
 def _check_exists(arm: str, cells: list[Planned]) -> None:
     """UserError for an arm without a model in any of its cells. Where only some sizes have none,
     those cells are recorded as unsupported."""
-    reasons = []
+    if any(planned.unsupported is None for planned in cells):
+        return
+    first = None
     for planned in cells:
-        if planned.unsupported is None:
-            return
         try:
             planned.cell.matched()
             return
         except UserError as error:
-            reasons.append(str(error))
-    if reasons:
-        raise UserError(f"arms.{arm}: {reasons[0]}")
+            first = first or error
+    if first is not None:
+        raise UserError(f"arms.{arm}: {first}")
 
 
 def _check_names(name: str, arm: Arm) -> None:
     """UserError for a mixer or kernel that is not installed here, or of another family."""
     for place, entry in _entries(name, arm):
         with located(place):
-            if arm.layers and entry.mixer == EVERY:
-                raise UserError(f"mixer {EVERY} stands for arms, not for layers of a pattern")
+            if arm.layers and entry.mixer == EVERY_MIXER:
+                raise UserError(f"mixer {EVERY_MIXER} stands for arms, not for layers of a pattern")
             family = MIXERS[entry.mixer].kernels
             if entry.kernel != "auto" and (kernel := KERNELS[entry.kernel]).mixer != family:
                 fitting = ", ".join(n for n, k in KERNELS.items() if k.mixer == family)
@@ -309,8 +309,7 @@ def _why_not(cell: Cell) -> str | None:
         return str(error)
     most, needed = cost.longest(config), max(cell.length, *(cell.contexts or (0,)))
     if most is not None and needed > most:
-        words = f"{cell.arm} is defined for at most {most:,} tokens, not {needed:,}"
-        return f"{words}: see the options of mixer {cell.mixer}"
+        return f"{cell.arm} is defined for at most {most:,} tokens, not {needed:,}"
     return _kernel_why_not(cell, config) or mode_why_not(cell.mode, cell.device)
 
 

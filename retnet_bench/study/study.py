@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from pydantic import (
 from retnet_bench import yaml_file
 from retnet_bench.analysis.verdicts import claims
 from retnet_bench.analysis.verdicts.claims import Claim
-from retnet_bench.base import UserError, did_you_mean, printable, quoted
+from retnet_bench.base import UserError, did_you_mean, located, printable, quoted
 from retnet_bench.fields import (
     Count,
     Integer,
@@ -172,13 +172,9 @@ class Source:
     path: Path
     text: str
 
-    @contextmanager
-    def named(self) -> Iterator[None]:
+    def named(self) -> AbstractContextManager[None]:
         """Name the file in front of whatever is wrong with what it says."""
-        try:
-            yield
-        except UserError as error:
-            raise UserError(f"{printable(self.path)}: {error}") from None
+        return located(printable(self.path))
 
 
 def folder() -> Path:

@@ -154,6 +154,14 @@ def test_labels_that_touch_lie_around_their_lines_and_inside_the_panel():
     assert max(heights) == pytest.approx(top)
 
 
+def test_the_lowest_label_stands_above_the_axis():
+    (ax,) = Figure().subplots(1, 1, squeeze=False).flat
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    label_ends(ax, [End(1.0, 0.0, "", f"#00000{i}", f"arm{i}") for i in range(3)])
+    heights = sorted(text.get_position()[1] for text in ax.texts)
+    assert heights[0] == pytest.approx((heights[1] - heights[0]) / 2)  # half a line above it
+
+
 def test_a_long_name_at_a_line_s_end_stays_on_the_page():
     (ax,) = Figure().subplots(1, 1, squeeze=False).flat
     ax.set(xlim=(0, 1), ylim=(0, 1))

@@ -26,7 +26,6 @@ from retnet_bench.results.store import read_records
 
 PAGE = Path(__file__).parents[2] / "docs" / "results.md"
 UNITS = ("s", "bytes", "nat", "steps", "tokens", "mhz", "w", "c", "bits", "j")
-GOLDEN = FOLDER / f"v{SCHEMA_VERSION}_small.parquet"
 
 
 def test_each_name_is_declared_once_with_a_meaning():
@@ -59,12 +58,13 @@ def test_the_page_is_written_by_its_command():
     assert done.stdout == write_documentation()
 
 
-@pytest.fixture(scope="module")
-def snippets(tmp_path_factory) -> dict[str, object]:
-    """The names left by running the page's snippets, in order, on the golden part."""
+@pytest.fixture(scope="module", params=range(1, SCHEMA_VERSION + 1))
+def snippets(request, tmp_path_factory) -> dict[str, object]:
+    """The names left by running the page's snippets, in order, on the golden part of a layout."""
     folder = tmp_path_factory.mktemp("snippets")
     (folder / "results/quickstart/records").mkdir(parents=True)
-    shutil.copy(GOLDEN, folder / "results/quickstart/records")
+    golden = FOLDER / f"v{request.param}_small.parquet"
+    shutil.copy(golden, folder / "results/quickstart/records")
     names: dict[str, object] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

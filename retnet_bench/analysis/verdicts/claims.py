@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ import pandas as pd
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from retnet_bench import paper, yaml_file
-from retnet_bench.base import UserError, did_you_mean, printable, quoted
+from retnet_bench.base import UserError, did_you_mean, located, printable, quoted
 from retnet_bench.fields import Integer, Name, Number, Strict, Text, Word, problem
 from retnet_bench.results.schema import METRICS
 
@@ -144,15 +143,14 @@ def beside(results: Path) -> list[Claim]:
     if not path.is_file():
         return []
     study = yaml_file.parse(yaml_file.read(path), path) or {}
-    try:
+    with located(printable(path)):
         if not isinstance(study, dict):
             raise UserError("a study is a mapping with name, question, arms and workloads")
-        found = _LIST.validate_python(filled_in(study.get("claims", []), study.get("figures")))
+        try:
+            found = _LIST.validate_python(filled_in(study.get("claims", []), study.get("figures")))
+        except ValidationError as error:
+            raise UserError(f"claims: {problem(error, _keys_at)}") from None
         check(found)
-    except ValidationError as error:
-        raise UserError(f"{printable(path)}: claims: {problem(error, _keys_at)}") from None
-    except UserError as error:
-        raise UserError(f"{printable(path)}: {error}") from None
     return found
 
 
@@ -169,7 +167,7 @@ def check(claims: Sequence[Claim]) -> None:
     """UserError for a claim that could not be evaluated on any records."""
     names = Counter(claim.name for claim in claims)
     for claim in claims:
-        with _named(claim):
+        with located(f"claims.{claim.name}"):
             if names[claim.name] > 1:
                 raise UserError("the name is given twice")
             _check_comparison(claim)
@@ -188,7 +186,7 @@ def check_against(
     `points(workload, setting)` are the values the study gives a setting; empty: not known.
     """
     for claim in claims:
-        with _named(claim):
+        with located(f"claims.{claim.name}"):
             for arm in claim.arms:
                 _one_of("arm", arm, arms)
             _one_of("where.workload", claim.where.workload, workloads)
@@ -198,15 +196,6 @@ def check_against(
                 value, known = getattr(claim.where, key), points(claim.where.workload, key)
                 if value not in (None, "max", "best") and known:
                     _one_of(f"where.{key}", value, known)
-
-
-@contextmanager
-def _named(claim: Claim) -> Iterator[None]:
-    """Put the claim's name in front of what is wrong with it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"claims.{claim.name}: {error}") from None
 
 
 def _one_of(what: str, value: object, known: Collection[object]) -> None:
