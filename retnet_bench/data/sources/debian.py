@@ -35,7 +35,7 @@ def _download(name: str, folder: Path) -> Path:
     if missing:
         raise UserError(
             f"{name} is a Debian package, and this machine has no {missing[0]}; "
-            f"it is available on Debian and what derives from it"
+            f"it can be had on Debian and what derives from it"
         )
     _run(["apt-get", "download", "--quiet=2", name], folder, f"apt could not download {name}")
     return next(folder.glob("*.deb"))
