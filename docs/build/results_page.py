@@ -6,7 +6,7 @@ import sys
 
 from retnet_bench.results.markdown import markdown_table
 from retnet_bench.results.part import MOST_ROWS
-from retnet_bench.results.schema import COLUMNS, METRICS, SCHEMA_VERSION
+from retnet_bench.results.schema import COLUMNS, METRICS, SCHEMA_VERSION, VERSION_KEY
 
 _HEAD = f"""\
 <!-- Written by `python docs/build/results_page.py > docs/results.md`; do not edit. -->
@@ -18,7 +18,8 @@ cell, metric, process, block and place (phase, position, step, document, ...). R
 always kept; tokens/s, slopes, ratios and perplexities are derived when they are read, never stored.
 Bytes are whole numbers of bytes; GB means 1e9, GiB means 2^30 bytes. A value that was not measured
 is null, with a `reason`. This is version {SCHEMA_VERSION} of the layout; later versions of
-retnet-bench read it too.
+retnet-bench read it too. A part says its version in its parquet metadata, under the key
+`{VERSION_KEY.decode()}`; the `schema_version` of its rows is the same.
 """
 
 _PANDAS = f"""\

@@ -24,13 +24,15 @@ def show(results: Results) -> None:
 
 
 def show_results(results: list[Path], console: Console) -> None:
+    from retnet_bench.analysis.tables.baselines import as_studies_say
     from retnet_bench.analysis.tables.captions import contract_text
     from retnet_bench.analysis.tables.floor import read_all_floors
     from retnet_bench.report.claims import claims_table
     from retnet_bench.report.tables import tables
     from retnet_bench.results.store import read_all
 
-    records, findings = read_all(results), findings_of(results)  # all that may be refused, first
+    findings = findings_of(results)  # all that may be refused, first
+    records = as_studies_say(read_all(results), results)
     for table in tables(records, read_all_floors(results, set(records["fingerprint"]))):
         console.print(table)
     if findings:
@@ -84,6 +86,7 @@ def plot_results(
     results: list[Path], names: Iterable[str], out: Path | None, console: Console
 ) -> dict[str, str]:
     """Draw figures; returns why, by name, for those that the records can't feed."""
+    from retnet_bench.analysis.tables.baselines import as_studies_say
     from retnet_bench.figures import FIGURES, plot
     from retnet_bench.files import NotWritten
     from retnet_bench.report.claims import notes
@@ -91,7 +94,7 @@ def plot_results(
 
     if len(results) > 1 and out is None:
         raise UserError("--out is missing: figures of several results need a folder of their own")
-    records = read_all(results)
+    records = as_studies_say(read_all(results), results)
     remarks = notes(findings_of(results))
     first = results[0]
     folder = out or (first if first.is_dir() else first.parent) / "figures"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 from rich.table import Table
 
 from retnet_bench.analysis.verdicts.history import FEWEST, Line, Run, Step
 from retnet_bench.report import layout
+from retnet_bench.results import labels
 from retnet_bench.results.quantities import of_unit
 from retnet_bench.results.schema import EXACT, METRICS
 
@@ -16,22 +17,28 @@ _KEYS = ("workload", "metric", "arm", "size", "length", "batch")
 
 
 def history_table(lines: Sequence[Line]) -> Table:
-    """A row per line: first and last value, noise from run to run, and its steps."""
+    """A row per line: first and last value, noise from run to run, and its steps. Lines that are
+    alike in all that is shown have the settings in which their cells differ, too."""
     machines = len({line.about["fingerprint"] for line in lines}) > 1
     keys = {key: key for key in _KEYS} | ({"fingerprint": "machine"} if machines else {})
+    named = [[_word(line.about[key]) for key in keys] for line in lines]
+    cells = [str(line.about["cell_json"]) for line in lines]
+    own = labels.differences(zip(map(" ".join, named), cells, strict=True))
+    if any(own.values()):
+        named = [[*words, own[cell]] for words, cell in zip(named, cells, strict=True)]
+        keys["cell_json"] = "setting"
     columns = "|".join([*keys.values(), ">runs|>first|>last|>noise|steps"])
-    rows = (_row(line, keys) for line in sorted(lines, key=_order))
-    made = layout.table("History", columns, rows)
+    order = sorted(range(len(lines)), key=lambda i: _order(lines[i]))
+    made = layout.table("History", columns, ([*named[i], *_course(lines[i])] for i in order))
     for column in made.columns[: len(keys)]:
         column.no_wrap = True
     return made
 
 
-def _row(line: Line, keys: Iterable[str]) -> list[str]:
+def _course(line: Line) -> list[str]:
     ends = (_value(line, i) for i in (0, -1))
     noise = "exact" if line.about["metric"] in EXACT else f"{100 * line.noise:.2g} %"
-    named = (_word(line.about[key]) for key in keys)
-    return [*named, str(len(line.points)), *ends, noise, steps_text(line)]
+    return [str(len(line.points)), *ends, noise, steps_text(line)]
 
 
 def summary(runs: Sequence[Run], lines: Sequence[Line]) -> str:

@@ -44,9 +44,10 @@ def _first_row(records: pd.DataFrame) -> np.ndarray:
 
 
 def _fingerprints(records: pd.DataFrame) -> np.ndarray:
-    """A 64-bit hash of each whole row but its run, samples included."""
+    """A 64-bit hash of each whole row but its run and the layout it was written in, samples
+    included."""
     samples = [None if values is None else values.tobytes() for values in records["samples"]]
-    kept = records.drop(columns="run_id")
+    kept = records.drop(columns=["run_id", "schema_version"])
     kept = kept.assign(**{name: _digests(kept[name]) for name in DOCUMENTS})
     flat = kept.assign(samples=pd.Series(samples, index=records.index, dtype=object))
     return pd.util.hash_pandas_object(flat, index=False).to_numpy()

@@ -100,7 +100,9 @@ def read(path: Path, columns: list[str] | None = None) -> pa.Table:
             )
             table = file.read(wanted, use_threads=False)
         _check_age(schema.names, version)
-        table = migrated(_in_layout(table, wanted), version).select(columns or NAMES)
+        table = _in_layout(table, wanted)
+        _check_versions(table, version)
+        table = migrated(table, version).select(columns or NAMES)
         return _with_environments(table)
 
 
@@ -177,6 +179,13 @@ def _check_age(there: list[str], version: int) -> None:
             )
 
 
+def _check_versions(table: pa.Table, version: int) -> None:
+    if "schema_version" in table.column_names:
+        others = set(pc.unique(table["schema_version"]).to_pylist()) - {version}
+        if others:
+            raise _Refused(f"has rows of schema version {min(others)}, and itself {version}")
+
+
 def _with_environments(table: pa.Table) -> pa.Table:
     """The text of each row's environment, of which the part holds one copy."""
     name = "environment_json"
@@ -187,6 +196,9 @@ def _with_environments(table: pa.Table) -> pa.Table:
     for key, text in firsts.items():
         if key != short_hash(text):
             raise _Refused(f"has an environment_json that is not that of {quoted(key)}")
+    lacking = set(pc.unique(table["environment_id"]).to_pylist()) - {None, *firsts}
+    if lacking:
+        raise _Refused(f"has no environment_json of the environment_id {quoted(min(lacking))}")
     numbers = {key: i for i, key in enumerate(firsts)}
     indices = pa.array(
         [numbers.get(key) for key in table["environment_id"].to_pylist()], pa.int32()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Iterable
 from types import TracebackType
 
 from rich.console import Console
@@ -12,17 +13,21 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from retnet_bench.base import printable
+from retnet_bench.results import labels
 from retnet_bench.results.quantities import TIME
 from retnet_bench.results.schema import OK_STATUSES, TIMES
 from retnet_bench.run.runner import Finished
+from retnet_bench.workloads import Cell
 from retnet_bench.workloads.base import SCORE
 
 
 class Reporter:
-    """Use as a context. `weights` are the predicted seconds of what there is to do."""
+    """Use as a context. `cells` are those of the whole study, by which one is told from another;
+    `total_s` are the predicted seconds of what there is to do."""
 
-    def __init__(self, console: Console, total_s: float) -> None:
+    def __init__(self, console: Console, cells: Iterable[Cell], total_s: float) -> None:
         self.console = console
+        self.own = labels.differences((cell.name, cell.canonical()) for cell in cells)
         self.progress = Progress(
             TextColumn("{task.percentage:>3.0f} %"),
             BarColumn(bar_width=24),
@@ -61,14 +66,15 @@ class Reporter:
         colour = "green" if cell.status == "ok" else "yellow"
         self.console.print(
             Text(f"{cell.status:<11}", colour),
-            Text(printable(outcome_text(cell))),
+            Text(printable(outcome_text(cell, self.own[cell.planned.cell.canonical()]))),
             soft_wrap=True,
         )
 
 
-def outcome_text(cell: Finished) -> str:
-    """Cell and outcome in one line."""
-    return f"{cell.planned.cell.name:<52} {headline(cell)}"
+def outcome_text(cell: Finished, own: str = "") -> str:
+    """Cell and outcome in one line. `own` are the settings that tell it from others of its name."""
+    name = cell.planned.cell.name + (f" {own}" if own else "")
+    return f"{name:<52} {headline(cell)}"
 
 
 def headline(cell: Finished) -> str:

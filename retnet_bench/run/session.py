@@ -20,7 +20,7 @@ from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
 from retnet_bench.study import plan
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.study import Source, Study
-from retnet_bench.workloads import WORKLOADS
+from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.progress import require_tensorboard
 
 
@@ -106,7 +106,8 @@ def _run(
     if kept:
         rest = "running the others" if todo else "nothing left to run"
         _say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
-    failed = _run_pairs(study, source, store, todo, console, tensorboard)
+    every = [planned.cell for pair in pairs for planned in pair]
+    failed = _run_pairs(study, source, store, todo, every, console, tensorboard)
     return Summary(folder, cells, kept, failed)
 
 
@@ -115,6 +116,7 @@ def _run_pairs(
     source: Source,
     store: Store,
     pairs: list[Pair],
+    every: list[Cell],
     console: Console,
     tensorboard: bool,
 ) -> int:
@@ -125,7 +127,7 @@ def _run_pairs(
     # last.
     pairs = sorted(pairs, key=lambda pair: sum(seconds[p.cell.cell_id] for p in pair))
     failed = 0
-    with Reporter(console, sum(seconds.values())) as reporter:
+    with Reporter(console, every, sum(seconds.values())) as reporter:
         home = plan.devices_of(pairs)[0]
         runner = Runner(
             study.name, new_run_id(), store, home, reporter.turn, source.text, tensorboard

@@ -8,7 +8,7 @@ import pytest
 from golden.records import blocks, decode, document, failure, frame, record, small_study
 
 from retnet_bench.analysis.statistics.intervals import Interval
-from retnet_bench.analysis.tables import captions, curves, ratios
+from retnet_bench.analysis.tables import baselines, captions, curves, ratios
 from retnet_bench.analysis.tables.ratios import sides, verdict
 from retnet_bench.base import UserError
 from retnet_bench.results.store import Store, read_records
@@ -410,6 +410,34 @@ def test_every_arm_is_compared_with_each_transformer():
     assert sides(frame(rows[:2])) == [("retnet", "retnet_parallel")]
     assert sides(frame(rows[:1])) == []
     assert sides(frame(rows[2:])) == [("flash", "transformer")]
+
+
+def test_the_baseline_that_counts_is_the_newest_one_of_each_study():
+    """A study that was resumed under another baseline has rows with both names."""
+    arms = ("mamba", "retnet", "transformer")
+    old = [record("train_step_s", arm, baseline="transformer") for arm in arms[:2]]
+    new = [record("train_step_s", arm, baseline="retnet") for arm in arms]
+    later = pd.Timestamp("2030-01-01", tz="UTC")
+    table = frame(new + old)
+    table["recorded_at"] = [later] * 3 + [later - pd.Timedelta("1h")] * 2
+    assert sides(table) == [("mamba", "retnet"), ("transformer", "retnet")]
+    other = frame([record("train_step_s", arm, study="other") for arm in ("x", "y")])
+    assert sides(pd.concat([table, other])) == [*sides(table), ("x", "y")]
+
+
+def test_a_study_file_that_names_another_baseline_is_followed(tmp_path):
+    arms = ("mamba", "retnet", "transformer")
+    table = frame([record("train_step_s", arm, baseline="transformer") for arm in arms])
+    study = tmp_path / "study.yaml"
+    for text, expected in (
+        ("name: {}\nbaseline: retnet", [("mamba", "retnet"), ("transformer", "retnet")]),
+        ("name: {}", sides(table.assign(baseline=None))),
+        ("name: another\nbaseline: retnet", sides(table)),
+    ):
+        study.write_text(text.format(table["study"].iloc[0]))
+        assert sides(baselines.as_studies_say(table, [tmp_path])) == expected
+    study.write_text(f"name: {table['study'].iloc[0]}")
+    assert baselines.as_studies_say(table, [tmp_path])["baseline"].isna().all()
 
 
 def test_every_arm_is_compared_with_the_baseline_that_a_study_names():

@@ -14,10 +14,12 @@ from retnet_bench.cli.main import app
 from retnet_bench.report.history import history_table, steps_text, summary
 
 
-def line(metric: str, values: list[float], *steps: Step, fingerprint: str = "f00d") -> Line:
+def line(
+    metric: str, values: list[float], *steps: Step, fingerprint="f00d", cell_json="{}"
+) -> Line:
     about = dict.fromkeys(("size", "length", "batch"), pd.NA)
     about |= {"workload": "train", "metric": metric, "arm": "retnet"}
-    about |= {"machine": "CPU [x]", "fingerprint": fingerprint}
+    about |= {"machine": "CPU [x]", "fingerprint": fingerprint, "cell_json": cell_json}
     points = pd.DataFrame({"run": range(len(values)), "estimate": values})
     return Line(about, points, 0.021, steps)
 
@@ -35,6 +37,14 @@ def test_values_are_in_units_and_steps_in_percent():
     assert memory[-5:] == ["2", "1.000 MB", "2.000 MB", "exact", "def5678 +100 %"]
     told = summary([Run("abc1234", pd.DataFrame())] * 2, lines)
     assert "2 machines, never compared with each other: f00d (CPU [x]), beef (CPU [x])" in told
+
+
+def test_lines_that_look_alike_have_the_settings_in_which_they_differ():
+    cells = ['{"seed": 0, "arm": "a", "steps": 9}', '{"seed": 1, "arm": "a", "steps": 9}']
+    lines = [line("perplexity_per_byte", [2.0, 2.0], cell_json=cell) for cell in cells]
+    table = history_table([*lines, line("train_step_s", [0.1, 0.1])])
+    at = [column.header for column in table.columns].index("setting")
+    assert sorted(table.columns[at].cells) == ["", "seed 0", "seed 1"]
 
 
 @pytest.mark.parametrize(

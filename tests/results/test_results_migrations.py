@@ -101,6 +101,18 @@ def test_golden_coordinates_stay_readable(version):
         assert row["environment_id"] == short_hash(wanted["environment_json"])
 
 
+def test_a_row_that_stands_in_two_layouts_counts_once(tmp_path):
+    rows = [row for row in coordinates() if "pairs" not in row]
+    new = Store(tmp_path).append(rows, "new")
+    alone = read_records(new)
+    (new.parent / "old.parquet").write_bytes(written(as_version_2(rows)))
+    assert (
+        read_records(tmp_path)
+        .drop(columns="schema_version")
+        .equals(alone.drop(columns="schema_version"))
+    )
+
+
 def test_an_environment_stands_once_in_a_part(tmp_path):
     path = Store(tmp_path).append(coordinates(), "a")
     plain = pd.read_parquet(path)
@@ -131,3 +143,13 @@ def test_a_part_cannot_be_older_than_its_columns(tmp_path, version):
 def test_one_column_of_an_old_part_can_be_read():
     table = part.read(Path(FOLDER / "v1_small.parquet"), ["cell_id", "check"])
     assert table.column_names == ["cell_id", "check"]
+
+
+def test_an_environment_that_the_part_lacks_is_refused(tmp_path):
+    path = Store(tmp_path).append(coordinates(), "a")
+    table = pq.read_table(path)
+    at = table.column_names.index("environment_json")
+    nothing = pa.nulls(len(table), pa.string())
+    path.write_bytes(written(table.set_column(at, "environment_json", nothing)))
+    with pytest.raises(UserError, match="has no environment_json of the environment_id"):
+        read_records(path)

@@ -87,6 +87,10 @@ WRONG = [
         column("schema_version", 99),
         f"has schema version 99, this retnet-bench reads up to {SCHEMA_VERSION}: upgrade",
     ),
+    (
+        column("schema_version", SCHEMA_VERSION - 1),
+        f"has rows of schema version {SCHEMA_VERSION - 1}, and itself {SCHEMA_VERSION}",
+    ),
     (TABLE.append_column("batch", TABLE["batch"]), "has 2 columns batch"),
     (TABLE.drop_columns(["machine"]), "lacks the column machine"),
     (of_version(TABLE, b"0"), 'has schema version "0": versions are 1 to'),

@@ -13,7 +13,7 @@ import pandas as pd
 from retnet_bench.analysis.statistics import replication
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.statistics.replication import Scores
-from retnet_bench.analysis.tables import best_rates, curves, ratios, rows
+from retnet_bench.analysis.tables import baselines, best_rates, curves, ratios, rows
 
 SPEEDS = ("tokens_per_s", "decode_s", "memory_bytes")
 _MODEL = ["arm", "size", "block_family"]
@@ -31,7 +31,7 @@ def reference(records: pd.DataFrame) -> str | None:
     """The arm that ablations are compared with, the full model: the study's baseline; where it
     names none, of the arms with the mixer that most have, Transformers apart, the one that sets
     least. None where two set as little."""
-    stated = records["baseline"].dropna()
+    stated = baselines.stated(records)
     if len(stated):
         return str(stated.iloc[0])
     arms = records.dropna(subset="mixer").drop_duplicates("arm")

@@ -17,7 +17,7 @@ from retnet_bench.analysis.statistics.crossings import Crossover
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.statistics.replication import perplexity_ratio
 from retnet_bench.analysis.statistics.resampling import of_values
-from retnet_bench.analysis.tables import rows
+from retnet_bench.analysis.tables import baselines, rows
 from retnet_bench.analysis.tables.floor import Floor, Floors
 from retnet_bench.base import UserError
 from retnet_bench.results.coordinates import COORDINATES
@@ -38,18 +38,33 @@ _WHOLE = ["threads", "vocab_size", "seed", "token_budget"]
 
 
 def sides(records: pd.DataFrame) -> list[tuple[str, str]]:
-    """The arms to compare, as (a, b): each arm with the study's baseline; where none is stated,
-    with each Transformer among them.
+    """The arms to compare, as (a, b): each arm of a study with the study's baseline; the arms of
+    studies that state none with each Transformer among them.
 
-    Where all arms are Transformers, or none is, the first by name with each other one.
+    Where all of those are Transformers, or none is, the first by name with each other one.
     """
     arms = set(records["arm"])
-    baselines = sorted(arms & set(records["baseline"].dropna())) or sorted(_transformers(records))
-    others = sorted(arms - set(baselines))
-    if not (baselines and others):
+    stated = {
+        str(study): str(arm) for study, arm in baselines.stated(records).items() if arm in arms
+    }
+    arms_of = records.groupby("study")["arm"].unique()
+    compared = {
+        (str(arm), baseline)
+        for study, baseline in stated.items()
+        for arm in arms_of[study]
+        if arm != baseline
+    }
+    others = _unstated(records[~records["study"].isin(stated)])
+    return [*sorted(compared), *(pair for pair in others if pair not in compared)]
+
+
+def _unstated(records: pd.DataFrame) -> list[tuple[str, str]]:
+    arms, transformers = set(records["arm"]), sorted(_transformers(records))
+    others = sorted(arms - set(transformers))
+    if not (transformers and others):
         first, *rest = sorted(arms) or [""]
         return [(first, arm) for arm in rest]
-    return [(a, b) for a in others for b in baselines]
+    return [(a, b) for a in others for b in transformers]
 
 
 def _transformers(records: pd.DataFrame) -> set[str]:

@@ -44,7 +44,7 @@ FEWEST = 4
 """Runs below which noise and step cannot be told apart."""
 
 _LINE = ["workload", "metric", "phase", "cell_id", "fingerprint"]
-_ABOUT = ["arm", "size", "batch", "length", "dtype", "mode", "machine"]
+_ABOUT = ["arm", "size", "batch", "length", "dtype", "mode", "machine", "cell_json"]
 
 
 @dataclass(frozen=True)
