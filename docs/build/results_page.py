@@ -77,6 +77,10 @@ slope_us = slope.groupby(["arm", "length", "batch"]).median()
 print(slope_us)
 ```
 
+Where one number stands for a decode curve (ratios, the gate, `fig6b`), it is the mean over
+positions: the trapezoid integral of the block's medians over the range of positions, divided by
+that range, so that unevenly spaced positions weigh by what lies between them.
+
 Bits per byte of the held-out documents, per arm and size:
 
 ```python

@@ -103,9 +103,9 @@ _add(
     max_key_dim=256,
     rank=3,
 )
-for _prefix, _family, _forms in (
-    ("scalar", "scalar_decay", scalar_decay),
-    ("ssd", "ssd", ssd),
+for _prefix, _family, _forms, _what in (
+    ("scalar", "scalar_decay", scalar_decay, "gated retention: a learned decay a head"),
+    ("ssd", "ssd", ssd, "Mamba-2's state-space dual: a decay and a step size a head"),
 ):
     _add(
         name=f"{_prefix}_chunkwise",
@@ -113,7 +113,7 @@ for _prefix, _family, _forms in (
         form="chunkwise",
         run=_forms.chunkwise,
         step=_forms.recurrent_step,
-        meaning="data-dependent scalar decay in plain torch; linear in length",
+        meaning=f"{_what}, in plain torch; linear in length",
         rank=2,
     )
     _add(
@@ -167,7 +167,7 @@ _add(
     form="chunkwise",
     run=delta.chunkwise,
     step=delta.recurrent_step,
-    meaning="the UT transform in plain torch; linear in length",
+    meaning="the delta rule by triangular inverses of chunks, in plain torch; linear in length",
     rank=2,
 )
 _add(

@@ -121,7 +121,7 @@ COLUMNS: list[Column] = [
     ),
     *_group(
         "contract",
-        ("size", "string", "row of SIZES"),
+        ("size", "string", "size of the model: a row of `retnet-bench list sizes`"),
         ("block_family", "string", "paper or modern"),
         ("match", "string", "what the arms have equal: params, train_flops, state or none"),
         ("mismatch", "float", "residual relative difference of the matched quantity"),

@@ -72,6 +72,12 @@ def measured(
     candidate, baseline = revisions.here(allow_dirty), revisions.build(revision)
     words = f"candidate {candidate.name}, baseline {baseline.name} ({revision}), interleaved"
     console.print(words, highlight=False, soft_wrap=True)
+    if candidate.name == baseline.name:
+        console.print(
+            "both are one revision: what differs between them is this machine's noise",
+            highlight=False,
+            soft_wrap=True,
+        )
     home = default_folder(study)
     comparison = _Comparison(
         study=study,

@@ -152,5 +152,6 @@ def _open_ends(interval: Interval, places: np.ndarray, fraction: float) -> str:
         *(["lower"] if interval.low <= places[0] else []),
         *(["upper"] if interval.high >= places[-1] else []),
     ]
-    reach = f"; the {' and '.join(open_ends)} end is cut at the measured range" if open_ends else ""
+    ends = " and ".join(open_ends) + (" end is" if len(open_ends) == 1 else " ends are")
+    reach = f"; the {ends} cut at the measured range" if open_ends else ""
     return f"{fraction:.0%} of resamples cross{reach}"

@@ -111,7 +111,8 @@ def _decided(timed: _Timed, decision: Decision) -> Row:
     needed = decision.blocks
     remarks = [timed.row.remark]
     if needed:
-        remarks.append(f"{needed} blocks would settle it, there are {timed.ratio.n}")
+        more = " (more with a larger --budget)" if timed.row.paired else ""
+        remarks.append(f"{needed} blocks would settle it, there are {timed.ratio.n}{more}")
     elif decision.verdict == INCONCLUSIVE:
         remarks.append(intervals.why_no_interval(timed.ratio.n))
     return replace(

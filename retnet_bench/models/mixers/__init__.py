@@ -13,7 +13,7 @@ FILES = {
     "gated_retention": "gated_retention.GatedRetention",
     "mamba2": "mamba2.Mamba2",
     "deltanet": "deltanet.DeltaNet",
-    "gated_deltanet": "deltanet.GatedDeltaNet",
+    "gated_deltanet": "gated_deltanet.GatedDeltaNet",
     "kda": "kda.KDA",
     "gla": "gla.GLA",
     "linear_attention": "linear_attention.LinearAttention",
