@@ -77,7 +77,7 @@ def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], l
     if kind == "literal_error":
         return f'{where}: "{quoted(given)}" is unknown{did_you_mean(given, _choices(first))}'
     if kind == "missing":
-        return f"{where} is missing"
+        return _missing(error)
     if kind == "value_error":  # of several fields together; names them itself
         return str(first["ctx"]["error"])
     if kind in ("model_type", "dict_type", "dataclass_type"):
@@ -86,6 +86,15 @@ def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], l
         return f"{where} is empty; give it at least {first['ctx']['min_length']}"
     message = f"{where}: {_lowered(first['msg'])}"
     return message if kind in ("too_long", REFUSED) else f"{message}, not {quoted(repr(given))}"
+
+
+def _missing(error: ValidationError) -> str:
+    """Every key that is missing, the place of each said once."""
+    places = [found["loc"] for found in error.errors() if found["type"] == "missing"]
+    parent = places[0][:-1]
+    keys = [quoted(place[-1]) for place in places if place[:-1] == parent]
+    where = ".".join([*map(quoted, parent), ", ".join(keys)])
+    return f"{where} {'is' if len(keys) == 1 else 'are'} missing"
 
 
 def _choices(problem: Any) -> list[str]:

@@ -111,6 +111,7 @@ WRONG = [
     (put("workloads.0.axes", {"length": ["long"]}), "length: input should be a valid integer"),
     (put("name", "a b"), "name: string should match pattern"),
     (without("name"), "name is missing"),
+    ({"name": "x"}, "question, arms, workloads are missing"),
     (put("protocol.blocks", 0), "protocol.blocks: input should be greater than or equal to 1"),
     (
         put("protocol.block_s", float("inf")),
