@@ -82,6 +82,8 @@ def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], l
         return str(first["ctx"]["error"])
     if kind in ("model_type", "dict_type", "dataclass_type"):
         return f"{where} must be a mapping, is {quoted(repr(given))}"
+    if kind in ("tuple_type", "list_type"):
+        return f"{where} must be a list, is {quoted(repr(given))}"
     if kind == "too_short":
         return f"{where} is empty; give it at least {first['ctx']['min_length']}"
     message = f"{where}: {_lowered(first['msg'])}"

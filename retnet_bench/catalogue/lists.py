@@ -1,4 +1,4 @@
-"""What there is to choose from."""
+"""What `list` prints: studies, models, sizes, kernels, figures, and what else one can choose."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """Imported before anything that imports matplotlib: it reads MPLBACKEND as it is imported, and
-refuses an unknown one. Figures are saved to files only, so the variable concerns them not at all.
+refuses an unknown one. Figures are saved to files only, so the variable does not matter to them.
 """
 
 from __future__ import annotations

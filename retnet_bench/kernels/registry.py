@@ -1,4 +1,4 @@
-"""What a kernel is: what it computes, what it needs, and why it may not be had here."""
+"""What a kernel is: what it computes, what it needs, and why it is not available here."""
 
 from __future__ import annotations
 

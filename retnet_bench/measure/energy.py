@@ -1,4 +1,5 @@
-"""Joules over a window: counters where there are any, integrated power where not.
+"""Joules over a window, of GPUs (NVML) and processors (RAPL): by counters where there are any, from
+power where not.
 
 Under MIN_WINDOW_S nothing is said: the GPU's counter moves in steps of up to 0.1 s, and
 short windows read 0.

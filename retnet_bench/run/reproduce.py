@@ -1,4 +1,4 @@
-"""The verb `reproduce`: a table or figure of the paper, at the largest size this machine can bear.
+"""The verb `reproduce`: a table or figure of the paper, at the largest size this machine can run.
 
 Each has a study in `studies/reproduce/`; only its sizes are chosen here. What the paper's own size
 would need on the paper's machine is predicted (`docs/build/paper_model.py`), never measured here.

@@ -102,7 +102,7 @@ WRONG = [
     (put("arms", {}), "arms is empty; give it at least 1"),
     (put("arms", ["retnet"]), "arms must be a mapping, is ['retnet']"),
     (put("workloads", []), "workloads is empty; give it at least 1"),
-    (put("workloads.0.axes", {"length": 16}), "workloads.0.axes.length: input should be a valid"),
+    (put("workloads.0.axes", {"length": 16}), "workloads.0.axes.length must be a list, is 16"),
     (
         put("workloads.0.axes", {"length": []}),
         "workloads.0.axes.length is empty, so the study has no cells; give it at least one value",

@@ -72,7 +72,7 @@ def test_a_pattern_of_one_is_that_mixer():
     ("arm", "words"),
     [
         ({"layers": []}, "arms.h.layers is empty; give it at least 1"),
-        ({"layers": "retention"}, "arms.h.layers: input should be a valid tuple"),
+        ({"layers": "retention"}, "arms.h.layers must be a list, is 'retention'"),
         ({"layers": ["retention", 3]}, "arms.h.layers.1 must be a mapping, is 3"),
         ({"layers": ["retenton"]}, 'unknown mixer "retenton"; did you mean "retention"?'),
         ({"layers": [{"kernel": "math"}]}, "arms.h.layers.0.mixer is missing"),
@@ -117,7 +117,7 @@ def test_what_is_wrong_with_a_pattern_is_one_line(arm, words):
         ([{"mixer": "retention"}], "layers: an entry has mixer and kernel"),
         ([{"mixer": "x", "kernel": "math"}], 'unknown mixer "x"'),
         ([{"mixer": "retention", "kernel": "chunkwise", "smell": 1}], 'unknown key "smell"'),
-        ("retention", "a cell's layers: "),
+        ("retention", "a cell's layers must be a list"),
     ],
 )
 def test_a_cell_whose_layers_can_t_be_read_is_one_line(layers, words):
