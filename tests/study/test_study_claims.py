@@ -230,5 +230,5 @@ def test_figures_that_are_no_list_are_what_is_complained_of(tmp_path):
     claim = {"claim": "train_vs_fused", "where": {"workload": "train"}}
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(made | {"figures": 3, "claims": [claim]}))
-    with pytest.raises(UserError, match=r"study\.yaml: figures: "):
+    with pytest.raises(UserError, match=r"study\.yaml: figures must be a list"):
         studies.load(str(path))
