@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from retnet_bench.analysis.tables import recall
+from retnet_bench.analysis.tables import best_rates, recall
 from retnet_bench.figures import axes, panels, style
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import End, Sheet
@@ -39,6 +39,7 @@ def draw(records: pd.DataFrame) -> Figure:
     chosen = (
         "Each arm at its own best learning rate, chosen on validation sequences, which are not "
         "those shown; small open markers right are its other rates."
+        + best_rates.at_end(frame.loc[frame["at_end"], "arm"], frame["arm"])
     )
     return sheet.finish(panels.contract(records, "recall"), setting, chosen)
 

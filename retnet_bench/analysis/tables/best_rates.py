@@ -7,6 +7,8 @@ numbers is taken: of every arm alike, because all have the same rates.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from retnet_bench.analysis.tables import rows
@@ -77,13 +79,20 @@ def said(records: pd.DataFrame) -> str:
     tried = sorted(records.loc[records["workload"] == "perplexity", RATE].dropna().unique())
     best = [f"{arm} {_words(of['best'])}" for arm, of in rates.groupby("arm")]
     ends = rates[(rates["best"] == rates["lowest"]) | (rates["best"] == rates["highest"])]
-    every = set(rates["arm"]) == set(ends["arm"])
-    beyond = "every arm" if every else ", ".join(sorted(set(ends["arm"])))
-    end = f" Best at an end of the sweep, so perhaps better beyond: {beyond}." if beyond else ""
     return (
         f"Each arm at its own best of the learning rates {', '.join(f'{r:g}' for r in tried)}, by "
-        f"the same scores: {', '.join(best)}.{end}"
+        f"the same scores: {', '.join(best)}.{at_end(ends['arm'], rates['arm'])}"
     )
+
+
+def at_end(arms: Iterable[str], every: Iterable[str]) -> str:
+    """A sentence, a space before it, that names the arms whose best rate stands at an end of the
+    sweep, of `every` arm there is; empty for none."""
+    named = sorted(set(arms))
+    if not named:
+        return ""
+    beyond = "every arm" if set(named) == set(every) else ", ".join(named)
+    return f" Best at an end of the sweep, so perhaps better beyond: {beyond}."
 
 
 def _words(rates: pd.Series) -> str:
