@@ -56,10 +56,10 @@ class Protocol:
     """Blocks of samples in each process: the inner unit of replication. With `precision` set, the
     fewest."""
     max_blocks: Times | None = None
-    """Most blocks in each process, should `precision` need more than `blocks`; None: 8 times."""
+    """Most blocks in each process, should `precision` need more than `blocks`; null: 8 times."""
     precision: Annotated[Number, Field(gt=0, lt=1)] | None = None
     """Half-width of the 95 % interval that is narrow enough (0.02: plus or minus 2 %): blocks are
-    added until it is reached, `max_blocks` are done or `budget_s` is spent. None: `blocks`."""
+    added until it is reached, `max_blocks` are done or `budget_s` is spent. null: `blocks`."""
     budget_s: Seconds = 600.0
     """Seconds that the blocks of a pair may take in each process; then they end."""
     block_s: Seconds = 0.5
