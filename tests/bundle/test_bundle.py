@@ -108,10 +108,13 @@ def test_a_figure_that_cannot_be_drawn_is_named_with_the_reason(folder, tmp_path
         (lambda f: [p.unlink() for p in (f / "records").iterdir()], "no records in"),
         (lambda f: (f / "study.yaml").unlink(), "has no study.yaml"),
         (lambda f: (f / "study.yaml").write_text("a: [b"), "study.yaml: line 1 is not valid YAML"),
-        (lambda f: (f / "study.yaml").write_text("question: why?"), "study.yaml: name is missing"),
+        (
+            lambda f: (f / "study.yaml").write_text("question: why?"),
+            "study.yaml: name, arms, workloads are missing",
+        ),
         (
             lambda f: (f / "study.yaml").write_text("{name: a, figures: fig5}"),
-            "study.yaml: question is missing",
+            "study.yaml: question, arms, workloads are missing",
         ),
         (lambda f: (f / "records" / "x.parquet").write_text("no"), "x.parquet is not whole parq"),
     ],

@@ -170,7 +170,7 @@ def test_a_strangers_corpus_is_neither_downloaded_nor_read_from_a_device(archive
         ("claims.json", b"{}", "claims.json: not a list"),
         ("claims.json", b'[{"name": "a"}]', "claims.json: 0.verdict: Field required"),
         ("data.json", b"no", "data.json: not a list"),
-        ("study.yaml", b"question: why?", "study.yaml: name is missing"),
+        ("study.yaml", b"question: why?", "study.yaml: name, arms, workloads are missing"),
         ("records/part.parquet", b"no", "records/part.parquet is not whole parquet"),
     ],
 )
