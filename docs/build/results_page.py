@@ -65,15 +65,20 @@ print(tokens_per_s)
 ```
 
 How much slower decoding gets a position, in microseconds (one line per block, then the median
-over blocks):
+over blocks; of a study that decodes):
 
 ```python
 import numpy as np
+import pandas as pd
 
 decode = measured[measured["metric"] == "decode_step_s"]
 blocks = decode.groupby(["arm", "length", "batch", "run_id", "process", "block"])
-slope = blocks.apply(lambda b: np.polyfit(b["position"].astype(float), b["value"], 1)[0] * 1e6)
-slope_us = slope.groupby(["arm", "length", "batch"]).median()
+slopes_us = [
+    (*key[:3], np.polyfit(b["position"].astype(float), b["value"], 1)[0] * 1e6)
+    for key, b in blocks
+]
+slopes = pd.DataFrame(slopes_us, columns=["arm", "length", "batch", "slope"])
+slope_us = slopes.groupby(["arm", "length", "batch"])["slope"].median()
 print(slope_us)
 ```
 
@@ -106,7 +111,8 @@ from retnet_bench.analysis.tables import curves, ratios
 
 print(curves.throughput(records))
 print(curves.slopes(records))
-print(ratios.pair_ratios(records)[["metric", "length", "estimate", "low", "high", "verdict"]])
+found = ratios.pair_ratios(records)
+print(found[["a", "b", "metric", "length", "batch", "estimate", "low", "high", "verdict"]])
 ```
 """
 

@@ -156,7 +156,9 @@ def _at_most(number: int, most: int, unit: str) -> None:
 def _version(schema: pa.Schema) -> int:
     stated = (schema.metadata or {}).get(VERSION_KEY, b"")
     if not stated:
-        raise _Refused("holds no records of retnet-bench (its schema has no version)")
+        raise _Refused(
+            "holds no records of retnet-bench: its metadata lack the version (pandas drops it)"
+        )
     if not stated.isdigit() or len(stated) > 9 or int(stated) < 1:
         words = quoted(stated.decode("utf-8", "replace"))
         raise _Refused(f'has schema version "{words}": versions are 1 to {SCHEMA_VERSION}')

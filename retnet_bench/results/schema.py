@@ -61,7 +61,8 @@ COLUMNS: list[Column] = [
         (
             "baseline",
             "string",
-            "the arm that others are compared with, where the study says",
+            "the arm that others are compared with, as the study said then; `show` and `plot` take "
+            "the one that the study.yaml beside names now",
         ),
         ("workload", "string", f"what was done: {', '.join(WORKLOADS)}", "", True),
         ("recorded_at", "time", "when the cell was finished", "", True),

@@ -66,7 +66,7 @@ class PerplexitySettings:
     documents: Annotated[
         Count | None, Field(description="held-out documents to score; all by default")
     ] = None
-    recipe: Annotated[Word | None, Field(description="how it is trained: a row of RECIPES")] = None
+    recipe: Annotated[Word | None, Field(description="how it is trained: small or paper")] = None
     context: Annotated[
         Literal["chunked", "sliding", "carried"] | None,
         Field(

@@ -73,6 +73,15 @@ def snippets(request, tmp_path_factory) -> dict[str, object]:
     return names
 
 
+def test_the_snippets_run_on_a_study_that_neither_trains_for_time_nor_decodes(monkeypatch, capsys):
+    monkeypatch.chdir(PAGE.parents[1])
+    names: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL):
+        exec(compile(code.replace("quickstart", "table5"), "docs/results.md", "exec"), names)
+    assert names["bits_per_byte"].index.get_level_values("arm")[0] == "h3"
+    assert names["slope_us"].empty
+
+
 def test_the_snippets_give_the_known_answers(snippets):
     rates = snippets["tokens_per_s"]
     assert rates.loc[512, "retnet"] == pytest.approx(2 * 512 / 0.1)

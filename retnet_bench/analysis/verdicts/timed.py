@@ -110,11 +110,11 @@ def _blocks(values: pd.DataFrame, column: str) -> list[resampling.TimedBlock]:
 def _decided(timed: _Timed, decision: Decision) -> Row:
     needed = decision.blocks
     remarks = [timed.row.remark]
+    more = " (more with a larger --budget)" if timed.row.paired else ""
     if needed:
-        more = " (more with a larger --budget)" if timed.row.paired else ""
         remarks.append(f"{needed} blocks would settle it, there are {timed.ratio.n}{more}")
     elif decision.verdict == INCONCLUSIVE:
-        remarks.append(intervals.why_no_interval(timed.ratio.n))
+        remarks.append(f"{intervals.why_no_interval(timed.ratio.n)}{more}")
     return replace(
         timed.row,
         verdict=decision.verdict,
