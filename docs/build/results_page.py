@@ -74,8 +74,7 @@ import pandas as pd
 decode = measured[measured["metric"] == "decode_step_s"]
 blocks = decode.groupby(["arm", "length", "batch", "run_id", "process", "block"])
 slopes_us = [
-    (*key[:3], np.polyfit(b["position"].astype(float), b["value"], 1)[0] * 1e6)
-    for key, b in blocks
+    (*key[:3], np.polyfit(b["position"].astype(float), b["value"], 1)[0] * 1e6) for key, b in blocks
 ]
 slopes = pd.DataFrame(slopes_us, columns=["arm", "length", "batch", "slope"])
 slope_us = slopes.groupby(["arm", "length", "batch"])["slope"].median()
