@@ -22,8 +22,11 @@ def history_table(lines: Sequence[Line]) -> Table:
     machines = len({line.about["fingerprint"] for line in lines}) > 1
     keys = {key: key for key in _KEYS} | ({"fingerprint": "machine"} if machines else {})
     named = [[_word(line.about[key]) for key in keys] for line in lines]
-    cells = [str(line.about["cell_json"]) for line in lines]
-    own = labels.differences(zip(map(" ".join, named), cells, strict=True))
+    cells = [
+        (" ".join(words), str(line.about["cell_json"]))
+        for words, line in zip(named, lines, strict=True)
+    ]
+    own = labels.differences(cells)
     if any(own.values()):
         named = [[*words, own[cell]] for words, cell in zip(named, cells, strict=True)]
         keys["cell_json"] = "setting"

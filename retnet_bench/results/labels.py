@@ -8,18 +8,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def differences(cells: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """For each cell, by its canonical JSON, the settings in which it differs from those of the same
-    name, as `seed 1, learning_rate 0.002`; empty where its name is its own.
-
-    `cells` are pairs of a name and the cell's canonical JSON.
-    """
+def differences(cells: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """For each of `cells`, pairs of a name and the cell's canonical JSON, the settings in which it
+    differs from those of the same name, as `seed 1, learning_rate 0.002`; empty where its name is
+    its own. A cell may stand under several names."""
     by_name: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     for name, text in cells:
         by_name[name][text] = json.loads(text)
+    varied = {name: _varied(alike) for name, alike in by_name.items()}
     return {
-        text: ", ".join(f"{key} {own.get(key, '-')}" for key in _varied(alike))
-        for alike in by_name.values()
+        (name, text): ", ".join(f"{key} {own.get(key, '-')}" for key in varied[name])
+        for name, alike in by_name.items()
         for text, own in alike.items()
     }
 

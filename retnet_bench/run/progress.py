@@ -27,7 +27,7 @@ class Reporter:
 
     def __init__(self, console: Console, cells: Iterable[Cell], total_s: float) -> None:
         self.console = console
-        self.own = labels.differences((cell.name, cell.canonical()) for cell in cells)
+        self.own = labels.differences(map(_named, cells))
         self.progress = Progress(
             TextColumn("{task.percentage:>3.0f} %"),
             BarColumn(bar_width=24),
@@ -66,9 +66,13 @@ class Reporter:
         colour = "green" if cell.status == "ok" else "yellow"
         self.console.print(
             Text(f"{cell.status:<11}", colour),
-            Text(printable(outcome_text(cell, self.own[cell.planned.cell.canonical()]))),
+            Text(printable(outcome_text(cell, self.own[_named(cell.planned.cell)]))),
             soft_wrap=True,
         )
+
+
+def _named(cell: Cell) -> tuple[str, str]:
+    return cell.name, cell.canonical()
 
 
 def outcome_text(cell: Finished, own: str = "") -> str:
