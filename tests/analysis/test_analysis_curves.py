@@ -438,6 +438,11 @@ def test_a_study_file_that_names_another_baseline_is_followed(tmp_path):
         assert sides(baselines.as_studies_say(table, [tmp_path])) == expected
     study.write_text(f"name: {table['study'].iloc[0]}")
     assert baselines.as_studies_say(table, [tmp_path])["baseline"].isna().all()
+    study.write_text("name: x\nbaseline: [retnet]")
+    with pytest.raises(
+        UserError, match=r"study\.yaml: baseline must be the name of an arm, is \['r"
+    ):
+        baselines.as_studies_say(table, [tmp_path])
 
 
 def test_every_arm_is_compared_with_the_baseline_that_a_study_names():

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from retnet_bench import yaml_file
+from retnet_bench.base import UserError, printable, quoted
 
 
 def stated(records: pd.DataFrame) -> pd.Series[Any]:
@@ -23,13 +24,17 @@ def stated(records: pd.DataFrame) -> pd.Series[Any]:
 
 def as_studies_say(records: pd.DataFrame, results: Sequence[Path]) -> pd.DataFrame:
     """`records` with the baselines that the `study.yaml` of each results folder names now, so that
-    a finished study takes another one without being measured again."""
+    a finished study takes another one without being measured again. UserError for one that is no
+    name."""
     for path in results:
-        study = _study(path / "study.yaml")
+        file = path / "study.yaml"
+        study = _study(file)
         baseline = study.get("baseline")
-        if baseline is None or isinstance(baseline, str):
-            of_study = records["study"] == study.get("name")
-            records = records.assign(baseline=records["baseline"].mask(of_study, baseline))
+        if not isinstance(baseline, str | None):
+            words = f"baseline must be the name of an arm, is {quoted(repr(baseline))}"
+            raise UserError(f"{printable(file)}: {words}")
+        of_study = records["study"] == study.get("name")
+        records = records.assign(baseline=records["baseline"].mask(of_study, baseline))
     return records
 
 
