@@ -49,17 +49,20 @@ def choose(cores: list[int], threads: int, root: Path = ROOT) -> list[int]:
     return sorted(sorted(cores, key=lambda core: (rank[core], core))[:threads])
 
 
-def pin(threads: int, root: Path = ROOT) -> Reading[list[int]]:
+def pin(threads: int, root: Path = ROOT, place: int = 0) -> Reading[list[int]]:
     """Keep this process, with the threads it has and will have, to `threads` cores.
 
+    `place`: of several such processes side by side, which this is; each has cores of its own.
     Returns the cores. Where it can't be done nothing is changed, and the reading says why.
     """
     cores = allowed()
     if cores.value is None:
         return cores
-    if threads > len(cores.value):
-        return Reading.missing(f"{threads} threads on {len(cores.value)} allowed cores: not pinned")
-    chosen = choose(cores.value, threads, root)
+    wanted = (place + 1) * threads
+    if wanted > len(cores.value):
+        return Reading.missing(f"{wanted} threads on {len(cores.value)} allowed cores: not pinned")
+    earlier = choose(cores.value, place * threads, root)
+    chosen = sorted({*choose(cores.value, wanted, root)}.difference(earlier))
     try:
         for task in os.listdir("/proc/self/task"):
             os.sched_setaffinity(int(task), chosen)

@@ -180,8 +180,18 @@ def is_steady(times: Sequence[float]) -> bool:
     )
 
 
-def warm_up(clock: Clock, step: Callable[[], object], protocol: Protocol) -> WarmUp:
-    """Run `step` until it is steady or `warmup_max_s` is spent, whichever comes first."""
+def warm_up(
+    clock: Clock,
+    step: Callable[[], object],
+    protocol: Protocol,
+    meet: Callable[[], object] = lambda: None,
+    slowest: Callable[[Sequence[float]], Sequence[float]] = lambda seconds: seconds,
+) -> WarmUp:
+    """Run `step` until it is steady or `warmup_max_s` is spent, whichever comes first.
+
+    Of a cell that several processes run together each calls this: `meet` returns when all have come
+    to it, and `slowest` gives them the same times, so that all end after the same step.
+    """
     clock.sync()
     start_s = clock.now()
     times: list[float] = []
@@ -189,8 +199,10 @@ def warm_up(clock: Clock, step: Callable[[], object], protocol: Protocol) -> War
     while len(times) < protocol.warmup_min_steps or not (
         steady or total_s >= protocol.warmup_max_s
     ):
-        times.append(time_call(clock, step))
-        total_s = clock.now() - start_s
+        meet()
+        taken_s = time_call(clock, step)
+        taken_s, total_s = slowest([taken_s, clock.now() - start_s])
+        times.append(taken_s)
         steady = is_steady(times)
     return WarmUp(times[0], len(times), total_s, steady, tuple(times))
 
@@ -202,13 +214,20 @@ def samples_per_block(protocol: Protocol, step_s: float) -> int:
     return min(max(wanted, protocol.min_samples), protocol.max_samples)
 
 
-def run_block(clock: Clock, step: Callable[[], object], n: int) -> list[float]:
-    """Seconds of each of `n` consecutive steps, with the garbage collector held still."""
+def run_block(
+    clock: Clock, step: Callable[[], object], n: int, meet: Callable[[], object] = lambda: None
+) -> list[float]:
+    """Seconds of each of `n` consecutive steps, with the garbage collector held still. `meet` is
+    called before each, outside of its time."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
-        return [time_call(clock, step) for _ in range(n)]
+        times = []
+        for _ in range(n):
+            meet()
+            times.append(time_call(clock, step))
+        return times
     finally:
         if was_enabled:
             gc.enable()

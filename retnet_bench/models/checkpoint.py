@@ -132,8 +132,14 @@ def _stored(options: type) -> type[Stored]:
     return create_model("Stored", __base__=Stored, config=(config, ...))
 
 
-def save(model: LanguageModel, folder: str | Path, meta: Mapping[str, Any]) -> Path:
+def save(
+    model: LanguageModel,
+    folder: str | Path,
+    meta: Mapping[str, Any],
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Path:
     """Write `model` to `folder` atomically and return the folder. `meta`: JSON-serialisable.
+    `tensors`: its whole weights, where this process holds a part of them.
 
     Raises UserError when the folder cannot be written.
     """
@@ -145,7 +151,7 @@ def save(model: LanguageModel, folder: str | Path, meta: Mapping[str, Any]) -> P
         "dtype": _DTYPE_NAMES[model.embedding.weight.dtype],
         "meta": dict(meta),
     }
-    save_tensors(model.state_dict(), folder / WEIGHTS, header)
+    save_tensors(model.state_dict() if tensors is None else tensors, folder / WEIGHTS, header)
     _replace(folder / CONFIG, lambda path: path.write_text(json.dumps(header, indent=2) + "\n"))
     return folder
 

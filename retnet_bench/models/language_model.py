@@ -64,6 +64,10 @@ def _nats(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
+def _as_they_are(logits: Tensor) -> Tensor:
+    return logits
+
+
 class LanguageModel(nn.Module):
     """Tokens (B, T) to logits (B, T, vocab). The head is tied to the embedding, if `cfg.tied`.
 
@@ -91,6 +95,10 @@ class LanguageModel(nn.Module):
         self.norm = make_norm(cfg, cfg.d_model)
         self.recompute_contexts: Callable[[], tuple[Any, Any]] = noop_context_fn
         """Makes the contexts of a recomputed block's first and second run."""
+        self.joined: Callable[[Tensor], Tensor] = _as_they_are
+        self.nats: Callable[[Tensor, Tensor], Tensor] = _nats
+        """The whole vocabulary's logits, and the loss, from what `_logits` gives: of a model that
+        is split over ranks (`models.split`) those of a part of the vocabulary."""
         self.head = None if cfg.tied else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
         self._initialise()
 
@@ -144,7 +152,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Whole sequences from an empty state: (B, T) -> (B, T, vocab)."""
-        return self._logits(self._mixed(tokens))
+        return self.joined(self._logits(self._mixed(tokens)))
 
     def logits_at(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """The same at `positions` (B, D) only: (B, D, vocab)."""
@@ -166,7 +174,7 @@ class LanguageModel(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood in nats per token, in fp32."""
-        return _nats(self(tokens), targets)
+        return self.nats(self._logits(self._mixed(tokens)), targets)
 
     def loss_at(self, tokens: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """The same of `targets` (B, D) at `positions` (B, D) alone, in nats per target."""
@@ -175,7 +183,8 @@ class LanguageModel(nn.Module):
     def new_state(self, batch: int, capacity: int) -> DecodeState:
         """An empty state for up to `capacity` tokens of `batch` sequences."""
         weight = self.embedding.weight
-        return DecodeState([b.mixer.new_state(batch, capacity, weight) for b in self.blocks])
+        like = torch.empty(0, dtype=weight.dtype, device=weight.device)  # of no share of a world's
+        return DecodeState([b.mixer.new_state(batch, capacity, like) for b in self.blocks])
 
     def fork(self, state: DecodeState) -> DecodeState:
         """A state to decode from while `state` stays usable at its own position."""
@@ -194,7 +203,7 @@ class LanguageModel(nn.Module):
         for block, context, layer in zip(self.blocks, contexts, state.layers, strict=True):
             x = block.prefill(x, context, layer, start)
         state.position = start + tokens.shape[1]
-        return self._logits(x if every else x[:, -1:])
+        return self.joined(self._logits(x if every else x[:, -1:]))
 
     def step(self, token: Tensor, state: DecodeState) -> Tensor:
         """Take one token (B, 1) into `state`; logits (B, 1, vocab)."""
@@ -208,4 +217,4 @@ class LanguageModel(nn.Module):
         contexts = self._contexts(position, 1)
         for block, context, layer in zip(self.blocks, contexts, layers, strict=True):
             x = block.step(x, context, layer, position)
-        return self._logits(x)
+        return self.joined(self._logits(x))

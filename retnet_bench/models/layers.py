@@ -35,6 +35,11 @@ class Exact(nn.Module):
         start = self._exact[name].to(torch.get_default_device(), torch.float32)
         self.register_buffer(name, start, persistent=False)
 
+    def keep_part(self, name: str, start: int, end: int) -> None:
+        """Keep entries start .. end - 1 of a constant, and drop the others."""
+        self._exact[name] = self._exact[name][start:end].clone()
+        setattr(self, name, getattr(self, name)[start:end].clone())
+
     def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
         before = {name: getattr(self, name).detach() for name in self.fp32_parameters}
         super()._apply(fn, recurse)

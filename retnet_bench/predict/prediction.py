@@ -55,6 +55,9 @@ def predict(
         if cell.workload == "downstream":
             why = "how much a task asks is not known before it is read"
         return Prediction(None, None, Roofline(None, None, None), None, None, None, None, why)
+    if cell.ranks > 1:
+        why = "what a rank of a world needs is not modelled"
+        return Prediction(None, None, Roofline(None, None, None), None, None, None, None, why)
     step = step_of(cell, config, target.device)
     try:
         found = footprint(step)

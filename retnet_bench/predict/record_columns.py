@@ -26,6 +26,8 @@ def columns(planned: Planned, target: Target, sample: Sample) -> dict[str, Any]:
     cell = planned.cell
     if planned.unsupported is not None or not sample.values or cell.workload not in MODELLED:
         return {}
+    if cell.ranks > 1:
+        return {}
     if sample.metric == TIMES.get(cell.workload):
         return _time_columns(planned, target, sample)
     if cell.mode == "eager" and sample.metric == PEAKS[target.device]:

@@ -8,6 +8,7 @@ History of SCHEMA_VERSION
    names the arm that others are compared with. The text of
    an environment stands in the first row that has it; the others name its environment_id.
 4  columns pairs and key_dim (recall).
+5  column parallel (a cell that several processes run together).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 VERSION_KEY = b"retnet_bench_schema_version"
 
 _TYPES = {
@@ -132,6 +133,12 @@ COLUMNS: list[Column] = [
         ("mode", "string", "eager, compile or cudagraph"),
         ("device", "string", "torch device the cell ran on"),
         ("threads", "int", "intra-op threads of the worker", "threads"),
+        (
+            "parallel",
+            "string",
+            "the ranks that ran the cell together: data (each with the whole model), fsdp (weights "
+            "shared) and tensor (heads shared); null: one process",
+        ),
         ("corpus", "string", "where the tokens come from"),
         ("tokenizer", "string", "byte, or bpe:<vocabulary size>"),
         ("vocab_size", "int", "rows of the embedding", "tokens"),
@@ -222,6 +229,17 @@ METRICS: dict[str, Metric] = {
         ("nvml_used_bytes", "bytes", "", f"memory of the GPU in use as NVML sees it, {_PEAK}"),
         ("weight_bytes", "bytes", "", "parameters of the model"),
         ("state_bytes", "bytes", "", "KV cache or retention state, whole batch"),
+        *(
+            (
+                *(f"rank_{name}", "bytes", ""),
+                f"{name} of each rank of a world; samples: one a rank, value: the largest, which "
+                f"stands under {name}, too",
+            )
+            for name in (
+                *("weight_bytes", "state_bytes", "peak_rss_bytes", "peak_tensor_bytes"),
+                *("cuda_peak_allocated_bytes", "cuda_peak_reserved_bytes", "nvml_used_bytes"),
+            )
+        ),
         (
             "forms_relative_error",
             "relative",

@@ -170,6 +170,11 @@ class _Comparison:
             pairs = plan.make(self.study)
         cells = [p for pair in pairs for p in pair if WORKLOADS[p.cell.workload].interleaved]
         able = [p for p in cells if p.unsupported is None]
+        if any(p.cell.ranks > 1 for p in able):
+            raise UserError(
+                f"study {self.study.name} has cells with parallel; two revisions are held against "
+                f"each other in single processes, so leave it out"
+            )
         if self.policy.exact_only:
             able = [replace(p, cell=replace(p.cell, measure=("memory",))) for p in able]
         if not able:

@@ -78,6 +78,7 @@ class Rows:
         cell = self.planned.cell
         return {name: getattr(cell, name) for name in _columns_of(Cell)} | {
             "block_family": cell.block_family,
+            "parallel": None if cell.parallel is None else str(cell.parallel),
             "learning_rate": cell.peak_learning_rate(),
             "kernel_dispatched": self.kernel_dispatched,
         }

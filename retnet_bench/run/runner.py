@@ -31,6 +31,7 @@ from retnet_bench.run.records import Row, Rows
 from retnet_bench.run.stopping import Rule
 from retnet_bench.run.wire import Failure, Prepared, Samples
 from retnet_bench.run.worker_handle import WorkerHandle
+from retnet_bench.run.world_handle import WorldHandle, started as start_processes
 from retnet_bench.study.plan import Pair, Planned
 from retnet_bench.workloads import WORKLOADS, Sample
 
@@ -67,7 +68,7 @@ class CellRun:
     seconds: float = 0.0
     reported: set[tuple[str, str]] = field(default_factory=set)
     """Metrics that this machine can't take, and why: one row says it."""
-    worker: WorkerHandle = field(init=False)
+    worker: WorkerHandle | WorldHandle = field(init=False)
     made: Rows = field(init=False)
 
     def fail(self, failure: Failure) -> None:
@@ -186,7 +187,7 @@ class Runner:
         start = time.monotonic()
         for done in itertools.count():
             able = [cell_run for cell_run in cell_runs if cell_run.failure is None]
-            pids = [cell_run.worker.started.process.pid for cell_run in able]
+            pids = [pid for cell_run in able for pid in cell_run.worker.pids]
             # A B B A ..., of the next process B A A B ...: an odd number of blocks favours no arm.
             for cell_run in able if (done + process) % 2 == 0 else able[::-1]:
                 self._timed_block(cell_run, process, done, next(order), pids)
@@ -268,7 +269,7 @@ def _workers(cell_runs: Sequence[CellRun], folder: Path, process: int) -> Iterat
     try:
         for cell_run in cell_runs:
             output = folder / f"{cell_run.planned.cell.cell_id}-{len(started)}-{process}.log"
-            cell_run.worker = WorkerHandle(cell_run.planned, cell_run.launcher, output)
+            cell_run.worker = start_processes(cell_run.planned, cell_run.launcher, output)
             started.append(cell_run)
         yield
     except BaseException:  # an interrupt must not wait for what a worker is doing

@@ -31,7 +31,7 @@ from retnet_bench.measure.reading import unreported
 from retnet_bench.models import agreement
 from retnet_bench.run import orphans, wire
 from retnet_bench.run.wire import Answer, Failure, Prepared, Samples
-from retnet_bench.workloads import WORKLOADS, Cell, Diverged, NotFinite, Sample
+from retnet_bench.workloads import WORKLOADS, Cell, Diverged, NotFinite, Sample, world
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 NO_SPACE = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
@@ -48,10 +48,15 @@ class Session:
 
     cell: Cell
     protocol: Protocol
+    device: str = field(init=False)
+    """This process's own: the cell's, or that of its rank."""
     step_s: float = field(default=0.0, init=False)
     report: Callable[[str], None] = field(default=lambda words: None, init=False)
     """Takes a few words from within a long block."""
     _reported: set[tuple[str, str]] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self.device = self.cell.device
 
     def prepare(
         self,
@@ -59,14 +64,17 @@ class Session:
         memory_bytes: int | None = None,
         checkpoints: str | None = None,
         tensorboard: str | None = None,
+        rank: int = 0,
+        rendezvous: str | None = None,
     ) -> Prepared:
         """Check the forms, build, warm up. `agreements` are those found before for the same model;
-        `checkpoints` and `tensorboard` are folders for this cell's."""
+        `checkpoints` and `tensorboard` are folders for this cell's. `rank` is this process's among
+        those that run the cell together, which meet at the file `rendezvous`."""
         # A decayed weight below 1e-38 is 0, as on GPUs: x86 takes a hundred times as long for it,
         # so a speed would hang on how fast states decay. Threads made from here on do the same.
         torch.set_flush_denormal(True)
         torch.set_num_threads(self.cell.threads)
-        cores.pin(self.cell.threads)
+        cores.pin(self.cell.threads, place=rank)
         if memory_bytes is not None:
             memory.limit_memory(memory_bytes)
         memory.keep_freed_memory(True)
@@ -78,17 +86,25 @@ class Session:
             if not compared.ok:
                 raise Incorrect(f"forms disagree: {compared.line()}")
         self.workload = WORKLOADS[self.cell.workload](self.cell)
+        if self.cell.parallel is not None and rendezvous is not None:
+            limit_s = self.protocol.timeout_s
+            joined = world.join(self.cell.parallel, rank, rendezvous, self.cell.device, limit_s)
+            self.workload.world, self.workload.device = joined, joined.device
+            self.device = str(joined.device)
         self.workload.report = self.report
         self.workload.checkpoints = None if checkpoints is None else Path(checkpoints)
         self.workload.tensorboard = None if tensorboard is None else Path(tensorboard)
         self.workload.prepare()
-        self.clock = WallClock(self.cell.device)
+        self.clock = WallClock(self.device)
         self.clock_cost_s = purity.clock_cost_s(self.clock)
-        env = environment.capture(self.cell.device)
+        env = environment.capture(self.device)
         dispatched = self.workload.dispatched()
         warm = None
         if self.workload.interleaved and "time" in self.cell.measure:
-            warm = warm_up(self.clock, self.workload.step, self.protocol)
+            together = self.workload.world
+            warm = warm_up(
+                *(self.clock, self.workload.step, self.protocol), together.meet, together.slowest
+            )
             self.step_s = warm.step_s
         return Prepared(env, found, dispatched, warm, self._mode_error())
 
@@ -107,9 +123,9 @@ class Session:
     def block(self) -> Samples:
         """One block, and what else happened in its window. Where nothing is timed (perplexity)
         nothing can be impure."""
-        before = purity.snapshot(self.cell.device)
+        before = purity.snapshot(self.device)
         samples = list(self.workload.block(self.clock, self.protocol, self.step_s))
-        after = purity.snapshot(self.cell.device)
+        after = purity.snapshot(self.device)
         self.workload.check()
         if not self.workload.interleaved:
             return Samples(samples)

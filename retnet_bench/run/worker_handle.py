@@ -33,6 +33,10 @@ class WorkerHandle:
         self.oom_kills = cgroup.oom_kills()
         self.started = launcher.start(planned, str(output))
 
+    @property
+    def pids(self) -> list[int]:
+        return [self.started.process.pid]
+
     def ask(
         self, name: str, on_progress: Callable[[str], None] = lambda words: None, **arguments: Any
     ) -> wire.Answer:
@@ -50,6 +54,13 @@ class WorkerHandle:
             return self._death()
         finally:
             self.spent_s += time.monotonic() - start
+
+    def answered(self) -> wire.Answer:
+        """The answer that it has begun, or a Failure: its own, a stop in its midst, or its death."""
+        try:
+            return self._answer(0.0)
+        except (EOFError, ConnectionError):
+            return self._death()
 
     def _answer(self, timeout_s: float) -> wire.Answer:
         words = f"not finished after timeout_s = {self.planned.protocol.timeout_s:g} s"
@@ -91,14 +102,19 @@ class WorkerHandle:
     def kill(self) -> None:
         self.started.process.kill()
 
-    def stop(self) -> None:
-        """Let the worker end; kill it if it does not."""
+    def ask_to_stop(self) -> None:
+        """Have the worker end once it has answered, and do not wait for that."""
         process = self.started.process
         if process.wait(0) is None:
             try:
                 wire.request(self.started.conn, "stop")
             except OSError:
                 process.kill()
+
+    def stop(self) -> None:
+        """Let the worker end; kill it if it does not."""
+        process = self.started.process
+        self.ask_to_stop()
         if process.wait(ANSWER_S) is None:
             process.kill()
         if process.wait(ANSWER_S) is None:

@@ -15,20 +15,21 @@ from retnet_bench.analysis.tables.floor import TWIN_SUFFIX
 from retnet_bench.base import UserError, located, quoted
 from retnet_bench.data import load_corpus, load_tokenizer
 from retnet_bench.kernels import KERNELS, Setting, best
+from retnet_bench.measure import cores
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.models import MIXERS, ModelConfig, cost
+from retnet_bench.models import MIXERS, ModelConfig, cost, split
 from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.config import size as size_of
 from retnet_bench.models.matching import Matched
 from retnet_bench.models.pattern import HYBRID, LayerChoice
 from retnet_bench.study.arms import EVERY_MIXER, Arm, Layer
 from retnet_bench.study.study import CommonSettings, Group, Settings, Study
-from retnet_bench.workloads import WORKLOADS, Cell
+from retnet_bench.workloads import WORKLOADS, Cell, world
 from retnet_bench.workloads.decode import MAX_STEPS
 from retnet_bench.workloads.modes import why_not as mode_why_not
 from retnet_bench.workloads.recall import VOCABULARY, task_of
 from retnet_bench.workloads.scoring import CONTEXT_TOKENS
-from retnet_bench.workloads.settings import meanings
+from retnet_bench.workloads.settings import Parallel, meanings
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,10 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings) -> Cell:
     if given.batch_tokens is not None:
         values["batch"] = max(1, given.batch_tokens // given.length)
     values["device"] = device(given.device or "auto")
-    values["threads"] = given.threads or _threads()
+    if "parallel" in values:
+        values["parallel"] = Parallel(**values["parallel"])
+    ranks = values["parallel"].ranks if "parallel" in values else 1
+    values["threads"] = given.threads or max(1, _threads() // ranks)
     if workload == "recall":
         vocabulary = values.get("vocabulary", VOCABULARY)
         values |= {"corpus": "random", "tokenizer": f"random:{vocabulary}", "match": "none"}
@@ -282,9 +286,14 @@ def devices_of(pairs: list[Pair]) -> list[str]:
 
 def _threads() -> int:
     """Physical cores this process may use: a thread on a hyper-thread slows a matmul down."""
-    allowed = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else 0
+    allowed = _allowed_cores() if hasattr(psutil.Process, "cpu_affinity") else 0
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
     return min(physical, allowed) if allowed else physical
+
+
+def _allowed_cores() -> int:
+    """Logical cores this process may use; all of them where the system does not say."""
+    return len(cores.allowed().value or ()) or psutil.cpu_count() or 1
 
 
 _VOCABULARIES: dict[tuple[str, str], int] = {}
@@ -310,7 +319,34 @@ def _why_not(cell: Cell) -> str | None:
     most, needed = cost.longest(config), max(cell.length, *(cell.contexts or (0,)))
     if most is not None and needed > most:
         return f"{cell.arm} is defined for at most {most:,} tokens, not {needed:,}"
-    return _kernel_why_not(cell, config) or mode_why_not(cell.mode, cell.device)
+    return (
+        _kernel_why_not(cell, config)
+        or mode_why_not(cell.mode, cell.device)
+        or (cell.parallel and _parallel_why_not(cell, cell.parallel, config))
+    )
+
+
+def _parallel_why_not(cell: Cell, parallel: Parallel, config: ModelConfig) -> str | None:
+    """Why a world can't run the cell: what it asks of the model, then of the machine."""
+    if parallel.shard == "fsdp" and parallel.data == 1:
+        return "parallel: shard fsdp shares weights over data ranks, of which there is one"
+    if cell.workload in ("prefill", "decode") and parallel.data > 1:
+        return f"parallel.data is {parallel.data}: {cell.workload} is split by tensor alone"
+    if cell.mode != "eager":
+        return f"parallel runs in mode eager, not {cell.mode}"
+    if cell.dtype == "fp16" and parallel.ranks > 1:
+        return "parallel takes no fp16, whose gradients one scale for all ranks would have to fit"
+    rows, left = divmod(cell.batch, parallel.data)
+    if left:
+        return f"parallel.data {parallel.data} does not divide batch {cell.batch}"
+    if cell.micro_batch and rows % cell.micro_batch:
+        return f"micro_batch {cell.micro_batch} does not divide the {rows} sequences of a rank"
+    if parallel.tensor > 1:
+        try:
+            split.check(config, parallel.tensor)
+        except UserError as error:
+            return f"parallel: {error}"
+    return world.why_not(parallel, cell.device, _allowed_cores())
 
 
 def _kernel_why_not(cell: Cell, config: ModelConfig) -> str | None:

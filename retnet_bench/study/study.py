@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -37,7 +37,7 @@ from retnet_bench.fields import (
 )
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.study.arms import Arm, spread
-from retnet_bench.workloads.settings import EVERY
+from retnet_bench.workloads.settings import EVERY, Parallel
 
 MAX_CELLS = 10_000
 """Of a study: at one second a cell, three hours."""
@@ -322,6 +322,8 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     """The keys that are allowed where an unknown one stands."""
     words = [part for part in location if isinstance(part, str)]
     last = words[-1] if words else ""
+    if last == "parallel":
+        return [field.name for field in fields(Parallel)]
     models: dict[str, type[BaseModel]] = {
         "": Study,
         "fixed": Settings,

@@ -22,6 +22,7 @@ from retnet_bench.measure.reading import Series
 from retnet_bench.models import LanguageModel, ModelConfig
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.workloads.cell import Cell
+from retnet_bench.workloads.world import ALONE, Alone, local
 
 SCORE = "score"
 """Phase of what a trained model is scored on."""
@@ -85,6 +86,8 @@ class Workload(ABC):
         self.cell = cell
         self.device = torch.device(cell.device)
         self.model: LanguageModel
+        self.world: Alone = ALONE
+        """The processes that run the cell together."""
         self.report: Callable[[str], None] = lambda line: None
         """Called every few seconds of long work with a short line; does nothing unless set."""
 
@@ -115,6 +118,7 @@ class Workload(ABC):
     def build_model(self, dtype: str) -> LanguageModel:
         torch.manual_seed(self.cell.seed)
         model = LanguageModel(self.cell.matched().config)
+        self.world.split(model)
         return model.to(self.device, DTYPES[dtype])
 
     def sample_tokens(self, batch: int, length: int) -> Tensor:
@@ -127,7 +131,8 @@ class Workload(ABC):
         self, metric: str, clock: Clock, protocol: Protocol, step_s: float
     ) -> Iterator[Sample]:
         """The usual block: one row of consecutive steps."""
-        times = run_block(clock, self.step, samples_per_block(protocol, step_s))
+        steps = samples_per_block(protocol, step_s)
+        times = self.world.slowest(run_block(clock, self.step, steps, self.world.meet))
         yield Sample(metric, "s", tuple(times), self.phase)
 
     def memory_of(self, phase: str, fn: Callable[[], object], resident: int) -> Iterator[Sample]:
@@ -179,8 +184,8 @@ def kernel_labels(config: ModelConfig) -> str:
 
 
 def tensor_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the given tensors' own elements."""
-    return sum(t.numel() * t.element_size() for t in tensors)
+    """Bytes of the given tensors' own elements that this process holds."""
+    return sum(t.numel() * t.element_size() for t in map(local, tensors))
 
 
 def weight_bytes(model: nn.Module) -> int:

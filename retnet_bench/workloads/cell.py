@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from retnet_bench.workloads.settings import (
     DecodeSettings,
     DownstreamSettings,
     LearningSettings,
+    ParallelSettings,
     PerplexitySettings,
     RecallSettings,
     TrainingSettings,
@@ -44,6 +45,7 @@ class Cell(
     PerplexitySettings,
     RecallSettings,
     DownstreamSettings,
+    ParallelSettings,
 ):
     """Everything that decides what is run. How it is timed is the protocol's, not the cell's.
 
@@ -125,6 +127,8 @@ class Cell(
             values |= values.pop("options").given()
         if "layers" in values:
             values["layers"] = [entry.flat() for entry in values["layers"]]
+        if "parallel" in values:
+            values["parallel"] = asdict(values["parallel"])
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @property
@@ -139,7 +143,13 @@ class Cell(
     @property
     def name(self) -> str:
         """Short words for a progress line."""
-        return f"{self.workload} {self.size} {self.arm} length {self.length} batch {self.batch}"
+        words = f"{self.workload} {self.size} {self.arm} length {self.length} batch {self.batch}"
+        return f"{words} on {self.parallel}" if self.parallel else words
+
+    @property
+    def ranks(self) -> int:
+        """Processes that run it together."""
+        return self.parallel.ranks if self.parallel else 1
 
     @property
     def block_family(self) -> str:

@@ -23,6 +23,7 @@ from retnet_bench import files
 from retnet_bench.files import NotWritten
 from retnet_bench.models import LanguageModel, checkpoint
 from retnet_bench.models.strict import Count, parse
+from retnet_bench.workloads.world import ALONE, Alone
 
 TRAINING = "training.safetensors"
 KEEP = 2
@@ -63,15 +64,17 @@ class Checkpoints:
         meta: Mapping[str, Any],
         tensors: Mapping[str, Tensor],
         header: Mapping[str, Any],
+        weights: Mapping[str, Tensor] | None = None,
     ) -> Path:
-        """Keep model and training state of `step`, then drop all but the last KEEP. Raises
-        NotWritten when the folder can't be written; what was there stays."""
+        """Keep model and training state of `step`, then drop all but the last KEEP. `weights`: the
+        model's whole ones, where this process holds a part. Raises NotWritten when the folder can't
+        be written; what was there stays."""
         target = self.path(step)
         aside = self.folder / f".step-{step:09d}.tmp"  # one writer; a killed one's is written over
         try:
             with files.guarded(target, kind=NotWritten):
                 shutil.rmtree(aside, ignore_errors=True)
-                checkpoint.save(model, aside, meta)
+                checkpoint.save(model, aside, meta, weights)
                 checkpoint.save_tensors(tensors, aside / TRAINING, header)
                 aside.replace(target)
                 files.sync(self.folder)
@@ -103,20 +106,46 @@ class Checkpoints:
         return target
 
 
-def optimiser_tensors(adamw: torch.optim.AdamW) -> dict[str, Tensor]:
-    """AdamW's moments and step counts by parameter index, e.g. `adamw.3.exp_avg`."""
-    states = adamw.state_dict()["state"]
-    return {f"adamw.{i}.{name}": t for i, state in states.items() for name, t in state.items()}
+def optimiser_tensors(
+    adamw: torch.optim.AdamW, model: LanguageModel, world: Alone = ALONE
+) -> dict[str, Tensor]:
+    """AdamW's moments and step counts by parameter index, e.g. `adamw.3.exp_avg`: the whole ones,
+    of which every rank of the world holds its part."""
+    names, states = _parameter_names(adamw, model), adamw.state_dict()["state"]
+    found: dict[str, Tensor] = {}
+    for key in sorted({key for state in states.values() for key in state}):
+        own = {names[i]: state[key] for i, state in states.items()}
+        whole = world.whole(model, own)
+        found |= {f"adamw.{i}.{key}": whole[names[i]] for i in states}
+    return found
 
 
-def restore_optimiser(adamw: torch.optim.AdamW, tensors: Mapping[str, Tensor]) -> None:
+def restore_optimiser(
+    adamw: torch.optim.AdamW,
+    tensors: Mapping[str, Tensor],
+    model: LanguageModel,
+    world: Alone = ALONE,
+) -> None:
     """The inverse of `optimiser_tensors`; names of other things are left alone."""
-    states: dict[int, dict[str, Tensor]] = {}
+    names = _parameter_names(adamw, model)
+    by_key: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("adamw."):
             _, index, key = name.split(".")
-            states.setdefault(int(index), {})[key] = tensor
-    adamw.load_state_dict({**adamw.state_dict(), "state": states})
+            by_key.setdefault(key, {})[names[int(index)]] = tensor
+    parts = {key: world.own(model, whole) for key, whole in by_key.items()}
+    states = {
+        i: {key: own[name] for key, own in parts.items() if name in own}
+        for i, name in enumerate(names)
+    }
+    kept = {i: state for i, state in states.items() if state}
+    adamw.load_state_dict({**adamw.state_dict(), "state": kept})
+
+
+def _parameter_names(adamw: torch.optim.AdamW, model: LanguageModel) -> list[str]:
+    """In AdamW's order, which is that of its state's indices."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(p)] for group in adamw.param_groups for p in group["params"]]
 
 
 def generator_tensors(device: torch.device) -> dict[str, Tensor]:

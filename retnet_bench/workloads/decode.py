@@ -21,7 +21,7 @@ from retnet_bench.workloads.base import (
     weight_bytes,
 )
 from retnet_bench.workloads.modes import CapturedStep, execute
-from retnet_bench.workloads.settings import DecodeSettings
+from retnet_bench.workloads.settings import DecodeSettings, ParallelSettings
 
 MAX_STEPS = 16
 """Most consecutive steps at one position in one block: they move along by as many tokens."""
@@ -58,7 +58,7 @@ class Decode(Workload):
     """
 
     phase = "decode"
-    settings = (DecodeSettings,)
+    settings = (DecodeSettings, ParallelSettings)
 
     @torch.no_grad()
     def prepare(self) -> None:
@@ -131,7 +131,11 @@ class Decode(Workload):
         visits += [(start, back, True) for start in reversed(self.positions) if back]
         steps = [step for visit in visits for step in _steps(*visit)]
         turns = iter(steps)
-        times = run_block(clock, lambda: self._step_from(*next(turns)[:2]), len(steps))
+        times = self.world.slowest(
+            run_block(
+                clock, lambda: self._step_from(*next(turns)[:2]), len(steps), self.world.meet
+            )
+        )
         found: dict[int, list[float]] = {start: [] for start in self.positions}
         for (start, _, kept), seconds in zip(steps, times, strict=True):
             if kept:
@@ -143,7 +147,7 @@ class Decode(Workload):
         cfg, cell = self.model.cfg, self.cell
         element = DTYPES[cell.dtype].itemsize
         for p in self.positions:
-            needed = cost.state_bytes(cfg, cell.batch, p, element)
+            needed = cost.state_bytes(cfg, cell.batch, p, element) // self.world.parallel.tensor
             yield Sample("state_bytes", "bytes", (float(needed),), self.phase, {"position": p})
         yield from self._peak()
 

@@ -24,7 +24,7 @@ from retnet_bench.workloads.checkpoints import (
 )
 from retnet_bench.workloads.divergence import Watch
 from retnet_bench.workloads.progress import Board, Live
-from retnet_bench.workloads.settings import LearningSettings, TrainingSettings
+from retnet_bench.workloads.settings import MOST_RANKS, LearningSettings, TrainingSettings
 from retnet_bench.workloads.train import Batch, Train
 
 CURVE_POINTS = 100
@@ -108,7 +108,7 @@ class Learning(Train):
 
     def _train(self, clock: Clock) -> None:
         self.model.train()
-        torch.manual_seed(self.cell.seed)  # dropout's draws depend on nothing that ran before
+        self._seed()
         self._resume()
         self.board.open(self.done * self._step_tokens)
         live, first = Live(clock, self.report), self.done
@@ -129,6 +129,11 @@ class Learning(Train):
                 self._save()
         self.board.close()
 
+    def _seed(self) -> None:
+        """So that dropout's draws depend on nothing that ran before, and differ between ranks that
+        read different sequences."""
+        torch.manual_seed(self.cell.seed + self.world.data_rank + MOST_RANKS * self.done)
+
     def _due(self) -> set[str]:
         """What is to be done after the step just taken."""
         if self.done == self.steps:
@@ -142,7 +147,7 @@ class Learning(Train):
 
     def _look(self, waiting: list[torch.Tensor]) -> float:
         """Read the losses of the last steps from the device; the last one. Raises Diverged."""
-        losses = torch.stack(waiting).tolist()
+        losses = self.world.mean(torch.stack(waiting)).tolist()
         waiting.clear()
         for step, loss in enumerate(losses, self.done - len(losses) + 1):
             self.watch.see(step, loss, self.recipe)
@@ -161,13 +166,18 @@ class Learning(Train):
     # --- checkpoints ---------------------------------------------------------------------------
 
     def _identity(self) -> dict[str, Any]:
-        """Whose training a checkpoint is: the cell, but for how often it is kept, and its texts."""
-        return {"cell": replace(self.cell, checkpoint_every=None).canonical(), **self.texts}
+        """Whose training a checkpoint is: the cell, but for how often it is kept and for how many
+        ranks run it, and its texts."""
+        cell = replace(self.cell, checkpoint_every=None, parallel=None)
+        return {"cell": cell.canonical(), **self.texts}
 
     def _save(self) -> None:
         if self.checkpoints is None:
             return
-        tensors = optimiser_tensors(self.optimiser.adamw) | generator_tensors(self.device)
+        # Every rank gives its part, and the first one writes.
+        weights = self.world.whole(self.model, self.model.state_dict())
+        tensors = optimiser_tensors(self.optimiser.adamw, self.model, self.world)
+        tensors |= generator_tensors(self.device)
         header = {
             "of": self._identity(),
             "step": self.done,
@@ -183,21 +193,30 @@ class Learning(Train):
             "tokens": self.done * self._step_tokens,
             "bos_windows": self.recipe.bos_windows,
         }
-        Checkpoints(self.checkpoints).save(self.done, self.model, meta, tensors, header)
+        if self.world.leads:
+            kept = Checkpoints(self.checkpoints)
+            kept.save(self.done, self.model, meta, tensors, header, weights)
+        self.world.meet()
 
     def _resume(self) -> None:
         """Go on from the last whole checkpoint, if there is one. A damaged one is set aside."""
         if self.checkpoints is None:
             return
         kept = Checkpoints(self.checkpoints)
+        found = self._last_whole(kept) if self.world.leads else None
+        (step,) = map(int, self.world.slowest([found[0] if found else 0]))  # the first rank's
+        if step:
+            weights, tensors, header = found[1] if found else kept.read(step)
+            self._restore(kept.path(step), weights, tensors, header)
+
+    def _last_whole(self, kept: Checkpoints) -> tuple[int, tuple[dict, dict, dict]] | None:
+        """The last checkpoint that is not damaged, and its step."""
         for step in reversed(kept.steps()):
             try:
-                found = kept.read(step)
+                return step, kept.read(step)
             except UserError as error:
                 self.report(f"{error}; set aside as {kept.set_aside(step)}")
-                continue
-            self._restore(kept.path(step), *found)
-            return
+        return None
 
     def _restore(self, path: Path, weights: dict, tensors: dict, header: dict[str, Any]) -> None:
         if header["of"] != self._identity():
@@ -205,11 +224,14 @@ class Learning(Train):
                 f"{path} is from another training than this one (its settings or its texts "
                 f"differ); remove it, or write to another folder"
             )
-        self.model.load_state_dict(weights)
-        restore_optimiser(self.optimiser.adamw, tensors)
-        restore_generators(self.device, tensors)
+        self.model.load_state_dict(self.world.own(self.model, weights))
+        restore_optimiser(self.optimiser.adamw, tensors, self.model, self.world)
         self.optimiser.scaler.load_state_dict(header["scaler"])
         self.done = header["step"]
+        if self.world.data_rank == 0:
+            restore_generators(self.device, tensors)
+        else:
+            self._seed()
         self.seconds = header.get("seconds", 0.0)
         self.curve = [(seen, loss) for seen, loss in header["curve"]]
         self.watch = Watch(**header["watch"])

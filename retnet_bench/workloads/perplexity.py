@@ -22,7 +22,7 @@ from retnet_bench.workloads import scoring
 from retnet_bench.workloads.base import SCORE, WORKLOADS, Sample
 from retnet_bench.workloads.learning import Learning
 from retnet_bench.workloads.progress import Live
-from retnet_bench.workloads.settings import PerplexitySettings
+from retnet_bench.workloads.settings import ParallelSettings, PerplexitySettings
 
 
 @WORKLOADS.register("perplexity")
@@ -30,7 +30,7 @@ class Perplexity(Learning):
     """Documents' negative log-likelihoods after training on `token_budget` tokens."""
 
     phase = "perplexity"
-    settings = (*Learning.settings, PerplexitySettings)
+    settings = (*Learning.settings, PerplexitySettings, ParallelSettings)
 
     def planned_steps(self) -> int:
         cell = self.cell

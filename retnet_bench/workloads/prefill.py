@@ -12,6 +12,7 @@ from retnet_bench.models.language_model import DecodeState
 from retnet_bench.workloads.base import WORKLOADS, NotFinite, Sample, Workload, weight_bytes
 from retnet_bench.workloads.decode import held_bytes
 from retnet_bench.workloads.modes import execute
+from retnet_bench.workloads.settings import ParallelSettings
 
 
 @WORKLOADS.register("prefill")
@@ -19,6 +20,7 @@ class Prefill(Workload):
     """Seconds from `length` prompt tokens to the next token's logits; the state starts empty."""
 
     phase = "prefill"
+    settings = (ParallelSettings,)
 
     @torch.no_grad()
     def prepare(self) -> None:

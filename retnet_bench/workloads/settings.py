@@ -11,9 +11,51 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Literal, get_type_hints
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from retnet_bench.fields import Count, Flag, Index, Integer, Number, Once, Place, Word
+
+MOST_RANKS = 4096
+"""Of a world along one of its dimensions."""
+Ranks = Annotated[Count, Field(le=MOST_RANKS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parallel:
+    """A cell as a world of data x tensor ranks: processes that run one model together, each on a
+    device of its own."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    data: Ranks = 1
+    """Ranks (with `tensor`: groups of them) that take their share of each batch."""
+    shard: Literal["none", "fsdp"] = "none"
+    """Whether these share weights, gradients and AdamW's state (FSDP2) or hold them all (DDP)."""
+    tensor: Ranks = 1
+    """Ranks that share the heads, the feed-forward and the vocabulary of one model."""
+
+    @property
+    def ranks(self) -> int:
+        return self.data * self.tensor
+
+    def __str__(self) -> str:
+        kind = "fsdp" if self.shard == "fsdp" else "data"
+        both = [f"{kind} {self.data}"] * (self.data > 1) + [f"tensor {self.tensor}"] * (
+            self.tensor > 1
+        )
+        return " x ".join(both) or "one rank"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelSettings:
+    """Of every workload that a world of several processes can run."""
+
+    parallel: Annotated[
+        Parallel | None,
+        Field(
+            description="a world of data x tensor ranks, {data: N, shard: fsdp or none, tensor: "
+            "M}; one process unless it is given"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +211,7 @@ class DownstreamSettings:
 
 
 EVERY = (
+    ParallelSettings,
     DecodeSettings,
     TrainingSettings,
     LearningSettings,

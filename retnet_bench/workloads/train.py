@@ -22,7 +22,8 @@ from retnet_bench.workloads.base import (
 )
 from retnet_bench.workloads.modes import execute
 from retnet_bench.workloads.recipe import Recipe
-from retnet_bench.workloads.settings import TrainingSettings
+from retnet_bench.workloads.settings import ParallelSettings, TrainingSettings
+from retnet_bench.workloads.world import ALONE, Alone
 
 Batch = tuple[torch.Tensor, ...]
 """What a step takes, of one row a sequence each: inputs and targets, or what else a loss needs."""
@@ -34,8 +35,15 @@ class Optimiser:
     """AdamW as the recipe sets it, with fp32 weights under autocast below fp32."""
 
     def __init__(
-        self, model: LanguageModel, device: torch.device, dtype: str, lr: float, recipe: Recipe
+        self,
+        model: LanguageModel,
+        device: torch.device,
+        dtype: str,
+        lr: float,
+        recipe: Recipe,
+        world: Alone = ALONE,
     ) -> None:
+        self.model, self.world = model, world
         self.adamw = torch.optim.AdamW(
             _groups(model),
             lr=lr,
@@ -56,8 +64,7 @@ class Optimiser:
         """Step by the gradients, which are freed afterwards."""
         if clip is not None:
             self.scaler.unscale_(self.adamw)
-            parameters = [p for group in self.adamw.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(parameters, clip)
+            self.world.clip(self.model, clip)
         self.scaler.step(self.adamw)
         self.scaler.update()
         self.adamw.zero_grad(set_to_none=True)
@@ -83,22 +90,30 @@ class Train(Workload):
     """Seconds of a training step of batch x length tokens. Weights and AdamW state are fp32."""
 
     phase = "train"
-    settings: ClassVar[tuple[type, ...]] = (TrainingSettings,)
+    settings: ClassVar[tuple[type, ...]] = (TrainingSettings, ParallelSettings)
 
     def prepare(self) -> None:
         cell = self.cell
         self.model = self.build_model("fp64" if cell.dtype == "fp64" else "fp32").train()
         self.model.recompute = bool(cell.recompute)
-        self.micro_batch = cell.micro_batch or cell.batch
-        assert cell.batch % self.micro_batch == 0, "micro_batch must divide batch"
+        rows = cell.batch // self.world.parallel.data
+        self.micro_batch = cell.micro_batch or rows
+        assert rows % self.micro_batch == 0, "micro_batch must divide a rank's batch"
+        low = DTYPES[cell.dtype] if cell.dtype in ("bf16", "fp16") else None
+        self.world.share(self.model, low)
         self.optimiser = Optimiser(
-            self.model, self.device, cell.dtype, self.peak_learning_rate(), cell.training_recipe
+            self.model,
+            self.device,
+            cell.dtype,
+            self.peak_learning_rate(),
+            cell.training_recipe,
+            self.world,
         )
         self.clip: float | None = None
         batches = self.first_batches()
-        self.first = batches[0]
+        self.first = tuple(map(self.world.rows, batches[0]))
         self.batches: Iterator[Batch] = cycle(batches)
-        self.loss = execute(self.eager_loss, cell.mode)
+        self.loss = execute(self.trained_loss, cell.mode)
         self.last_loss = torch.zeros(())
         self.taken = 0
         self.fixed_loss: torch.Tensor | None = None
@@ -113,13 +128,18 @@ class Train(Workload):
         """From a batch to the loss, in nats per target."""
         return self.model.loss
 
+    @property
+    def trained_loss(self) -> Callable[..., torch.Tensor]:
+        """The same, such that its gradients are those of all ranks together."""
+        return self.eager_loss if self.world is ALONE else self.world.trained(self.model)
+
     def peak_learning_rate(self) -> float:
         """Of AdamW; for timing any small one does."""
         return 1e-4
 
     def step(self) -> None:
-        batch = tuple(t.to(self.device) for t in next(self.batches))
-        if self.micro_batch == self.cell.batch:
+        batch = tuple(self.world.rows(t).to(self.device) for t in next(self.batches))
+        if self.micro_batch == len(batch[0]):
             self.last_loss = self._backward(batch, 1.0)
         else:
             self.last_loss = self._accumulate(batch)
@@ -137,9 +157,12 @@ class Train(Workload):
 
     def _accumulate(self, batch: Batch) -> torch.Tensor:
         """The whole batch's mean loss and gradients, `micro_batch` sequences at a time."""
-        parts = zip(*(t.split(self.micro_batch) for t in batch), strict=True)
-        share = self.micro_batch / len(batch[0])
-        return torch.stack([self._backward(part, share) for part in parts]).mean()
+        parts = [*zip(*(t.split(self.micro_batch) for t in batch), strict=True)]
+        losses = []
+        for i, part in enumerate(parts):
+            self.world.exchange(self.loss, self.model, i == len(parts) - 1)
+            losses.append(self._backward(part, 1 / len(parts)))
+        return torch.stack(losses).mean()
 
     def eager_step(self) -> torch.Tensor:
         return self._loss_of(self.eager_loss)
@@ -158,12 +181,13 @@ class Train(Workload):
     def facts(self) -> Iterable[Sample]:
         while self.fixed_loss is None:
             self.step()
-        value = (self.fixed_loss.item(),)
+        value = (self.world.mean(self.fixed_loss).item(),)
         yield Sample("loss_after_steps_nat", "nat", value, self.phase, {"step": FIXED_STEPS})
 
     def check(self) -> None:
-        if not torch.isfinite(self.last_loss):
-            raise NotFinite(f"training loss became {self.last_loss.item()}")
+        loss = self.world.mean(self.last_loss)
+        if not torch.isfinite(loss):
+            raise NotFinite(f"training loss became {loss.item()}")
 
     def block(self, clock: Clock, protocol: Protocol, step_s: float) -> Iterable[Sample]:
         return self.timed_block("train_step_s", clock, protocol, step_s)
@@ -174,5 +198,5 @@ class Train(Workload):
             self.step()  # AdamW's moments exist from the first step on, and belong to the peak
         weights = weight_bytes(self.model)
         yield Sample("weight_bytes", "bytes", (float(weights),), self.phase)
-        resident = weights + self.optimiser.state_bytes()
+        resident = weights + self.optimiser.state_bytes() + self.world.bucket_bytes(self.model)
         yield from self.memory_of(self.phase, self.step, resident)

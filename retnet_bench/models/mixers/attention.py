@@ -121,6 +121,8 @@ class Attention(Mixer):
     Options = AttentionOptions
     state_grows = True
     state_passes = 1
+    columns = ("query", "key", "value")
+    rows = ("out",)
 
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)
@@ -201,6 +203,15 @@ class Attention(Mixer):
     def widths(cfg: ModelConfig) -> dict[str, int]:
         d_key, d_value = _kv_widths(cfg)
         return {"query": cfg.d_key, "key": d_key, "value": d_value}
+
+    @staticmethod
+    def shared_counts(cfg: ModelConfig) -> dict[str, int]:
+        return {"heads of keys and values": _kv_heads(cfg)}
+
+    @staticmethod
+    def divided(cfg: ModelConfig, ranks: int) -> ModelConfig:
+        own = replace(_options(cfg), kv_heads=_kv_heads(cfg) // ranks)
+        return replace(Mixer.divided(cfg, ranks), options=own)
 
     @staticmethod
     def matrix_parameters(cfg: ModelConfig) -> int:

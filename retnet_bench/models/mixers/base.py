@@ -58,6 +58,14 @@ class Mixer(Exact, ABC):
     """Names of its parameters that weight decay leaves alone: decays, norms, filters, time steps.
     """
 
+    columns: ClassVar[tuple[str, ...]] = ()
+    """How it is split over ranks: linear maps that put out heads side by side, of which a rank has
+    its heads' rows of the weight. None: it can't be split."""
+    rows: ClassVar[tuple[str, ...]] = ()
+    """The same: linear maps from heads side by side, whose outputs are summed over the ranks."""
+    per_head: ClassVar[tuple[str, ...]] = ()
+    """The same: its exact constants that have an entry a head."""
+
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__()
         self.cfg = cfg
@@ -153,6 +161,23 @@ class Mixer(Exact, ABC):
             for head_dim in range(2, size.d_model + 1, 2):
                 if size.d_model % head_dim == 0:
                     yield replace(options, head_dim=head_dim)
+
+    @staticmethod
+    def shared_counts(cfg: ModelConfig) -> dict[str, int]:
+        """What the ranks that share it must divide beside its heads, by name."""
+        return {}
+
+    @staticmethod
+    def divided(cfg: ModelConfig, ranks: int) -> ModelConfig:
+        """The config of the part that one of `ranks` ranks has, each as many heads as the others;
+        `ranks` divides them."""
+        return replace(
+            cfg,
+            n_heads=cfg.n_heads // ranks,
+            d_key=cfg.d_key // ranks,
+            d_value=cfg.d_value // ranks,
+            d_ffn=cfg.d_ffn // ranks,
+        )
 
     @staticmethod
     @abstractmethod

@@ -97,6 +97,9 @@ class Retention(Mixer):
     Options = RetentionOptions
     state_grows = False
     state_passes = 2
+    columns = ("query", "key", "value", "gate")
+    rows = ("out",)
+    per_head = ("log_decay",)
     log_decay: Tensor
 
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:

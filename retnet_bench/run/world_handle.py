@@ -1,0 +1,180 @@
+"""The runner's end of a cell's processes: of one worker, or of the ranks of a world.
+
+Each rank is a worker like any other, with an output file and a pipe of its own, and is asked the
+same. What one of them fails at ends the cell: the others may wait for it in an exchange, and are
+killed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from retnet_bench.run import wire
+from retnet_bench.run.launchers.base import Launcher
+from retnet_bench.run.wire import Failure, Samples
+from retnet_bench.run.worker_handle import WorkerHandle
+from retnet_bench.study.plan import Planned
+from retnet_bench.workloads import Sample
+
+ROOT_S = 2.0
+"""Once a rank has failed: what the others may take to tell of it, or to turn out to be dead. The
+one that died or ran out of memory is the cause, the others only miss it."""
+CAUSES = ("killed", "oom", "crash", "unwritten", "timeout")
+"""Statuses that are a cause of their own, the surest first; of others the first is taken."""
+
+
+def started(planned: Planned, launcher: Launcher, output: Path) -> WorkerHandle | WorldHandle:
+    """The process, or the processes, of a cell."""
+    if planned.cell.ranks == 1:
+        return WorkerHandle(planned, launcher, output)
+    return WorldHandle(planned, launcher, output)
+
+
+class WorldHandle:
+    """The runner's end of the ranks of one cell."""
+
+    def __init__(self, planned: Planned, launcher: Launcher, output: Path) -> None:
+        self.planned = planned
+        self.spent_s = 0.0
+        self.rendezvous = output.with_suffix(".rendezvous").absolute()
+        self.ranks: list[WorkerHandle] = []
+        self.failed = 0
+        """The rank whose output tells what happened."""
+        try:
+            for rank in range(planned.cell.ranks):
+                place = output.with_name(f"{output.stem}-rank{rank}{output.suffix}")
+                self.ranks.append(WorkerHandle(planned, launcher, place))
+        except BaseException:
+            self.kill()
+            raise
+
+    @property
+    def pids(self) -> list[int]:
+        return [pid for worker in self.ranks for pid in worker.pids]
+
+    def ask(
+        self, name: str, on_progress: Callable[[str], None] = lambda words: None, **arguments: Any
+    ) -> wire.Answer:
+        """What the ranks answer together, or a Failure of one: its own, a time-out, its death."""
+        start = time.monotonic()
+        waiting = dict(enumerate(self.ranks))
+        answers: dict[int, wire.Answer] = {}
+        try:
+            for rank, worker in waiting.items():
+                self._request(rank, worker, name, arguments)
+            while waiting:
+                left = self.planned.protocol.timeout_s - self.spent_s - time.monotonic() + start
+                found = self._next(waiting, max(left, 0.0))
+                for rank, answer in found.items():
+                    if not isinstance(answer, wire.Progress):
+                        answers[rank] = answer
+                        del waiting[rank]
+                    elif rank == 0:
+                        on_progress(answer.words)
+                if failures := {r: a for r, a in found.items() if isinstance(a, Failure)}:
+                    return self._ended(failures, waiting)
+        finally:
+            self.spent_s += time.monotonic() - start
+        return _together(answers)
+
+    def _request(
+        self, rank: int, worker: WorkerHandle, name: str, arguments: dict[str, Any]
+    ) -> None:
+        own = dict(arguments)
+        if name == "prepare":
+            own |= {"rank": rank, "rendezvous": str(self.rendezvous)}
+            if own.get("memory_bytes") is not None:
+                own["memory_bytes"] //= len(self.ranks)
+            if rank:  # the first checks the forms, and writes
+                own["agreements"] = []
+                own.pop("tensorboard", None)
+        try:
+            wire.request(worker.started.conn, name, **own)
+        except (EOFError, ConnectionError):
+            pass  # it is dead, which its pipe tells at once
+
+    def _next(self, waiting: dict[int, WorkerHandle], left_s: float) -> dict[int, wire.Answer]:
+        """Answers of the ranks that have one now; a time-out's Failure when none has in time."""
+        conns: dict[Any, int] = {w.started.conn: rank for rank, w in waiting.items()}
+        ready = [conns[conn] for conn in wait(list(conns), left_s)]  # type: ignore[index]
+        if not ready:
+            self.kill()
+            which = ", ".join(map(str, waiting))
+            limit = f"timeout_s = {self.planned.protocol.timeout_s:g} s"
+            words = f"rank {which} not finished after {limit}"
+            return {min(waiting): Failure("timeout", words)}
+        return {rank: waiting[rank].answered() for rank in ready}
+
+    def _ended(self, failures: dict[int, Failure], waiting: dict[int, WorkerHandle]) -> Failure:
+        """The failure that the others follow from; nobody is left."""
+        failures = dict(failures)
+        end = time.monotonic() + ROOT_S
+        if all(failure.status != "timeout" for failure in failures.values()):
+            while waiting and (left := end - time.monotonic()) > 0:
+                conns: dict[Any, int] = {w.started.conn: rank for rank, w in waiting.items()}
+                for conn in wait(list(conns), left):
+                    rank = conns[conn]  # type: ignore[index]
+                    answer = waiting[rank].answered()
+                    if isinstance(answer, Failure):
+                        failures[rank] = answer
+                    if not isinstance(answer, wire.Progress):
+                        del waiting[rank]
+        self.kill()
+        known = [s for s in CAUSES if any(f.status == s for f in failures.values())]
+        cause = known[0] if known else next(iter(failures.values())).status
+        self.failed = next(rank for rank, f in failures.items() if f.status == cause)
+        found = failures[self.failed]
+        if found.reason.startswith("rank "):
+            return found
+        return replace(found, reason=f"rank {self.failed}: {found.reason}")
+
+    def tail(self) -> str | None:
+        """The end of what the rank that failed wrote."""
+        return self.ranks[self.failed].tail()
+
+    def kill(self) -> None:
+        for worker in self.ranks:
+            worker.kill()
+
+    def stop(self) -> None:
+        """Let all end; kill those that do not."""
+        for worker in self.ranks:
+            worker.ask_to_stop()
+        for worker in self.ranks:
+            worker.stop()
+
+
+def _together(answers: dict[int, wire.Answer]) -> wire.Answer:
+    """One answer of all: the first rank's, with what else happened on any of them."""
+    first = answers[0]
+    if not isinstance(first, Samples):
+        return first
+    every = [answers[rank] for rank in sorted(answers)]
+    found = [answer for answer in every if isinstance(answer, Samples)]
+    impure = [f"rank {i}: {one.impure}" for i, one in enumerate(found) if one.impure]
+    return Samples([*_largest(found)], "; ".join(impure) or None)
+
+
+def _largest(found: list[Samples]) -> list[Sample]:
+    """The first rank's samples; of bytes the largest of all ranks', and all of them beside it."""
+    samples = []
+    for first in found[0].samples:
+        same = [s for one in found for s in one.samples if _key(s) == _key(first)]
+        values = [value for s in same for value in s.values]
+        if first.unit != "bytes" or len(values) != len(found):
+            samples.append(first)
+            continue
+        samples.append(replace(first, values=(max(values),)))
+        samples.append(
+            replace(first, metric=f"rank_{first.metric}", values=tuple(values), value=max(values))
+        )
+    return samples
+
+
+def _key(sample: Sample) -> tuple[Any, ...]:
+    return sample.metric, sample.phase, tuple(sorted(sample.coordinates.items()))
