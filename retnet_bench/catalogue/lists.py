@@ -154,12 +154,13 @@ def _devices() -> Table:
             name,
             *(plain(COMPUTE_RATE, peak) for peak in d.flops_per_s.values()),
             plain(BANDWIDTH, d.bytes_per_s),
+            plain(BANDWIDTH, d.link_bytes_per_s),
             memory_of(d),
-            d.source,
+            "; ".join(filter(None, [d.source, d.link_source])),
         )
         for name, d in DEVICES.items()
     )
-    columns = f"device|>fp64|>fp32|>bf16|>fp16|>{BANDWIDTH.unit}|>memory|source"
+    columns = f"device|>fp64|>fp32|>bf16|>fp16|>{BANDWIDTH.unit}|>link|>memory|source"
     return table(f"Devices (dense {COMPUTE_RATE.unit} by dtype)", columns, rows)
 
 

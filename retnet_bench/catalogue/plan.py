@@ -60,8 +60,11 @@ def plan_table(
         "|>cell|>memory|fits",
         (_plan_row(planned, prediction) for planned, prediction in found),
     )
+    yield from _world_lines(found)
     if (memory := _memory_table(found)) is not None:
         yield memory
+    if (exchanged := _exchange_table(found)) is not None:
+        yield exchanged
     yield from dict.fromkeys(_remarks(found))
     yield from _plan_lines(found, target, cost, calibration)
 
@@ -80,15 +83,16 @@ def check_figures(study: Study, source: Source) -> None:
 def _memory_table(found: list[tuple[Planned, Prediction | None]]) -> Table | None:
     """Cells that differ in the mode only have one line. None where nothing is predicted."""
     lines = {
-        (cell.workload, cell.size, cell.arm, str(cell.length), str(cell.batch)): prediction.memory
-        for cell, prediction in ((planned.cell, p) for planned, p in found)
+        _where(planned): prediction.memory
+        for planned, prediction in found
         if prediction and prediction.memory
     }
     if not lines:
         return None
     names = list(next(iter(lines.values())))
+    per_rank = " (of the first rank)" if any(p.cell.ranks > 1 for p, _ in found) else ""
     return table(
-        "Predicted memory at the peak of an eager step",
+        f"Predicted memory at the peak of an eager step{per_rank}",
         "workload|size|arm|>length|>batch|>" + "|>".join([*names, "sum"]),
         (
             (
@@ -99,6 +103,36 @@ def _memory_table(found: list[tuple[Planned, Prediction | None]]) -> Table | Non
             for where, memory in lines.items()
         ),
     )
+
+
+def _exchange_table(found: list[tuple[Planned, Prediction | None]]) -> Table | None:
+    """What the ranks of worlds exchange; None where there are no worlds."""
+    lines = [
+        (*_where(planned), kind, size_bytes(nbytes))
+        for planned, prediction in found
+        for kind, nbytes in (prediction.exchanged if prediction else {}).items()
+    ]
+    if not lines:
+        return None
+    columns = "workload|size|arm|>length|>batch|exchange|>tensors"
+    return table("Predicted exchange of a rank in a step", columns, dict.fromkeys(lines))
+
+
+def _world_lines(found: list[tuple[Planned, Prediction | None]]) -> Iterator[str]:
+    """Which cells several ranks run: the figures of time and memory are then of one of them."""
+    worlds: dict[str, list[str]] = {}
+    for planned, _ in found:
+        if planned.cell.parallel:
+            cell = planned.cell
+            worlds.setdefault(str(cell.parallel), []).append(f"{cell.workload} {cell.size}")
+    for ranks, cells in worlds.items():
+        yield f"on {ranks}: {', '.join(dict.fromkeys(cells))}"
+
+
+def _where(planned: Planned) -> tuple[str, ...]:
+    cell = planned.cell
+    arm = f"{cell.arm} ({cell.parallel})" if cell.parallel else cell.arm
+    return cell.workload, cell.size, arm, str(cell.length), str(cell.batch)
 
 
 def _calibration(given: Path | None, usual: Path, target: Target) -> Calibration | None:
@@ -136,7 +170,7 @@ def _plan_lines(
     rates = target.rates
     known = [p.cell_s for p in able if p.cell_s is not None and p.fits is not False]
     time = seconds(sum(known)) if known else "no time"
-    words = f"{len(found)} cells, predicted {time} on {rates.name}"
+    words = f"{len(found)} cells, predicted {time} on {target.name}"
     if cost:
         words += f", {cost.of(sum(known))} at {cost.per_hour:g} {cost.currency} an hour"
     left_out = len(found) - len(known)
@@ -163,12 +197,15 @@ def _rates_text(rates: Rates) -> str:
     known = rates.bytes_per_s
     retargeted = BANDWIDTH.rounded(known, 4) if known else f"{BANDWIDTH.name} unknown"
     launch = "unknown" if rates.launch_s is None else OPERATOR_CALL.rounded(rates.launch_s, 3)
-    return f"{peaks}, {retargeted}, {OPERATOR_CALL.name} {launch}"
+    link = rates.link_bytes_per_s
+    to_others = f", link {BANDWIDTH.rounded(link, 4)} ({rates.link_source})" if link else ""
+    return f"{peaks}, {retargeted}, {OPERATOR_CALL.name} {launch}{to_others}"
 
 
 def _plan_row(planned: Planned, found: Prediction | None) -> tuple[str, ...]:
     cell = planned.cell
-    where = (cell.workload, cell.size, cell.arm, cell.kernel, str(cell.length), str(cell.batch))
+    workload, size, arm, *shape = _where(planned)
+    where = (workload, size, arm, cell.kernel, *shape)
     if found is None:
         return (*where, cell.mode, *[""] * 6, "unsupported")
     least, step_s = found.roofline.seconds, found.step_s

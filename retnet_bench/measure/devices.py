@@ -25,6 +25,10 @@ class Rates:
     """Least seconds of one operator call; no paper states it, so None unless measured."""
     memory_bytes: int | None
     source: str
+    link_bytes_per_s: float | None = None
+    """Bytes/s that it sends to others of its kind in one machine, at most, while it receives as
+    many; None: unknown."""
+    link_source: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,22 @@ class Device(Rates):
 
 
 def _row(
-    name: str, tflops: tuple, gb_per_s: float, gb: int, boards: tuple[str, ...], source: str
+    name: str,
+    tflops: tuple,
+    gb_per_s: float,
+    gb: int,
+    boards: tuple[str, ...],
+    source: str,
+    link: tuple[float | None, str] = (None, ""),
 ) -> Device:
-    """`tflops`: fp64, fp32, and one number for bf16 and fp16, which are equal on all of them."""
+    """`tflops`: fp64, fp32, and one number for bf16 and fp16, which are equal on all of them.
+    `link`: GB/s of both directions together, as papers state it, and its source."""
     fp64, fp32, half = (None if t is None else t * 1e12 for t in tflops)
     peaks = {"fp64": fp64, "fp32": fp32, "bf16": half, "fp16": half}
-    return Device(name, peaks, gb_per_s * 1e9, None, gb * 10**9, source, boards)
+    both, of_link = link
+    one_way = None if both is None else both * 1e9 / 2
+    memory = gb * 10**9
+    return Device(name, peaks, gb_per_s * 1e9, None, memory, source, one_way, of_link, boards)
 
 
 _A100 = "NVIDIA A100 Tensor Core GPU datasheet (2021, 2022)"
@@ -58,6 +72,13 @@ _B200 = (
 _ADA = "NVIDIA Ada GPU Architecture whitepaper, appendix A (fp32 accumulation); no fp64 peak"
 _L4 = "NVIDIA L4 datasheet; half precision is its sparse figure halved; no fp64 peak"
 
+_NVLINK3 = (600.0, "NVLink 3: 600 GB/s (NVIDIA A100 datasheet), halved: both directions")
+_NVLINK4 = (900.0, "NVLink 4: 900 GB/s (NVIDIA H100, H200 datasheets), halved: both directions")
+_NVLINK5 = (1800.0, "NVLink 5: 1.8 TB/s (NVIDIA Blackwell brief), halved: both directions")
+_PCIE4 = (64.0, "PCIe Gen4: 64 GB/s (the device's datasheet), halved: both directions")
+_PCIE5 = (128.0, "PCIe Gen5: 128 GB/s (NVIDIA H100 datasheet), halved: both directions")
+_FABRIC = (896.0, "Infinity Fabric, 7 links: 896 GB/s (AMD MI300X data sheet), halved")
+
 DEVICES: dict[str, Device] = {
     device.name: device
     for device in (
@@ -68,6 +89,7 @@ DEVICES: dict[str, Device] = {
             40,
             ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"),
             _A100,
+            _NVLINK3,
         ),
         _row(
             "a100-80gb",
@@ -76,26 +98,23 @@ DEVICES: dict[str, Device] = {
             80,
             ("NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"),
             _A100,
-        ),
-        _row("a100-80gb-pcie", (19.5, 19.5, 312.0), 1935, 80, ("NVIDIA A100 80GB PCIe",), _A100),
-        _row("h100-80gb", (67.0, 67.0, 989.5), 3350, 80, ("NVIDIA H100 80GB HBM3",), _H100),
-        _row("h100-80gb-pcie", (51.0, 51.0, 756.5), 2000, 80, ("NVIDIA H100 PCIe",), _H100),
-        _row(
-            "h200",
-            (67.0, 67.0, 989.5),
-            4800,
-            141,
-            ("NVIDIA H200",),
-            _H200,
+            _NVLINK3,
         ),
         _row(
-            "b200",
-            (40.0, 80.0, 2250.0),
-            8000,
-            180,
-            ("NVIDIA B200",),
-            _B200,
+            "a100-80gb-pcie",
+            (19.5, 19.5, 312.0),
+            1935,
+            80,
+            ("NVIDIA A100 80GB PCIe",),
+            _A100,
+            _PCIE4,
         ),
+        _row(
+            "h100-80gb", (67.0, 67.0, 989.5), 3350, 80, ("NVIDIA H100 80GB HBM3",), _H100, _NVLINK4
+        ),
+        _row("h100-80gb-pcie", (51.0, 51.0, 756.5), 2000, 80, ("NVIDIA H100 PCIe",), _H100, _PCIE5),
+        _row("h200", (67.0, 67.0, 989.5), 4800, 141, ("NVIDIA H200",), _H200, _NVLINK4),
+        _row("b200", (40.0, 80.0, 2250.0), 8000, 180, ("NVIDIA B200",), _B200, _NVLINK5),
         _row("mi250", (45.3, 45.3, 181.0), 1638.4, 64, ("AMD Instinct MI250",), _CDNA2),
         _row(
             "mi300x",
@@ -104,6 +123,7 @@ DEVICES: dict[str, Device] = {
             192,
             ("AMD Instinct MI300X", "AMD Instinct MI300X OAM"),
             "AMD Instinct MI300X data sheet",
+            _FABRIC,
         ),
         _row(
             "rtx4090",
@@ -113,14 +133,7 @@ DEVICES: dict[str, Device] = {
             ("NVIDIA GeForce RTX 4090",),
             _ADA,
         ),
-        _row(
-            "l4",
-            (None, 30.3, 121.0),
-            300,
-            24,
-            ("NVIDIA L4",),
-            _L4,
-        ),
+        _row("l4", (None, 30.3, 121.0), 300, 24, ("NVIDIA L4",), _L4, _PCIE4),
     )
 }
 

@@ -21,14 +21,22 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS
 from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
+from retnet_bench.models.split import Split, split
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.predict.device_operators import DeviceOperators
-from retnet_bench.predict.tensor_counter import CATEGORIES, Op, TensorCounter, dtype_name
+from retnet_bench.predict.tensor_counter import (
+    CATEGORIES,
+    Exchange,
+    Op,
+    TensorCounter,
+    dtype_name,
+)
+from retnet_bench.workloads.settings import Parallel
 
 CUDA_GRANULE = 512
 """The CUDA allocator rounds every tensor up to a multiple of this."""
@@ -45,6 +53,8 @@ class Footprint:
 
     peaks: dict[str, dict[str, int]]
     ops: Counter[Op]
+    exchanged: Counter[Exchange]
+    """Of a rank of a world: bytes of the tensors that it exchanges with others."""
 
     @property
     def memory(self) -> dict[str, int]:
@@ -94,6 +104,8 @@ class Step:
     """Training: keep each block's input only, and run the block again in the backward pass."""
     micro_batch: int | None = None
     """Training: sequences at a time, their gradients added up; all when None."""
+    parallel: Parallel = Parallel()
+    """The world; what is counted is its first rank's, and `batch` is what that takes."""
 
 
 @lru_cache(maxsize=1024)
@@ -114,7 +126,8 @@ def footprint(step: Step) -> Footprint:
         one.peaks[FIRST] = one.peaks[LAST]  # a lone block is both
     parts = two.peaks.keys() & one.peaks  # what only comes in between is no peak
     peaks = {part: _extend(one.peaks[part], two.peaks[part], more) for part in parts}
-    return Footprint(peaks, Counter(_extend(one.ops, two.ops, more)))
+    exchanged = _extend(one.exchanged, two.exchanged, more)
+    return Footprint(peaks, Counter(_extend(one.ops, two.ops, more)), Counter(exchanged))
 
 
 def _small(config: ModelConfig) -> tuple[int, int]:
@@ -175,6 +188,9 @@ def _run(step: Step, layers: int) -> Footprint:
         model = LanguageModel(config).to(weights)
         # The second run is called from inside the backward pass, where the mode around is off.
         model.recompute_contexts = lambda: (nullcontext(), DeviceOperators(cuda, low))
+        ranks = step.parallel.tensor
+        if ranks > 1:
+            split(model, Split(0, ranks, partial(_reduce, counter)))
         with counter:
             counter.claim([*model.parameters(), *model.buffers()], "weights")
             prepare = {"train": _training, "prefill": _prefill, "decode": _decode}[step.workload]
@@ -182,15 +198,20 @@ def _run(step: Step, layers: int) -> Footprint:
             counter.counting = True
             counter.mark("forward")
             call()
-    return Footprint(counter.peaks, counter.ops)
+    return Footprint(counter.peaks, counter.ops, counter.exchanged)
+
+
+def _reduce(counter: TensorCounter, tensor: Tensor, kind: str) -> None:
+    counter.exchange("all_reduce", "tensor", tensor.nbytes)
 
 
 def _training(step: Step, model: LanguageModel, counter: TensorCounter) -> Callable[[], None]:
     parameters = list(model.parameters())
     moments = [(torch.zeros_like(p), torch.zeros_like(p), torch.zeros(())) for p in parameters]
     counter.claim(moments, "optimiser")
+    buckets = _Buckets(step, counter, parameters)
     for parameter in parameters:
-        parameter.register_post_accumulate_grad_hook(lambda p: counter.claim(p.grad, "gradients"))
+        parameter.register_post_accumulate_grad_hook(buckets.take)
     period, layers = max(1, len(model.cfg.layers)), len(model.blocks)
     for i, block in enumerate(model.blocks):
         part = LAST if i >= layers - period else FIRST if i < period else "backward: between"
@@ -200,7 +221,9 @@ def _training(step: Step, model: LanguageModel, counter: TensorCounter) -> Calla
 
     def call() -> None:
         at_once = step.micro_batch or step.batch
-        for tokens, following in zip(inputs.split(at_once), targets.split(at_once), strict=True):
+        parts = [*zip(inputs.split(at_once), targets.split(at_once), strict=True)]
+        for i, (tokens, following) in enumerate(parts):
+            buckets.last = i == len(parts) - 1
             counter.mark("forward")
             loss = model.loss(tokens, following)
             counter.mark("backward: head")
@@ -213,6 +236,23 @@ def _training(step: Step, model: LanguageModel, counter: TensorCounter) -> Calla
         del moments[:]
 
     return call
+
+
+class _Buckets:
+    """Where gradients go: they stay the parameters' own, or DDP copies the last ones into buckets
+    that stay allocated between steps, and exchanges these."""
+
+    def __init__(self, step: Step, counter: TensorCounter, parameters: list[nn.Parameter]) -> None:
+        self.counter, self.last = counter, True
+        self.exchanges = step.parallel.data > 1
+        self.tensors = [torch.zeros_like(p) for p in parameters] if self.exchanges else []
+        counter.claim(self.tensors, "gradients")
+
+    def take(self, parameter: Tensor) -> None:
+        self.counter.claim(parameter.grad, "gradients")
+        if self.exchanges and self.last:
+            self.counter.exchange("all_reduce", "data", parameter.nbytes)
+            parameter.grad = None
 
 
 def _low(step: Step) -> torch.dtype | None:

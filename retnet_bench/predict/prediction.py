@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from retnet_bench.base import UserError
 from retnet_bench.models import ModelConfig, cost
@@ -39,6 +39,8 @@ class Prediction:
     instead: str | None
     """Where it does not fit: the largest batch or length that would."""
     reason: str | None
+    exchanged: dict[str, int] = field(default_factory=dict)
+    """Bytes of what a rank of a world exchanges in a step, by kind."""
 
     @property
     def peak_bytes(self) -> int | None:
@@ -55,9 +57,6 @@ def predict(
         if cell.workload == "downstream":
             why = "how much a task asks is not known before it is read"
         return Prediction(None, None, Roofline(None, None, None), None, None, None, None, why)
-    if cell.ranks > 1:
-        why = "what a rank of a world needs is not modelled"
-        return Prediction(None, None, Roofline(None, None, None), None, None, None, None, why)
     step = step_of(cell, config, target.device)
     try:
         found = footprint(step)
@@ -65,11 +64,13 @@ def predict(
         line = roofline(cell, config, target.rates, None)
         flops = model_flops(cell, config)
         return Prediction(None, flops, line, None, None, None, None, str(error))
-    line = roofline(cell, config, target.rates, found.launches)
-    step_s = operator_seconds(found, target.rates, cell.mode)
+    line = roofline(cell, config, target.rates, found.launches, found=found)
+    step_s = operator_seconds(found, target.rates, cell.mode, cell.parallel)
     if step_s is not None and calibration is not None:
         step_s *= calibration.factor(cell)
     peak = target.rates.flops_per_s.get(cell.dtype)
+    if target.device == "cpu":
+        share *= cell.ranks  # which have the machine's memory together, and GPUs each its own
     limit = None if target.memory_bytes is None else target.memory_bytes // share
     fits = None if limit is None else found.peak_bytes <= limit
     return Prediction(
@@ -83,6 +84,10 @@ def predict(
         fits=fits,
         instead=largest(step, limit) if fits is False and limit is not None else None,
         reason=None if step_s is not None else f"{target.rates.name}: rates for it are unknown",
+        exchanged={
+            f"{exchange.kind} over {exchange.dimension}": nbytes
+            for exchange, nbytes in sorted(found.exchanged.items(), key=str)
+        },
     )
 
 

@@ -26,8 +26,6 @@ def columns(planned: Planned, target: Target, sample: Sample) -> dict[str, Any]:
     cell = planned.cell
     if planned.unsupported is not None or not sample.values or cell.workload not in MODELLED:
         return {}
-    if cell.ranks > 1:
-        return {}
     if sample.metric == TIMES.get(cell.workload):
         return _time_columns(planned, target, sample)
     if cell.mode == "eager" and sample.metric == PEAKS[target.device]:
@@ -49,8 +47,9 @@ def _time_columns(planned: Planned, target: Target, sample: Sample) -> dict[str,
     value, at = statistics.median(sample.values), sample.coordinates.get("position")
     assert at is None or isinstance(at, int)
     found = _footprint(planned, target, at)
-    line = roofline(cell, config, of, found.launches if found else None, at)
-    floor = operator_seconds(found, of, cell.mode) if found and cell.mode == "eager" else None
+    line = roofline(cell, config, of, found.launches if found else None, at, found)
+    eager = found if cell.mode == "eager" else None
+    floor = operator_seconds(eager, of, cell.mode, cell.parallel) if eager else None
     return {
         "predicted": floor,
         "roofline_s": line.seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from retnet_bench.kernels import KERNELS
 from retnet_bench.measure import environment, rates
 from retnet_bench.measure.devices import Rates, find, recognise
 from retnet_bench.measure.memory import available_bytes
-from retnet_bench.study.plan import Pair, Planned
+from retnet_bench.study.plan import Pair, Planned, parallel_why_not
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,14 @@ class Target:
     device: str
     """cpu or cuda: whose operators' memory is counted."""
     memory_bytes: int | None
+    """Of one device."""
     elsewhere: bool = False
+    count: int = 1
+    """Devices of the machine."""
+
+    @property
+    def name(self) -> str:
+        return self.rates.name if self.count == 1 else f"{self.count} x {self.rates.name}"
 
 
 def here(device: str, dtypes: Iterable[str]) -> Target:
@@ -37,9 +45,12 @@ def here(device: str, dtypes: Iterable[str]) -> Target:
 
 
 def on(name: str) -> Target:
-    """A row of the table of devices. UserError with a suggestion for an unknown name."""
-    device = find(name)
-    return Target(device, "cuda", device.memory_bytes, elsewhere=True)
+    """A row of the table of devices, or several of one: 8xh100-80gb. UserError with a suggestion
+    for an unknown name."""
+    several = re.fullmatch(r"([1-9]\d{0,3})\s*x\s*(.+)", name, re.IGNORECASE)
+    count, kind = (int(several[1]), several[2]) if several else (1, name)
+    device = find(kind)
+    return Target(device, "cuda", device.memory_bytes, elsewhere=True, count=count)
 
 
 def retargeted(pairs: list[Pair], target: Target) -> list[Pair]:
@@ -47,12 +58,15 @@ def retargeted(pairs: list[Pair], target: Target) -> list[Pair]:
     there; whether packages are installed there is not known and taken for granted."""
     if not target.elsewhere:
         return pairs
-    return [[_moved(planned, target.device) for planned in pair] for pair in pairs]
+    return [[_moved(planned, target) for planned in pair] for pair in pairs]
 
 
-def _moved(planned: Planned, device: str) -> Planned:
-    cell = replace(planned.cell, device=device)
-    reason = None
+def _moved(planned: Planned, target: Target) -> Planned:
+    cell = replace(planned.cell, device=target.device)
+    reason = parallel_why_not(cell) if cell.parallel else None
+    if cell.ranks > target.count:
+        reason = f"parallel asks for {cell.ranks} ranks, and {target.name} is {target.count} GPU"
+        reason += "" if target.count == 1 else "s"
     try:
         cell.matched()
     except UserError as error:

@@ -22,6 +22,15 @@ CATEGORIES = ("weights", "gradients", "optimiser", "state", "activations", "work
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """A kind of exchange between ranks: all_reduce, all_gather or reduce_scatter, among those of a
+    dimension of the world (data or tensor)."""
+
+    kind: str
+    dimension: str
+
+
+@dataclass(frozen=True)
 class Op:
     """One operator call as a roofline sees it."""
 
@@ -42,6 +51,8 @@ class TensorCounter(TorchDispatchMode):
         self.live: Counter[str] = Counter()
         self.peaks: dict[str, dict[str, int]] = {}
         self.ops: Counter[Op] = Counter()
+        self.exchanged: Counter[Exchange] = Counter()
+        """Bytes of the whole tensors that were exchanged."""
         self.part = "forward"
         self.counting = False
 
@@ -49,6 +60,11 @@ class TensorCounter(TorchDispatchMode):
         """A new part of the step begins, with what is alive now."""
         self.part = part
         self._high()
+
+    def exchange(self, kind: str, dimension: str, nbytes: int) -> None:
+        """So many bytes are exchanged between ranks."""
+        if self.counting:
+            self.exchanged[Exchange(kind, dimension)] += nbytes
 
     def claim(self, tensors: Any, category: str) -> None:
         """Say what these tensors are for, whether they are known already or not."""

@@ -172,7 +172,7 @@ COLUMNS: list[Column] = [
         "cost",
         ("predicted", "float", "what the cost model predicts for `value`, in the same unit"),
         ("roofline_s", "float", "least seconds by the device's rates; null when unknown", "s"),
-        ("bound", "string", "term that sets `roofline_s`: compute, bandwidth or launch"),
+        ("bound", "string", "term that sets `roofline_s`: compute, bandwidth, launch or link"),
         ("flops_utilisation", "float", "model FLOP/s reached over the device's peak", "relative"),
         ("bandwidth_utilisation", "float", "least bytes/s over the device's peak", "relative"),
     ),

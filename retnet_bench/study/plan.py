@@ -322,12 +322,21 @@ def _why_not(cell: Cell) -> str | None:
     return (
         _kernel_why_not(cell, config)
         or mode_why_not(cell.mode, cell.device)
-        or (cell.parallel and _parallel_why_not(cell, cell.parallel, config))
+        or parallel_why_not(cell)
+        or _world_why_not(cell)
     )
 
 
-def _parallel_why_not(cell: Cell, parallel: Parallel, config: ModelConfig) -> str | None:
-    """Why a world can't run the cell: what it asks of the model, then of the machine."""
+def _world_why_not(cell: Cell) -> str | None:
+    """Why this machine has no such world."""
+    return cell.parallel and world.why_not(cell.parallel, cell.device, _allowed_cores())
+
+
+def parallel_why_not(cell: Cell) -> str | None:
+    """Why no world of the kind that the cell asks for can run it, whatever the machine."""
+    parallel = cell.parallel
+    if parallel is None:
+        return None
     if parallel.shard == "fsdp" and parallel.data == 1:
         return "parallel: shard fsdp shares weights over data ranks, of which there is one"
     if cell.workload in ("prefill", "decode") and parallel.data > 1:
@@ -343,10 +352,10 @@ def _parallel_why_not(cell: Cell, parallel: Parallel, config: ModelConfig) -> st
         return f"micro_batch {cell.micro_batch} does not divide the {rows} sequences of a rank"
     if parallel.tensor > 1:
         try:
-            split.check(config, parallel.tensor)
+            split.check(cell.matched().config, parallel.tensor)
         except UserError as error:
             return f"parallel: {error}"
-    return world.why_not(parallel, cell.device, _allowed_cores())
+    return None
 
 
 def _kernel_why_not(cell: Cell, config: ModelConfig) -> str | None:
