@@ -60,7 +60,6 @@ def plan_table(
         "|>cell|>memory|fits",
         (_plan_row(planned, prediction) for planned, prediction in found),
     )
-    yield from _world_lines(found)
     if (memory := _memory_table(found)) is not None:
         yield memory
     if (exchanged := _exchange_table(found)) is not None:
@@ -116,17 +115,6 @@ def _exchange_table(found: list[tuple[Planned, Prediction | None]]) -> Table | N
         return None
     columns = "workload|size|arm|>length|>batch|exchange|>tensors"
     return table("Predicted exchange of a rank in a step", columns, dict.fromkeys(lines))
-
-
-def _world_lines(found: list[tuple[Planned, Prediction | None]]) -> Iterator[str]:
-    """Which cells several ranks run: the figures of time and memory are then of one of them."""
-    worlds: dict[str, list[str]] = {}
-    for planned, _ in found:
-        if planned.cell.parallel:
-            cell = planned.cell
-            worlds.setdefault(str(cell.parallel), []).append(f"{cell.workload} {cell.size}")
-    for ranks, cells in worlds.items():
-        yield f"on {ranks}: {', '.join(dict.fromkeys(cells))}"
 
 
 def _where(planned: Planned) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -29,6 +29,7 @@ from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
 from retnet_bench.models.split import Split, split
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.predict.device_operators import DeviceOperators
+from retnet_bench.predict.shared_weights import shared
 from retnet_bench.predict.tensor_counter import (
     CATEGORIES,
     Exchange,
@@ -37,6 +38,7 @@ from retnet_bench.predict.tensor_counter import (
     dtype_name,
 )
 from retnet_bench.workloads.settings import Parallel
+from retnet_bench.workloads.world import local
 
 CUDA_GRANULE = 512
 """The CUDA allocator rounds every tensor up to a multiple of this."""
@@ -117,7 +119,7 @@ def footprint(step: Step) -> Footprint:
     """
     if step.workload != "decode":
         _check_calls(step)
-    layers, few, many = step.config.n_layers, *_small(step.config)
+    layers, few, many = step.config.n_layers, *_small(step)
     if layers <= many:
         return _run(step, layers)
     one, two = _run(step, few), _run(step, many)
@@ -130,13 +132,16 @@ def footprint(step: Step) -> Footprint:
     return Footprint(peaks, Counter(_extend(one.ops, two.ops, more)), Counter(exchanged))
 
 
-def _small(config: ModelConfig) -> tuple[int, int]:
+def _small(step: Step) -> tuple[int, int]:
     """Layers of the two models that are run; with more, every part of a step repeats what these
-    differ by. Of a pattern they end where the whole model ends, two and three rounds on."""
+    differ by. Of a pattern they end where the whole model ends, two and three rounds on. Where
+    ranks share weights a block's part begins with the next one's gathering, so that one is not
+    like many."""
+    config, shared = step.config, step.parallel.shard == "fsdp"
     period = len(config.layers)
     if period < 2:
-        return 1, 2
-    few = 2 * period + config.n_layers % period
+        return (4, 5) if shared else (1, 2)
+    few = (4 if shared else 2) * period + config.n_layers % period
     return few, few + period
 
 
@@ -191,7 +196,10 @@ def _run(step: Step, layers: int) -> Footprint:
         ranks = step.parallel.tensor
         if ranks > 1:
             split(model, Split(0, ranks, partial(_reduce, counter)))
-        with counter:
+        with ExitStack() as stack:
+            if step.parallel.shard == "fsdp":
+                stack.enter_context(shared(model, step.parallel.data, low, counter))
+            stack.enter_context(counter)
             counter.claim([*model.parameters(), *model.buffers()], "weights")
             prepare = {"train": _training, "prefill": _prefill, "decode": _decode}[step.workload]
             call = prepare(step, model, counter)
@@ -207,7 +215,8 @@ def _reduce(counter: TensorCounter, tensor: Tensor, kind: str) -> None:
 
 def _training(step: Step, model: LanguageModel, counter: TensorCounter) -> Callable[[], None]:
     parameters = list(model.parameters())
-    moments = [(torch.zeros_like(p), torch.zeros_like(p), torch.zeros(())) for p in parameters]
+    own = [local(p.detach()) for p in parameters]
+    moments = [(torch.zeros_like(p), torch.zeros_like(p), torch.zeros(())) for p in own]
     counter.claim(moments, "optimiser")
     buckets = _Buckets(step, counter, parameters)
     for parameter in parameters:
@@ -230,7 +239,7 @@ def _training(step: Step, model: LanguageModel, counter: TensorCounter) -> Calla
             loss.backward()
             del loss
         counter.mark("update")
-        counter.ops[_fused_adamw(parameters)] += 1
+        counter.ops[_fused_adamw(own)] += 1
         for parameter in parameters:
             parameter.grad = None
         del moments[:]
@@ -244,7 +253,7 @@ class _Buckets:
 
     def __init__(self, step: Step, counter: TensorCounter, parameters: list[nn.Parameter]) -> None:
         self.counter, self.last = counter, True
-        self.exchanges = step.parallel.data > 1
+        self.exchanges = step.parallel.data > 1 and step.parallel.shard == "none"
         self.tensors = [torch.zeros_like(p) for p in parameters] if self.exchanges else []
         counter.claim(self.tensors, "gradients")
 
@@ -261,7 +270,7 @@ def _low(step: Step) -> torch.dtype | None:
     return DTYPES[step.dtype] if low else None
 
 
-def _fused_adamw(parameters: list[torch.nn.Parameter]) -> Op:
+def _fused_adamw(parameters: list[Tensor]) -> Op:
     """torch's fused AdamW allocates nothing: it reads the gradient, reads and writes three more."""
     return Op(0, 7 * sum(p.nbytes for p in parameters), dtype_name(parameters[0].dtype))
 

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from retnet_bench.kernels import flops
 from retnet_bench.models.agreement import DTYPES
+from retnet_bench.workloads.world import local
 
 CATEGORIES = ("weights", "gradients", "optimiser", "state", "activations", "workspace")
 """What memory is for. `activations`: made in the forward pass and kept for the backward pass;
@@ -48,6 +49,7 @@ class TensorCounter(TorchDispatchMode):
         super().__init__()
         self.granule = granule
         self.known: dict[int, str] = {}
+        self.sizes: dict[int, int] = {}
         self.live: Counter[str] = Counter()
         self.peaks: dict[str, dict[str, int]] = {}
         self.ops: Counter[Op] = Counter()
@@ -70,22 +72,33 @@ class TensorCounter(TorchDispatchMode):
         """Say what these tensors are for, whether they are known already or not."""
         for t in tree_leaves(tensors):
             if isinstance(t, Tensor):
-                self._note(t.untyped_storage(), category, claim=True)
+                self._note(local(t).untyped_storage(), category, claim=True)
 
     def _note(self, storage: torch.UntypedStorage, category: str, claim: bool = False) -> None:
         key = storage._cdata
-        nbytes = -(-storage.nbytes() // self.granule) * self.granule
         if key not in self.known:
-            self.known[key] = category
-            self.live[category] += nbytes
-            weakref.finalize(storage, self._gone, key, nbytes)
+            self.known[key], self.sizes[key] = category, self._rounded(storage)
+            self.live[category] += self.sizes[key]
+            weakref.finalize(storage, self._gone, key)
         elif claim:
-            self.live[self.known[key]] -= nbytes
-            self.live[category] += nbytes
+            self.live[self.known[key]] -= self.sizes[key]
+            self.live[category] += self.sizes[key]
             self.known[key] = category
 
-    def _gone(self, key: int, nbytes: int) -> None:
-        self.live[self.known.pop(key)] -= nbytes
+    def _rounded(self, storage: torch.UntypedStorage) -> int:
+        return -(-storage.nbytes() // self.granule) * self.granule
+
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """A storage has another size than before, without an operator having done it."""
+        key = storage._cdata
+        if key in self.known:
+            self.live[self.known[key]] -= self.sizes[key]
+            self.sizes[key] = self._rounded(storage)
+            self.live[self.known[key]] += self.sizes[key]
+            self._high()
+
+    def _gone(self, key: int) -> None:
+        self.live[self.known.pop(key)] -= self.sizes.pop(key)
 
     def _high(self) -> None:
         """Keep what is alive now if it is this part's most."""
@@ -102,7 +115,7 @@ class TensorCounter(TorchDispatchMode):
         forward = self.part == "forward" and torch.is_grad_enabled()
         for t in tree_leaves(out):
             if isinstance(t, Tensor):
-                self._note(t.untyped_storage(), "activations" if forward else "workspace")
+                self._note(local(t).untyped_storage(), "activations" if forward else "workspace")
         self._high()
         if self.counting and func.namespace == "aten" and not func.is_view:
             self._note_op(packet, args, kwargs, out)

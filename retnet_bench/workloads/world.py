@@ -149,28 +149,8 @@ class World(Alone):
             splitting.split(model, self.by)
 
     def share(self, model: LanguageModel, low: torch.dtype | None) -> None:
-        if not self.shards:
-            return
-        from torch.distributed.fsdp import (
-            MixedPrecisionPolicy,
-            fully_shard,
-            register_fsdp_forward_method,
-        )
-
-        mesh = self.mesh["data"]
-        # The blocks' weights travel in what they are used in; autocast stays, so that norms and the
-        # residual stream are what one process has. The embedding's stay in fp32.
-        exact = any(getattr(m, "fp32_parameters", ()) for m in model.modules())
-        policy = MixedPrecisionPolicy(
-            param_dtype=None if exact else low, reduce_dtype=torch.float32, cast_forward_inputs=False
-        )
-        for block in model.blocks:
-            fully_shard(block, mesh=mesh, mp_policy=policy if low else MixedPrecisionPolicy())
-            for name in ("prefill", "step"):
-                register_fsdp_forward_method(block, name)
-        fully_shard(model, mesh=mesh)
-        for name in ("loss", "prefill", "step_at"):
-            register_fsdp_forward_method(model, name)
+        if self.shards:
+            share_weights(model, self.mesh["data"], low)
 
     def trained(self, model: LanguageModel) -> Callable[..., Tensor]:
         if self.shards or self.parallel.data == 1:
@@ -245,6 +225,31 @@ class World(Alone):
         if self.shards or self.parallel.data == 1:
             return 0
         return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def share_weights(model: LanguageModel, mesh: Any, low: torch.dtype | None) -> None:
+    """Have the ranks of a mesh share weights, gradients and AdamW's state, block by block (FSDP2).
+
+    Below fp32 the blocks' weights travel in what they are used in; autocast stays, so that norms
+    and the residual stream are what one process has. The embedding's travel in fp32.
+    """
+    from torch.distributed.fsdp import (
+        MixedPrecisionPolicy,
+        fully_shard,
+        register_fsdp_forward_method,
+    )
+
+    exact = any(getattr(module, "fp32_parameters", ()) for module in model.modules())
+    policy = MixedPrecisionPolicy(cast_forward_inputs=False)
+    if low is not None and not exact:
+        policy = MixedPrecisionPolicy(low, torch.float32, cast_forward_inputs=False)
+    for block in model.blocks:
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+        for name in ("prefill", "step"):
+            register_fsdp_forward_method(block, name)
+    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
+    for name in ("loss", "prefill", "step_at"):
+        register_fsdp_forward_method(model, name)
 
 
 class _Loss(nn.Module):

@@ -82,7 +82,13 @@ FAULTS: dict[str, Callable[[], None]] = {
 }
 
 
+LAST = "-last"
+"""Ends the name of an arm whose fault only the last rank of its world has."""
+
+
 def serve(conn: Any, life: Any, output: str, cell: Any, protocol: Any) -> None:
     """`worker.serve` in a process that has the arm's fault."""
-    FAULTS.get(cell.arm, lambda: None)()
+    fault = cell.arm.removesuffix(LAST)
+    if fault == cell.arm or f"-rank{cell.ranks - 1}" in output:
+        FAULTS.get(fault, lambda: None)()
     worker.serve(conn, life, output, cell, protocol)

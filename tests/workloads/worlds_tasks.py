@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from fakes.worlds import workload
 
+from retnet_bench.measure.clock import WallClock
+from retnet_bench.measure.protocol import Protocol
 from retnet_bench.workloads import Cell
+from retnet_bench.workloads.learning import Learning
 from retnet_bench.workloads.train import Train
 
 STEPS = 3
+BLOCK = Protocol(blocks=1)
 
 
 def three_steps(rank: int, rendezvous: Path | None, cell: Cell) -> dict[str, Any]:
@@ -40,5 +44,55 @@ def three_steps(rank: int, rendezvous: Path | None, cell: Cell) -> dict[str, Any
         "norms": norms,
         "weights": {name: w.detach().clone() for name, w in weights.items()},
         "held": held,
-        "dtype": torch.get_default_dtype(),
     }
+
+
+def logits(rank: int, rendezvous: Path | None, cell: Cell) -> torch.Tensor:
+    """Of a prefill, or of the steps of a decode, in the cell's mode."""
+    run = workload(cell, rank, rendezvous)
+    found = []
+    for _ in range(STEPS):
+        run.step()
+        found.append(run.logits.clone())  # type: ignore[attr-defined]
+    return torch.cat(found, 1)
+
+
+class Stopped(Exception):
+    """A training that is ended in its midst."""
+
+
+def learned(
+    rank: int, rendezvous: Path | None, cell: Cell, folder: Path, stop: int | None
+) -> dict[str, Any]:
+    """Loss curve and scores of a training that keeps checkpoints in `folder`; ended after step
+    `stop`, if one is given."""
+    run = workload(cell, rank, rendezvous)
+    assert isinstance(run, Learning)
+    run.checkpoints = folder
+    if stop is not None:
+        step = run.step
+
+        def stopping() -> None:
+            if run.done == stop:
+                raise Stopped
+            step()
+
+        run.step = stopping  # type: ignore[method-assign]
+    said: list[str] = []
+    run.report = said.append
+    try:
+        samples = list(run.block(WallClock("cpu"), BLOCK, 0.0))
+    except Stopped:
+        return {"said": said}
+    return {
+        "said": said,
+        "curve": run.curve,
+        "nats": [s.values[0] for s in samples if s.metric == "document_nll_nat"],
+    }
+
+
+def memory(rank: int, rendezvous: Path | None, cell: Cell) -> dict[str, float]:
+    """What a rank measures of its memory, by metric."""
+    with torch.backends.mkldnn.flags(enabled=False):
+        samples = workload(cell, rank, rendezvous).memory()
+        return {s.metric: s.values[0] for s in samples if s.values}
