@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS
 from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
-from retnet_bench.models.split import Split, split
 from retnet_bench.models.agreement import DTYPES
+from retnet_bench.models.split import Split, split
 from retnet_bench.predict.device_operators import DeviceOperators
 from retnet_bench.predict.shared_weights import shared
 from retnet_bench.predict.tensor_counter import (
@@ -37,7 +37,7 @@ from retnet_bench.predict.tensor_counter import (
     TensorCounter,
     dtype_name,
 )
-from retnet_bench.workloads.settings import Parallel
+from retnet_bench.workloads.settings import ONE_RANK, Parallel
 from retnet_bench.workloads.world import local
 
 CUDA_GRANULE = 512
@@ -106,7 +106,7 @@ class Step:
     """Training: keep each block's input only, and run the block again in the backward pass."""
     micro_batch: int | None = None
     """Training: sequences at a time, their gradients added up; all when None."""
-    parallel: Parallel = Parallel()
+    parallel: Parallel = ONE_RANK
     """The world; what is counted is its first rank's, and `batch` is what that takes."""
 
 

@@ -11,7 +11,7 @@ from retnet_bench.models.agreement import DTYPES
 from retnet_bench.predict.footprint import Footprint, Step
 from retnet_bench.predict.tensor_counter import Exchange
 from retnet_bench.workloads import Cell
-from retnet_bench.workloads.settings import Parallel
+from retnet_bench.workloads.settings import ONE_RANK, Parallel
 
 MODELLED = ("train", "perplexity", "prefill", "decode")
 """Workloads whose step's cost is known."""
@@ -65,7 +65,7 @@ def step_of(cell: Cell, config: ModelConfig, device: str, position: int | None =
         device=device,
         checkpointed=bool(cell.recompute),
         micro_batch=cell.micro_batch,
-        parallel=cell.parallel or Parallel(),
+        parallel=cell.parallel or ONE_RANK,
     )
 
 
@@ -81,7 +81,7 @@ def model_flops(cell: Cell, config: ModelConfig, position: int | None = None) ->
 
 def least_bytes(cell: Cell, config: ModelConfig, position: int | None = None) -> int:
     """Bytes a step must move (see `models.cost`); of a world: each of its ranks."""
-    element, world = DTYPES[cell.dtype].itemsize, cell.parallel or Parallel()
+    element, world = DTYPES[cell.dtype].itemsize, cell.parallel or ONE_RANK
     if cell.workload == "prefill":
         return cost.prefill_bytes(config, cell.batch, cell.length, element) // world.tensor
     if cell.workload == "decode":

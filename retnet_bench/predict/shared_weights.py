@@ -41,7 +41,7 @@ def shared(
     dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
     try:
         with (
-            mock.patch.object(group, "_validate_no_meta_params", lambda self: None),
+            mock.patch.object(group, "_validate_no_meta_params", return_value=None),
             mock.patch.multiple(_fsdp_param, **resize),
         ):
             with torch.device("cpu"):

@@ -31,7 +31,8 @@ from retnet_bench.run.records import Row, Rows
 from retnet_bench.run.stopping import Rule
 from retnet_bench.run.wire import Failure, Prepared, Samples
 from retnet_bench.run.worker_handle import WorkerHandle
-from retnet_bench.run.world_handle import WorldHandle, started as start_processes
+from retnet_bench.run.world_handle import WorldHandle
+from retnet_bench.run.world_handle import started as start_processes
 from retnet_bench.study.plan import Pair, Planned
 from retnet_bench.workloads import WORKLOADS, Sample
 

@@ -56,7 +56,7 @@ class WorkerHandle:
             self.spent_s += time.monotonic() - start
 
     def answered(self) -> wire.Answer:
-        """The answer that it has begun, or a Failure: its own, a stop in its midst, or its death."""
+        """The answer that it has begun, or a Failure: its own, a stop amid it, or its death."""
         try:
             return self._answer(0.0)
         except (EOFError, ConnectionError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -93,10 +94,8 @@ class WorldHandle:
             if rank:  # the first checks the forms, and writes
                 own["agreements"] = []
                 own.pop("tensorboard", None)
-        try:
+        with suppress(EOFError, ConnectionError):  # it is dead, which its pipe tells at once
             wire.request(worker.started.conn, name, **own)
-        except (EOFError, ConnectionError):
-            pass  # it is dead, which its pipe tells at once
 
     def _next(self, waiting: dict[int, WorkerHandle], left_s: float) -> dict[int, wire.Answer]:
         """Answers of the ranks that have one now; a time-out's Failure when none has in time."""

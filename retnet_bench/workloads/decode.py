@@ -132,9 +132,7 @@ class Decode(Workload):
         steps = [step for visit in visits for step in _steps(*visit)]
         turns = iter(steps)
         times = self.world.slowest(
-            run_block(
-                clock, lambda: self._step_from(*next(turns)[:2]), len(steps), self.world.meet
-            )
+            run_block(clock, lambda: self._step_from(*next(turns)[:2]), len(steps), self.world.meet)
         )
         found: dict[int, list[float]] = {start: [] for start in self.positions}
         for (start, _, kept), seconds in zip(steps, times, strict=True):

@@ -45,6 +45,10 @@ class Parallel:
         return " x ".join(both) or "one rank"
 
 
+ONE_RANK = Parallel()
+"""A world of one: a cell that one process runs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ParallelSettings:
     """Of every workload that a world of several processes can run."""

@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 
 from retnet_bench.models import LanguageModel
 from retnet_bench.models import split as splitting
-from retnet_bench.workloads.settings import Parallel
+from retnet_bench.workloads.settings import ONE_RANK, Parallel
 
 LOOPBACK = "lo"
 """Linux's network interface of the machine itself, which gloo takes: nobody else can connect."""
@@ -36,10 +34,10 @@ def local(tensor: Tensor) -> Tensor:
 class Alone:
     """A cell that one process runs."""
 
-    parallel = Parallel()
-    rank = 0
-    data_rank = 0
-    """Which of those that read different sequences it is."""
+    def __init__(self, parallel: Parallel = ONE_RANK, rank: int = 0) -> None:
+        self.parallel, self.rank = parallel, rank
+        self.data_rank = rank // parallel.tensor
+        """Which of those that read different sequences it is."""
 
     @property
     def leads(self) -> bool:
@@ -101,32 +99,20 @@ class Alone:
 ALONE = Alone()
 
 
-@dataclass(frozen=True)
 class World(Alone):
     """One rank of several. Made by `join`."""
 
-    parallel: Parallel  # type: ignore[misc]
-    rank: int  # type: ignore[misc]
-    device: torch.device
-    mesh: Any
-    """torch's DeviceMesh (data, tensor)."""
-
-    @property
-    def data_rank(self) -> int:
-        return self.rank // self.parallel.tensor
-
-    @cached_property
-    def by(self) -> splitting.Split | None:
+    def __init__(self, parallel: Parallel, rank: int, device: torch.device, mesh: Any) -> None:
+        super().__init__(parallel, rank)
+        self.device = device
+        self.mesh = mesh
+        """torch's DeviceMesh (data, tensor)."""
+        self.shards = parallel.shard == "fsdp"
+        self.by: splitting.Split | None = None
         """How the model is split; None where it is not."""
-        if self.parallel.tensor == 1:
-            return None
-        group = self.mesh.get_group("tensor")
-        rank = self.rank % self.parallel.tensor
-        return splitting.Split(rank, self.parallel.tensor, splitting.over_group(group))
-
-    @property
-    def shards(self) -> bool:
-        return self.parallel.shard == "fsdp"
+        if (ranks := parallel.tensor) > 1:
+            group = mesh.get_group("tensor")
+            self.by = splitting.Split(rank % ranks, ranks, splitting.over_group(group))
 
     def meet(self) -> None:
         dist.all_reduce(torch.zeros(1))
@@ -269,9 +255,7 @@ def _norm(gradients: Iterable[Tensor | None]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
 
-def join(
-    parallel: Parallel, rank: int, rendezvous: str, device: str, timeout_s: float
-) -> World:
+def join(parallel: Parallel, rank: int, rendezvous: str, device: str, timeout_s: float) -> World:
     """Become rank `rank` of a world whose ranks all come to the file `rendezvous`, which is not
     there yet. The others are waited for, here and in every exchange, for `timeout_s` at most."""
     cuda = torch.device(device).type == "cuda"

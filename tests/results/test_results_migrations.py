@@ -70,7 +70,7 @@ def as_version_2(rows: list[dict]) -> pa.Table:
             | {"schema_version": 2, "value": row["samples"][0]}
             for row in rows
         ],
-        schema=pq.read_schema(FOLDER / "v4_coordinates.parquet"),
+        schema=pq.read_schema(FOLDER / f"v{SCHEMA_VERSION}_coordinates.parquet"),
     )
     old = list(OLD)[: len(rows)]
     for name, values in (("phase", [o[1] for o in old]), ("position", [o[2] for o in old])):
@@ -84,12 +84,12 @@ def test_a_part_of_version_2_reads_as_the_same_records_today(tmp_path):
     assert [row["metric"] for row in rows] == [metric for metric, _, _ in list(OLD)[: len(rows)]]
     (tmp_path / "old.parquet").write_bytes(written(as_version_2(rows)))
     old = read_records(tmp_path / "old.parquet")
-    new = read_records(FOLDER / "v4_coordinates.parquet")[: len(rows)]
+    new = read_records(FOLDER / f"v{SCHEMA_VERSION}_coordinates.parquet")[: len(rows)]
     version = "schema_version"
     pd.testing.assert_frame_equal(old.drop(columns=version), new.drop(columns=version))
 
 
-@pytest.mark.parametrize("version", [3, 4])
+@pytest.mark.parametrize("version", [3, 4, 5])
 def test_golden_coordinates_stay_readable(version):
     table = read_records(FOLDER / f"v{version}_coordinates.parquet")
     rows = coordinates()[: len(table)]  # later versions add to them

@@ -60,7 +60,11 @@ def test_a_workload_without_worlds_refuses_the_setting():
         ({"data": 3}, {}, "parallel.data 3 does not divide batch 4"),
         ({"data": 2, "shard": "none", "tensor": 8}, {}, "tensor 8 does not divide the 2 heads"),
         ({"shard": "fsdp"}, {}, "shard fsdp shares weights over data ranks, of which there is one"),
-        ({"data": 2}, {"micro_batch": 4}, "micro_batch 4 does not divide the 2 sequences of a rank"),
+        (
+            {"data": 2},
+            {"micro_batch": 4},
+            "micro_batch 4 does not divide the 2 sequences of a rank",
+        ),
         ({"data": 2}, {"mode": "compile"}, "parallel runs in mode eager, not compile"),
         ({"data": 2}, {"dtype": "fp16"}, "parallel takes no fp16"),
     ],

@@ -76,6 +76,8 @@ class GatedRetention(Mixer):
     Options = GatedRetentionOptions
     state_grows = False
     state_passes = 2
+    columns = ("query", "key", "value", "gate", "decay")
+    rows = ("out",)
 
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)

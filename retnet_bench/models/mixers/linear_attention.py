@@ -58,6 +58,8 @@ class LinearAttention(Mixer):
     Options = LinearAttentionOptions
     state_grows = False
     state_passes = 2
+    columns = ("query", "key", "value")
+    rows = ("out",)
 
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)
