@@ -28,7 +28,7 @@ def predicted(found):
     ("mixer", "changes"),
     [
         ("retention", {"length": 130}),
-        ("attention", {"length": 128, "size": "0.4M", "kernel": "sdpa"}),
+        ("attention", {"length": 128, "size": "0.8M", "kernel": "sdpa"}),
     ],
 )
 def test_a_ranks_peak_is_what_two_real_ranks_measure(mixer, changes, parallel, tmp_path):
@@ -41,7 +41,7 @@ def test_a_ranks_peak_is_what_two_real_ranks_measure(mixer, changes, parallel, t
 def test_what_is_exchanged_follows_from_the_shapes():
     """DDP: every gradient once. A split: in each layer four tensors of the residual stream's size,
     one of the embedding, one in front of the head, and the loss's numbers a token."""
-    found = cell(batch=4, length=32, size="0.4M")
+    found = cell(batch=4, length=32, size="0.8M")
     config = found.matched().config
     whole = 4 * cost.parameters(config)
     reduced = Exchange("all_reduce", "data")
@@ -60,7 +60,7 @@ def test_what_is_exchanged_follows_from_the_shapes():
 
 
 def test_memory_of_many_ranks_is_that_of_their_part():
-    found = cell(batch=8, length=32, size="0.4M", vocab_size=64)
+    found = cell(batch=8, length=32, size="0.8M", vocab_size=64)
     alone = predicted(found).memory
     eight = predicted(replace(found, parallel=Parallel(data=8, shard="fsdp"))).memory
     for category in ("weights", "optimiser"):
