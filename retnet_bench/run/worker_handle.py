@@ -113,8 +113,12 @@ class WorkerHandle:
 
     def stop(self) -> None:
         """Let the worker end; kill it if it does not."""
-        process = self.started.process
         self.ask_to_stop()
+        self.await_end()
+
+    def await_end(self) -> None:
+        """Wait for a worker that was asked to stop; kill it if it does not."""
+        process = self.started.process
         if process.wait(ANSWER_S) is None:
             process.kill()
         if process.wait(ANSWER_S) is None:

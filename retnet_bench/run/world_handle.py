@@ -145,7 +145,7 @@ class WorldHandle:
         for worker in self.ranks:
             worker.ask_to_stop()
         for worker in self.ranks:
-            worker.stop()
+            worker.await_end()
 
 
 def _together(answers: dict[int, wire.Answer]) -> wire.Answer:

@@ -142,7 +142,10 @@ class World(Alone):
         if self.shards or self.parallel.data == 1:
             return model.loss
         return nn.parallel.DistributedDataParallel(
-            _Loss(model), process_group=self.mesh.get_group("data"), gradient_as_bucket_view=True
+            _Loss(model),
+            process_group=self.mesh.get_group("data"),
+            broadcast_buffers=False,  # constants, which are equal everywhere
+            gradient_as_bucket_view=True,
         )
 
     def exchange(self, loss: Callable[..., Tensor], model: LanguageModel, now: bool) -> None:
