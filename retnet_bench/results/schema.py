@@ -232,8 +232,8 @@ METRICS: dict[str, Metric] = {
         *(
             (
                 *(f"rank_{name}", "bytes", ""),
-                f"{name} of each rank of a world; samples: one a rank, value: the largest, which "
-                f"stands under {name}, too",
+                f"{name} of each rank of a world; samples: one a rank, of which the largest stands "
+                f"under {name}",
             )
             for name in (
                 *("weight_bytes", "state_bytes", "peak_rss_bytes", "peak_tensor_bytes"),

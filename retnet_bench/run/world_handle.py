@@ -169,9 +169,7 @@ def _largest(found: list[Samples]) -> list[Sample]:
             samples.append(first)
             continue
         samples.append(replace(first, values=(max(values),)))
-        samples.append(
-            replace(first, metric=f"rank_{first.metric}", values=tuple(values), value=max(values))
-        )
+        samples.append(replace(first, metric=f"rank_{first.metric}", values=tuple(values)))
     return samples
 
 

@@ -23,6 +23,7 @@ def contract_text(records: pd.DataFrame) -> str:
     parts = [
         _list(measured["machine"]),
         f"threads {_list(measured['threads'])}",
+        _ranks(measured),
         f"{_list(measured['dtype'])}, {_list(measured['mode'])}",
         *_arms(measured),
         f"size {_list(measured.sort_values('n_params')['size'], ordered=True)}{_matched(measured)}",
@@ -40,6 +41,13 @@ def _list(column: pd.Series, ordered: bool = False) -> str:
     if len(words) > MOST:
         words = [*words[:MOST], f"{len(words) - MOST} more"]
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "not recorded"
+
+
+def _ranks(measured: pd.DataFrame) -> str:
+    """Of cells that several processes ran together."""
+    worlds = measured["parallel"].dropna()
+    alone = " (and one process)" if len(worlds) < len(measured) else ""
+    return f"ranks: {_list(worlds)}{alone}" if len(worlds) else ""
 
 
 def _arms(measured: pd.DataFrame) -> list[str]:
