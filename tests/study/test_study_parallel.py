@@ -49,8 +49,12 @@ def test_what_is_no_layout_is_one_line(parallel, words):
 
 
 def test_a_workload_without_worlds_refuses_the_setting():
+    own = {"steps": 1, "train_pairs": [2], "length": 64, "parallel": {"data": 2}}
+    whole = tiny(
+        fixed={"size": "0.1M", "threads": 1}, workloads=[{"workload": "recall", "fixed": own}]
+    )
     with pytest.raises(UserError, match=r"parallel: workload recall does not read it; train, "):
-        reasons({"data": 2}, "recall", fixed={"steps": 1, "train_pairs": [2]})
+        plan.make(parse(Source(Path("mine.yaml"), yaml.safe_dump(whole))))
 
 
 @pytest.mark.parametrize(
