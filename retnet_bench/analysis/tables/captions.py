@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 
 from retnet_bench.analysis.tables import rows
@@ -31,6 +33,36 @@ def contract_text(records: pd.DataFrame) -> str:
         _seeds(measured),
     ]
     return "; ".join(part for part in parts if part)
+
+
+def places_text(records: pd.DataFrame) -> str:
+    """On which machines, and nodes of a cluster, the cells were measured; "" for one machine that
+    is no node, which `contract_text` names."""
+    measured = records[records["status"].isin(OK_STATUSES)]
+    nodes = measured["environment_id"].map(_nodes(records)).fillna("")
+    cells = measured.assign(node=nodes).drop_duplicates("cell_id", keep="last")
+    counts = cells.groupby(["machine", "node"]).size()
+    if len(counts) < 2 and not cells["node"].any():
+        return ""
+    places = [
+        f"{count} on {quoted(node)} ({quoted(machine)})"
+        if node
+        else f"{count} on {quoted(machine)}"
+        for (machine, node), count in counts.items()
+    ]
+    return f"cells ran: {', '.join(places)}"
+
+
+def _nodes(records: pd.DataFrame) -> dict[str, str]:
+    """The node of each environment that was a scheduler's job."""
+    texts = records.dropna(subset=["environment_json", "environment_id"])
+    found = {}
+    for environment, text in zip(texts["environment_id"], texts["environment_json"]):
+        if '"job"' in text:
+            job = json.loads(text).get("job")
+            if isinstance(job, dict) and isinstance(job.get("node"), str):
+                found[environment] = job["node"]
+    return found
 
 
 def _list(column: pd.Series, ordered: bool = False) -> str:
