@@ -39,30 +39,25 @@ def places_text(records: pd.DataFrame) -> str:
     """On which machines, and nodes of a cluster, the cells were measured; "" for one machine that
     is no node, which `contract_text` names."""
     measured = records[records["status"].isin(OK_STATUSES)]
-    nodes = measured["environment_id"].map(_nodes(records)).fillna("")
-    cells = measured.assign(node=nodes).drop_duplicates("cell_id", keep="last")
+    cells = measured.drop_duplicates("cell_id", keep="last")
+    cells = cells.assign(node=cells["environment_json"].map(_node))
     counts = cells.groupby(["machine", "node"]).size()
     if len(counts) < 2 and not cells["node"].any():
         return ""
     places = [
-        f"{count} on {quoted(node)} ({quoted(machine)})"
-        if node
-        else f"{count} on {quoted(machine)}"
+        f"{count} on " + (f"{quoted(node)} ({quoted(machine)})" if node else quoted(machine))
         for (machine, node), count in counts.items()
     ]
     return f"cells ran: {', '.join(places)}"
 
 
-def _nodes(records: pd.DataFrame) -> dict[str, str]:
-    """The node of each environment that was a scheduler's job."""
-    texts = records.dropna(subset=["environment_json", "environment_id"])
-    found = {}
-    for environment, text in zip(texts["environment_id"], texts["environment_json"]):
-        if '"job"' in text:
-            job = json.loads(text).get("job")
-            if isinstance(job, dict) and isinstance(job.get("node"), str):
-                found[environment] = job["node"]
-    return found
+def _node(environment_json: object) -> str:
+    """The node of a scheduler that a cell's job had; "" where it was no job."""
+    if not isinstance(environment_json, str) or '"job"' not in environment_json:
+        return ""
+    job = json.loads(environment_json).get("job")
+    node = job.get("node") if isinstance(job, dict) else None
+    return node if isinstance(node, str) else ""
 
 
 def _list(column: pd.Series, ordered: bool = False) -> str:
