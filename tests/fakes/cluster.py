@@ -58,8 +58,9 @@ MinJobAge=300
 SlurmdTimeout=6
 GresTypes=gpu
 SlurmdParameters=config_overrides
-NodeName=n1 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=4000 Gres=gpu:2 State=UNKNOWN
-NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=4000 Gres=gpu:2 State=UNKNOWN
+NodeName=DEFAULT NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000 Gres=gpu:2
+NodeName=n1 Port={ports[1]} State=UNKNOWN
+NodeName=n2 Port={ports[2]} State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 # GPUs must be character devices; nothing opens these.
