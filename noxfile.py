@@ -92,8 +92,8 @@ def run_gate(session: nox.Session) -> None:
 
 @nox.session
 def checks(session: nox.Session) -> None:
-    """What CI runs beside the tests, in one environment: lint, gate, downstream, and Slurm where its
-    packages are."""
+    """What CI runs beside the tests, in one environment: lint, gate, downstream, and Slurm where
+    its packages are."""
     install(session, "-e", ".[eval,slurm]", *TEST, *LINT)
     run_lint(session)
     run_gate(session)

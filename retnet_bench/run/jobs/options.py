@@ -44,7 +44,7 @@ class SlurmOptions(Strict):
     """GPUs of each job."""
     cpus_per_task: Annotated[Count, Field(le=4096)] | None = None
     """Cores of each job; by default the threads that the study says."""
-    mem: Annotated[str, Field(pattern=r"^\d+[KMGT]?$", max_length=20)] | None = None
+    mem: Word | None = None
     """Memory of each job: 16G, 4000M."""
     time: int = DEFAULT_MINUTES
     """Minutes that a job may take, or H:MM:SS, D-HH:MM:SS."""
@@ -52,6 +52,13 @@ class SlurmOptions(Strict):
     """Whether a job has its node for itself; by default timed pairs do, others don't."""
     setup: tuple[Annotated[Text, Field(max_length=1000)], ...] = Field((), max_length=50)
     """Shell lines before each job (module load ...); in a file only."""
+
+    @field_validator("mem")
+    @classmethod
+    def _size(cls, given: str | None) -> str | None:
+        if given is not None and not re.fullmatch(r"\d{1,9}[KMGT]?", given):
+            raise PydanticCustomError("size", "must be a number and K, M, G or T, such as 16G")
+        return given
 
     @field_validator("time", mode="before")
     @classmethod

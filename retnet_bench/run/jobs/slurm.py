@@ -5,13 +5,14 @@ Every question to Slurm has ANSWER_S to be answered. Nothing here waits for a jo
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ SUBMIT_S = 120.0
 """What sbatch may take to accept an array: a busy controller is slow."""
 MOST_OF_ARRAY = 1000
 """Jobs of one array. Slurm's own limit, MaxArraySize, is 1001 unless a cluster sets another."""
+WARNING_S = 90
+"""So long before its time limit a job is told, to be requeued; of a short one, a quarter of it."""
 REQUEUES = 20
 """How often a job that reached its time limit goes on from its checkpoint."""
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD")
@@ -108,7 +111,7 @@ def _submit_array(
     works = [Work(str(book.results.absolute()), job.key) for job in jobs]
     submitted = _accepted(executor, works)
     return [
-        replace(job, scheduler_id=one.job_id, log=str(one.paths.stderr))
+        replace(job, scheduler_id=one.job_id, log=str(one.paths.stdout))
         for job, one in zip(jobs, submitted, strict=True)
     ]
 
@@ -126,7 +129,8 @@ def _accepted(executor: Any, works: list[Work]) -> list[Any]:
                     child.kill()
 
     try:
-        with deadline(SUBMIT_S, give_up), executor.batch():
+        # submitit prints what sbatch said; here it becomes one line.
+        with deadline(SUBMIT_S, give_up), redirect_stderr(io.StringIO()), executor.batch():
             jobs = [executor.submit(work) for work in works]
     except (FailedJobError, OSError) as error:
         if late:
@@ -140,7 +144,7 @@ def _parameters(
 ) -> dict[str, Any]:
     """submitit's names for what sbatch is told."""
     given = options.model_dump(exclude_none=True, exclude={"reservation", "exclusive", "setup"})
-    more: dict[str, Any] = {"signal": "B:USR2@90"}
+    more: dict[str, Any] = {"signal": f"B:USR2@{min(WARNING_S, 15 * options.time)}"}
     if options.reservation:
         more["reservation"] = options.reservation
     if after:
