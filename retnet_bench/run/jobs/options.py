@@ -90,7 +90,7 @@ def _in_minutes(text: str) -> int | None:
 def read(given: str | None) -> SlurmOptions:
     """`key=value,key=value`, or the path of a YAML file of them. UserError for what is wrong."""
     if given is None:
-        return SlurmOptions()
+        return _checked({}, "--slurm")
     if "=" in given or not given.endswith((".yaml", ".yml")):
         return _checked(_pairs(given), "--slurm")
     path = Path(given)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from retnet_bench import files, interrupts
 from retnet_bench.base import UserError, did_you_mean, printable, quoted
+from retnet_bench.results import labels
 from retnet_bench.results.store import Store
 from retnet_bench.run import session
 from retnet_bench.run.jobs import local, options, slurm, states
@@ -32,6 +33,8 @@ LOOK_EVERY_S = 5.0
 """How often --wait asks Slurm."""
 SILENT_S = 600.0
 """For so long --wait goes on asking a Slurm that does not answer."""
+MOST_ARMS = 4
+"""Arms that a job's title names."""
 WAIT_S = 14 * 24 * 3600.0
 """The longest --wait follows jobs, which go on all the same."""
 
@@ -187,13 +190,14 @@ def _jobs(
         threads = [max(planned.cell.threads for planned in pair) for pair in pairs]
     else:
         threads = [point.threads or 0 for _, point, _ in study.points()]
+    own = labels.differences((p.cell.name, p.cell.canonical()) for pair in pairs for p in pair)
     made = []
     for pair in order:
         key = pair[0].cell.pair_id
         job = Job(
             key=key,
             index=chosen[key],
-            title=_title(pair),
+            title=_title(pair, own),
             cells=tuple(planned.cell.cell_id for planned in pair),
             timed=WORKLOADS[pair[0].cell.workload].interleaved,
             threads=threads[chosen[key]],
@@ -209,11 +213,15 @@ def _jobs(
     return made
 
 
-def _title(pair: Pair) -> str:
-    """The pair in a few words: what its cells' names share, and the arms."""
+def _title(pair: Pair, own: dict[tuple[str, str], str]) -> str:
+    """The pair in a few words: what its cells' names share, what tells it from pairs of that name,
+    and its arms."""
     cell = pair[0].cell
-    name = cell.name.replace(cell.arm, "").replace("  ", " ").strip()
-    return f"{name} ({', '.join(planned.cell.arm for planned in pair)})"
+    name = cell.name.replace(f" {cell.arm} ", " ", 1)
+    more = own[cell.name, cell.canonical()]
+    arms = ", ".join(planned.cell.arm for planned in pair[:MOST_ARMS])
+    rest = f" and {len(pair) - MOST_ARMS} more" if len(pair) > MOST_ARMS else ""
+    return f"{' '.join(filter(None, [name, more]))} ({arms}{rest})"
 
 
 def _check_gpus(study: Study, given: options.SlurmOptions) -> None:
