@@ -58,11 +58,11 @@ MinJobAge=300
 SlurmdTimeout=6
 GresTypes=gpu
 SlurmdParameters=config_overrides
-NodeName=DEFAULT NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000 Gres=gpu:2
-NodeName=n1 Port={ports[1]} State=UNKNOWN
-NodeName=n2 Port={ports[2]} State=UNKNOWN
+NodeName=n1 Port={ports[1]} {node}
+NodeName=n2 Port={ports[2]} {node}
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+NODE = "NodeHostname=localhost NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000 Gres=gpu:2 State=UNKNOWN"
 # GPUs must be character devices; nothing opens these.
 GRES = """\
 NodeName=n1 Name=gpu File=/dev/tty[0-1] Flags=nvidia_gpu_env
@@ -121,7 +121,8 @@ def running(folder: Path) -> Iterator[Cluster]:
     for name in ("log", "state", "spool/n1", "spool/n2"):
         (folder / name).mkdir(parents=True)
     folder.chmod(0o755)  # munged refuses a socket in a folder that others can write to
-    text = CONFIG.format(folder=folder, user=getpass.getuser(), ports=_free_ports(3))
+    ports = _free_ports(3)
+    text = CONFIG.format(folder=folder, user=getpass.getuser(), ports=ports, node=NODE)
     (folder / "slurm.conf").write_text(text)
     (folder / "gres.conf").write_text(GRES)
     key = folder / "munge.key"

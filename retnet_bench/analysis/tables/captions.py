@@ -41,11 +41,11 @@ def places_text(records: pd.DataFrame) -> str:
     measured = records[records["status"].isin(OK_STATUSES)]
     cells = measured.drop_duplicates("cell_id", keep="last")
     cells = cells.assign(node=cells["environment_json"].map(_node))
-    counts = cells.groupby(["machine", "node"]).size().reset_index(name="count")
+    counts = cells.groupby(["machine", "node"]).size().reset_index(name="cells")
     if len(counts) < 2 and not cells["node"].any():
         return ""
     places = [
-        f"{row.count} on "
+        f"{row.cells} on "
         + (f"{quoted(row.node)} ({quoted(row.machine)})" if row.node else quoted(row.machine))
         for row in counts.itertuples()
     ]
