@@ -107,11 +107,7 @@ class Store:
 
     def finished(self) -> dict[str, str]:
         """Status per cell that has records: of its latest run, the failure, impure or ok."""
-        tables = [part.read(path, _STATUS_COLUMNS) for path in part.parts(self.records)]
-        if not tables:
-            return {}
-        cells = of_latest_runs(pa.concat_tables(tables).to_pandas()).groupby("cell_id")
-        return {str(cell): _cell_status(group) for cell, group in cells}
+        return finished(self.folder)
 
     def taken_on(self, cells: Collection[str]) -> dict[str, tuple[str, str]]:
         """Fingerprint and name of the machine on which each of `cells` was measured last."""
@@ -160,6 +156,18 @@ class Store:
 
 
 # --- reading --------------------------------------------------------------------------------------
+
+
+def finished(folder: Path) -> dict[str, str]:
+    """Status per cell of a results folder: of its latest run, the failure, impure or ok."""
+    records = folder / "records"
+    tables = (
+        [part.read(p, _STATUS_COLUMNS) for p in part.parts(records)] if records.exists() else []
+    )
+    if not tables:
+        return {}
+    cells = of_latest_runs(pa.concat_tables(tables).to_pandas()).groupby("cell_id")
+    return {str(cell): _cell_status(group) for cell, group in cells}
 
 
 def read_records(path: str | Path) -> pd.DataFrame:

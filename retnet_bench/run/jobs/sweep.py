@@ -15,6 +15,7 @@ from retnet_bench import files, interrupts
 from retnet_bench.base import UserError, did_you_mean, printable, quoted
 from retnet_bench.results import labels
 from retnet_bench.results.store import Store
+from retnet_bench.results.store import finished as finished_cells
 from retnet_bench.run import session
 from retnet_bench.run.jobs import local, options, slurm, states
 from retnet_bench.run.jobs.book import Book, Job
@@ -116,7 +117,7 @@ def _run(
             if sweep.on == "local":
                 session.refuse_other_machine(store, pairs)
     session.keep_copy(source, book.results)
-    finished = Store(book.results).finished()
+    finished = finished_cells(book.results)
     todo = _todo(book, pairs, finished, sweep.retry, {state.job.key for state in active})
     cells = sum(map(len, pairs))
     left = [session.missing([pair], finished, sweep.retry) for pair in pairs]
