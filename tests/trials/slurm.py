@@ -42,7 +42,7 @@ fixed: {size: 0.1M, threads: 1, measure: [time]}
 workloads:
   - workload: perplexity
     axes: {seed: [0, 1, 2, 3]}
-    fixed: {length: 32, token_budget: 16384, documents: 1, checkpoint_every: 8}
+    fixed: {length: 32, token_budget: 4096, documents: 1, checkpoint_every: 8}
   - workload: train
     axes: {length: [16, 24]}
 protocol: {blocks: 2, block_s: 0.05, warmup_max_s: 0.2}
