@@ -195,12 +195,14 @@ def _jobs(
     made = []
     for pair in order:
         key = pair[0].cell.pair_id
+        timed = WORKLOADS[pair[0].cell.workload].interleaved
+        log = "timed" if timed and sweep.on == "local" else key  # one process works on all of those
         job = Job(
             key=key,
             index=chosen[key],
             title=_title(pair, own),
             cells=tuple(planned.cell.cell_id for planned in pair),
-            timed=WORKLOADS[pair[0].cell.workload].interleaved,
+            timed=timed,
             threads=threads[chosen[key]],
             study=name,
             on=sweep.on,
@@ -208,7 +210,7 @@ def _jobs(
             skip_oom=sweep.skip_oom,
             tensorboard=sweep.tensorboard,
             beside=sweep.at_once if sweep.on == "local" else 1,
-            log=str((book.logs / f"{key}.log").absolute()),
+            log=str((book.logs / f"{log}.log").absolute()),
         )
         made.append(job)
     return made
@@ -328,9 +330,10 @@ def _complain_of_failed(book: Book, jobs: list[Job]) -> None:
     failed = [state for state in states.of_jobs(book, jobs) if state.state != DONE]
     if failed:
         first = failed[0]
+        why = first.reason or "it has not started"
         raise UserError(
-            f"{len(failed)} of {len(jobs)} jobs failed, such as {first.job.title}: {first.reason} "
-            f"(log {first.job.log}); the same command submits what is missing"
+            f"{len(failed)} of {len(jobs)} jobs failed, such as {first.job.title}: {why} "
+            f"(log {printable(first.job.log)}); the same command submits what is missing"
         )
 
 
