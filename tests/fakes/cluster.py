@@ -24,7 +24,7 @@ import psutil
 NODES = ("n1", "n2")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
 PACKAGES = "slurmctld slurmd slurm-client munge slurm-wlm-basic-plugins"
-START_S = 60.0
+START_S = 300.0
 """What the cluster may take until both nodes are idle; it takes one second."""
 STOP_S = 10.0
 CONFIG = """\

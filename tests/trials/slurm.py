@@ -48,9 +48,9 @@ workloads:
 protocol: {blocks: 2, block_s: 0.05, warmup_max_s: 0.2}
 """
 CELLS = 12
-GONE_S = 5.0
+GONE_S = 20.0
 """What the processes of a killed job may take to be gone: Slurm ends them, and the kernel."""
-WORKS_S = 120.0
+WORKS_S = 900.0
 """What may pass until a first job is at work, or a queue is empty again."""
 
 
