@@ -199,7 +199,7 @@ class VocabularyPart(nn.Embedding):
 
     def __init__(self, whole: nn.Embedding, by: Split) -> None:
         weight = by.part(whole.weight.detach(), 0)
-        super().__init__(*weight.shape, _weight=weight)
+        super().__init__(weight.shape[0], weight.shape[1], _weight=weight)
         self.by, self.vocab_size = by, whole.num_embeddings
         self.start = by.bounds(self.vocab_size)[0]
 

@@ -71,7 +71,7 @@ def _stand_in(model: LanguageModel, counter: TensorCounter) -> None:
     def gather(self: Any, output_tensor: Tensor, *args: Any, **kwargs: Any) -> None:
         counter.exchange("all_gather", "data", output_tensor.nbytes)
 
-    def scatter(self: Any, output_tensor: Tensor, input_tensor: Tensor, *args: Any, **kw: Any):
+    def scatter(self: Any, output_tensor: Tensor, input_tensor: Tensor, **others: Any) -> None:
         counter.exchange("reduce_scatter", "data", input_tensor.nbytes)
 
     gathering = type("Gathering", (AllGather,), {"allocate": allocate, "__call__": gather})

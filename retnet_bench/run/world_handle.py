@@ -100,7 +100,7 @@ class WorldHandle:
     def _next(self, waiting: dict[int, WorkerHandle], left_s: float) -> dict[int, wire.Answer]:
         """Answers of the ranks that have one now; a time-out's Failure when none has in time."""
         conns: dict[Any, int] = {w.started.conn: rank for rank, w in waiting.items()}
-        ready = [conns[conn] for conn in wait(list(conns), left_s)]  # type: ignore[index]
+        ready = [conns[conn] for conn in wait(list(conns), left_s)]
         if not ready:
             self.kill()
             which = ", ".join(map(str, waiting))
@@ -117,7 +117,7 @@ class WorldHandle:
             while waiting and (left := end - time.monotonic()) > 0:
                 conns: dict[Any, int] = {w.started.conn: rank for rank, w in waiting.items()}
                 for conn in wait(list(conns), left):
-                    rank = conns[conn]  # type: ignore[index]
+                    rank = conns[conn]
                     answer = waiting[rank].answered()
                     if isinstance(answer, Failure):
                         failures[rank] = answer

@@ -329,7 +329,9 @@ def _why_not(cell: Cell) -> str | None:
 
 def _world_why_not(cell: Cell) -> str | None:
     """Why this machine has no such world."""
-    return cell.parallel and world.why_not(cell.parallel, cell.device, _allowed_cores())
+    if cell.parallel is None:
+        return None
+    return world.why_not(cell.parallel, cell.device, _allowed_cores())
 
 
 def parallel_why_not(cell: Cell) -> str | None:
