@@ -14,6 +14,7 @@ from fakes.options import options_of
 
 from retnet_bench.models.pattern import LayerChoice
 from retnet_bench.workloads import Cell
+from retnet_bench.workloads.settings import Parallel
 
 CANONICAL = (
     '{"arm":"retnet","batch":2,"chunk":16,"corpus":"random","device":"cpu","dtype":"fp32",'
@@ -50,9 +51,19 @@ def test_every_field_is_part_of_the_cell_and_the_contract_of_the_pair(field):
         new = (*old, "x")[-1:]
     if field == "layers":
         new = (LayerChoice(mixer="attention", kernel="math", options=options_of("attention")),)
+    if field == "parallel":
+        new = Parallel(data=2)
     other = replace(cell(), **{field: new})
     assert other.cell_id != cell().cell_id
     assert (other.pair_id == cell().pair_id) == (field in Cell.ARM_FIELDS)
+
+
+def test_a_world_is_read_back_as_it_was_written():
+    world = cell(parallel=Parallel(data=2, shard="fsdp", tensor=4))
+    assert Cell.read(json.loads(world.canonical())) == world
+    assert world.ranks == 8
+    assert world.name.endswith("on fsdp 2 x tensor 4")
+    assert "parallel" not in cell().canonical()
 
 
 def test_arms_of_a_pair_share_the_pair_only():
