@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from retnet_bench.analysis.tables import curves, ratios
 from retnet_bench.analysis.tables import rows as contracts
 from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
-from retnet_bench.report import layout, quality
+from retnet_bench.report import layout, quality, scaling
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.report.recall import recall_table
 from retnet_bench.results.numbers import interval, quantity
@@ -40,6 +40,7 @@ def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Tabl
         _decode,
         _memory,
         _perplexity,
+        scaling.tables,
         *quality.TABLES,
         recall_table,
         scores_table,
@@ -48,9 +49,13 @@ def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Tabl
         _failures,
     )
     for make in makers:
-        table = make(records)
-        if table is not None and table.row_count:
-            yield table
+        yield from _made(make(records))
+
+
+def _made(found: Table | Iterable[Table] | None) -> Iterator[Table]:
+    """Those of the tables that a maker found which have rows."""
+    several = [found] if isinstance(found, Table) else found or ()
+    yield from (table for table in several if table.row_count)
 
 
 def floors_table(results: Path) -> Table:
