@@ -39,6 +39,7 @@ def draw(records: pd.DataFrame) -> Figure:
         *(f"{arm}: {sentence(fit)}." for arm, fit in found.joint().items()),
         *equal_loss(records, best),
         *(f"Crossover: {one.text}." for one in law_crossings.joint(records, found, best)),
+        *beyond(best),
         best_rates.said(records),
     ]
     return sheet.finish(panels.contract(records, "perplexity"), *notes)
@@ -74,6 +75,12 @@ def equal_loss(records: pd.DataFrame, best: Optimum) -> list[str]:
         for row in optimum.bought(records, best)
         if row.ratio is not None and row.compute == best.levels[-1]
     ]
+
+
+def beyond(best: Optimum) -> list[str]:
+    """A sentence for each arm whose best model for the most compute nobody measured the like of."""
+    words = {arm: best.beyond(arm, best.high) for arm in best.frontiers}
+    return [f"The best {arm} for the most compute has {w}." for arm, w in words.items() if w]
 
 
 def _compute(value: float) -> str:

@@ -65,11 +65,14 @@ def _joint(records: pd.DataFrame, found: Scaling) -> Iterator[Table]:
     )
     if best is None:
         return
+    rows = optimum.bought(records, best)
+    starred = "* extrapolated: the best model lies past the sizes or tokens measured."
     numbers = f">{COMPUTATION.label('compute')}|arm|>N|>D|>{UNIT}|>compute for equal loss, x"
     yield layout.table(
         "What compute buys at its best, by the joint law",
         numbers,
-        map(_bought, optimum.bought(records, best)),
+        map(_bought, rows),
+        caption=starred * any(row.beyond for row in rows),
     )
 
 
@@ -82,7 +85,8 @@ def _coefficients(fit: Fit) -> list[str]:
 def _bought(row: Bought) -> list[str]:
     compute = COMPUTATION.rounded(row.compute, 3).removesuffix(f" {COMPUTATION.unit}")
     ratio = "" if row.ratio is None else f"{_of(row.ratio)} of {row.over}"
-    return [compute, row.arm, _short(row.size), _short(row.tokens), _of(row.loss), ratio]
+    star = "*" if row.beyond else ""
+    return [compute + star, row.arm, _short(row.size), _short(row.tokens), _of(row.loss), ratio]
 
 
 def _of(found: Interval) -> str:

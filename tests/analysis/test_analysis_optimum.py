@@ -13,6 +13,9 @@ from stats.laws import Law
 from retnet_bench.analysis.statistics import compute_optimal, isoflop, power_law, replication
 from retnet_bench.analysis.statistics.replication import Scores
 from retnet_bench.analysis.tables import law_crossings, optimum, scaling
+from retnet_bench.analysis.verdicts import claims, judging
+from retnet_bench.analysis.verdicts.claims import Claim
+from retnet_bench.base import UserError
 
 SIZES, TOKENS = (
     part.ravel() for part in np.meshgrid(np.geomspace(1e5, 3e6, 4), np.geomspace(1e6, 6e7, 4))
@@ -138,6 +141,59 @@ def test_from_records_the_better_arm_needs_less_compute_and_nothing_crosses(grid
     crossings = law_crossings.joint(grid, found, best)
     assert [one.variable for one in crossings] == ["parameters", "tokens", "compute"]
     assert all("none in range: retnet has the lower loss throughout" in c.text for c in crossings)
+
+
+LOWER = {
+    "name": "lower",
+    "says": "RetNet's loss is lower at equal compute",
+    "source": "us",
+    "measure": {"kind": "equal_compute", "of": "retnet", "over": "transformer"},
+    "where": {"workload": "perplexity"},
+    "at_most": 1,
+}
+
+
+def judged(records: pd.DataFrame, **said: object) -> judging.Finding:
+    (found,) = judging.evaluate(records, [Claim.model_validate(LOWER | said)])
+    return found
+
+
+def test_a_claim_about_equal_compute_is_judged_by_the_joint_laws():
+    """The planted ratio of the losses at the most compute is 1 / 1.02."""
+    inside = Law(1.2, 0.9, 0.34, 1.0, 0.28)
+    arms = {"retnet": inside, "transformer": lambda n, d: 1.02 * inside(n, d)}
+    records = frame(scored.scaling(arms, budgets=(1_000_000, 3_000_000, 10_000_000, 30_000_000)))
+    found = judged(records)
+    assert found.verdict == "holds"
+    assert found.interval.estimate == pytest.approx(1 / 1.02, abs=0.004)
+    assert found.interval.low < 1 / 1.02 < found.interval.high
+    assert "its best size by the joint law" in found.at
+    assert judged(records, at_most=None, at_least=1).verdict == "does not hold"
+
+
+def test_a_claim_about_equal_compute_is_not_measured_past_the_models(grid):
+    """Their law makes a model far larger than any measured the best one."""
+    found = judged(grid)
+    assert found.verdict == "not measured"
+    assert "parameters, where 200k to 3.3M were measured" in found.reason
+    one = frame(scored.scaling())
+    assert "no joint law of both arms" in judged(one).reason
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"measure": {"kind": "equal_compute", "of": "retnet"}}, 'needs "over"'),
+        (
+            {"measure": LOWER["measure"] | {"metric": "train_step_s"}},
+            "is of the loss, so it has no",
+        ),
+        ({"where": {"workload": "train"}}, "equal_compute is of perplexity"),
+    ],
+)
+def test_a_wrong_claim_about_equal_compute_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        claims.check([Claim.model_validate(LOWER | change)])
 
 
 def test_models_of_equal_compute_make_a_parabola():

@@ -42,6 +42,7 @@ NAMES = ("N", "D")
 SCALES, EXPONENTS = ("A", "B"), ("alpha", "beta")
 _FLOORS = (0.3, 0.6, 0.9)  # shares of the loss that a start takes for irreducible
 _STARTS = (0.1, 0.4, 1.0)
+_POLISHED = 2  # of the starts, by the robust loss
 
 
 @dataclass(frozen=True)
@@ -141,25 +142,34 @@ def _fitted(x: bytes, loss: bytes, drawn: bytes, points: int) -> tuple[np.ndarra
 
 
 def best_start(logs: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The best robust fit over starts that differ in the exponents and in the share of E."""
-    found = []
+    """The best robust fit over starts that differ in the exponents and in the share of E: plain
+    least squares from all of them at once, and from the best of these the robust loss."""
+    starts = []
     for share, exponents in product(_FLOORS, product(_STARTS, repeat=logs.shape[1])):
         level = target.mean() + np.log(share)
         rest = target.mean() + np.log((1 - share) / logs.shape[1])
-        start = np.array([level, *(part for exponent in exponents for part in (rest, exponent))])
-        args: dict[str, Any] = {"loss": "soft_l1", "f_scale": ROBUST_AT, "max_nfev": 300}
-        found.append(least_squares(residual, start, slopes, args=(logs, target), **args))
-    return min(found, key=lambda fit: fit.cost).x
+        starts.append([level, *(part for exponent in exponents for part in (rest, exponent))])
+    targets = np.tile(target, (len(starts), 1))
+    found = refit(logs, targets, np.array(starts), np.ones(len(target)))
+    error = ((np.log(law(found, logs)) - target) / ROBUST_AT) ** 2  # (S, P)
+    cost = (np.sqrt(1 + error) - 1).sum(axis=1)  # soft L1's
+    args: dict[str, Any] = {"loss": "soft_l1", "f_scale": ROBUST_AT, "max_nfev": 300}
+    polished = [
+        least_squares(residual, start, slopes, args=(logs, target), **args)
+        for start in found[np.argsort(cost)[:_POLISHED]]
+    ]
+    return min(polished, key=lambda fit: fit.cost).x
 
 
 def refit(
     logs: np.ndarray, targets: np.ndarray, start: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """Weighted least squares for each row of `targets` (R, P), all at once: Levenberg-Marquardt.
+    """Weighted least squares for each row of `targets` (R, P), all at once: Levenberg-Marquardt
+    from one start (K,), or from one for each row (R, K).
 
     The same as scipy's on each row, which would take seconds for what this does in milliseconds.
     """
-    theta = np.tile(start, (len(targets), 1))  # (R, K)
+    theta = np.array(np.broadcast_to(start, (len(targets), start.shape[-1])))  # (R, K)
     damping = np.full(len(targets), 1e-3)
     error = weights * (np.log(law(theta, logs)) - targets)  # (R, P)
     cost = (error**2).sum(axis=1)
@@ -167,7 +177,9 @@ def refit(
         steep = weights[:, None] * _gradient(theta, logs)  # (R, P, K)
         square = np.einsum("rpk,rpl->rkl", steep, steep)
         diagonal = np.einsum("rkk->rk", square)
-        square[:, range(len(start)), range(len(start))] += damping[:, None] * diagonal + 1e-12
+        square[:, range(theta.shape[1]), range(theta.shape[1])] += (
+            damping[:, None] * diagonal + 1e-12
+        )
         step = np.linalg.solve(square, np.einsum("rpk,rp->rk", steep, error)[..., None])[..., 0]
         tried = weights * (np.log(law(theta - step, logs)) - targets)
         better = (tried**2).sum(axis=1) < cost

@@ -24,18 +24,8 @@ GROUPS = {
 _PREFIX = {"names": "names_"}
 CHANCE = 0.5
 _RESAMPLES = 500
-COLUMNS = [
-    "group",
-    "arm",
-    "size",
-    "n_params",
-    "compute",
-    "estimate",
-    "low",
-    "high",
-    "seeds",
-    "tasks",
-]
+_KEYS = ["group", "arm", "size", "n_params", "compute"]
+COLUMNS = [*_KEYS, "estimate", "low", "high", "seeds", "tasks"]
 
 
 def by_compute(records: pd.DataFrame) -> pd.DataFrame:

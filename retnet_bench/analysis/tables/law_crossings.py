@@ -13,12 +13,14 @@ from retnet_bench.analysis.statistics.crossings import Crossover
 from retnet_bench.analysis.statistics.intervals import Interval
 from retnet_bench.analysis.tables import ratios
 from retnet_bench.analysis.tables.optimum import Optimum
-from retnet_bench.analysis.tables.scaling import LEAST_TOGETHER, Fit, Scaling, alike
+from retnet_bench.analysis.tables.scaling import Fit, Scaling, alike
 from retnet_bench.results.numbers import millions, short
 from retnet_bench.results.quantities import COMPUTATION
 
 REACH = 10.0
 """How far past the largest x fits are followed: ten times."""
+LEAST_TOGETHER = 3
+"""Models at one number of tokens a parameter that make it what is held while the size grows."""
 _STEPS = 200
 _Words = Callable[[float], str]
 _PLACES: dict[str, tuple[_Words, str]] = {
@@ -56,7 +58,7 @@ class Crossing:
     def _beyond(self) -> str:
         assert self.beyond is not None
         if self.beyond.interval is None:
-            return f"nor up to {REACH:g} x the largest {self.variable} (extrapolated)"
+            return f"nor up to {REACH:g} x the largest (extrapolated)"
         return f"extrapolated, the fits cross at {_place(self.beyond.interval, self.variable)}"
 
 

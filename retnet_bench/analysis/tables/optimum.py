@@ -17,6 +17,11 @@ from retnet_bench.analysis.statistics.intervals import Interval
 from retnet_bench.analysis.statistics.isoflop import Parabola
 from retnet_bench.analysis.tables import ratios, scaling
 from retnet_bench.analysis.tables.scaling import Fit, Model, Scaling
+from retnet_bench.results.numbers import short
+
+NEAR = 2.0
+"""How far past the models measured a best one may lie without being called extrapolated: twofold.
+The model of most compute has most of both, so that the best one has a little more of either."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,19 @@ class Optimum:
     frontiers: dict[str, Frontier]
     low: float
     high: float
+    measured: dict[str, np.ndarray]
+    """By arm the least and the greatest size, and tokens, of its models: (2, 2)."""
+
+    def beyond(self, arm: str, compute: float) -> str:
+        """In words how far an arm's best model for `compute` lies past the sizes or tokens of those
+        measured; empty where it lies among or NEAR them."""
+        for (low, high), of, unit in zip(
+            self.measured[arm].T, ("size", "tokens"), ("parameters", "tokens"), strict=True
+        ):
+            place = self.frontiers[arm].interval(of, compute).estimate
+            if not low / NEAR <= place <= NEAR * high:
+                return f"{short(place)} {unit}, where {short(low)} to {short(high)} were measured"
+        return ""
 
     @property
     def levels(self) -> list[float]:
@@ -43,6 +61,8 @@ class Bought:
     loss: Interval
     size: Interval
     tokens: Interval
+    beyond: str
+    """See `Optimum.beyond`."""
     over: str = ""
     """The arm it is compared with; empty for that arm itself."""
     ratio: Interval | None = None
@@ -69,7 +89,10 @@ def optimum(found: Scaling) -> Optimum | None:
         arm: compute_optimal.frontier(arm, fit.law, fit.flops, low, high)
         for arm, fit in laws.items()
     }
-    return Optimum(frontiers, low, high)
+    measured = {
+        arm: np.stack([fit.law.x.min(axis=0), fit.law.x.max(axis=0)]) for arm, fit in laws.items()
+    }
+    return Optimum(frontiers, low, high, measured)
 
 
 def bought(records: pd.DataFrame, best: Optimum) -> list[Bought]:
@@ -85,10 +108,11 @@ def bought(records: pd.DataFrame, best: Optimum) -> list[Bought]:
 def _bought(best: Optimum, compute: float, arm: str, over: str) -> Bought:
     own = best.frontiers[arm]
     loss, size, tokens = (own.interval(of, compute) for of in ("loss", "size", "tokens"))
+    beyond = best.beyond(arm, compute)
     if not over:
-        return Bought(compute, arm, loss, size, tokens)
+        return Bought(compute, arm, loss, size, tokens, beyond)
     ratio = compute_optimal.compute_ratio(own, best.frontiers[over], compute)
-    return Bought(compute, arm, loss, size, tokens, over, ratio)
+    return Bought(compute, arm, loss, size, tokens, beyond, over, ratio)
 
 
 def slice_of(fit: Fit, compute: float, sizes: np.ndarray) -> np.ndarray:

@@ -32,8 +32,6 @@ JOINT = "both"
 ALIKE = 1.05
 """Budgets (or compute) whose ratio is smaller count as one: arms are matched, not equal, and
 trainings have whole steps."""
-LEAST_TOGETHER = 3
-"""Sizes that make a number of tokens a parameter a line of its own."""
 _CONTRACT = ["length", "dtype", "corpus", "tokenizer", "machine", "context"]
 
 
@@ -166,7 +164,7 @@ def _groups(found: list[Model]) -> Iterator[tuple[str, str, list[Model]]]:
             yield "parameters", f"{tokens:,.0f} tokens", group
     for ratio, group in alike(found, lambda m: m.tokens / m.n_body):
         sizes = {m.size for m in group}
-        if len(sizes) >= LEAST_TOGETHER and len({m.tokens for m in group}) > 1:
+        if len(sizes) >= power_law.LEAST_POINTS and len({m.tokens for m in group}) > 1:
             yield "parameters", f"{ratio:.2g} tokens a parameter", group
     sizes = sorted({(m.n_params, m.size) for m in found})
     for name in dict.fromkeys(size for _, size in sizes):
