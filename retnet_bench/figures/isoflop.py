@@ -18,8 +18,6 @@ from retnet_bench.figures.sheet import End, Sheet
 from retnet_bench.results.quantities import COMPUTATION
 
 LAYOUT = ((0.6, 3.2), (4.8, 2.0))
-_AROUND = 8.0
-"""How far to either side of its least a slice of the joint law is drawn: eight times."""
 
 
 @figure("isoflop")
@@ -38,8 +36,12 @@ def draw(records: pd.DataFrame) -> Figure:
     right.set_xscale("log")
     right.set_yscale("log")
     right.set(xlabel=COMPUTATION.label("compute"), ylabel="best size (body parameters)")
-    for ax in sheet.axes:
-        axes.short_ticks(ax, "x" if ax is sheet.ours else "y")
+    axes.short_ticks(sheet.ours, "x")
+    if right.containers:
+        axes.short_ticks(right, "x")
+        axes.short_ticks(right)
+    else:
+        right.text(0.5, 0.5, "none among the models", transform=right.transAxes, ha="center")
     notes = (words, best_rates.said(records))
     return sheet.finish(panels.contract(records, "perplexity"), *notes)
 
@@ -58,8 +60,7 @@ def _parabolas(sheet: Sheet, measured: list[IsoFlop]) -> str:
             beyond.append(f"{one.arm} at {_compute(one.compute)}")
         else:
             _least(sheet, one.arm, one.compute, curve.minimum)
-    told = f" No minimum between the sizes measured: {', '.join(beyond)}." if beyond else ""
-    return f"Points are models, lines the parabolas through them in log size.{told}"
+    return f"Points are models, lines the parabolas through them in log size.{_none(beyond)}"
 
 
 def _slices(sheet: Sheet, records: pd.DataFrame) -> str:
@@ -67,19 +68,28 @@ def _slices(sheet: Sheet, records: pd.DataFrame) -> str:
         found, best = scaling_law.needed(records, "isoflop")
     except UserError as error:
         raise UserError(f"{error}; nor were three sizes trained with equal compute") from None
+    beyond = []
     for arm, fit in found.joint().items():
+        low, high = best.measured[arm][:, 0]
+        x = np.geomspace(low / optimum.NEAR, optimum.NEAR * high, 80)
         for compute in best.levels:
-            size = best.frontiers[arm].interval("size", compute)
-            x = np.geomspace(size.estimate / _AROUND, size.estimate * _AROUND, 80)
             loss = optimum.slice_of(fit, compute, x)
-            color = _shade(sheet, arm, compute, best.levels)
-            _curve(sheet, arm, compute, x, loss, color)
-            _mark_least(sheet, arm, size, float(loss.min()))
+            _curve(sheet, arm, compute, x, loss, _shade(sheet, arm, compute, best.levels))
+            if best.beyond(arm, compute):
+                beyond.append(f"{arm} at {_compute(compute)}")
+                continue
+            size = best.frontiers[arm].interval("size", compute)
+            _mark_least(sheet, arm, size, best.frontiers[arm].interval("loss", compute).estimate)
             _least(sheet, arm, compute, size)
     return (
         "No compute was given to three sizes: lines are the joint law at that compute, marks its "
-        "least loss with the interval of the size."
+        f"least loss with the interval of the size.{_none(beyond)}"
     )
+
+
+def _none(beyond: list[str]) -> str:
+    """A sentence about curves whose least loss nobody measured near."""
+    return f" No least loss among the models measured: {', '.join(beyond)}." if beyond else ""
 
 
 def _compute(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,30 +97,45 @@ def _ends(found: Interval) -> str:
 
 def _panel(sheet: Sheet, ax: Axes, found: Scaling, best: Optimum, name: str) -> None:
     for arm, frontier in best.frontiers.items():
-        look = sheet.styles[arm]
-        x = COMPUTATION.of(1.0) * frontier.compute
-        middle, low, high = frontier.band(name)
-        inside = (frontier.compute >= best.low / 1.01) & (frontier.compute <= best.high * 1.01)
-        past = (frontier.compute >= best.high / 1.01) & (
-            frontier.compute <= laws.EXTRAPOLATED * best.high
+        shown = (frontier.compute > best.low / 1.1) & (
+            frontier.compute < laws.EXTRAPOLATED * best.high
         )
-        for part, dashes, alpha in ((inside, look.linestyle, 0.18), (past, laws.DASHES, 0.08)):
-            words = "extrapolated" if part is past else "fit"
-            line: dict[str, Any] = {"color": look.color, "linestyle": dashes, "linewidth": 1.0}
-            ax.plot(x[part], middle[part], label=f"{arm} {words}", zorder=1.5, **line)
-            ax.fill_between(x[part], low[part], high[part], color=look.color, alpha=alpha, lw=0)
+        compute = frontier.compute[shown]
+        middle, low, high = (part[shown] for part in frontier.band(name))
+        known = np.array([c < 1.1 * best.high and not best.beyond(arm, c) for c in compute])
+        x, color = COMPUTATION.factor * compute, sheet.styles[arm].color
+        line: dict[str, Any] = {"color": color, "linewidth": 1.0, "zorder": 1.5}
+        ax.plot(x, middle, label=f"{arm} extrapolated", linestyle=laws.DASHES, **line)
+        solid = np.where(known, middle, np.nan)
+        ax.plot(x, solid, label=f"{arm} fit", linestyle="-", **line)
+        ax.fill_between(x, low, high, color=color, alpha=0.08, lw=0)
+        ax.fill_between(x, low, high, where=known.tolist(), color=color, alpha=0.12, lw=0)
         if name == "loss":
             _points(sheet, ax, found.joint()[arm])
-        sheet.explain(arm, panels.line_handle(look))
+        else:
+            _marks(sheet, ax, best, arm, name)
+        sheet.explain(arm, panels.line_handle(replace(sheet.styles[arm], linestyle="-")))
     ax.set_xscale("log")
+    axes.short_ticks(ax, "x")
     if name != "loss":
         ax.set_yscale("log")
         axes.short_ticks(ax)
 
 
+def _marks(sheet: Sheet, ax: Axes, best: Optimum, arm: str, name: str) -> None:
+    """The arm's marker where arms are compared, so that a grey printer tells them apart; open where
+    the best model is extrapolated."""
+    for compute in best.levels:
+        place = best.frontiers[arm].interval(name, compute).estimate
+        look: dict[str, Any] = {**sheet.styles[arm].points, "linestyle": "none"}
+        if best.beyond(arm, compute):
+            look["markerfacecolor"] = "white"
+        ax.plot([COMPUTATION.of(compute)], [place], label=f"{arm} best", **look)
+
+
 def _points(sheet: Sheet, ax: Axes, fit: Fit) -> None:
     """The models measured, with their intervals."""
     bars = np.clip(np.abs(fit.ends.T - fit.law.loss), 0, None)
-    x = COMPUTATION.of(1.0) * fit.compute
+    x = COMPUTATION.factor * fit.compute
     look: dict[str, Any] = {**sheet.styles[fit.arm].points, "linestyle": "none", "capsize": 2}
     ax.errorbar(x, fit.law.loss, yerr=bars, elinewidth=0.8, label=f"{fit.arm} measured", **look)

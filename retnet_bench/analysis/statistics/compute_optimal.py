@@ -162,4 +162,4 @@ def _exponential(values: np.ndarray, n: int) -> Interval:
         return Interval(float(np.exp(estimate)), np.nan, np.nan, n)
     low = min(float(np.percentile(values[1:], 2.5, method="lower")), estimate)
     high = max(float(np.percentile(values[1:], 97.5, method="higher")), estimate)
-    return Interval(*(float(np.exp(end)) for end in (estimate, low, high)), n)
+    return Interval(float(np.exp(estimate)), float(np.exp(low)), float(np.exp(high)), n)

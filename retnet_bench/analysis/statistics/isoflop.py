@@ -43,10 +43,8 @@ class Parabola:
         estimate = float(self.center * np.exp(places[0]))
         if self.n < 2:
             return Interval(estimate, np.nan, np.nan, self.n)
-        low, high = (
-            float(np.percentile(places[1:], at, method=how))
-            for at, how in ((2.5, "lower"), (97.5, "higher"))
-        )
+        low = float(np.percentile(places[1:], 2.5, method="lower"))
+        high = float(np.percentile(places[1:], 97.5, method="higher"))
         low, high = min(low, float(places[0])), max(high, float(places[0]))
         return Interval(
             estimate, float(self.center * np.exp(low)), float(self.center * np.exp(high)), self.n

@@ -123,7 +123,8 @@ def fit(x: np.ndarray, loss: np.ndarray, drawn: np.ndarray, n: int) -> PowerLaw:
     x = np.reshape(x, (len(loss), -1)).astype(float)
     drawn = np.reshape(drawn, (-1, len(loss))).astype(float)
     key = (x.tobytes(), loss.astype(float).tobytes(), drawn.tobytes())
-    return PowerLaw(x, loss, *_fitted(*key, len(loss)), n)
+    center, theta, refits = _fitted(*key, len(loss))
+    return PowerLaw(x, loss, center, theta, refits, n)
 
 
 @lru_cache(maxsize=64)
