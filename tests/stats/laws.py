@@ -15,6 +15,7 @@ from retnet_bench.analysis.statistics import compute_optimal, power_law, replica
 from retnet_bench.analysis.statistics.compute_optimal import Frontier
 from retnet_bench.analysis.statistics.power_law import PowerLaw
 from retnet_bench.analysis.statistics.replication import Scores
+from retnet_bench.analysis.tables import scaling
 
 DOCUMENTS = 24
 SHARED, OWN, LUCK = 0.05, 0.003, 0.003
@@ -92,8 +93,9 @@ def draw(design: Design, laws: Sequence[Law], random: np.random.Generator) -> Tr
             luck = LUCK * random.standard_normal((seeds, 1))
             own = OWN * random.standard_normal((seeds, DOCUMENTS))
             points.append(Scores(level * (1 + documents + luck + own), np.ones(DOCUMENTS)))
-    found = replication.draw(points, 300)
     n = len(design.sizes)
+    arms = [i for i in range(len(laws)) for _ in range(n)]
+    found = replication.draw(points, scaling.N_REFITS, alike=arms)
     fitted = [
         power_law.fit(design.x, found.level[at], found.drawn[:, at], found.n)
         for at in (slice(i * n, (i + 1) * n) for i in range(len(laws)))

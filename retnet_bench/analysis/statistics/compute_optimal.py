@@ -1,9 +1,8 @@
 """What a joint law says of compute: the best size and tokens at each, and two laws at equal loss.
 
 A budget of C FLOPs buys D = C / f(N) tokens for a model of N parameters, whose training takes f(N)
-FLOPs a token; f is what was recorded of the sizes measured, linear between them on logarithmic
-axes. Hoffmann et al. 2022 have 6 N; small models also pay for attention and the head. The frontier
-is the least loss over N at each C.
+FLOPs a token, as recorded of the sizes measured. Hoffmann et al. 2022 have 6 N; small models also
+pay for attention and the head. The frontier is the least loss over N at each C.
 
 Resample i of one law belongs to resample i of another: documents are drawn once for all.
 """
@@ -20,6 +19,8 @@ from retnet_bench.analysis.statistics.power_law import PowerLaw
 
 REACH = 30.0
 """How far past the measured sizes and compute the best ones are looked for: thirty times."""
+LITTLE = 0.001
+"""Share of f beyond 6 N that is too little to be interpolated by itself."""
 _SIZES, _BUDGETS = 81, 65
 
 
@@ -75,16 +76,24 @@ def frontier(name: str, fitted: PowerLaw, flops: np.ndarray, low: float, high: f
 
 
 def log_flops(sizes: np.ndarray, flops: np.ndarray, logs: np.ndarray) -> np.ndarray:
-    """log f at log N = `logs`: linear between the sizes measured, and beyond them on along the line
-    of the two at the end."""
-    known, first = np.unique(np.log(sizes), return_index=True)
-    values = np.log(flops[first])
-    inside = np.interp(logs, known, values)
-    if len(known) < 2:
-        return inside + (logs - known[0])  # one size: in proportion
-    below = values[0] + (values[1] - values[0]) / (known[1] - known[0]) * (logs - known[0])
-    above = values[-1] + (values[-1] - values[-2]) / (known[-1] - known[-2]) * (logs - known[-1])
-    return np.where(logs < known[0], below, np.where(logs > known[-1], above, inside))
+    """log f at log N = `logs`. What a token costs beyond the 6 N of the body's weights (the head,
+    attention) is interpolated between the sizes measured, linear on logarithmic axes, and goes on
+    beyond them along the line of the two at the end; so is f itself, where it is hardly more."""
+    known, first = np.unique(sizes, return_index=True)
+    beyond = flops[first] - 6 * known
+    if (beyond > LITTLE * flops[first]).all():
+        return np.log(6 * np.exp(logs) + np.exp(_line(np.log(known), np.log(beyond), logs)))
+    return _line(np.log(known), np.log(flops[first]), logs)
+
+
+def _line(places: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Linear between ascending `places`, and on past them."""
+    if len(places) < 2:
+        return np.full(len(wanted), values[0])
+    slopes = np.diff(values) / np.diff(places)
+    inside = np.interp(wanted, places, values)
+    below = np.minimum(wanted - places[0], 0) * slopes[0]
+    return inside + below + np.maximum(wanted - places[-1], 0) * slopes[-1]
 
 
 def _power(scale: np.ndarray, exponent: np.ndarray, logs: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@ budget, or at one number of tokens a parameter), tokens (at one size) or trainin
 frontier: no other model of the arm is better for less compute); and L(N, D) = E + A N^-alpha +
 B D^-beta over all models, N being the body's parameters. How they are fitted, and what their
 intervals hold: `statistics.power_law`. The losses are resampled by `replication.draw`: documents
-are drawn once for all arms and sizes, seeds for each model by itself.
+are drawn once for all arms and sizes, seeds for each model by itself from the scatter of the seeds
+of its arm, which is taken to be alike at all sizes and budgets, relative to the loss.
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ def losses(group: list[Model], unit: str) -> Losses | None:
     scores = rows.scores([model.scored for model in group], per)
     if not scores[0].units.size:
         return None
-    draws = replication.draw(scores, N_REFITS)
+    draws = replication.draw(scores, N_REFITS, alike=[model.arm for model in group])
     level, drawn = draws.level / nats, draws.drawn / nats
     seeds = np.array([len(one.nll) for one in scores])
     counted = rows.scores([model.scored for model in group], "tokens")[0].units.sum()
