@@ -96,8 +96,8 @@ def test_the_frontier_is_solid_where_models_are_and_dashed_beyond(drawn) -> None
 
 
 def test_a_best_model_that_nobody_measured_the_like_of_is_open_and_dashed() -> None:
-    """Their law has its best sizes far above those measured."""
-    records = frame(scored.scaling(budgets=(250_000, 500_000, 1_000_000, 2_000_000)))
+    arms = {"transformer": scored.parameters_law}
+    records = frame(scored.scaling(arms, budgets=(250_000, 500_000, 1_000_000, 2_000_000)))
     figure = FIGURES["scaling_law"](records)
     (inside,) = [x for x in figure.axes[0].get_lines() if x.get_label() == "transformer fit"]
     assert np.isnan(inside.get_ydata()).all()

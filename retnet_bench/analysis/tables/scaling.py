@@ -69,8 +69,9 @@ class Fit:
 
     def floor(self) -> Interval:
         """E in nat per token."""
-        found = self.law.coefficients()["E"]
-        return Interval(*(self.nat_per_token * end for end in found[:3]), found.n)
+        estimate, low, high, n = self.law.coefficients()["E"]
+        ratio = self.nat_per_token
+        return Interval(ratio * estimate, ratio * low, ratio * high, n)
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,8 @@ def _groups(found: list[Model]) -> Iterator[tuple[str, str, list[Model]]]:
         sizes = {m.size for m in group}
         if len(sizes) >= power_law.LEAST_POINTS and len({m.tokens for m in group}) > 1:
             yield "parameters", f"{ratio:.2g} tokens a parameter", group
-    sizes = sorted({(m.n_params, m.size) for m in found})
-    for name in dict.fromkeys(size for _, size in sizes):
+    names = sorted({(m.n_params, m.size) for m in found})
+    for name in dict.fromkeys(size for _, size in names):
         group = [m for m in found if m.size == name]
         if len({m.tokens for m in group}) > 1:
             yield "tokens", f"size {name}", group
