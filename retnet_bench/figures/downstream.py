@@ -52,7 +52,7 @@ def draw(records: pd.DataFrame) -> Figure:
 
 def _notes(frame: pd.DataFrame) -> list[str]:
     tasks = frame.groupby("group")["tasks"].min()
-    counts = ", ".join(f"{TITLES[group].lower()}: {n}" for group, n in tasks.items())
+    counts = ", ".join(f"{TITLES[str(group)].lower()}: {n}" for group, n in tasks.items())
     seeds = frame["seeds"].min()
     one = " One seed: intervals of items only." if seeds == 1 else ""
     return [f"Tasks a panel: {counts}.{one}"]

@@ -29,7 +29,7 @@ def spec(name: str) -> dict[str, Any]:
         "custom_dataset": partial(_dataset, name),
         "test_split": "test",
         "output_type": "multiple_choice",
-        "doc_to_text": "",
+        "doc_to_text": "{{context}}",
         "doc_to_choice": "choices",
         "doc_to_target": "label",
         "target_delimiter": "",  # texts begin as documents do
@@ -39,11 +39,15 @@ def spec(name: str) -> dict[str, Any]:
 
 
 def documents(name: str) -> list[dict[str, Any]]:
-    """`choices`, and which of them is good. Mirrors stand side by side, each in its own order."""
-    return [
-        {"choices": list(pair if i % 2 == 0 else pair[::-1]), "label": i % 2}
-        for i, pair in enumerate(LOCAL[name]())
-    ]
+    """`choices` behind a `context`, and which of them is good. Minimal pairs have no context; of a
+    cloze it is all but the last word. Mirrors stand side by side, each in its own order."""
+    found = []
+    for i, pair in enumerate(LOCAL[name]()):
+        ends = list(pair if i % 2 == 0 else pair[::-1])
+        context = pair.good.rpartition(" ")[0] if name in NAMES else ""
+        choices = [text.removeprefix(context) for text in ends]
+        found.append({"context": context, "choices": choices, "label": i % 2})
+    return found
 
 
 def _dataset(name: str, **_: Any) -> dict[str, Any]:

@@ -83,6 +83,14 @@ def test_what_tells_them_apart_is_the_phenomenon():
         assert last not in before
 
 
+def test_a_cloze_asks_for_the_last_word_and_a_minimal_pair_for_all():
+    (first, *_), (other, *_) = map(local_tasks.documents, ("names_bound_near", "grammar_verb_form"))
+    assert first["context"].endswith("still belonged to")
+    assert all(choice[0] == " " and choice[-1] == "." for choice in first["choices"])
+    assert other["context"] == ""
+    assert all(choice.startswith("The ") for choice in other["choices"])
+
+
 def test_items_are_the_same_every_time_and_others_with_another_seed():
     name = "filler_gap"
     assert grammar.items(name, 100) == grammar.items(name, 1000)[:100]
