@@ -32,15 +32,16 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.ours.set_xscale("log")
     sheet.ours.set(xlabel="body parameters", ylabel=scaling_law.UNIT)
     sheet.ours.set_title("At equal compute; line ends: " + COMPUTATION.unit)
+    sheet.ends = [(sheet.ours, [end for _, ends in sheet.ends for end in ends])]
     right = sheet.paper
-    right.set_xscale("log")
-    right.set_yscale("log")
     right.set(xlabel=COMPUTATION.label("compute"), ylabel="best size (body parameters)")
     axes.short_ticks(sheet.ours, "x")
     if right.containers:
+        right.set(xscale="log", yscale="log")
         axes.short_ticks(right, "x")
         axes.short_ticks(right)
     else:
+        right.set(xticks=[], yticks=[])
         right.text(0.5, 0.5, "none among the models", transform=right.transAxes, ha="center")
     notes = (words, best_rates.said(records))
     return sheet.finish(panels.contract(records, "perplexity"), *notes)

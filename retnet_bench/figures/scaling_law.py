@@ -103,8 +103,11 @@ def _panel(sheet: Sheet, ax: Axes, found: Scaling, best: Optimum, name: str) -> 
         compute = frontier.compute[shown]
         middle, low, high = (part[shown] for part in frontier.band(name))
         known = np.array([c < 1.1 * best.high and not best.beyond(arm, c) for c in compute])
-        x, color = COMPUTATION.factor * compute, sheet.styles[arm].color
+        look, color = sheet.styles[arm], sheet.styles[arm].color
+        x = COMPUTATION.factor * compute
         line: dict[str, Any] = {"color": color, "linewidth": 1.0, "zorder": 1.5}
+        if name == "loss":  # small ones: the models' own have bars
+            line |= {"marker": look.marker, "markersize": 2.5, "markevery": 6}
         ax.plot(x, middle, label=f"{arm} extrapolated", linestyle=laws.DASHES, **line)
         solid = np.where(known, middle, np.nan)
         ax.plot(x, solid, label=f"{arm} fit", linestyle="-", **line)
@@ -114,7 +117,7 @@ def _panel(sheet: Sheet, ax: Axes, found: Scaling, best: Optimum, name: str) -> 
             _points(sheet, ax, found.joint()[arm])
         else:
             _marks(sheet, ax, best, arm, name)
-        sheet.explain(arm, panels.line_handle(replace(sheet.styles[arm], linestyle="-")))
+        sheet.explain(arm, panels.line_handle(replace(look, linestyle="-")))
     ax.set_xscale("log")
     axes.short_ticks(ax, "x")
     if name != "loss":

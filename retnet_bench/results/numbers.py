@@ -37,11 +37,11 @@ def millions(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """Of parameters and tokens: 3.15M, 1.3B, 250k."""
+    """Of parameters, tokens and ticks: 3.15M, 1.3B, 250k, 10."""
     for letter, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if scale <= abs(value) < math.inf:
             return f"{value / scale:.3g}{letter}"
-    return quantity(value)
+    return f"{value:.3g}" if math.isfinite(value) else quantity(value)
 
 
 def seconds(value: float) -> str:
