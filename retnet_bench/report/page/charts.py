@@ -259,8 +259,9 @@ def _points(
         return
     per = [name for name in panels.varying(frame, chart.x) if name != "arm"]
     frame = frame.assign(variant=panels.variants(frame, per, named=True))
-    for row in frame.to_dict("records"):
-        said = {str(name): word(value) for name, value in row.items()}
+    for _, line in frame.iterrows():
+        row = {str(name): value for name, value in line.items()}
+        said = {name: word(value) for name, value in row.items()}
         said["workload"] = chart.workload
         if chart.x == "position":  # a failed cell has none of the positions
             said.pop("position", None)

@@ -17,10 +17,12 @@ import pandas as pd
 from retnet_bench import __version__, files
 from retnet_bench.analysis.tables.captions import contract_text
 from retnet_bench.base import UserError, printable
-from retnet_bench.report.page import charts, library, records, sides, tables, verdict
+from retnet_bench.report.page import charts, library, records, sides, tables
 from retnet_bench.report.page.keys import NAMES, Cells, natural
 from retnet_bench.report.page.looks import Look, looks
 from retnet_bench.report.page.sides import Side
+from retnet_bench.report.page.tables import Table
+from retnet_bench.report.page.verdict import Verdict, headline, of_claim, tally
 from retnet_bench.results.numbers import size_bytes
 
 _FOLDER = resources.files(__package__)
@@ -31,8 +33,8 @@ class Shown:
     """One results folder as the template reads it."""
 
     side: Side
-    verdict: verdict.Verdict
-    claims_said: list[verdict.Verdict]
+    verdict: Verdict
+    claims_said: list[Verdict]
     """The other claims, in a line each."""
     tally: str
     machine: str
@@ -41,9 +43,9 @@ class Shown:
     """When the newest row was taken."""
     revision: str
     contract: str
-    tables: list[tables.Table]
-    claims: tables.Table | None
-    failures: tables.Table | None
+    tables: list[Table]
+    claims: Table | None
+    failures: Table | None
     environment: list[tuple[str, list[tuple[str, str]]]]
     download: records.Download
 
@@ -148,12 +150,12 @@ def _filters(found: Sequence[Side]) -> list[tuple[str, list[str]]]:
 def _shown(side: Side) -> Shown:
     known = side.records
     made = list(tables.tables(side))
-    first = verdict.headline(side)
+    first = headline(side)
     return Shown(
         side=side,
         verdict=first,
-        claims_said=[said for said in map(verdict.of_claim, side.findings) if said != first],
-        tally=verdict.tally(side.findings),
+        claims_said=[said for said in map(of_claim, side.findings) if said != first],
+        tally=tally(side.findings),
         machine=_list(known["machine"]),
         dates=_dates(known["recorded_at"]),
         finished=f"{known['recorded_at'].max():%Y-%m-%d %H:%M} UTC",

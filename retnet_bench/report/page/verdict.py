@@ -62,7 +62,7 @@ def tally(findings: list[Finding]) -> str:
     """`4 claims: 3 hold here, 1 does not.`"""
     if not findings:
         return ""
-    count = Counter(finding.verdict for finding in findings)
+    count: Counter[str] = Counter(finding.verdict for finding in findings)
     words = {
         "holds": ("holds here", "hold here"),
         "does not hold": ("does not", "do not"),
