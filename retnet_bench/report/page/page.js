@@ -104,10 +104,29 @@
     }));
   };
 
-  const lastOf = (points) => {
+  const HEIGHT = 260;
+  const LINE = 13;
+  /** The last point of each series that needs a name, with the height of the name: names that would
+      lie on one another are moved apart. */
+  const named = (points, chart, log) => {
     const last = new Map();
     for (const p of points) if (!last.has(p.series) || last.get(p.series).x < p.x) last.set(p.series, p);
-    return [...last.values()].filter((p) => p.end);
+    const ends = [...last.values()].filter((p) => p.end).sort((a, b) => a.y - b.y);
+    if (!ends.length) return [];
+    const to = log ? Math.log : (v) => v;
+    const back = log ? Math.exp : (v) => v;
+    const values = points.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]).filter((v) => !log || v > 0).map(to);
+    if (chart.fromZero && !log) values.push(0);
+    const low = Math.min(...values);
+    const scale = (HEIGHT - 50) / (Math.max(...values) - low || 1);
+    const heights = ends.map((p) => (to(p.y) - low) * scale);
+    for (let i = 1; i < heights.length; i++) heights[i] = Math.max(heights[i], heights[i - 1] + LINE);
+    const over = heights.at(-1) - (HEIGHT - 50);
+    for (let i = heights.length - 1, most = heights.at(-1) - Math.max(over, 0); i >= 0; i--) {
+      heights[i] = Math.min(heights[i], most);
+      most = heights[i] - LINE;
+    }
+    return ends.map((p, i) => ({ ...p, y: back(heights[i] / scale + low) }));
   };
 
   const spec = (chart, points, log) => {
@@ -136,27 +155,33 @@
     }
     const at = unique(points.map((p) => p.x)).filter((v) => v !== null).sort((a, b) => a - b);
     const ticks = at.length <= 9 ? at : null;
-    const named = Object.fromEntries(points.filter((p) => p.name).map((p) => [String(p.x), p.name]));
+    const sizes = Object.fromEntries(points.filter((p) => p.name).map((p) => [String(p.x), p.name]));
     const xAxis = { title: chart.xLabel, labelOverlap: "greedy", grid: false, format: ",.6~r" };
     if (ticks) xAxis.values = ticks;
-    if (Object.keys(named).length) xAxis.labelExpr = `${JSON.stringify(named)}['' + datum.value]`;
+    if (Object.keys(sizes).length) xAxis.labelExpr = `${JSON.stringify(sizes)}['' + datum.value]`;
     const x = { field: "x", type: "quantitative", axis: xAxis, scale: log.x ? { type: "log", nice: false } : { zero: false, nice: !ticks } };
     const yScale = log.y ? { type: "log", nice: true } : { zero: chart.fromZero, nice: true };
     const y = { field: "y", type: "quantitative", scale: yScale, axis: { title: chart.yLabel, format: ",.3~r", tickCount: 6, labelOverlap: true } };
     const bars = measured.filter((p) => p.low !== null && p.high !== null && !(log.y && p.low <= 0));
+    const ends = named(measured, chart, log.y);
     const layer = [];
     if (chart.kind === "band") {
       layer.push({ data: { values: bars }, mark: { type: "area", opacity: 0.2, aria: false },
         encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: c, detail: { field: "series" } } });
     } else {
-      layer.push({ data: { values: bars }, mark: { type: "errorbar", ticks: { size: 7 }, rule: { strokeWidth: 1.5 } },
-        encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: c, detail: { field: "series" } } });
+      const bar = { color: c, opacity: pale };
+      layer.push({ data: { values: bars }, mark: { type: "rule", strokeWidth: 1.5, aria: false },
+        encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, ...bar } });
+      for (const end of ["low", "high"]) {
+        layer.push({ data: { values: bars }, mark: { type: "tick", orient: "horizontal", size: 7, thickness: 1.5, aria: false },
+          encoding: { x, y: { ...y, field: end }, ...bar } });
+      }
     }
     layer.push({ data: { values: measured }, mark: { type: "line", strokeWidth: chart.kind === "band" ? 1.5 : 2, aria: false },
       encoding: { x, y, color: c, strokeDash: d, detail: { field: "series" }, opacity: pale } });
     layer.push({ data: { values: measured }, mark: { type: "point", filled: true, size: chart.kind === "band" ? 18 : 60, aria: chart.kind !== "band" },
       encoding: { x, y, color: c, shape: s, opacity: pale, ...tip } });
-    layer.push({ data: { values: lastOf(measured) }, mark: { type: "text", align: "left", dx: 8, fontSize: 11, aria: false, fill: "var(--soft)" },
+    layer.push({ data: { values: ends }, mark: { type: "text", align: "left", dx: 8, fontSize: 11, aria: false, fill: "var(--soft)" },
       encoding: { x, y, text: { field: "end" } } });
     if (failed.length) {
       layer.push({ data: { values: failed }, mark: { type: "point", filled: false, size: 80, strokeWidth: 1.8 },
@@ -164,7 +189,7 @@
       layer.push({ data: { values: failed }, mark: { type: "text", angle: 90, align: "left", dx: 9, fontSize: 10, aria: false, fill: "var(--soft)" },
         encoding: { x, y: { value: 8 }, text: { field: "status" } } });
     }
-    return { ...base, height: 260, padding: { left: 4, top: 6, bottom: 4, right: lastOf(measured).length ? 12 : 6 }, layer };
+    return { ...base, height: HEIGHT, padding: { left: 4, top: 6, bottom: 4, right: ends.length ? 12 : 6 }, layer };
   };
 
   const tip = made("div", { id: "tip", hidden: true });
@@ -286,7 +311,8 @@
   const theme = document.getElementById("theme");
   const setTheme = (dark) => {
     document.documentElement.dataset.theme = dark ? "dark" : "light";
-    theme.setAttribute("aria-pressed", String(dark));
+    theme.textContent = dark ? "Light" : "Dark";
+    theme.setAttribute("aria-label", `Use the ${dark ? "light" : "dark"} theme`);
   };
   const system = matchMedia("(prefers-color-scheme: dark)");
   setTheme(system.matches);
