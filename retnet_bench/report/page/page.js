@@ -104,24 +104,49 @@
     }));
   };
 
-  const HEIGHT = 260;
+  const HEIGHT = 270;
+  const AXIS = 45; // what the x axis takes of it
   const LINE = 13;
+  /** The ends of the y axis: all points, and their intervals as far as those are not much longer. */
+  const domainOf = (points, fromZero, log) => {
+    const to = log ? Math.log : (v) => v;
+    const back = log ? Math.exp : (v) => v;
+    const middles = points.map((p) => to(p.y));
+    if (!middles.length) return log ? [1, 10] : [0, 1];
+    const [least, most] = [Math.min(...middles), Math.max(...middles)];
+    const reach = Math.max((most - least) / 2, log ? Math.log(1.3) : Math.abs(back(most)) / 20);
+    const ends = points.flatMap((p) => [p.low, p.high]).filter((v) => v !== null && !(log && v <= 0)).map(to)
+      .map((v) => Math.min(Math.max(v, least - reach), most + reach));
+    let [low, high] = [Math.min(least, ...ends), Math.max(most, ...ends)];
+    const room = 0.05 * (high - low) || (log ? 0.2 : Math.abs(high) / 10 || 1);
+    [low, high] = [low - room, high + room];
+    if (fromZero && !log) low = Math.min(0, least);
+    return [back(low), back(high)];
+  };
+  /** Ticks of a logarithmic axis: 1, 2 and 5 of each decade, or more where it spans less than one. */
+  const logTicks = ([low, high]) => {
+    const steps = high < 8 * low ? [1, 1.5, 2, 3, 4, 5, 6, 8] : [1, 2, 5];
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+      found.push(...steps.map((step) => step * 10 ** power).filter((v) => v >= low && v <= high));
+    }
+    return found;
+  };
+
   /** The last point of each series that needs a name, with the height of the name: names that would
       lie on one another are moved apart. */
-  const named = (points, chart, log) => {
+  const named = (points, domain, log) => {
     const last = new Map();
     for (const p of points) if (!last.has(p.series) || last.get(p.series).x < p.x) last.set(p.series, p);
     const ends = [...last.values()].filter((p) => p.end).sort((a, b) => a.y - b.y);
     if (!ends.length) return [];
     const to = log ? Math.log : (v) => v;
     const back = log ? Math.exp : (v) => v;
-    const values = points.flatMap((p) => [p.y, p.low ?? p.y, p.high ?? p.y]).filter((v) => !log || v > 0).map(to);
-    if (chart.fromZero && !log) values.push(0);
-    const low = Math.min(...values);
-    const scale = (HEIGHT - 50) / (Math.max(...values) - low || 1);
+    const [low, high] = domain.map(to);
+    const scale = (HEIGHT - AXIS) / (high - low);
     const heights = ends.map((p) => (to(p.y) - low) * scale);
     for (let i = 1; i < heights.length; i++) heights[i] = Math.max(heights[i], heights[i - 1] + LINE);
-    const over = heights.at(-1) - (HEIGHT - 50);
+    const over = heights.at(-1) - (HEIGHT - AXIS);
     for (let i = heights.length - 1, most = heights.at(-1) - Math.max(over, 0); i >= 0; i--) {
       heights[i] = Math.min(heights[i], most);
       most = heights[i] - LINE;
@@ -156,24 +181,27 @@
     const at = unique(points.map((p) => p.x)).filter((v) => v !== null).sort((a, b) => a - b);
     const ticks = at.length <= 9 ? at : null;
     const sizes = Object.fromEntries(points.filter((p) => p.name).map((p) => [String(p.x), p.name]));
-    const xAxis = { title: chart.xLabel, labelOverlap: "greedy", grid: false, format: ",.6~r" };
+    const xAxis = { title: chart.xLabel, labelOverlap: "greedy", labelFlush: false, grid: false, format: ",.6~r" };
     if (ticks) xAxis.values = ticks;
     if (Object.keys(sizes).length) xAxis.labelExpr = `${JSON.stringify(sizes)}['' + datum.value]`;
     const x = { field: "x", type: "quantitative", axis: xAxis, scale: log.x ? { type: "log", nice: false } : { zero: false, nice: !ticks } };
-    const yScale = log.y ? { type: "log", nice: true } : { zero: chart.fromZero, nice: true };
-    const y = { field: "y", type: "quantitative", scale: yScale, axis: { title: chart.yLabel, format: ",.3~r", tickCount: 6, labelOverlap: true } };
+    const domain = domainOf(measured, chart.fromZero, log.y);
+    const yScale = { type: log.y ? "log" : "linear", domain, nice: false, zero: false };
+    const yAxis = { title: chart.yLabel, format: ",.3~r", tickCount: 6, labelOverlap: true, labelFlush: false };
+    if (log.y) yAxis.values = logTicks(domain);
+    const y = { field: "y", type: "quantitative", scale: yScale, axis: yAxis };
     const bars = measured.filter((p) => p.low !== null && p.high !== null && !(log.y && p.low <= 0));
-    const ends = named(measured, chart, log.y);
+    const ends = named(measured, domain, log.y);
     const layer = [];
     if (chart.kind === "band") {
-      layer.push({ data: { values: bars }, mark: { type: "area", opacity: 0.2, aria: false },
+      layer.push({ data: { values: bars }, mark: { type: "area", opacity: 0.2, aria: false, clip: true },
         encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: c, detail: { field: "series" } } });
     } else {
       const bar = { color: c, opacity: pale };
-      layer.push({ data: { values: bars }, mark: { type: "rule", strokeWidth: 1.5, aria: false },
+      layer.push({ data: { values: bars }, mark: { type: "rule", strokeWidth: 1.5, aria: false, clip: true },
         encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, ...bar } });
       for (const end of ["low", "high"]) {
-        layer.push({ data: { values: bars }, mark: { type: "tick", orient: "horizontal", size: 7, thickness: 1.5, aria: false },
+        layer.push({ data: { values: bars }, mark: { type: "tick", orient: "horizontal", size: 7, thickness: 1.5, aria: false, clip: true },
           encoding: { x, y: { ...y, field: end }, ...bar } });
       }
     }
@@ -181,8 +209,8 @@
       encoding: { x, y, color: c, strokeDash: d, detail: { field: "series" }, opacity: pale } });
     layer.push({ data: { values: measured }, mark: { type: "point", filled: true, size: chart.kind === "band" ? 18 : 60, aria: chart.kind !== "band" },
       encoding: { x, y, color: c, shape: s, opacity: pale, ...tip } });
-    layer.push({ data: { values: ends }, mark: { type: "text", align: "left", dx: 8, fontSize: 11, aria: false, fill: "var(--soft)" },
-      encoding: { x, y, text: { field: "end" } } });
+    layer.push({ data: { values: ends }, mark: { type: "text", align: "left", dx: 8, fontSize: 11, aria: false },
+      encoding: { x, y, color: c, text: { field: "end" } } });
     if (failed.length) {
       layer.push({ data: { values: failed }, mark: { type: "point", filled: false, size: 80, strokeWidth: 1.8 },
         encoding: { x, y: { value: 8 }, color: c, shape: s, ...tip } });
