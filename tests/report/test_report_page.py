@@ -242,11 +242,11 @@ def test_records_that_are_too_large_are_named_instead(side):
 
 def test_a_folder_that_is_being_written_is_a_page_that_says_so(plain, text):
     assert "Being written" not in text
-    assert not lock.is_held(plain)
+    assert not lock.is_held(plain / lock.NAME)
     with lock.alone(plain):
-        assert lock.is_held(plain)
+        assert lock.is_held(plain / lock.NAME)
         assert "Being written" in made(plain)
-    assert not lock.is_held(plain)
+    assert not lock.is_held(plain / lock.NAME)
 
 
 def test_arms_are_legible_on_both_grounds():

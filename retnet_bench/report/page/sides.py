@@ -69,7 +69,7 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
 def _side(path: Path, label: str) -> Side:
     folder = path if path.is_dir() else path.parent
-    is_written = path.is_dir() and lock.is_held(path)
+    is_written = path.is_dir() and lock.is_held(path / lock.NAME)
     own = claims.beside(path)  # all that may be refused, first
     records = baselines.as_studies_say(read_records(path), [path])
     file = folder / "study.yaml"
