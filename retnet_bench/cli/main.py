@@ -16,18 +16,8 @@ from retnet_bench.streams import BROKEN, Output, complain
 __all__ = ["bundles", "checkpoints", "jobs", "lists", "report", "results", "studies"]
 """Importing them adds their verbs."""
 ORDER = (
-    *(
-        "run",
-        "status",
-        "reproduce",
-        "plan",
-        "show",
-        "plot",
-        "report",
-        "selftest",
-        "check",
-        "history",
-    ),
+    *("run", "status", "reproduce", "plan", "show", "plot", "report"),
+    *("selftest", "check", "history"),
     *("bundle", "verify", "list", "eval", "env"),
 )
 """Of the verbs in the help."""
