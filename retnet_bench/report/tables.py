@@ -33,29 +33,30 @@ Cells = list[str]
 
 def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Table]:
     """Every table the records have rows for; `floors` are the machine's noise floors."""
-    makers = (
-        _throughput,
-        _energy,
-        _prefill,
-        _decode,
-        _memory,
-        _perplexity,
-        scaling.tables,
-        *quality.TABLES,
-        recall_table,
-        scores_table,
-        partial(_ratios, floors=floors),
-        _crossovers,
-        _failures,
+    return (table for _, table in by_workload(records, floors))
+
+
+def by_workload(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[tuple[str, Table]]:
+    """The same, each with the workload that it is of; empty where its rows say it."""
+    makers: tuple[tuple[str, Callable[[pd.DataFrame], Table | Iterable[Table] | None]], ...] = (
+        ("train", _throughput),
+        ("train", _energy),
+        ("prefill", _prefill),
+        ("decode", _decode),
+        ("", _memory),
+        ("perplexity", _perplexity),
+        ("perplexity", scaling.tables),
+        *(("perplexity", make) for make in quality.TABLES),
+        ("recall", recall_table),
+        ("downstream", scores_table),
+        ("", partial(_ratios, floors=floors)),
+        ("", _crossovers),
+        ("", _failures),
     )
-    for make in makers:
-        yield from _made(make(records))
-
-
-def _made(found: Table | Iterable[Table] | None) -> Iterator[Table]:
-    """Those of the tables that a maker found which have rows."""
-    several = [found] if isinstance(found, Table) else found or ()
-    yield from (table for table in several if table.row_count)
+    for workload, make in makers:
+        found = make(records)
+        several = [found] if isinstance(found, Table) else found or ()
+        yield from ((workload, table) for table in several if table.row_count)
 
 
 def floors_table(results: Path) -> Table:
