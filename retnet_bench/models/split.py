@@ -215,11 +215,10 @@ class VocabularyPart(nn.Embedding):
         return _Leave.apply(super().forward(rows) * here[..., None], self.by)
 
     def nats(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean negative log-likelihood of targets (B, T), in fp32 (fp64 stays), from this rank's
-        logits (B, T, rows here)."""
-        flat = logits.flatten(0, 1)
-        flat = flat if flat.dtype == torch.float64 else flat.float()
-        return _Nats.apply(flat, *self._own(targets.flatten()), self.by).mean()
+        """Mean negative log-likelihood of targets (B, T), in fp32 as that of a whole model, from
+        this rank's logits (B, T, rows here)."""
+        own = self._own(targets.flatten())
+        return _Nats.apply(logits.flatten(0, 1).float(), *own, self.by).mean()
 
     def joined(self, logits: Tensor) -> Tensor:
         """The logits of the whole vocabulary from every rank's own."""
