@@ -47,6 +47,25 @@ def alone(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def is_held(file: Path) -> bool:
+    """Whether some process holds this lock file. False where there is no flock."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(file, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def _take(descriptor: int, folder: Path) -> None:
     if fcntl is None:
         return
