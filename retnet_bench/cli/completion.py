@@ -49,7 +49,7 @@ def _repeated(tree: ast.Module) -> Iterator[tuple[ast.AST, dict[str, str]]]:
         names = [getattr(name, "id", "") for name in getattr(loop.target, "elts", [loop.target])]
         for turn in getattr(loop.iter, "elts", ()):
             said = getattr(turn, "elts", [turn])
-            values = {n: v.value for n, v in zip(names, said) if isinstance(v, ast.Constant)}
+            values = {n: str(v.value) for n, v in zip(names, said) if isinstance(v, ast.Constant)}
             yield from ((node, values) for node in ast.walk(loop))
 
 

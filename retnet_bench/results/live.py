@@ -104,20 +104,23 @@ def read(folder: Path) -> Live | None:
         with (folder / NAME).open("rb") as file:
             raw: Any = json.loads(file.read(MOST_BYTES))
         return _checked(raw)
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def _checked(raw: dict[str, Any]) -> Live:
-    """TypeError or ValueError for what is no such file."""
-    found = Live(**raw)
-    words = {"study": printable(found.study, 100), "now": printable(found.now, 200)}
-    numbers = {
-        name: type(getattr(Live, name, 0))(value)
-        for name, value in raw.items()
-        if name not in words
-    }
-    return replace(found, **words, **numbers)
+    """KeyError, TypeError or ValueError for what is no such file."""
+    return Live(
+        study=printable(raw["study"], 100),
+        planned=int(raw["planned"]),
+        done=int(raw["done"]),
+        failed=int(raw["failed"]),
+        remaining_s=float(raw["remaining_s"]),
+        done_s=float(raw["done_s"]),
+        began_s=float(raw["began_s"]),
+        now=printable(raw["now"], 200),
+        since_s=float(raw["since_s"]),
+    )
 
 
 def is_written(folder: Path) -> bool:

@@ -147,15 +147,21 @@ class _Editor:
         if hidden and len(self.parts) == 1 and not own.keys().isdisjoint(_words(key)):
             return [self._into(0, section, key, change.value)]
         if hidden:
-            whose = ", ".join(f"workloads.{i} ({self.parts[i]['workload']})" for i in hidden)
-            own = f"workloads.{hidden[0]}.{self._where(hidden[0], section, key)}.{key}"
-            raise UserError(
-                f"{whose} {'says' if len(hidden) == 1 else 'say'} {key} for "
-                f"{'itself' if len(hidden) == 1 else 'themselves'}, so this would not reach "
-                f"{'it' if len(hidden) == 1 else 'them'}; set {own}, too"
-            )
+            raise UserError(self._hidden_words(hidden, section, key))
         _put(self.raw.setdefault(section, {}), key, change.value)
         return [f"{section}.{key}"]
+
+    def _hidden_words(self, hidden: list[int], section: str, key: str) -> str:
+        whose = ", ".join(f"workloads.{i} ({self.parts[i]['workload']})" for i in hidden)
+        place = f"{self._where(hidden[0], section, key)}.{key}"
+        if len(self.parts) == 1:
+            return f"{whose} says {key} for itself, so this would change nothing; set {place}"
+        says, it = ("says", "it") if len(hidden) == 1 else ("say", "them")
+        own = "itself" if len(hidden) == 1 else "themselves"
+        return (
+            f"{whose} {says} {key} for {own}, so this would not reach {it}; set "
+            f"workloads.{hidden[0]}.{place}, too"
+        )
 
     def _says(self, i: int, part: dict[str, Any], section: str, key: str) -> bool:
         """Whether a part's own setting would hide the study's, and no other `--set` gave it."""

@@ -62,7 +62,7 @@ class Short:
             "figures": list(FIGURES.get(self.workload, ())),
         }
         head = f"# Written by: retnet-bench {self.command}\n"
-        return Source(Path("retnet-bench compare"), head + yaml_file.dump(raw))
+        return Source(Path("compare"), head + yaml_file.dump(raw))
 
     @property
     def command(self) -> str:

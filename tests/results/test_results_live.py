@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_a_file_that_says_nonsense_counts_as_nothing(held: Path, text):
 
 
 def test_what_it_says_cannot_command_a_terminal(held: Path):
-    said = {"study": "s\x1b[2J", "planned": 1, "done": 0, "now": "a\nb"}
+    said = asdict(Live("s\x1b[2J", planned=1, done=0, now="a\nb"))
     (held / live.NAME).write_text(json.dumps(said))
     found = live.read(held)
     assert found is not None

@@ -21,7 +21,7 @@ _OF_BLOCKS = ("value", "samples", "process", "block", "order", "environment_json
 """Columns of single rows of the records, which a value is made of."""
 COLUMNS = [*(name for name in NAMES if name not in _OF_BLOCKS), *RESULT]
 _CONTRACT = [*rows.PAIR_KEYS, "block_family", "kernel", "key_dim"]
-_ELSEWHERE = ("device", "threads", "kernel", "measure", "tokenizer_checksum")
+_ELSEWHERE = ("device", "threads", "kernel", "measure", "positions", "tokenizer_checksum")
 """Settings in which the same cell may differ from one machine to another."""
 MAIN = (*TIMES.values(), "peak_tensor_bytes", "cuda_peak_allocated_bytes", "state_bytes")
 """Metrics that are shown of two results side by side."""
