@@ -3,7 +3,6 @@
 from retnet_bench.workloads import (  # noqa: F401  (they register)
     decode,
     downstream,
-    generate,
     perplexity,
     prefill,
     recall,
