@@ -103,7 +103,7 @@ def _print_part(part: Table | str) -> None:
 def show_results(results: list[Path], console: Console, wanted: Sequence[Condition] = ()) -> None:
     """Every table of some results; of chosen rows without claims, which are of all of them."""
     from retnet_bench.analysis.tables.baselines import as_studies_say
-    from retnet_bench.analysis.tables.captions import contract_text
+    from retnet_bench.analysis.tables.captions import contract_text, places_text
     from retnet_bench.analysis.tables.floor import read_all_floors
     from retnet_bench.analysis.tables.where import chosen
     from retnet_bench.report.claims import claims_table
@@ -120,6 +120,8 @@ def show_results(results: list[Path], console: Console, wanted: Sequence[Conditi
     if findings:
         console.print(claims_table(findings))
     console.print(contract_text(records), highlight=False)
+    if places := places_text(records):
+        console.print(places, highlight=False, soft_wrap=True)
 
 
 def findings_of(results: list[Path]) -> list[Finding]:

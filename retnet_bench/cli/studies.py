@@ -1,4 +1,4 @@
-"""The verbs of studies: run, reproduce, plan, selftest."""
+"""The verbs of studies: run, reproduce, plan, selftest, watch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from retnet_bench.cli.app import Set, StudyName, app, open_console
 from retnet_bench.cli.results import findings_of, plot_study, show_results
 
 if TYPE_CHECKING:
+    from retnet_bench.run.jobs.sweep import Sweep
     from retnet_bench.study.study import Source, Study
 
 
@@ -33,37 +34,55 @@ def run(
         bool, typer.Option("--tensorboard", help="Trainings write TensorBoard events, too.")
     ] = False,
     plot: Annotated[bool, typer.Option(help="Draw the study's figures at the end.")] = True,
+    on: Annotated[
+        str | None,
+        typer.Option(help="Run each pair as a job of its own: local or slurm."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="With --on: at most so many jobs at once.")
+    ] = None,
+    slurm: Annotated[
+        str | None,
+        typer.Option(help="With --on slurm: partition=...,time=...,... or a YAML file of them."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With --on slurm: follow the jobs to their end.")
+    ] = False,
 ) -> None:
     """Run a study; what is already in the folder is kept, and only the rest is run."""
     from retnet_bench.catalogue.plan import check_figures
+    from retnet_bench.run.jobs import sweep
     from retnet_bench.study.changes import load
 
+    how = {"fresh": fresh, "retry": retry, "skip_oom": skip_oom, "tensorboard": tensorboard}
+    asked = sweep.asked(on, jobs, slurm, wait, **how)
     loaded, source = load(study, changes or ())
     check_figures(loaded, source)
-    run_study(
-        loaded,
-        source,
-        out,
-        plot=plot,
-        fresh=fresh,
-        retry=retry,
-        skip_oom=skip_oom,
-        tensorboard=tensorboard,
-    )
+    run_study(loaded, source, out, asked, plot, **how)
 
 
 def run_study(
-    study: Study, source: Source, out: Path | None, plot: bool = True, **options: bool
+    study: Study,
+    source: Source,
+    out: Path | None,
+    asked: Sweep | None = None,
+    plot: bool = True,
+    **how: bool,
 ) -> None:
-    """Run a study into `out` or its own folder, and show and draw what came out; `options` are
-    those of `session.run`."""
+    """Run a study into `out` or its own folder, as jobs where they are `asked` for, and show and
+    draw what came out; `how` are options of `session.run`."""
     from retnet_bench.run import session as running
+    from retnet_bench.run.jobs import sweep
 
-    console = open_console()
+    console, folder = open_console(), out or running.default_folder(study, source)
     if source.changed:
         console.print(f"set: {', '.join(source.changed)}", highlight=False, soft_wrap=True)
-    folder = out or running.default_folder(study, source)
-    summary = running.run(study, source, folder, console, **options)
+    if asked is None:
+        summary = running.run(study, source, folder, console, **how)
+    elif (followed := sweep.run(study, source, folder, console, asked)) is None:
+        return
+    else:
+        summary = followed
     show_results([summary.folder], console)
     if plot:
         plot_study(summary.folder, study.figures, console)

@@ -16,7 +16,7 @@ from retnet_bench.results import live
 from retnet_bench.results.live import Live
 from retnet_bench.results.numbers import seconds
 from retnet_bench.results.schema import OK_STATUSES
-from retnet_bench.results.store import Store
+from retnet_bench.results.store import finished
 from retnet_bench.study import plan, study
 
 LOOK_EVERY_S = 2.0
@@ -35,7 +35,7 @@ class Seen:
         if not self.running:
             return ["no run is writing to it now"]
         if self.live is None:
-            return ["a run has begun, and is planning"]
+            return ["a run has begun, and is planning; of jobs, `status` says how far they are"]
         found = self.live
         share = found.done / max(1, found.planned)
         bar = "#" * round(BAR * share)
@@ -96,7 +96,7 @@ def _what_is_there(folder: Path) -> str:
     """Cells that have records, of those of the study as it stands there."""
     loaded, _ = study.load(str(folder / "study.yaml"))
     cells = {planned.cell.cell_id for pair in plan.make(loaded) for planned in pair}
-    found = Store(folder).finished()
+    found = finished(folder)
     done = [status for cell, status in found.items() if cell in cells]
     lost = sum(status not in OK_STATUSES for status in done)
     words = f"{loaded.name}: {len(done)} of {len(cells)} cells are there"
