@@ -74,7 +74,7 @@ def written(frame: pd.DataFrame, kind: str) -> Table | str:
     cells = [[_text(value) for value in row] for row in frame.to_numpy(object)]
     if kind == "markdown":
         escaped = [[cell.replace("|", "\\|") for cell in row] for row in cells]
-        return markdown_table(list(frame), escaped).rstrip("\n")
+        return markdown_table([str(name) for name in frame], escaped).rstrip("\n")
     numeric = [pd.api.types.is_numeric_dtype(frame[name]) for name in frame]
     head = [f"{'>' * right}{name}" for name, right in zip(frame, numeric, strict=True)]
     return layout.table("Values", "|".join(head), cells)

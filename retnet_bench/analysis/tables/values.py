@@ -86,7 +86,7 @@ def side_by_side(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
     `<estimate> 1`, ..., `<estimate> 2`. Never a ratio across: they were measured apart. Of decode
     the last position."""
     sides = [_keyed(values(_main(records))) for records in (first, second)]
-    joined = _joined(*sides, [*RESULT, "status", "reason"])
+    joined = _joined(sides[0], sides[1], [*RESULT, "status", "reason"])
     for number, records in enumerate((first, second), 1):
         lost = _keyed(values(records[records["metric"] == "outcome"]))
         why = lost.set_index("cell")[["status", "reason"]]
@@ -112,7 +112,7 @@ def ratios_side_by_side(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFra
         found = found[found["metric"] != "outcome"].rename(columns={"n": "blocks"})
         keys = found[[*place, *contract]].astype(object).where(found[[*place, *contract]].notna())
         sides.append(found.assign(key=[repr(tuple(key)) for key in keys.to_numpy()]))
-    return _joined(*sides, [*RESULT, "status", "verdict"])
+    return _joined(sides[0], sides[1], [*RESULT, "status", "verdict"])
 
 
 def _keyed(found: pd.DataFrame) -> pd.DataFrame:
