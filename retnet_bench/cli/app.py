@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retnet_bench import __version__
 from retnet_bench.cli import completion
 
 if TYPE_CHECKING:
@@ -46,6 +45,8 @@ Results = Annotated[
 
 def _version(asked: bool) -> None:
     if asked:
+        from retnet_bench import __version__
+
         typer.echo(f"retnet-bench {__version__}")
         raise typer.Exit
 
