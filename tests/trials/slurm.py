@@ -103,9 +103,9 @@ def main(times: int, seed: int) -> None:
         sweep.place.make()
         sweep.place.study.write_text(STUDY)
         with cluster.running(Path(name) / "slurm") as slurm:
+            _kill_in_the_middle(sweep, slurm)
             local = sweep.place.root / "local"
             sweep.run("--on", "local", "--jobs", "2", out=local)
-            _kill_in_the_middle(sweep, slurm)
             _compare(sweep.place.out, local)
             print(f"{CELLS} cells, as on this machine: none twice, none lost", flush=True)
             if times:
