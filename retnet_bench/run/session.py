@@ -13,7 +13,7 @@ from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.predict import prediction, targets
 from retnet_bench.results.schema import OK_STATUSES
-from retnet_bench.results.store import Store, read_records
+from retnet_bench.results.store import Store
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
 from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
@@ -176,7 +176,7 @@ def missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[Pa
 def refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
     if not store.finished():
         return
-    taken = set(read_records(store.folder)["machine"])
+    taken = store.machines()
     here = {environment.machine_name(environment.capture(d)) for d in plan.devices_of(pairs)}
     if not taken <= here:
         raise UserError(
