@@ -241,6 +241,7 @@ METRICS: dict[str, Metric] = {
             *("train_loss_nat", "nat", ""),
             "training loss after `tokens_seen` tokens, per token (recall: per query)",
         ),
+        ("tokens_trained", "tokens", "", "tokens of the whole training"),
         ("document_nll_nat", "nat", "perplexity", "negative log-likelihood of `document`"),
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),
