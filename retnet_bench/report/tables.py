@@ -15,6 +15,7 @@ from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
 from retnet_bench.report import layout, quality
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.report.recall import recall_table
+from retnet_bench.report.tuning import choices_table, sweep_table
 from retnet_bench.results.numbers import interval, quantity
 from retnet_bench.results.quantities import (
     DECODE_STEP,
@@ -40,6 +41,8 @@ def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Tabl
         _decode,
         _memory,
         _perplexity,
+        sweep_table,
+        choices_table,
         *quality.TABLES,
         recall_table,
         scores_table,
