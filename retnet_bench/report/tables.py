@@ -34,26 +34,31 @@ Cells = list[str]
 
 def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Table]:
     """Every table the records have rows for; `floors` are the machine's noise floors."""
-    makers = (
-        _throughput,
-        _energy,
-        _prefill,
-        _decode,
-        _memory,
-        _perplexity,
-        sweep_table,
-        choices_table,
-        *quality.TABLES,
-        recall_table,
-        scores_table,
-        partial(_ratios, floors=floors),
-        _crossovers,
-        _failures,
+    return (table for _, table in by_workload(records, floors))
+
+
+def by_workload(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[tuple[str, Table]]:
+    """The same, each with the workload that it is of; empty where its rows say it."""
+    makers: tuple[tuple[str, Callable[[pd.DataFrame], Table | None]], ...] = (
+        ("train", _throughput),
+        ("train", _energy),
+        ("prefill", _prefill),
+        ("decode", _decode),
+        ("", _memory),
+        ("perplexity", _perplexity),
+        ("tune", sweep_table),
+        ("perplexity", choices_table),
+        *(("perplexity", make) for make in quality.TABLES),
+        ("recall", recall_table),
+        ("downstream", scores_table),
+        ("", partial(_ratios, floors=floors)),
+        ("", _crossovers),
+        ("", _failures),
     )
-    for make in makers:
+    for workload, make in makers:
         table = make(records)
         if table is not None and table.row_count:
-            yield table
+            yield workload, table
 
 
 def floors_table(results: Path) -> Table:
