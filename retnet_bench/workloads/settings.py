@@ -197,7 +197,9 @@ class RecallSettings:
 class DownstreamSettings:
     """Of the workload `downstream`."""
 
-    task: Annotated[Word | None, Field(description="a task of lm-eval")] = None
+    task: Annotated[
+        Word | None, Field(description="a task of lm-eval, or a list such as grammar")
+    ] = None
     shots: Annotated[
         Index | None,
         Field(
