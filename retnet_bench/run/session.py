@@ -14,7 +14,7 @@ from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.predict import prediction, targets
 from retnet_bench.results.schema import OK_STATUSES
-from retnet_bench.results.store import Store
+from retnet_bench.results.store import Store, read_records
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
 from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
