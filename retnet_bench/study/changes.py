@@ -21,7 +21,8 @@ from typing import Any
 
 from retnet_bench import yaml_file
 from retnet_bench.base import UserError, did_you_mean, located, quoted, short_hash
-from retnet_bench.study.study import ProtocolSettings, Settings, Source, Study, find, parse
+from retnet_bench.study.settings import ProtocolSettings, Settings
+from retnet_bench.study.study import Source, Study, find, parse
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "fixed": tuple(Settings.model_fields),
