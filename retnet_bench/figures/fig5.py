@@ -32,7 +32,7 @@ def draw(records: pd.DataFrame) -> Figure:
     different tokenizers cannot be compared.
     """
     unit = "token" if _one_tokenizer(records) else "byte"
-    records = best_rates.at_best(records)
+    records = best_rates.at_best(records).assign(**{best_rates.RATE: np.nan})  # each arm's own
     frame = curves.perplexities(records, per=unit)
     frame = panels.needed(frame, "fig5", "perplexity", "document_nll_nat")
     frame, budget = laws.one_line(frame, records)
