@@ -9,6 +9,7 @@ from rich.table import Table
 
 from retnet_bench import paper
 from retnet_bench.analysis.tables import best_rates, curves, quality
+from retnet_bench.analysis.tables.precision import REFERENCE, precisions
 from retnet_bench.report import layout
 from retnet_bench.results.numbers import interval, quantity
 from retnet_bench.results.quantities import DECODE_STEP, MEMORY, RATE, Quantity
@@ -97,6 +98,28 @@ def _percent(row: pd.Series, name: str) -> str:
     return _ends(row[name], row[f"{name}_low"], row[f"{name}_high"], 100)
 
 
+def precision(records: pd.DataFrame) -> Table | None:
+    """Each dtype's loss and speed beside those of fp32."""
+    found = precisions(records)
+    if found.empty:
+        return None
+    columns = (
+        f"arm|size|>tokens|dtype|>perplexity per byte to {REFERENCE}, % [95 % interval]"
+        f"|>between seeds, %|>seeds|loss|>training, {RATE.unit}|>x {REFERENCE}"
+    )
+    caption = "Speeds are one reading of each training, alone: not timed by the protocol."
+    table = layout.table("Precision", columns, caption=caption)
+    for _, row in found.iterrows():
+        loss = "the same within seeds" if row["within"] else "not the same"
+        speeds = (quantity(RATE.of(row["tokens_per_s"])), quantity(row["speed"]))
+        known = speeds if row["tokens_per_s"] == row["tokens_per_s"] else ("", "")
+        budget = "" if pd.isna(row["token_budget"]) else f"{row['token_budget']:,}"
+        cells = [row["arm"], row["size"], budget, row["dtype"], interval(row, 100)]
+        between = quantity(100 * row["between_seeds"])
+        table.add_row(*cells, between, str(row["seeds"]), loss, *known)
+    return table
+
+
 def joined(records: pd.DataFrame) -> Table | None:
     """One row per arm and size: training, decoding, memory, and bits per byte."""
     found = quality.joined(records)
@@ -123,4 +146,4 @@ def _speed(row: pd.Series, name: str, shown: Quantity) -> str:
     return _ends(row[name], row[f"{name}_low"], row[f"{name}_high"], shown.factor)
 
 
-TABLES = (context, ar_hits, ablations, joined)
+TABLES = (context, ar_hits, ablations, precision, joined)

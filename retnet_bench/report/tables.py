@@ -15,6 +15,7 @@ from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
 from retnet_bench.report import layout, quality, scaling
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.report.recall import recall_table
+from retnet_bench.report.tuning import choices_table, sweep_table
 from retnet_bench.results.numbers import interval, quantity
 from retnet_bench.results.quantities import (
     DECODE_STEP,
@@ -45,6 +46,8 @@ def by_workload(records: pd.DataFrame, floors: Floors | None = None) -> Iterator
         ("decode", _decode),
         ("", _memory),
         ("perplexity", _perplexity),
+        ("tune", sweep_table),
+        ("perplexity", choices_table),
         ("perplexity", scaling.tables),
         *(("perplexity", make) for make in quality.TABLES),
         ("recall", recall_table),

@@ -33,7 +33,7 @@ CROSSES = {"train": "length", "prefill": "length", "decode": "position", "perple
 
 _SETTINGS = (
     *("size", "length", "batch", "dtype", "mode"),
-    *("seed", "token_budget", "learning_rate"),
+    *("seed", "token_budget", "tokens_per_param", "learning_rate"),
 )
 """Of `Where`: those that a study's settings name, too."""
 
@@ -63,6 +63,7 @@ class Where(Strict):
     device: Word | None = None
     seed: Integer | None = None
     token_budget: Integer | None = None
+    tokens_per_param: Number | None = None
     learning_rate: Number | Literal["best"] | None = None
     """Perplexity. `best`: each arm at its own, of those that the study tries."""
 
