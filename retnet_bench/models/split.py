@@ -147,10 +147,11 @@ def cuts(model: LanguageModel) -> dict[str, int]:
 
 
 def parts(whole: Mapping[str, Tensor], model: LanguageModel, by: Split) -> dict[str, Tensor]:
-    """The rank's part of each of a whole model's tensors."""
+    """The rank's part of each of a whole model's tensors, or of what has their names; numbers that
+    stand beside them (AdamW's step counts) are everybody's."""
     along = cuts(model)
     return {
-        name: by.part(tensor, along[name]) if name in along else tensor
+        name: by.part(tensor, along[name]) if name in along and tensor.dim() else tensor
         for name, tensor in whole.items()
     }
 
