@@ -38,6 +38,7 @@ def plan_table(
 ) -> Iterator[Table | str]:
     """A study's cells with what each is predicted to need, then lines on the whole."""
     from retnet_bench.predict import prediction, prices, targets
+    from retnet_bench.run import choosing
     from retnet_bench.study import plan, study
 
     cost = None if price is None else prices.price(price)
@@ -52,6 +53,8 @@ def plan_table(
         dtypes = dict.fromkeys(p.cell.dtype for pair in pairs for p in pair)
         target = targets.here(plan.devices_of(pairs)[0], [*dtypes, "fp32"])
     pairs = targets.retargeted(pairs, target)
+    if not target.elsewhere:
+        pairs = choosing.with_remembered(pairs)
     calibration = _calibration(records, Path("runs") / loaded.name, target)
     found = list(prediction.predictions(pairs, target, calibration))
     yield table(
@@ -63,6 +66,9 @@ def plan_table(
     if (memory := _memory_table(found)) is not None:
         yield memory
     yield from dict.fromkeys(_remarks(found))
+    for planned, _ in found:
+        if planned.cell.is_open and planned.unsupported is None:
+            yield f"kernel of {planned.cell.name}: {choosing.foreseen(planned, target.elsewhere)}"
     yield from _plan_lines(found, target, cost, calibration)
 
 
@@ -168,7 +174,9 @@ def _rates_text(rates: Rates) -> str:
 
 def _plan_row(planned: Planned, found: Prediction | None) -> tuple[str, ...]:
     cell = planned.cell
-    where = (cell.workload, cell.size, cell.arm, cell.kernel, str(cell.length), str(cell.batch))
+    open_still = cell.is_open and planned.taken is None
+    kernel = cell.asked_kernel if open_still else planned.running.kernel
+    where = (cell.workload, cell.size, cell.arm, kernel, str(cell.length), str(cell.batch))
     if found is None:
         return (*where, cell.mode, *[""] * 6, "unsupported")
     least, step_s = found.roofline.seconds, found.step_s

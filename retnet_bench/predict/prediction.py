@@ -65,7 +65,7 @@ def predict(
     line = roofline(cell, config, target.rates, found.launches)
     step_s = operator_seconds(found, target.rates, cell.mode)
     if step_s is not None and calibration is not None:
-        step_s *= calibration.factor(cell)
+        step_s *= calibration.factor(planned.running)
     peak = target.rates.flops_per_s.get(cell.dtype)
     limit = None if target.memory_bytes is None else target.memory_bytes // share
     fits = None if limit is None else found.peak_bytes <= limit

@@ -14,6 +14,7 @@ from retnet_bench.measure import environment
 from retnet_bench.predict import prediction, targets
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store, read_records
+from retnet_bench.run import choosing
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
 from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
@@ -59,7 +60,7 @@ def run(
         require_tensorboard()
     environment_variables()
     with source.named():
-        pairs = plan.make(study)
+        pairs = choosing.with_remembered(plan.make(study))
     if skip_oom:
         pairs = prediction.skip_oom(pairs, _target(pairs))
     with Store.alone(folder) as store:
