@@ -58,7 +58,7 @@ class Kernel:
     windows: bool = True
     """Whether a query may see a window of keys only."""
     capability: tuple[int, int] | None = None
-    """Least compute capability of an NVIDIA GPU."""
+    """Least compute capability of an NVIDIA GPU, where it can be told (`capability`)."""
     checked_alone: bool = False
     """Its forms are held against the reference where it is a cell's own kernel, and elsewhere it is
     left alone: for one that may refuse what its family takes, so that it fails no other."""
@@ -116,11 +116,9 @@ def is_importable(package: str) -> bool:
 
 
 def capability(device: torch.device | str) -> tuple[int, int] | None:
-    """Compute capability of an NVIDIA GPU; None for others, and where there is none."""
-    try:
-        return torch.cuda.get_device_capability(device)
-    except (AssertionError, RuntimeError, ValueError):
-        return None
+    """Compute capability of an NVIDIA GPU; None in a process that has not initialised CUDA, which
+    asking would do: a runner must not hold memory of the GPU that its workers measure."""
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_initialized() else None
 
 
 def _dotted(found: tuple[int, int]) -> str:

@@ -60,7 +60,9 @@ def candidates(cell: Cell, place: LayerChoice) -> list[Candidate]:
         for chunk in _chunks(cell, place, kernel):
             options = replace(place.options, **({} if chunk is None else {"chunk": chunk}))
             entry = LayerChoice(mixer=place.mixer, kernel=kernel.name, options=options)
-            found.append(Candidate(_label(cell, entry, chunk), entry, _with(cell, place, entry)))
+            label = kernel.name if chunk is None else f"{kernel.name}, chunk {chunk}"
+            label = _prefix(cell, place) + label
+            found.append(Candidate(label, entry, _with(cell, place, entry)))
     return _judged(found)
 
 
@@ -92,9 +94,13 @@ def _chunks(cell: Cell, place: LayerChoice, kernel: Kernel) -> list[int | None]:
     return [*dict.fromkeys([default, *shorter])]
 
 
-def _label(cell: Cell, entry: LayerChoice, chunk: int | None) -> str:
-    words = entry.kernel if chunk is None else f"{entry.kernel}, chunk {chunk}"
-    return f"{entry.mixer}: {words}" if cell.layers else words
+def _prefix(cell: Cell, place: LayerChoice) -> str:
+    """What tells the candidates of a pattern's places apart."""
+    if not cell.layers:
+        return ""
+    alike = [other for other in places(cell) if other.mixer == place.mixer]
+    number = f" {alike.index(place) + 1}" if len(alike) > 1 else ""
+    return f"{place.mixer}{number}: "
 
 
 def _with(cell: Cell, place: LayerChoice, entry: LayerChoice) -> Cell:

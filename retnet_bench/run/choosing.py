@@ -88,15 +88,16 @@ def choose(planned: Planned, time_it: TimeIt, say: Callable[[str], None]) -> Cho
 
     Raises NoneTimed where no candidate can be timed: one line that names each with its reason.
     """
-    found = remembered(planned.cell)
-    if found is not None:
-        return found
-    every = [(place, candidates(planned.cell, place)) for place in places(planned.cell)]
-    timed = sum(c.hopeless is None for _, found in every for c in found)
+    before = remembered(planned.cell)
+    if before is not None:
+        return before
+    every = {place: candidates(planned.cell, place) for place in places(planned.cell)}
+    timed = sum(c.hopeless is None for found in every.values() for c in found)
+    share_s = planned.protocol.choice_s / (2 * max(timed, 1))
+    trials = _Trials(planned, time_it, say, share_s)
     taken: dict[LayerChoice, Candidate] = {}
     table: list[Tried] = []
-    for place, found in every:
-        trials = _Trials(planned, time_it, say, planned.protocol.choice_s / (2 * max(timed, 1)))
+    for place, found in every.items():
         rows = trials.table(found)
         table += rows
         taken[place] = _fastest(found, rows)

@@ -60,6 +60,7 @@ def install_flash_attn_4(monkeypatch, arch: int = 90) -> None:
     folder = ModuleSpec("flash_attn", None, is_package=True)
     monkeypatch.setattr(sys.modules["flash_attn"], "__spec__", folder)
     capability = divmod(arch, 10)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
 
 
