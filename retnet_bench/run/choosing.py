@@ -4,6 +4,7 @@ timed on this machine, which is remembered.
 Each candidate has a worker process of its own, in which the forms are checked first; one whose
 forms disagree, or that fails, is none. They are timed in the order A B C C B A, each for its share
 of `choice_s`, and the better of the two times counts: a burst of foreign load makes nothing faster.
+In modes that compile there is one turn.
 """
 
 from __future__ import annotations
@@ -129,6 +130,8 @@ class _Trials:
             return [*(tried | {only: Tried(only, reason="not timed: no other")}).values()]
         for candidate in able:
             tried[candidate.label] = self._try(candidate)
+        if self.planned.cell.mode != "eager":  # compiling takes far longer than timing
+            return [*tried.values()]
         best_s = min((row.step_s for row in tried.values() if row.times), default=0.0)
         for candidate in reversed(able):
             first = tried[candidate.label]
