@@ -13,7 +13,7 @@ from retnet_bench.models import MIXERS
 from retnet_bench.models import options as mixer_options
 from retnet_bench.models.config import MOST_LAYERS
 from retnet_bench.models.options import MixerOptions, validate
-from retnet_bench.models.pattern import HYBRID, opened
+from retnet_bench.models.pattern import AUTO, HYBRID, OPEN, opened
 from retnet_bench.models.strict import near
 
 
@@ -124,6 +124,9 @@ def _options(
     for key in given.keys() & _unread(mixer, kernel):
         raise refused(key, f"kernel {kernel} does not read it")
     left = opened(given)
+    for key in OPEN:
+        if isinstance(given.get(key), str) and key not in left:
+            raise refused(key, f"must be a number or {AUTO}, is {quoted(given[key])}")
     return validate(kind, {key: given[key] for key in given if key in known and key not in left})
 
 
