@@ -101,7 +101,7 @@ class Kernel:
         return f"{self.name} ({self.distribution} {importlib.metadata.version(self.distribution)})"
 
 
-_NEEDED = {("cuda",): ("a CUDA device",)}
+_NEEDED: dict[tuple[str, ...], tuple[str, ...]] = {("cuda",): ("a CUDA device",)}
 """Devices in words, where their names alone would not say enough."""
 
 

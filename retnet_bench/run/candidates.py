@@ -13,7 +13,7 @@ from retnet_bench.models.options import names
 from retnet_bench.models.pattern import LayerChoice
 from retnet_bench.predict import targets
 from retnet_bench.predict.footprint import Footprint, Step, footprint
-from retnet_bench.predict.rooflines import operator_seconds, step_of
+from retnet_bench.predict.rooflines import model_flops, operator_seconds, step_of
 from retnet_bench.results.numbers import size_bytes
 from retnet_bench.results.quantities import TIME
 from retnet_bench.workloads import Cell
@@ -113,10 +113,13 @@ def _with(cell: Cell, place: LayerChoice, entry: LayerChoice) -> Cell:
 class _Cost:
     """What a candidate is predicted to need; None where it is not known."""
 
-    step_s: float | None
-    prompt_s: float | None
+    floor_s: float
+    """Of a step, by its FLOPs alone."""
+    step_s: float | None = None
+    """The same operator by operator."""
+    prompt_s: float | None = None
     """Decode: of taking the prompt in."""
-    peak_bytes: int
+    peak_bytes: int = 0
 
 
 def _judged(found: list[Candidate]) -> list[Candidate]:
@@ -126,52 +129,61 @@ def _judged(found: list[Candidate]) -> list[Candidate]:
         return found
     target = targets.target_of_records(found[0].cell.device)
     limit = target.memory_bytes if target.device != "cpu" else available_bytes()
-    costs: dict[str, _Cost] = {}
-    judged = {}
-    for candidate in found:
-        try:
-            costs[candidate.label] = _cost(candidate.cell, target)
-        except UserError as error:
-            packaged = any(KERNELS[name].package for name in candidate.cell.kernels)
-            judged[candidate.label] = None if packaged else f"not predicted: {error}"
-    least_s = min((c.step_s for c in costs.values() if c.step_s), default=None)
-    prompt_s = min((c.prompt_s for c in costs.values() if c.prompt_s), default=None)
-    for label, cost in costs.items():
-        judged[label] = _hopeless(cost, least_s, prompt_s, limit)
-    marked = [replace(c, hopeless=judged[c.label]) for c in found]
-    if all(c.hopeless for c in marked):  # the preferred one fails by itself, if it must
+    costs = [_cost(candidate, target) for candidate in found]
+    known = [cost for cost in costs if isinstance(cost, _Cost)]
+    # Where one is known by its FLOPs alone, so are all: floors of two kinds don't compare.
+    whole = all(cost.step_s is not None for cost in known)
+    steps = {id(cost): cost.step_s if whole else cost.floor_s for cost in known}
+    least_s = min((s for s in steps.values() if s), default=None)
+    prompt_s = min((cost.prompt_s for cost in known if cost.prompt_s), default=None)
+    marked = []
+    for candidate, cost in zip(found, costs, strict=True):
+        if isinstance(cost, _Cost):
+            why = _too_large(cost, limit) or _far("a step", steps[id(cost)], least_s, 0.0)
+            why = why or _far("to take the prompt in", cost.prompt_s, prompt_s, SHORT_S)
+        else:
+            why = cost
+        marked.append(replace(candidate, hopeless=why))
+    if all(candidate.hopeless for candidate in marked):  # the preferred one may fail by itself
         return [found[0], *marked[1:]]
     return marked
 
 
-def _hopeless(
-    cost: _Cost, least_s: float | None, prompt_s: float | None, limit: int | None
-) -> str | None:
-    if limit is not None and cost.peak_bytes > MEMORY_SHARE * limit:
-        return f"predicted to need {size_bytes(cost.peak_bytes)} of {size_bytes(limit)}"
-    if cost.step_s and least_s and cost.step_s > FAR * least_s:
-        return (
-            f"predicted {TIME.rounded(cost.step_s, 2)} a step, "
-            f"{cost.step_s / least_s:.0f} times as long as the fastest"
-        )
-    if cost.prompt_s and prompt_s and cost.prompt_s > max(FAR * prompt_s, SHORT_S):
-        return (
-            f"predicted {TIME.rounded(cost.prompt_s, 2)} to take the prompt in, "
-            f"{cost.prompt_s / prompt_s:.0f} times as long as the fastest"
-        )
-    return None
+def _too_large(cost: _Cost, limit: int | None) -> str | None:
+    if limit is None or cost.peak_bytes <= MEMORY_SHARE * limit:
+        return None
+    return f"predicted to need {size_bytes(cost.peak_bytes)} of {size_bytes(limit)}"
 
 
-def _cost(cell: Cell, target: targets.Target) -> _Cost:
-    rates = target.rates
+def _far(what: str, seconds: float | None, least_s: float | None, short_s: float) -> str | None:
+    if not seconds or not least_s or seconds <= max(FAR * least_s, short_s):
+        return None
+    times = seconds / least_s
+    return f"predicted {TIME.rounded(seconds, 2)} {what}, {times:.0f} times the least"
+
+
+def _cost(candidate: Candidate, target: targets.Target) -> _Cost | str | None:
+    """What is predicted of a candidate, or why it is not timed because nothing can be; None for a
+    package's kernel, which is timed all the same."""
+    cell, rates = candidate.cell, target.rates
     if rates.bytes_per_s is None or not rates.flops_per_s.get(cell.dtype):
         rates = Rates("nominal", dict(NOMINAL), 1e10, 5e-6, None, "nominal")
-    step = step_of(cell, cell.matched().config, target.device)
+    config = cell.matched().config
+    step = step_of(cell, config, target.device)
     if step.workload not in ("prefill", "decode"):
         step = replace(step, workload="train")
-    found = footprint(step)
-    prompt = _prompt(cell, step)
+    floor_s = model_flops(cell, config) / (rates.flops_per_s[cell.dtype] or 1.0)
+    try:
+        found, prompt = footprint(step), _prompt(cell, step)
+    except UserError as error:
+        kernels = [KERNELS[name] for name in cell.kernels]
+        if any(kernel.package for kernel in kernels):
+            return None
+        if KERNELS[candidate.entry.kernel].form == "recurrent":
+            return f"token by token: {error}"
+        return _Cost(floor_s)
     return _Cost(
+        floor_s,
         operator_seconds(found, rates, cell.mode),
         None if prompt is None else operator_seconds(prompt, rates, cell.mode),
         max(found.peak_bytes, 0 if prompt is None else prompt.peak_bytes),

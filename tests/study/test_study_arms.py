@@ -135,7 +135,10 @@ def test_auto_leaves_it_open_and_nothing_said_is_as_it_was():
             {"mixer": "retention", "kernel": "parallel", "chunk": "auto"},
             "arms.a.chunk: kernel parallel does not read it",
         ),
-        ({"mixer": "retention", "chunk": "atuo"}, "arms.a.chunk: must be a number or auto, is atuo"),
+        (
+            {"mixer": "retention", "chunk": "atuo"},
+            "arms.a.chunk: must be a number or auto, is atuo",
+        ),
         ({"mixer": "retention", "open": ["kernel"]}, "arms.a.open: mixer retention does not read"),
     ],
 )
