@@ -25,7 +25,7 @@ def show(results: Results) -> None:
 
 def show_results(results: list[Path], console: Console) -> None:
     from retnet_bench.analysis.tables.baselines import as_studies_say
-    from retnet_bench.analysis.tables.captions import contract_text
+    from retnet_bench.analysis.tables.captions import contract_text, places_text
     from retnet_bench.analysis.tables.floor import read_all_floors
     from retnet_bench.report.claims import claims_table
     from retnet_bench.report.tables import tables
@@ -38,6 +38,8 @@ def show_results(results: list[Path], console: Console) -> None:
     if findings:
         console.print(claims_table(findings))
     console.print(contract_text(records), highlight=False)
+    if places := places_text(records):
+        console.print(places, highlight=False, soft_wrap=True)
 
 
 def findings_of(results: list[Path]) -> list[Finding]:

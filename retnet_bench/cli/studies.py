@@ -25,25 +25,38 @@ def run(
         bool, typer.Option("--tensorboard", help="Trainings write TensorBoard events, too.")
     ] = False,
     plot: Annotated[bool, typer.Option(help="Draw the study's figures at the end.")] = True,
+    on: Annotated[
+        str | None,
+        typer.Option(help="Run each pair as a job of its own: local or slurm."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="With --on: at most so many jobs at once.")
+    ] = None,
+    slurm: Annotated[
+        str | None,
+        typer.Option(help="With --on slurm: partition=...,time=...,... or a YAML file of them."),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With --on slurm: follow the jobs to their end.")
+    ] = False,
 ) -> None:
     """Run a study; what is already in the folder is kept, and only the rest is run."""
     from retnet_bench.catalogue.plan import check_figures
     from retnet_bench.run import session as running
+    from retnet_bench.run.jobs import sweep
     from retnet_bench.study import study as studies
 
+    how = {"fresh": fresh, "retry": retry, "skip_oom": skip_oom, "tensorboard": tensorboard}
+    asked = sweep.asked(on, jobs, slurm, wait, **how)
     loaded, source = studies.load(study)
     check_figures(loaded, source)
-    console = open_console()
-    summary = running.run(
-        loaded,
-        source,
-        out or running.default_folder(loaded),
-        console,
-        fresh=fresh,
-        retry=retry,
-        skip_oom=skip_oom,
-        tensorboard=tensorboard,
-    )
+    console, folder = open_console(), out or running.default_folder(loaded)
+    if asked is None:
+        summary = running.run(loaded, source, folder, console, **how)
+    elif (followed := sweep.run(loaded, source, folder, console, asked)) is None:
+        return
+    else:
+        summary = followed
     show_results([summary.folder], console)
     if plot:
         plot_study(summary.folder, loaded.figures, console)

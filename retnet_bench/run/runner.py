@@ -98,6 +98,10 @@ class Runner:
     """The study's YAML, kept in the environment of every record."""
     tensorboard: bool = False
     """Whether trainings write TensorBoard's events, beside the records."""
+    beside: int = 1
+    """How many runners work on this machine at once: its memory is for all of them."""
+    job: dict[str, str] = field(default_factory=dict)
+    """Which job of a scheduler this is, on which of its nodes; kept in every record."""
     _targets: dict[str, targets.Target] = field(default_factory=dict)
     _agreements: dict[tuple[str, str], list[Agreement]] = field(default_factory=dict)
 
@@ -150,7 +154,7 @@ class Runner:
         cell_run = CellRun(planned, planned.cell.arm, LocalLauncher())
         with files.scratch() as folder, _workers([cell_run], folder, 0):
             key, known = self._known(cell_run)
-            share = int(available_bytes() * MEMORY_SHARE)
+            share = int(available_bytes() * MEMORY_SHARE / self.beside)
             memory_bytes = share if planned.cell.device == "cpu" else None
             answer = cell_run.worker.ask("trial", agreements=known, memory_bytes=memory_bytes)
             if isinstance(answer, Failure):
@@ -176,7 +180,7 @@ class Runner:
             files.scratch() as folder,
             _workers(cell_runs, folder, process),
         ):
-            share = int(available_bytes() * MEMORY_SHARE / max(1, len(cell_runs)))
+            share = int(available_bytes() * MEMORY_SHARE / max(1, len(cell_runs)) / self.beside)
             for cell_run in cell_runs:
                 self._prepare(cell_run, process, share)
             measured = cell_runs[0].planned.cell.measure if cell_runs else ()
@@ -207,7 +211,7 @@ class Runner:
             return
         assert isinstance(answer, Prepared)
         self._agreements[key] = answer.agreements
-        env = answer.environment | {"study": {"yaml": self.study_text}}
+        env = answer.environment | {"study": {"yaml": self.study_text}} | self._job_section()
         if cell.device not in self._targets:
             self._targets[cell.device] = targets.target_of_records(cell.device)
         cell_run.made = Rows(
@@ -301,9 +305,13 @@ class Runner:
             status, reason = ("impure", impure[0]) if impure else ("ok", None)
             return Finished(cell_run.planned, status, reason, cell_run.seconds, cell_run.rows)
         device = self.home if cell_run.planned.unsupported else cell_run.planned.cell.device
-        made = Rows(self.study, self.run_id, cell_run.planned, environment.capture(device))
+        env = environment.capture(device) | self._job_section()
+        made = Rows(self.study, self.run_id, cell_run.planned, env)
         row = made.outcome(failure.status, failure.reason, cell_run.tail)
         return Finished(cell_run.planned, failure.status, failure.reason, cell_run.seconds, [row])
+
+    def _job_section(self) -> dict[str, Any]:
+        return {"job": self.job} if self.job else {}
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
 from retnet_bench.study import plan
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.study import Source, Study
-from retnet_bench.workloads import WORKLOADS, Cell
+from retnet_bench.workloads import WORKLOADS
 from retnet_bench.workloads.progress import require_tensorboard
 
 
@@ -62,7 +62,7 @@ def run(
     with source.named():
         pairs = choosing.with_remembered(plan.make(study))
     if skip_oom:
-        pairs = prediction.skip_oom(pairs, _target(pairs))
+        pairs = prediction.skip_oom(pairs, target_of(pairs))
     with Store.alone(folder) as store:
         return _run(study, source, pairs, store, console, fresh, retry, tensorboard)
 
@@ -91,69 +91,72 @@ def _run(
     tensorboard: bool = False,
 ) -> Summary:
     folder = store.folder
-    files.sweep(folder)
-    files.sweep_scratch()
-    if fresh:
-        with files.guarded(store.records, "set aside"):
-            _say(console, store.clear())
-        files.remove(folder / CHECKPOINTS)  # a new start trains anew
-    for part in store.quarantine():
-        _say(console, f"unreadable part set aside: {part}; its cells run again")
-    _refuse_other_machine(store, pairs)
-    _keep_copy(source, folder)
-    todo = _missing(pairs, store.finished(), retry)
+    tidy(store, console, fresh)
+    refuse_other_machine(store, pairs)
+    keep_copy(source, folder)
+    todo = missing(pairs, store.finished(), retry)
     cells = sum(map(len, pairs))
     kept = cells - sum(map(len, todo))
     if kept:
         rest = "running the others" if todo else "nothing left to run"
-        _say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
+        say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
     every = [planned.cell for pair in pairs for planned in pair]
-    failed = _run_pairs(study, source, store, todo, every, console, tensorboard)
-    return Summary(folder, cells, kept, failed)
-
-
-def _run_pairs(
-    study: Study,
-    source: Source,
-    store: Store,
-    pairs: list[Pair],
-    every: list[Cell],
-    console: Console,
-    tensorboard: bool,
-) -> int:
-    if not pairs:
-        return 0
-    seconds = _predicted_seconds(pairs)
-    # The shortest first: what can be known soon is known soon, and what may fail for its size comes
-    # last.
-    pairs = sorted(pairs, key=lambda pair: sum(seconds[p.cell.cell_id] for p in pair))
-    failed = 0
+    if not todo:
+        return Summary(folder, cells, kept, 0)
+    seconds = predicted_seconds(todo)
     with Reporter(console, every, sum(seconds.values())) as reporter:
-        home = plan.devices_of(pairs)[0]
+        home = plan.devices_of(todo)[0]
         runner = Runner(
             study.name, new_run_id(), store, home, reporter.turn, source.text, tensorboard
         )
-        for pair in pairs:
-            for cell in runner.run(pair):
-                reporter.finished(cell, seconds[cell.planned.cell.cell_id])
-                failed += cell.status not in OK_STATUSES
+        failed = measure(runner, shortest_first(todo, seconds), reporter, seconds)
+    return Summary(folder, cells, kept, failed)
+
+
+def tidy(store: Store, console: Console, fresh: bool) -> None:
+    """Clear away what killed processes left, and, to begin anew, the earlier records."""
+    files.sweep(store.folder)
+    files.sweep_scratch()
+    if fresh:
+        with files.guarded(store.records, "set aside"):
+            say(console, store.clear())
+        files.remove(store.folder / CHECKPOINTS)  # a new start trains anew
+    for part in store.quarantine():
+        say(console, f"unreadable part set aside: {part}; its cells run again")
+
+
+def measure(
+    runner: Runner, pairs: list[Pair], reporter: Reporter, seconds: dict[str, float]
+) -> int:
+    """Run pairs and say what came of each cell; `seconds` are its predicted ones. Returns how many
+    cells have no measurement."""
+    failed = 0
+    for pair in pairs:
+        for cell in runner.run(pair):
+            reporter.finished(cell, seconds.get(cell.planned.cell.cell_id, 0.0))
+            failed += cell.status not in OK_STATUSES
     return failed
 
 
-def _predicted_seconds(pairs: list[Pair]) -> dict[str, float]:
+def shortest_first(pairs: list[Pair], seconds: dict[str, float]) -> list[Pair]:
+    """What can be known soon is known soon, and what may fail for its size comes last."""
+    return sorted(pairs, key=lambda pair: sum(seconds[p.cell.cell_id] for p in pair))
+
+
+def predicted_seconds(pairs: list[Pair]) -> dict[str, float]:
     """Predicted seconds of each cell, for the bar; a guess where the prediction knows none."""
     return {
         planned.cell.cell_id: (found.cell_s or plan.START_S) if found else 0.0
-        for planned, found in prediction.predictions(pairs, _target(pairs))
+        for planned, found in prediction.predictions(pairs, target_of(pairs))
     }
 
 
-def _target(pairs: list[Pair]) -> targets.Target:
+def target_of(pairs: list[Pair]) -> targets.Target:
     dtypes = {planned.cell.dtype for pair in pairs for planned in pair}
     return targets.here(plan.devices_of(pairs)[0], dtypes)
 
 
-def _missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[Pair]:
+def missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[Pair]:
     """What is still to run. Arms that interleave run together or not at all: the blocks of one
     run are no pair to those of another."""
 
@@ -171,7 +174,7 @@ def _missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[P
     return todo
 
 
-def _refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
+def refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
     if not store.finished():
         return
     taken = set(read_records(store.folder)["machine"])
@@ -184,10 +187,10 @@ def _refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
         )
 
 
-def _keep_copy(source: Source, folder: Path) -> None:
+def keep_copy(source: Source, folder: Path) -> None:
     files.write_text(folder / "study.yaml", source.text)
 
 
-def _say(console: Console, words: object) -> None:
+def say(console: Console, words: object) -> None:
     if words:
         console.print(str(words), highlight=False, markup=False)

@@ -171,10 +171,8 @@ def test_a_sequence_that_is_long_leaves_what_is_quadratic_out():
 
 
 def test_chunks_are_tried_with_the_kernels_that_read_them():
-    assert labels(BOTH) == [
-        *(f"chunkwise, chunk {chunk}" for chunk in (16, 32, 64, 128)),
-        "parallel",
-    ]
+    chunked = [f"chunkwise, chunk {chunk}" for chunk in (16, 32, 64, 128)]
+    assert labels(BOTH)[:5] == [*chunked, "parallel"]
     assert labels(cell(open=("chunk",), length=64)) == [
         "chunkwise, chunk 16",
         "chunkwise, chunk 32",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 
 from retnet_bench.analysis.tables import rows
@@ -31,6 +33,32 @@ def contract_text(records: pd.DataFrame) -> str:
         _seeds(measured),
     ]
     return "; ".join(part for part in parts if part)
+
+
+def places_text(records: pd.DataFrame) -> str:
+    """On which machines, and nodes of a cluster, the cells were measured; "" for one machine that
+    is no node, which `contract_text` names."""
+    measured = records[records["status"].isin(OK_STATUSES)]
+    cells = measured.drop_duplicates("cell_id", keep="last")
+    cells = cells.assign(node=cells["environment_json"].map(_node))
+    counts = cells.groupby(["machine", "node"]).size().reset_index(name="cells")
+    if len(counts) < 2 and not cells["node"].any():
+        return ""
+    places = [
+        f"{row.cells} on "
+        + (f"{quoted(row.node)} ({quoted(row.machine)})" if row.node else quoted(row.machine))
+        for row in counts.itertuples()
+    ]
+    return f"cells ran: {', '.join(places)}"
+
+
+def _node(environment_json: object) -> str:
+    """The node of a scheduler that a cell's job had; "" where it was no job."""
+    if not isinstance(environment_json, str) or '"job"' not in environment_json:
+        return ""
+    job = json.loads(environment_json).get("job")
+    node = job.get("node") if isinstance(job, dict) else None
+    return node if isinstance(node, str) else ""
 
 
 def _list(column: pd.Series, ordered: bool = False) -> str:
