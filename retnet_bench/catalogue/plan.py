@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +27,10 @@ if TYPE_CHECKING:
     from retnet_bench.predict.prediction import Prediction
     from retnet_bench.predict.prices import Price
     from retnet_bench.predict.targets import Target
-    from retnet_bench.study.plan import Planned
+    from retnet_bench.study.plan import Pair, Planned
     from retnet_bench.study.study import Source, Study
+    from retnet_bench.study.tuning import Sweep
+    from retnet_bench.workloads import Cell
 
 
 def plan_table(
@@ -46,7 +49,9 @@ def plan_table(
     loaded, source = study.load(name_or_path)
     check_figures(loaded, source)
     with source.named():
-        pairs = plan.make(loaded)
+        here = target is None
+        sweep = _sweep(loaded, records, here)
+        pairs = _pairs(loaded, sweep, here)
         if not any(pairs):
             raise UserError("the study has no cells; give it a workload with a size and a length")
     if target is None:
@@ -63,13 +68,56 @@ def plan_table(
         "|>cell|>memory|fits",
         (_plan_row(planned, prediction) for planned, prediction in found),
     )
+    trainings = _trainings_table([planned for pair in pairs for planned in pair], here)
+    if trainings is not None:
+        yield trainings
     if (memory := _memory_table(found)) is not None:
         yield memory
     yield from dict.fromkeys(_remarks(found))
     for planned, _ in found:
         if planned.cell.is_open and planned.unsupported is None:
             yield f"kernel of {planned.cell.name}: {choosing.foreseen(planned, target.elsewhere)}"
+    if sweep is not None:
+        yield from _sweep_lines(sweep, [planned for planned, _ in found])
     yield from _plan_lines(found, target, cost, calibration)
+
+
+def _sweep(study: Study, given: Path | None, here: bool) -> Sweep | None:
+    """The study's sweep, as far as the records that the user names, or those of earlier runs, have
+    come."""
+    from retnet_bench.results.store import read_records
+    from retnet_bench.study.tuning import Sweep
+
+    if study.tune is None:
+        return None
+    usual = Path("runs") / study.name
+    if given is None and not any((usual / "records").glob("*.parquet")):
+        return Sweep(study, here=here)
+    return Sweep(study, read_records(given or usual), here)
+
+
+def _pairs(study: Study, sweep: Sweep | None, here: bool) -> list[Pair]:
+    from retnet_bench.study import plan
+    from retnet_bench.study.sweep import SWEEP
+
+    if sweep is None:
+        return plan.make(study, here=here)
+    others = plan.make(study, sweep.choose, here=here)
+    return [*sweep.pairs, *(pair for pair in others if pair[0].cell.workload != SWEEP)]
+
+
+def _sweep_lines(sweep: Sweep, cells: list[Planned]) -> Iterator[str]:
+    """How far the sweep is, which cells wait for it, and what it led to for the others."""
+    waiting, arms = len(sweep.waiting), Counter(p.cell.arm for p in cells if p.waits)
+    of = len(sweep.pairs)
+    further = "; a best rate at an end of the grid adds one" if waiting else ""
+    yield f"sweep: {of} trainings, {of - waiting} of them done{further}"
+    for arm, count in arms.items():
+        yield f"waits for the sweep of {arm}: {count} cells, whose learning rate it decides"
+    tuned = [(p.cell, p.choice.how) for p in cells if p.choice and not p.choice.refused]
+    for cell, how in {(cell.arm, cell.size): (cell, how) for cell, how in tuned}.values():
+        rate = cell.peak_learning_rate()
+        yield f"tuned: {cell.arm} at size {cell.size}: learning rate {rate:g}, {how}"
 
 
 def check_figures(study: Study, source: Source) -> None:
@@ -81,6 +129,34 @@ def check_figures(study: Study, source: Source) -> None:
         with source.named():
             for name in study.figures:
                 FIGURES[name]
+
+
+def _trainings_table(cells: list[Planned], here: bool) -> Table | None:
+    """On how many tokens each size is trained: a line for all arms and seeds. None where nothing
+    is trained for quality."""
+    lines = {}
+    for cell in (planned.cell for planned in cells if planned.cell.token_budget):
+        ratio, tokens = cell.tokens_per_param, cell.token_budget or 0
+        key = (cell.workload, cell.size, tokens, cell.batch, cell.length, ratio)
+        if key not in lines:
+            lines[key] = (
+                *(cell.workload, cell.size, "" if ratio is None else f"{ratio:g}", f"{tokens:,}"),
+                f"{max(1, round(tokens / (cell.batch * cell.length))):,}",
+                _epochs(cell, here),
+            )
+    columns = "workload|size|>tokens a parameter|>tokens|>steps|>epochs"
+    return table("Trainings", columns, lines.values()) if lines else None
+
+
+def _epochs(cell: Cell, here: bool) -> str:
+    """How often a training with a budget by rule reads its corpus. One that would be downloaded
+    for a plan of another machine is not."""
+    from retnet_bench.data import is_remote
+    from retnet_bench.study import budgets
+
+    if cell.tokens_per_param is None:
+        return ""
+    return "unknown" if not here and is_remote(cell.corpus) else f"{budgets.epochs(cell):.2g}"
 
 
 def _memory_table(found: list[tuple[Planned, Prediction | None]]) -> Table | None:

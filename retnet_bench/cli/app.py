@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retnet_bench import __version__
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -31,6 +29,8 @@ Results = Annotated[
 
 def _version(asked: bool) -> None:
     if asked:
+        from retnet_bench import __version__
+
         typer.echo(f"retnet-bench {__version__}")
         raise typer.Exit
 

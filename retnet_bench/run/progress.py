@@ -106,9 +106,16 @@ def right_answers(cell: Finished) -> str:
 
 
 def scores(cell: Finished) -> str:
-    """Each score of a task, in the task's own order."""
-    shown = [row for row in cell.rows if row["task"] and row["value"] is not None]
-    return ", ".join(f"{row['metric']} {row['value']:.3g}" for row in shown)
+    """Each score of a task, in the task's own order; of several tasks the mean of each."""
+    scored = [row for row in cell.rows if row["task"] and row["phase"] == SCORE]
+    shown: dict[str, list[float]] = {}
+    for row in scored:
+        if row["value"] is not None:
+            shown.setdefault(row["metric"], []).append(row["value"])
+    tasks = len({row["task"] for row in scored})
+    over = f", means of {tasks} tasks" if tasks > 1 else ""
+    words = [f"{metric} {statistics.mean(values):.3g}" for metric, values in shown.items()]
+    return f"{', '.join(words)}{over}" if words else ""
 
 
 def bits_per_byte(cell: Finished) -> str:
