@@ -46,12 +46,12 @@ class Planned:
     unsupported: str | None
     baseline: str | None = None
     """The arm that the others are compared with, where the study says which."""
-    taken: tuple[LayerChoice, ...] | None = None
-    """What was chosen for a cell that leaves its kernel or chunk open, as its `entries`."""
     choice: Choice | None = None
     """Where its settings come from the study's sweep: which, and how."""
     waits: bool = False
     """Whether it waits for the sweep: its settings, and so its id, are not known yet."""
+    taken: tuple[LayerChoice, ...] | None = None
+    """What was chosen for a cell that leaves its kernel or chunk open, as its `entries`."""
 
     @cached_property
     def running(self) -> Cell:
