@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from retnet_bench.predict.prediction import Prediction
     from retnet_bench.predict.prices import Price
     from retnet_bench.predict.targets import Target
-    from retnet_bench.study.plan import Pair, Planned
+    from retnet_bench.study.plan import Planned
     from retnet_bench.study.study import Source, Study
     from retnet_bench.study.tuning import Sweep
     from retnet_bench.workloads import Cell
@@ -55,7 +55,7 @@ def plan_table(
     with source.named():
         here = target is None
         sweep = _sweep(loaded, records, here)
-        pairs = _pairs(loaded, sweep, here)
+        pairs = plan.make(loaded, here=here) if sweep is None else sweep.known
         if not any(pairs):
             raise UserError("the study has no cells; give it a workload with a size and a length")
     if target is None:
@@ -179,16 +179,6 @@ def _sweep(study: Study, given: Path | None, here: bool) -> Sweep | None:
     if given is None and not any((usual / "records").glob("*.parquet")):
         return Sweep(study, here=here)
     return Sweep(study, read_records(given or usual), here)
-
-
-def _pairs(study: Study, sweep: Sweep | None, here: bool) -> list[Pair]:
-    from retnet_bench.study import plan
-    from retnet_bench.study.sweep import SWEEP
-
-    if sweep is None:
-        return plan.make(study, here=here)
-    others = plan.make(study, sweep.choose, here=here)
-    return [*sweep.pairs, *(pair for pair in others if pair[0].cell.workload != SWEEP)]
 
 
 def _sweep_lines(sweep: Sweep, cells: list[Planned]) -> Iterator[str]:
