@@ -25,12 +25,12 @@ import torch
 from retnet_bench.base import UserError
 from retnet_bench.files import NotWritten
 from retnet_bench.measure import cores, environment, memory, purity
-from retnet_bench.measure.clock import WallClock
+from retnet_bench.measure.clock import Clock, WallClock
 from retnet_bench.measure.protocol import Protocol, warm_up
 from retnet_bench.measure.reading import unreported
 from retnet_bench.models import agreement
 from retnet_bench.run import orphans, wire
-from retnet_bench.run.wire import Answer, Failure, Prepared, Samples
+from retnet_bench.run.wire import Answer, Failure, Prepared, Samples, Trial
 from retnet_bench.workloads import WORKLOADS, Cell, Diverged, NotFinite, Sample, world
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -50,6 +50,9 @@ class Session:
     protocol: Protocol
     device: str = field(init=False)
     """This process's own: the cell's, or that of its rank."""
+    rank: int = field(default=0, init=False)
+    rendezvous: str | None = field(default=None, init=False)
+    clock_of: Callable[[str], Clock] = WallClock
     step_s: float = field(default=0.0, init=False)
     report: Callable[[str], None] = field(default=lambda words: None, init=False)
     """Takes a few words from within a long block."""
@@ -70,32 +73,8 @@ class Session:
         """Check the forms, build, warm up. `agreements` are those found before for the same model;
         `checkpoints` and `tensorboard` are folders for this cell's. `rank` is this process's among
         those that run the cell together, which meet at the file `rendezvous`."""
-        # A decayed weight below 1e-38 is 0, as on GPUs: x86 takes a hundred times as long for it,
-        # so a speed would hang on how fast states decay. Threads made from here on do the same.
-        torch.set_flush_denormal(True)
-        torch.set_num_threads(self.cell.threads)
-        cores.pin(self.cell.threads, place=rank)
-        if memory_bytes is not None:
-            memory.limit_memory(memory_bytes)
-        memory.keep_freed_memory(True)
-        config = self.cell.matched().config
-        found = wire.agreements(agreements)
-        if found is None:
-            found = agreement.check(config, self.cell.device, self.cell.dtype)
-        for compared in found:
-            if not compared.ok:
-                raise Incorrect(f"forms disagree: {compared.line()}")
-        self.workload = WORKLOADS[self.cell.workload](self.cell)
-        if self.cell.parallel is not None and rendezvous is not None:
-            limit_s = self.protocol.timeout_s
-            joined = world.join(self.cell.parallel, rank, rendezvous, self.cell.device, limit_s)
-            self.workload.world, self.workload.device = joined, joined.device
-            self.device = str(joined.device)
-        self.workload.report = self.report
-        self.workload.checkpoints = None if checkpoints is None else Path(checkpoints)
-        self.workload.tensorboard = None if tensorboard is None else Path(tensorboard)
-        self.workload.prepare()
-        self.clock = WallClock(self.device)
+        self.rank, self.rendezvous = rank, rendezvous
+        found = self._build(agreements, memory_bytes, checkpoints, tensorboard)
         self.clock_cost_s = purity.clock_cost_s(self.clock)
         env = environment.capture(self.device)
         dispatched = self.workload.dispatched()
@@ -107,6 +86,55 @@ class Session:
             )
             self.step_s = warm.step_s
         return Prepared(env, found, dispatched, warm, self._mode_error())
+
+    def trial(
+        self, agreements: list[dict[str, Any]] | None = None, memory_bytes: int | None = None
+    ) -> Trial:
+        """Time steps, whatever the workload, until they are steady or `warmup_max_s` is spent: the
+        cell's kernel and chunk are a candidate for one that leaves them open."""
+        found = self._build(agreements, memory_bytes)
+        warm = warm_up(self.clock, self.workload.step, self.protocol)
+        self.workload.check()
+        self._mode_error()
+        return Trial(found, [*warm.window])
+
+    def _build(
+        self,
+        agreements: list[dict[str, Any]] | None,
+        memory_bytes: int | None,
+        checkpoints: str | None = None,
+        tensorboard: str | None = None,
+    ) -> list[agreement.Agreement]:
+        """What was found of the forms; the workload is ready for its first step."""
+        # A decayed weight below 1e-38 is 0, as on GPUs: x86 takes a hundred times as long for it,
+        # so a speed would hang on how fast states decay. Threads made from here on do the same.
+        torch.set_flush_denormal(True)
+        torch.set_num_threads(self.cell.threads)
+        cores.pin(self.cell.threads, place=self.rank)
+        if memory_bytes is not None:
+            memory.limit_memory(memory_bytes)
+        memory.keep_freed_memory(True)
+        config = self.cell.matched().config
+        found = wire.agreements(agreements)
+        if found is None:
+            found = agreement.check(config, self.cell.device, self.cell.dtype)
+        for compared in found:
+            if not compared.ok:
+                raise Incorrect(f"forms disagree: {compared.line()}")
+        self.workload = WORKLOADS[self.cell.workload](self.cell)
+        if self.cell.parallel is not None and self.rendezvous is not None:
+            limit_s = self.protocol.timeout_s
+            joined = world.join(
+                self.cell.parallel, self.rank, self.rendezvous, self.cell.device, limit_s
+            )
+            self.workload.world, self.workload.device = joined, joined.device
+            self.device = str(joined.device)
+        self.workload.report = self.report
+        self.workload.checkpoints = None if checkpoints is None else Path(checkpoints)
+        self.workload.tensorboard = None if tensorboard is None else Path(tensorboard)
+        self.workload.prepare()
+        self.clock = self.clock_of(self.device)
+        return found
 
     def _mode_error(self) -> float | None:
         """How far the compiled step is from the eager one on the same input; None for eager."""

@@ -53,7 +53,7 @@ def test_a_workload_without_worlds_refuses_the_setting():
     whole = tiny(
         fixed={"size": "0.1M", "threads": 1}, workloads=[{"workload": "recall", "fixed": own}]
     )
-    with pytest.raises(UserError, match=r"parallel: workload recall does not read it; train, "):
+    with pytest.raises(UserError, match=r"parallel: workload recall does not read it; "):
         plan.make(parse(Source(Path("mine.yaml"), yaml.safe_dump(whole))))
 
 
