@@ -1,5 +1,8 @@
 """Everything that sets itself up: `pip install nox && nox -s quickstart` (or tests, lint, ...)."""
 
+import shutil
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["tests", "lint"]
@@ -7,7 +10,8 @@ nox.options.reuse_existing_virtualenvs = True
 
 PINNED = ("-c", "constraints.txt")
 LINT = ("ruff", "mypy", "import-linter", "pandas-stubs", "types-PyYAML", "types-psutil")
-TEST = ("pytest", "pytest-xdist", "pytest-timeout", "hypothesis")
+TEST = ("-e", ".[report]", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis")
+BROWSER = ("playwright", "axe-playwright-python")
 
 
 def install(session: nox.Session, *extra: str) -> None:
@@ -26,7 +30,7 @@ def quickstart(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The fast tests: about five minutes on two cores."""
     install(session, *TEST)
-    arguments = session.posargs or ["-n", "2", "-m", "not gpu and not slow"]
+    arguments = session.posargs or ["-n", "2", "-m", "not gpu and not slow and not browser"]
     session.run("pytest", *arguments, env={"OMP_NUM_THREADS": "1"})
 
 
@@ -50,6 +54,15 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """The report page of every reference run in Chromium; pictures of them in runs/browser."""
+    if shutil.which("chromium") is None:
+        session.error("there is no chromium on the path: apt-get install chromium (Debian, Ubuntu)")
+    install(session, *TEST, *BROWSER)
+    session.run("pytest", "-m", "browser", "tests/browser", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style, types and the import law."""
     install(session, *LINT)
@@ -61,6 +74,17 @@ def run_lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
     session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def slurm(session: nox.Session) -> None:
+    """A study on a real Slurm of two nodes on this machine, with jobs and nodes killed: minutes."""
+    install(session, "-e", ".[slurm]")
+    run_slurm(session, *(session.posargs or ("--times", "20")))
+
+
+def run_slurm(session: nox.Session, *arguments: str) -> None:
+    session.run("python", "tests/trials/slurm.py", *arguments, env={"PYTHONPATH": "tests"})
 
 
 @nox.session
@@ -79,11 +103,16 @@ def run_gate(session: nox.Session) -> None:
 
 @nox.session
 def checks(session: nox.Session) -> None:
-    """What CI runs beside the tests, in one environment: lint, gate and downstream."""
-    install(session, "-e", ".[eval]", *TEST, *LINT)
+    """What CI runs beside the tests, in one environment: lint, gate, downstream, and Slurm where
+    its packages are."""
+    install(session, "-e", ".[eval,slurm]", *TEST, *LINT)
     run_lint(session)
     run_gate(session)
     run_downstream(session)
+    if shutil.which("slurmctld") and shutil.which("slurmd"):
+        run_slurm(session, "--times", "3")
+    else:
+        session.warn("Slurm is not tried: slurmctld and slurmd are not on this machine")
 
 
 @nox.session
@@ -105,6 +134,33 @@ def fuzz(session: nox.Session) -> None:
     """10,000 hostile studies, records, checkpoints, tokenizers, bundles and corpora: minutes."""
     install(session)
     session.run("python", "tests/fuzz/run.py", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Wheel and sdist: built, checked, installed in an empty environment, and the wheel's
+    quickstart run from another folder."""
+    session.install("-q", "build", "twine")
+    root, work = Path.cwd(), Path(session.create_tmp()).resolve()
+    dist, env = work / "dist", work / "env"
+    for old in dist.glob("*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", str(dist))
+    (wheel,), (sdist,) = dist.glob("*.whl"), dist.glob("*.tar.gz")
+    session.run("twine", "check", "--strict", str(wheel), str(sdist))
+    session.run("python", "tests/packaging/archives.py", str(wheel), str(sdist))
+    session.run("python", "-m", "venv", "--clear", str(env))
+    pip = (str(env / "bin" / "pip"), "install", "-q", "-c", str(root / "constraints.txt"))
+    command = str(env / "bin" / "retnet-bench")
+    session.run(*pip, f"{wheel}[report]", external=True)
+    elsewhere = work / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    session.chdir(elsewhere)
+    session.run(command, "run", "quickstart", "--fresh", *session.posargs, external=True)
+    session.run(command, "report", "runs/quickstart", "--out", "quickstart.html", external=True)
+    session.run(*pip, "--force-reinstall", "--no-deps", str(sdist), external=True)
+    session.run(command, "show", "runs/quickstart", external=True, silent=True)
+    session.run(command, "list", "studies", external=True)
 
 
 @nox.session

@@ -39,7 +39,24 @@ LEAVES = {
 def words(arguments: Sequence[str]) -> str:
     """The line that a user who interrupted the command with these arguments sees."""
     verb = next((word for word in arguments if not word.startswith("-")), "")
-    return f"interrupted: {LEAVES.get(verb, 'nothing was changed')}"
+    return f"interrupted: {_left or LEAVES.get(verb, 'nothing was changed')}"
+
+
+_left: str | None = None
+"""Said in place of LEAVES."""
+
+
+@contextmanager
+def leaving(left: str) -> Iterator[None]:
+    """If a signal ends what is done within, `left` is what its line says is left of it."""
+    global _left
+    _left = left
+    try:
+        yield
+    except Exception:
+        _left = None
+        raise
+    _left = None
 
 
 class Interrupted(BaseException):

@@ -44,7 +44,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "model": lambda folder: checkpoint.save(MODEL, folder, {}),
     "training": lambda folder: Checkpoints(folder).save(3, MODEL, {}, {"x": torch.ones(2)}, {}),
     "bundle": lambda folder: archive.write(folder / "a.zip", Path(__file__).parent / "gpu", ABOUT),
-    "copy of the study": lambda folder: run._keep_copy(Source("a.yaml", "name: a\n"), folder),
+    "copy of the study": lambda folder: run.keep_copy(Source("a.yaml", "name: a\n"), folder),
 }
 
 

@@ -18,6 +18,7 @@ from retnet_bench.results.store import read_records
 
 COLUMNS = {"claim": 4, "paper": 4, "ours [95 % interval]": 4, "verdict": 2, "why they differ": 6}
 """Column and its share of the width."""
+TITLE = "Claims, the paper and here"
 NOTE = (
     "A verdict is on the direction, at the sizes and on the machine named; the paper's number "
     "stands beside ours and takes no part in it."
@@ -40,16 +41,16 @@ def parts(folders: Sequence[Path], findings: Sequence[Finding], out: Path) -> It
 
 def card(findings: Iterable[Finding]) -> Table:
     """A row per claim, for the terminal."""
-    return layout.prose("Claims, the paper and here", COLUMNS, map(_row, findings))
+    return layout.prose(TITLE, COLUMNS, map(cells, findings))
 
 
 def markdown(findings: Iterable[Finding], conditions: Sequence[str]) -> str:
     """The same as a page; `conditions` say how the records behind it were taken, one a line."""
     lines = [
-        "# Claims, the paper and here",
+        f"# {TITLE}",
         NOTE,
         "\n".join(f"- {printable(line)}" for line in conditions),
-        markdown_table(tuple(COLUMNS), map(_of_one_line, map(_row, findings))),
+        markdown_table(tuple(COLUMNS), map(_of_one_line, map(cells, findings))),
     ]
     return "\n\n".join(lines)
 
@@ -58,7 +59,8 @@ def _of_one_line(row: Iterable[str]) -> list[str]:
     return [printable(cell, keep="\n").replace("\n", "<br>") for cell in row]
 
 
-def _row(finding: Finding) -> tuple[str, ...]:
+def cells(finding: Finding) -> tuple[str, ...]:
+    """The texts of a claim's row, in the order of COLUMNS."""
     claim = finding.claim
     why = f"\n{finding.reason}" if finding.reason else ""
     at = f"\n{finding.at}" if finding.at else ""

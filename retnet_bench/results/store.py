@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from numbers import Integral, Real
@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from retnet_bench.base import UserError, did_you_mean, printable, quoted, short_hash, warn_once
-from retnet_bench.files import guarded, sync, write_bytes
+from retnet_bench.files import guarded, sweep, sync, write_bytes
 from retnet_bench.results import copies, lock, part
 from retnet_bench.results.content import DOCUMENTS
+from retnet_bench.results.machines import told_apart
 from retnet_bench.results.part import CorruptPart
 from retnet_bench.results.schema import (
     COLUMNS,
@@ -37,14 +38,15 @@ MOST_ROWS = 1_000_000
 
 _COLUMNS = {column.name: column for column in COLUMNS}
 _STATUS_COLUMNS = ["cell_id", "run_id", "recorded_at", "metric", "status"]
+_MACHINE_COLUMNS = ["cell_id", "recorded_at", "status", "fingerprint", "machine"]
 _PANDAS = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
 class Store:
     """The records of one study: `folder/records/*.parquet`.
 
-    Open it for writing with `alone`. A cell is finished once its rows are appended, so append all
-    rows of a cell in one call.
+    Open it for writing with `alone`, or with `among` beside other jobs. A cell is finished once its
+    rows are appended, so append all rows of a cell in one call.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -73,6 +75,17 @@ class Store:
                     _remove_empty(store)
                 raise
 
+    @classmethod
+    @contextmanager
+    def among(cls, folder: str | Path, own: Path, wait_s: float) -> Iterator[Store]:
+        """The store for writing beside other jobs: each holds a lock file of its `own`, and appends
+        parts of other names than the others. A lock that is held is waited for, `wait_s` at most.
+        """
+        with lock.among(Path(folder), own, wait_s):
+            store = cls(folder)
+            sweep(store.records)  # of processes that are dead, and on this machine: no one else's
+            yield store
+
     def append(self, records: Sequence[Mapping[str, Any]], name: str) -> Path:
         """Write `records` as one new part and return its path: `name`.parquet, or name-2, ...
 
@@ -94,11 +107,22 @@ class Store:
 
     def finished(self) -> dict[str, str]:
         """Status per cell that has records: of its latest run, the failure, impure or ok."""
-        tables = [part.read(path, _STATUS_COLUMNS) for path in part.parts(self.records)]
+        return finished(self.folder)
+
+    def machines(self) -> set[str]:
+        """Names of the machines that the records are of."""
+        tables = (part.read(path, ["machine"]) for path in part.parts(self.records))
+        return {str(name) for table in tables for name in table["machine"].unique().to_pylist()}
+
+    def taken_on(self, cells: Collection[str]) -> dict[str, tuple[str, str]]:
+        """Fingerprint and name of the machine on which each of `cells` was measured last."""
+        tables = [part.read(path, _MACHINE_COLUMNS) for path in part.parts(self.records)]
         if not tables:
             return {}
-        cells = of_latest_runs(pa.concat_tables(tables).to_pandas()).groupby("cell_id")
-        return {str(cell): _cell_status(group) for cell, group in cells}
+        rows = pa.concat_tables(tables).to_pandas()
+        measured = rows["cell_id"].isin(list(cells)) & rows["status"].isin(OK_STATUSES)
+        last = rows[measured].sort_values("recorded_at").drop_duplicates("cell_id", keep="last")
+        return {row.cell_id: (row.fingerprint, row.machine) for row in last.itertuples()}
 
     def quarantine(self) -> list[Path]:
         """Move parts whose bytes are no whole parquet out of the way, so that their cells are run
@@ -139,6 +163,18 @@ class Store:
 # --- reading --------------------------------------------------------------------------------------
 
 
+def finished(folder: Path) -> dict[str, str]:
+    """Status per cell of a results folder: of its latest run, the failure, impure or ok."""
+    records = folder / "records"
+    tables = (
+        [part.read(p, _STATUS_COLUMNS) for p in part.parts(records)] if records.exists() else []
+    )
+    if not tables:
+        return {}
+    cells = of_latest_runs(pa.concat_tables(tables).to_pandas()).groupby("cell_id")
+    return {str(cell): _cell_status(group) for cell, group in cells}
+
+
 def read_records(path: str | Path) -> pd.DataFrame:
     """The records under `path`: a study's folder, its records folder or one parquet file.
 
@@ -151,9 +187,10 @@ def read_records(path: str | Path) -> pd.DataFrame:
 
 
 def read_all(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """The records of several results as one table; a path that is named twice is read once."""
+    """The records of several results as one table; a path that is named twice is read once.
+    Unlike machines of one name are told apart by their fingerprints."""
     kept = [without_retried(records) for records in read_runs(paths)]
-    return pd.concat(kept, ignore_index=True) if len(kept) > 1 else kept[0]
+    return told_apart(pd.concat(kept, ignore_index=True) if len(kept) > 1 else kept[0])
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[pd.DataFrame]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,14 +13,18 @@ from retnet_bench.analysis.tables import floor
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.predict import prediction, targets
+from retnet_bench.results.live import Live, LiveFile
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store, read_records
+from retnet_bench.run import choosing
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
 from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
-from retnet_bench.study import plan
+from retnet_bench.study import changes, plan
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.study import Source, Study
+from retnet_bench.study.sweep import SWEEP
+from retnet_bench.study.tuning import Sweep
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.progress import require_tensorboard
 
@@ -33,9 +38,14 @@ class Summary:
     kept: int
     failed: int
 
+    def and_more(self, cells: int, kept: int, failed: int) -> Summary:
+        return Summary(self.folder, self.cells + cells, self.kept + kept, self.failed + failed)
 
-def default_folder(study: Study) -> Path:
-    return Path("runs") / study.name
+
+def default_folder(study: Study, source: Source) -> Path:
+    """Where a study's results go: one that was changed by the command line has a folder of its
+    own."""
+    return Path("runs") / f"{study.name}{changes.suffix(source.changes)}"
 
 
 def run(
@@ -59,11 +69,31 @@ def run(
         require_tensorboard()
     environment_variables()
     with source.named():
-        pairs = plan.make(study)
-    if skip_oom:
-        pairs = prediction.skip_oom(pairs, _target(pairs))
+        pairs = plan.make(study)  # refuses what is wrong before the folder is touched
+
+    def stages(store: Store) -> Iterator[list[Pair]]:
+        for stage in [pairs] if study.tune is None else _tuned_stages(study, store):
+            known = choosing.with_remembered(stage)
+            yield prediction.skip_oom(known, target_of(known)) if skip_oom else known
+
     with Store.alone(folder) as store:
-        return _run(study, source, pairs, store, console, fresh, retry, tensorboard)
+        return _run(study, source, stages, store, console, fresh, retry, tensorboard)
+
+
+def _tuned_stages(study: Study, store: Store) -> Iterator[list[Pair]]:
+    """The parts of the plan of a study that tunes, each of which needs the records of those before
+    it: its sweep, what extends that, and the cells that wait for it."""
+    sweep = Sweep(study)
+    yield sweep.pairs
+    sweep = Sweep(study, read_records(store.folder))
+    if sweep.further:
+        yield [[planned] for planned in sweep.further]
+        sweep = Sweep(study, read_records(store.folder))
+    with_choices = plan.make(study, sweep.choose)
+    if any(planned.waits for pair in with_choices for planned in pair):
+        lost = ", ".join(planned.cell.name for planned in sweep.waiting)
+        raise UserError(f"{store.folder}: the sweep's records can't be read back: {lost}")
+    yield [pair for pair in with_choices if pair[0].cell.workload != SWEEP]
 
 
 def selftest(
@@ -76,13 +106,13 @@ def selftest(
     if not pairs:
         raise UserError(f"study {study.name} has no cell that can be timed on this machine")
     with Store.alone(folder / floor.FOLDER) as store:
-        return _run(study, source, pairs, store, console, fresh, retry=False)
+        return _run(study, source, lambda store: [pairs], store, console, fresh, retry=False)
 
 
 def _run(
     study: Study,
     source: Source,
-    pairs: list[Pair],
+    stages: Callable[[Store], Iterable[list[Pair]]],
     store: Store,
     console: Console,
     fresh: bool,
@@ -90,69 +120,93 @@ def _run(
     tensorboard: bool = False,
 ) -> Summary:
     folder = store.folder
-    files.sweep(folder)
-    files.sweep_scratch()
-    if fresh:
-        with files.guarded(store.records, "set aside"):
-            _say(console, store.clear())
-        files.remove(folder / CHECKPOINTS)  # a new start trains anew
-    for part in store.quarantine():
-        _say(console, f"unreadable part set aside: {part}; its cells run again")
-    _refuse_other_machine(store, pairs)
-    _keep_copy(source, folder)
-    todo = _missing(pairs, store.finished(), retry)
-    cells = sum(map(len, pairs))
-    kept = cells - sum(map(len, todo))
-    if kept:
-        rest = "running the others" if todo else "nothing left to run"
-        _say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
-    every = [planned.cell for pair in pairs for planned in pair]
-    failed = _run_pairs(study, source, store, todo, every, console, tensorboard)
-    return Summary(folder, cells, kept, failed)
+    tidy(store, console, fresh)
+    summary = Summary(folder, 0, 0, 0)
+    for pairs in stages(store):
+        if not summary.cells:
+            refuse_other_machine(store, pairs)
+            keep_copy(source, folder)
+        todo = missing(pairs, store.finished(), retry)
+        cells = sum(map(len, pairs))
+        kept = cells - sum(map(len, todo))
+        if kept:
+            rest = "running the others" if todo else "nothing left to run"
+            say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
+        every = [planned.cell for pair in pairs for planned in pair]
+        failed = _run_pairs(study, source, store, todo, every, console, tensorboard)
+        summary = summary.and_more(cells, kept, failed)
+    return summary
 
 
 def _run_pairs(
     study: Study,
     source: Source,
     store: Store,
-    pairs: list[Pair],
+    todo: list[Pair],
     every: list[Cell],
     console: Console,
     tensorboard: bool,
 ) -> int:
-    if not pairs:
+    """Run pairs, the shortest first; `every` are the cells they are told apart from. Returns how
+    many cells have no measurement."""
+    if not todo:
         return 0
-    seconds = _predicted_seconds(pairs)
-    # The shortest first: what can be known soon is known soon, and what may fail for its size comes
-    # last.
-    pairs = sorted(pairs, key=lambda pair: sum(seconds[p.cell.cell_id] for p in pair))
-    failed = 0
-    with Reporter(console, every, sum(seconds.values())) as reporter:
-        home = plan.devices_of(pairs)[0]
+    seconds = predicted_seconds(todo)
+    total = sum(seconds.values())
+    kept = len(every) - sum(map(len, todo))
+    live = LiveFile(store.folder, Live(study.name, len(every), kept, remaining_s=total))
+    with Reporter(console, every, total, live) as reporter:
+        home = plan.devices_of(todo)[0]
         runner = Runner(
             study.name, new_run_id(), store, home, reporter.turn, source.text, tensorboard
         )
-        for pair in pairs:
-            for cell in runner.run(pair):
-                reporter.finished(cell, seconds[cell.planned.cell.cell_id])
-                failed += cell.status not in OK_STATUSES
+        return measure(runner, shortest_first(todo, seconds), reporter, seconds)
+
+
+def tidy(store: Store, console: Console, fresh: bool) -> None:
+    """Clear away what killed processes left, and, to begin anew, the earlier records."""
+    files.sweep(store.folder)
+    files.sweep_scratch()
+    if fresh:
+        with files.guarded(store.records, "set aside"):
+            say(console, store.clear())
+        files.remove(store.folder / CHECKPOINTS)  # a new start trains anew
+    for part in store.quarantine():
+        say(console, f"unreadable part set aside: {part}; its cells run again")
+
+
+def measure(
+    runner: Runner, pairs: list[Pair], reporter: Reporter, seconds: dict[str, float]
+) -> int:
+    """Run pairs and say what came of each cell; `seconds` are its predicted ones. Returns how many
+    cells have no measurement."""
+    failed = 0
+    for pair in pairs:
+        for cell in runner.run(pair):
+            reporter.finished(cell, seconds.get(cell.planned.cell.cell_id, 0.0))
+            failed += cell.status not in OK_STATUSES
     return failed
 
 
-def _predicted_seconds(pairs: list[Pair]) -> dict[str, float]:
+def shortest_first(pairs: list[Pair], seconds: dict[str, float]) -> list[Pair]:
+    """What can be known soon is known soon, and what may fail for its size comes last."""
+    return sorted(pairs, key=lambda pair: sum(seconds[p.cell.cell_id] for p in pair))
+
+
+def predicted_seconds(pairs: list[Pair]) -> dict[str, float]:
     """Predicted seconds of each cell, for the bar; a guess where the prediction knows none."""
     return {
         planned.cell.cell_id: (found.cell_s or plan.START_S) if found else 0.0
-        for planned, found in prediction.predictions(pairs, _target(pairs))
+        for planned, found in prediction.predictions(pairs, target_of(pairs))
     }
 
 
-def _target(pairs: list[Pair]) -> targets.Target:
+def target_of(pairs: list[Pair]) -> targets.Target:
     dtypes = {planned.cell.dtype for pair in pairs for planned in pair}
     return targets.here(plan.devices_of(pairs)[0], dtypes)
 
 
-def _missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[Pair]:
+def missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[Pair]:
     """What is still to run. Arms that interleave run together or not at all: the blocks of one
     run are no pair to those of another."""
 
@@ -170,10 +224,10 @@ def _missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[P
     return todo
 
 
-def _refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
+def refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
     if not store.finished():
         return
-    taken = set(read_records(store.folder)["machine"])
+    taken = store.machines()
     here = {environment.machine_name(environment.capture(d)) for d in plan.devices_of(pairs)}
     if not taken <= here:
         raise UserError(
@@ -183,10 +237,10 @@ def _refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
         )
 
 
-def _keep_copy(source: Source, folder: Path) -> None:
+def keep_copy(source: Source, folder: Path) -> None:
     files.write_text(folder / "study.yaml", source.text)
 
 
-def _say(console: Console, words: object) -> None:
+def say(console: Console, words: object) -> None:
     if words:
         console.print(str(words), highlight=False, markup=False)

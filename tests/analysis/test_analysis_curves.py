@@ -533,6 +533,17 @@ def test_a_figure_s_caption_has_what_a_reader_of_it_needs():
     assert captions.conditions(frame([failure("retnet", "train", "oom")])) == "Nothing measured"
 
 
+def test_the_caption_says_how_often_trainings_read_their_corpus():
+    rows = small_study()
+    assert "epochs" not in captions.contract_text(frame(rows))
+    scored = next(row for row in rows if row["metric"] == "document_nll_nat")
+    of = scored | {"metric": "epochs", "unit": "epochs", "document": None, "phase": "train"}
+    two = [of | {"value": value, "samples": [value]} for value in (0.254, 3.5)]
+    text = captions.contract_text(frame(rows + two))
+    assert text.endswith("; trained for 0.25 to 3.5 epochs")
+    assert captions.contract_text(frame(rows + two[:1])).endswith("; trained for 0.25 epochs")
+
+
 def test_a_caption_shortens_what_is_long_and_counts_what_is_many():
     """A machine's name of 100,000 characters once took a figure four seconds."""
     rows = [row | {"machine": "x" * 1000, "torch_version": "2.0"} for row in small_study()]
@@ -562,6 +573,16 @@ def test_the_caption_lists_what_is_mixed_and_invents_nothing():
     assert "retnet: kernel not recorded" in text
     assert text.endswith("1 to 2 blocks a cell, 1 of 3 blocks impure")
     assert captions.contract_text(frame([failure("retnet", "train", "oom")])) == "nothing measured"
+
+
+@pytest.mark.parametrize("key", ["kernel", "chunk"])
+def test_a_caption_says_whose_kernel_was_chosen_by_measurement(key):
+    rows = [row | {"cell_json": "{}"} for row in small_study()]
+    for row in rows:
+        if row["arm"] == "retnet":
+            row["cell_json"] = f'{{"{key}":"auto"}}'
+    text = captions.contract_text(frame(rows))
+    assert "retnet: chunkwise (chosen by measurement); transformer: sdpa;" in text
 
 
 def test_records_from_the_store_give_the_same_tables(tmp_path):

@@ -88,7 +88,7 @@ def test_the_crossover_is_marked(drawn: dict[str, Figure]) -> None:
 def test_too_few_sizes_are_joined_by_lines_and_said_to_have_no_fit() -> None:
     figure = FIGURES["fig5"](frame(scored.scaling(sizes=("a", "b"))))
     assert "extrapolated fit" not in legend(figure)
-    assert "2 values of parameters; a fit needs 4" in words(figure)
+    assert "2 values; a fit needs 4" in words(figure)
     assert {c.lines[0].get_linestyle() for c in figure.axes[0].containers} == {"-", "--"}
 
 
@@ -97,6 +97,21 @@ def test_fig5_shows_the_budget_of_most_sizes() -> None:
     figure = FIGURES["fig5"](frame(rows))
     assert "Models trained on 1,000,000 tokens; the records also have 2,000,000." in words(figure)
     assert len(figure.axes[0].containers) == 2
+
+
+def test_fig5_shows_sizes_at_one_number_of_tokens_a_parameter_each_arm_at_its_rate() -> None:
+    """No budget has more than one size; the arms' learning rates are their own at every size."""
+    rates = {"retnet": 1e-3, "transformer": 2e-3}
+    rows = [
+        row | {"n_body_params": int(n_params), "learning_rate": rates[row["arm"]] / n_params}
+        for size, n_params in scored.SIZES.items()
+        for row in scored.scaling(budgets=(round(20 * n_params),), sizes=(size,))
+    ]
+    figure = FIGURES["fig5"](frame(rows))
+    assert "Models trained on 20 tokens for each body parameter." in words(figure)
+    assert "at 20 tokens a parameter: " in words(figure)
+    assert "fit" in legend(figure)
+    assert [len(c.lines[0].get_xdata()) for c in figure.axes[0].containers] == [5, 5]
 
 
 def test_table6_has_a_row_for_each_arm_and_the_paper_s_beside(

@@ -98,6 +98,16 @@ def test_side_by_side_arms_share_the_memory():
     assert [p.fits for _, p in prediction.predictions([alone], target)] == [True, True]
 
 
+def test_trainings_for_quality_have_the_memory_to_themselves():
+    """They run one after another."""
+    pair = [
+        Planned(cell("perplexity", mixer, token_budget=640), QUICK, None)
+        for mixer in ("retention", "attention")
+    ]
+    assert prediction.side_by_side(pair) == 1
+    assert prediction.side_by_side([planned(), planned(mixer="attention")]) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("2.50", "no currency"), ("-1USD", "negative"), ("cheap", "no price"), ("2,5USD", "no price")],
@@ -156,6 +166,19 @@ def test_calibration_is_the_ratio_on_records_of_the_same_machine():
     assert off == pytest.approx(4 / 1.5)
     calibrated = prediction.predict(planned(length=32), TARGET, calibration=found)
     assert calibrated.step_s == pytest.approx(2 * floors[1])
+
+
+def test_a_training_s_own_rate_calibrates_those_like_it():
+    it = cell("perplexity", token_budget=640)
+    floor = rooflines.operator_seconds(
+        footprint(rooflines.step_of(it, it.matched().config, "cpu")), RATES, "eager"
+    )
+    assert floor is not None
+    rate = it.batch * it.length / (3 * floor)
+    row = timed(cell(), rate) | {"cell_json": it.canonical(), "workload": "perplexity"}
+    row |= {"metric": "training_tokens_per_second"}
+    found = calibration.calibrate(pd.DataFrame([row]), TARGET)
+    assert found.factor(it) == pytest.approx(3.0)
 
 
 def test_records_of_another_machine_or_without_times_calibrate_nothing():

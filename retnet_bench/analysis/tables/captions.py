@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 
 from retnet_bench.analysis.tables import rows
@@ -31,6 +33,8 @@ def contract_text(records: pd.DataFrame) -> str:
         f"torch {_list(measured['torch_version'])}",
         _blocks(measured),
         _seeds(measured),
+        _epochs(measured),
+        _tuned(measured),
     ]
     return "; ".join(part for part in parts if part)
 
@@ -47,6 +51,8 @@ def conditions(records: pd.DataFrame) -> str:
         _list(measured.sort_values("n_params")["size"], ordered=True),
         _blocks(measured),
         _seeds(measured),
+        _epochs(measured),
+        _tuned(measured),
     ]
     return "Measured on " + "; ".join(part for part in parts if part)
 
@@ -55,6 +61,32 @@ def _few_kernels(measured: pd.DataFrame) -> list[str]:
     """Which kernels ran; of many groups of arms without the arms, which the tables have."""
     alike = _arms(measured)
     return alike if len(alike) <= MOST_ARMS else [f"kernels {_list(measured['kernel'])}"]
+
+
+def places_text(records: pd.DataFrame) -> str:
+    """On which machines, and nodes of a cluster, the cells were measured; "" for one machine that
+    is no node, which `contract_text` names."""
+    measured = records[records["status"].isin(OK_STATUSES)]
+    cells = measured.drop_duplicates("cell_id", keep="last")
+    cells = cells.assign(node=cells["environment_json"].map(_node))
+    counts = cells.groupby(["machine", "node"]).size().reset_index(name="cells")
+    if len(counts) < 2 and not cells["node"].any():
+        return ""
+    places = [
+        f"{row.cells} on "
+        + (f"{quoted(row.node)} ({quoted(row.machine)})" if row.node else quoted(row.machine))
+        for row in counts.itertuples()
+    ]
+    return f"cells ran: {', '.join(places)}"
+
+
+def _node(environment_json: object) -> str:
+    """The node of a scheduler that a cell's job had; "" where it was no job."""
+    if not isinstance(environment_json, str) or '"job"' not in environment_json:
+        return ""
+    job = json.loads(environment_json).get("job")
+    node = job.get("node") if isinstance(job, dict) else None
+    return node if isinstance(node, str) else ""
 
 
 def _list(column: pd.Series, ordered: bool = False) -> str:
@@ -76,7 +108,13 @@ def _arms(measured: pd.DataFrame) -> list[str]:
 
 def _kernels(cell: pd.DataFrame) -> str:
     dispatched = _list(cell["kernel_dispatched"])
-    return f"kernel {dispatched}" if dispatched == "not recorded" else dispatched
+    words = f"kernel {dispatched}" if dispatched == "not recorded" else dispatched
+    return words + _CHOSEN * bool(cell["cell_json"].astype(str).str.contains(_OPEN).any())
+
+
+_OPEN = r'"(?:kernel|chunk)": ?"auto"'
+"""In a cell's JSON, where its kernel or chunk was left open."""
+_CHOSEN = " (chosen by measurement)"
 
 
 def _matched(measured: pd.DataFrame) -> str:
@@ -108,6 +146,27 @@ def _seeds(measured: pd.DataFrame) -> str:
         of_documents = bool(measured["metric"].str.startswith("document_").any())
         return "one seed" + " (perplexity's intervals are of documents only)" * of_documents
     return f"{_range(counts.clip(lower=1))} seeds a point"
+
+
+def _epochs(measured: pd.DataFrame) -> str:
+    """How often the trainings read their corpus, where that is recorded."""
+    epochs = measured.loc[measured["metric"] == "epochs", "value"].dropna()
+    if epochs.empty:
+        return ""
+    low, high = (f"{value:.2g}" for value in (epochs.min(), epochs.max()))
+    return f"trained for {low if low == high else f'{low} to {high}'} epochs"
+
+
+def _tuned(measured: pd.DataFrame) -> str:
+    """Which learning rates the arms have from their own sweeps."""
+    chosen = measured[measured["metric"] == "chosen_learning_rate"]
+    if chosen.empty:
+        return ""
+    arms = (
+        f"{arm} {' to '.join(f'{rate:g}' for rate in sorted({of.min(), of.max()}))}"
+        for arm, of in chosen.groupby("arm")["value"]
+    )
+    return f"each arm's learning rate from its own sweep, by other documents: {', '.join(arms)}"
 
 
 def _range(counts: pd.Series) -> str:

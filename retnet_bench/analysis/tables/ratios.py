@@ -173,7 +173,7 @@ def _apart(
 
 def perplexity_ratios(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:
     """A row per contract but the seed: seeds replicate a pair, documents pair its arms."""
-    documents = rows.documents(records)
+    documents = rows.in_common(rows.documents(records))
     chosen = documents[documents["arm"].isin([a, b])]
     contract = [name for name in (*rows.PAIR_KEYS, "context") if name != "seed"]
     for _, pair in chosen.groupby(contract, dropna=False):
@@ -186,6 +186,20 @@ def perplexity_ratios(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[st
             row["phase"] = pair["context"].iloc[0]
             seeds = min(len(side.nll) for side in scores)
             yield row if seeds > 1 else row | {"verdict": f"{row['verdict']} (one seed)"}
+    yield from _elsewhere(chosen, a, b, [name for name in contract if name != "machine"])
+
+
+def _elsewhere(
+    documents: pd.DataFrame, a: str, b: str, contract: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Contracts whose arms were scored, but on no machine both."""
+    for _, pair in documents.groupby(contract, dropna=False):
+        on = [set(pair.loc[pair["arm"] == arm, "machine"]) for arm in (a, b)]
+        if all(on) and not on[0] & on[1]:
+            names = [f"{arm} on {' and '.join(sorted(where))}" for arm, where in zip((a, b), on)]
+            row = _row(pair, "perplexity_per_byte", a, b, UNKNOWN)
+            words = f"no comparison: the arms ran on unlike machines, {', '.join(names)}"
+            yield row | {"phase": pair["context"].iloc[0], "verdict": words}
 
 
 def _lost(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from retnet_bench.base import UserError
-from retnet_bench.study.plan import Planned
+
+if TYPE_CHECKING:
+    from retnet_bench.study.plan import Planned
 
 SERVER_START_S = 120.0
 """What a new server may take for its imports before it forks the first worker."""

@@ -1,0 +1,369 @@
+"use strict";
+// The page's own script: filters, legends, charts, sorting and the download. Text from records is
+// only ever set as textContent, as an attribute, or as data of a chart.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const names = data.arms.map((arm) => arm.name);
+  const hidden = new Set();
+  const form = document.getElementById("filters");
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+  const made = (tag, fields = {}, ...children) => {
+    const element = Object.assign(document.createElement(tag), fields);
+    element.append(...children);
+    return element;
+  };
+
+  // --- what is chosen -----------------------------------------------------------------------
+  const chosen = () =>
+    Object.fromEntries(all("select", form).map((select) => [select.name, select.value]));
+
+  const fits = (keys, wanted, others = []) =>
+    [keys.arm, ...others].every((arm) => !hidden.has(arm)) &&
+    Object.entries(wanted).every(
+      ([key, value]) => !value || keys[key] === undefined || keys[key] === value);
+
+  // --- the legend ---------------------------------------------------------------------------
+  const SVG = "http://www.w3.org/2000/svg";
+  const MARKS = {
+    circle: "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",
+    square: "M-.9,-.9H.9V.9H-.9Z",
+    diamond: "M0,-1.1L1.1,0L0,1.1L-1.1,0Z",
+    "triangle-up": "M0,-1L1,.9L-1,.9Z",
+    "triangle-down": "M0,1L1,-.9L-1,-.9Z",
+    "triangle-left": "M-1,0L.9,-1L.9,1Z",
+    "triangle-right": "M1,0L-.9,-1L-.9,1Z",
+    cross: "M-.35,-1H.35V-.35H1V.35H.35V1H-.35V.35H-1V-.35H-.35Z",
+  };
+  const drawn = (tag, attributes) => {
+    const element = document.createElementNS(SVG, tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    return element;
+  };
+  const swatch = (arm, index) => {
+    const color = `var(--arm-${index})`;
+    const svg = drawn("svg", { width: 30, height: 12, viewBox: "-15 -6 30 12", "aria-hidden": "true" });
+    svg.append(
+      drawn("path", { d: "M-15,0H15", stroke: color, "stroke-width": 2, "stroke-dasharray": arm.dash.join(" ") }),
+      drawn("path", { d: MARKS[arm.shape] || arm.shape, fill: color, transform: "scale(4.5)" }));
+    return svg;
+  };
+  const legend = (arms) =>
+    arms.map((name) => {
+      const index = names.indexOf(name);
+      const button = made("button", { type: "button", className: "arm" }, swatch(data.arms[index], index), name);
+      button.dataset.arm = name;
+      button.setAttribute("aria-pressed", String(!hidden.has(name)));
+      button.addEventListener("click", () => {
+        hidden.has(name) ? hidden.delete(name) : hidden.add(name);
+        refresh();
+      });
+      return button;
+    });
+
+  // --- charts -------------------------------------------------------------------------------
+  const unique = (values) => [...new Set(values)];
+  const scales = () => ({
+    color: { domain: names, range: names.map((_, i) => `var(--arm-${i})`) },
+    shape: { domain: names, range: data.arms.map((arm) => arm.shape) },
+    dash: { domain: names, range: data.arms.map((arm) => arm.dash) },
+  });
+  const looks = {
+    background: null,
+    font: "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif",
+    view: { stroke: null },
+    axis: {
+      labelColor: "var(--soft)", titleColor: "var(--ink)", gridColor: "var(--line)", domainColor: "var(--soft)",
+      tickColor: "var(--soft)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: 400, titlePadding: 8,
+    },
+  };
+
+  const told = (point, chart) =>
+    [
+      [point.arm, point.variant, data.sides.length > 1 ? point.results : ""].filter(Boolean).join(", "),
+      point.y === null ? `${point.status}: ${point.reason}` : `${point.text}`,
+      chart.kind === "rows" ? "" : `${chart.xLabel}: ${point.name || point.at}`,
+      point.y === null ? "" : `${point.n} ${chart.counted}; ${point.status}${point.reason ? ": " + point.reason : ""}`,
+    ].filter(Boolean).join("\n");
+
+  /** The points that are shown now, with what a mark of Vega needs beside. */
+  const shownPoints = (chart) => {
+    const wanted = chosen();
+    for (const [key, value] of Object.entries(chart.narrowed)) wanted[key] ||= value;
+    const { results, ...rest } = wanted;
+    const points = chart.points.filter((p) => fits(p.keys, rest) && (!results || p.results === results));
+    const several = unique(points.map((p) => p.results)).length > 1;
+    const series = (p) => [p.arm, p.variant, p.results].join("\u0000");
+    const variants = unique(points.map((p) => p.variant + "\u0000" + p.results));
+    return points.map((p) => ({
+      ...p,
+      series: series(p),
+      shade: 1 - 0.55 * (1 - (variants.indexOf(p.variant + "\u0000" + p.results) + 1) / variants.length),
+      end: [variants.length > 1 ? p.variant : "", several ? p.results : ""].filter(Boolean).join(", "),
+      tip: told(p, chart),
+      label: `${p.arm} ${p.variant} ${chart.xLabel} ${p.name || p.at}: ${p.y === null ? p.status : p.text}`,
+    }));
+  };
+
+  const HEIGHT = 270;
+  const AXIS = 45; // what the x axis takes of it
+  const LINE = 13;
+  /** The ends of the y axis: all points, and their intervals as far as those are not much longer. */
+  const domainOf = (points, fromZero, log) => {
+    const to = log ? Math.log : (v) => v;
+    const back = log ? Math.exp : (v) => v;
+    const middles = points.map((p) => to(p.y));
+    if (!middles.length) return log ? [1, 10] : [0, 1];
+    const [least, most] = [Math.min(...middles), Math.max(...middles)];
+    const reach = Math.max((most - least) / 2, log ? Math.log(1.3) : Math.abs(back(most)) / 20);
+    const ends = points.flatMap((p) => [p.low, p.high]).filter((v) => v !== null && !(log && v <= 0)).map(to)
+      .map((v) => Math.min(Math.max(v, least - reach), most + reach));
+    let [low, high] = [Math.min(least, ...ends), Math.max(most, ...ends)];
+    const room = 0.05 * (high - low) || (log ? 0.2 : Math.abs(high) / 10 || 1);
+    [low, high] = [low - room, high + room];
+    if (fromZero && !log) low = Math.min(0, least);
+    return [back(low), back(high)];
+  };
+  /** Ticks of a logarithmic axis: 1, 2 and 5 of each decade, or more where it spans less than one. */
+  const logTicks = ([low, high]) => {
+    const steps = high < 8 * low ? [1, 1.5, 2, 3, 4, 5, 6, 8] : [1, 2, 5];
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+      found.push(...steps.map((step) => step * 10 ** power).filter((v) => v >= low && v <= high));
+    }
+    return found;
+  };
+
+  /** The last point of each series that needs a name, with the height of the name: names that would
+      lie on one another are moved apart. */
+  const named = (points, domain, log) => {
+    const last = new Map();
+    for (const p of points) if (!last.has(p.series) || last.get(p.series).x < p.x) last.set(p.series, p);
+    const ends = [...last.values()].filter((p) => p.end).sort((a, b) => a.y - b.y);
+    if (!ends.length) return [];
+    const to = log ? Math.log : (v) => v;
+    const back = log ? Math.exp : (v) => v;
+    const [low, high] = domain.map(to);
+    const scale = (HEIGHT - AXIS) / (high - low);
+    const heights = ends.map((p) => (to(p.y) - low) * scale);
+    for (let i = 1; i < heights.length; i++) heights[i] = Math.max(heights[i], heights[i - 1] + LINE);
+    const over = heights.at(-1) - (HEIGHT - AXIS);
+    for (let i = heights.length - 1, most = heights.at(-1) - Math.max(over, 0); i >= 0; i--) {
+      heights[i] = Math.min(heights[i], most);
+      most = heights[i] - LINE;
+    }
+    return ends.map((p, i) => ({ ...p, y: back(heights[i] / scale + low) }));
+  };
+
+  const spec = (chart, points, log) => {
+    const { color, shape, dash } = scales();
+    const measured = points.filter((p) => p.y !== null && !(log.y && p.y <= 0));
+    const failed = points.filter((p) => p.y === null);
+    const c = { field: "arm", type: "nominal", scale: color, legend: null };
+    const s = { field: "arm", type: "nominal", scale: shape, legend: null };
+    const d = { field: "arm", type: "nominal", scale: dash, legend: null };
+    const tip = { tooltip: { field: "tip" }, description: { field: "label" } };
+    const pale = { field: "shade", type: "quantitative", scale: null };
+    const base = { $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: "container", config: looks,
+      autosize: { type: "fit", contains: "padding" },
+      description: `${chart.title}: ${chart.yLabel} by ${chart.xLabel || "arm"}; ${measured.length} points. The tables below have the same numbers.` };
+    if (chart.kind === "rows") {
+      const arms = unique(measured.concat(failed).sort((a, b) => (a.y ?? 1e99) - (b.y ?? 1e99)).map((p) => p.arm));
+      const y = { field: "arm", type: "nominal", sort: arms, title: null, axis: { grid: true, domain: false, labelLimit: 140 } };
+      const x = { field: "y", type: "quantitative", title: chart.yLabel, scale: { zero: true, nice: true } };
+      return { ...base, height: { step: 30 }, layer: [
+        { data: { values: [{ v: 0 }] }, mark: { type: "rule", color: "var(--soft)" }, encoding: { x: { datum: 0 } } },
+        { data: { values: measured.filter((p) => p.low !== null) }, mark: { type: "rule", strokeWidth: 2, aria: false },
+          encoding: { y, x: { ...x, field: "low" }, x2: { field: "high" }, color: c } },
+        { data: { values: measured }, mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { y, x, color: c, shape: s, ...tip } },
+        { data: { values: failed }, mark: { type: "point", filled: false, size: 80 }, encoding: { y, x: { value: 8 }, color: c, ...tip } },
+      ] };
+    }
+    const at = unique(points.map((p) => p.x)).filter((v) => v !== null).sort((a, b) => a - b);
+    const ticks = at.length <= 9 ? at : null;
+    const sizes = Object.fromEntries(points.filter((p) => p.name).map((p) => [String(p.x), p.name]));
+    const xAxis = { title: chart.xLabel, labelOverlap: "greedy", labelFlush: false, grid: false, format: ",.6~r" };
+    if (ticks) xAxis.values = ticks;
+    if (Object.keys(sizes).length) xAxis.labelExpr = `${JSON.stringify(sizes)}['' + datum.value]`;
+    const x = { field: "x", type: "quantitative", axis: xAxis, scale: log.x ? { type: "log", nice: false } : { zero: false, nice: !ticks } };
+    const domain = domainOf(measured, chart.fromZero, log.y);
+    const yScale = { type: log.y ? "log" : "linear", domain, nice: false, zero: false };
+    const yAxis = { title: chart.yLabel, format: ",.3~r", tickCount: 6, labelOverlap: true, labelFlush: false };
+    if (log.y) yAxis.values = logTicks(domain);
+    const y = { field: "y", type: "quantitative", scale: yScale, axis: yAxis };
+    const bars = measured.filter((p) => p.low !== null && p.high !== null && !(log.y && p.low <= 0));
+    const ends = named(measured, domain, log.y);
+    const layer = [];
+    if (chart.kind === "band") {
+      layer.push({ data: { values: bars }, mark: { type: "area", opacity: 0.2, aria: false, clip: true },
+        encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: c, detail: { field: "series" } } });
+    } else {
+      const bar = { color: c, opacity: pale };
+      layer.push({ data: { values: bars }, mark: { type: "rule", strokeWidth: 1.5, aria: false, clip: true },
+        encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, ...bar } });
+      for (const end of ["low", "high"]) {
+        layer.push({ data: { values: bars }, mark: { type: "tick", orient: "horizontal", size: 7, thickness: 1.5, aria: false, clip: true },
+          encoding: { x, y: { ...y, field: end }, ...bar } });
+      }
+    }
+    layer.push({ data: { values: measured }, mark: { type: "line", strokeWidth: chart.kind === "band" ? 1.5 : 2, aria: false },
+      encoding: { x, y, color: c, strokeDash: d, detail: { field: "series" }, opacity: pale } });
+    layer.push({ data: { values: measured }, mark: { type: "point", filled: true, size: chart.kind === "band" ? 18 : 60, aria: chart.kind !== "band" },
+      encoding: { x, y, color: c, shape: s, opacity: pale, ...tip } });
+    layer.push({ data: { values: ends }, mark: { type: "text", align: "left", dx: 8, fontSize: 11, aria: false },
+      encoding: { x, y, color: c, text: { field: "end" } } });
+    if (failed.length) {
+      layer.push({ data: { values: failed }, mark: { type: "point", filled: false, size: 80, strokeWidth: 1.8 },
+        encoding: { x, y: { value: 8 }, color: c, shape: s, ...tip } });
+      layer.push({ data: { values: failed }, mark: { type: "text", angle: 90, align: "left", dx: 9, fontSize: 10, aria: false, fill: "var(--soft)" },
+        encoding: { x, y: { value: 8 }, text: { field: "status" } } });
+    }
+    return { ...base, height: HEIGHT, padding: { left: 4, top: 6, bottom: 4, right: ends.length ? 12 : 6 }, layer };
+  };
+
+  const tip = made("div", { id: "tip", hidden: true });
+  tip.setAttribute("role", "tooltip");
+  document.body.append(tip);
+  const pointAt = (_, event, __, value) => {
+    const words = value && value.tip !== undefined ? value.tip : value;
+    tip.hidden = words === null || words === undefined || words === "";
+    if (tip.hidden) return;
+    tip.textContent = String(words);
+    const room = document.documentElement.clientWidth - tip.offsetWidth - 8;
+    tip.style.setProperty("left", `${Math.max(4, Math.min(event.clientX + 12, room))}px`);
+    tip.style.setProperty("top", `${Math.max(4, event.clientY - tip.offsetHeight - 12)}px`);
+  };
+
+  class ChartView {
+    constructor(chart) {
+      this.chart = chart;
+      this.log = { x: chart.logX, y: chart.logY };
+      this.arms = names.filter((name) => chart.points.some((p) => p.arm === name));
+      this.legend = made("div", { className: "tools" });
+      this.legend.setAttribute("role", "group");
+      this.legend.setAttribute("aria-label", `Arms of ${chart.title}: press to hide or show`);
+      this.plot = made("div", { className: "plot" });
+      this.caption = made("figcaption");
+      const scales = made("div", { className: "tools" }, ...(chart.kind === "rows" ? [] : ["x", "y"]).map((axis) => this.toggle(axis)));
+      const title = made("h3", { textContent: chart.title });
+      this.figure = made("figure", {}, title, this.legend, this.plot, scales, this.caption);
+      this.figure.dataset.figure = chart.name;
+      this.view = null;
+      this.turn = 0;
+    }
+    toggle(axis) {
+      const button = made("button", { type: "button", className: "quiet" });
+      const say = () => {
+        button.textContent = `${axis}: ${this.log[axis] ? "logarithmic" : "linear"}`;
+        button.setAttribute("aria-label", `${this.chart.title}, ${axis} axis: ${this.log[axis] ? "logarithmic" : "linear"}`);
+      };
+      button.addEventListener("click", () => { this.log[axis] = !this.log[axis]; say(); this.draw(); });
+      say();
+      return button;
+    }
+    async draw() {
+      const turn = ++this.turn;
+      const points = shownPoints(this.chart);
+      this.legend.replaceChildren(...legend(this.arms));
+      const narrowed = Object.entries(this.chart.narrowed).filter(([key]) => !chosen()[key]);
+      const lost = points.filter((p) => p.y === null).length;
+      this.caption.textContent = [
+        narrowed.length ? `Shown: ${narrowed.map(([k, v]) => `${k.replace("_", " ")} ${v}`).join(", ")}; choose others above.` : "",
+        lost ? `${lost} failed cells: open markers.` : "",
+      ].filter(Boolean).join(" ");
+      this.figure.dataset.points = points.length;
+      if (!points.length) {
+        if (this.view) this.view.finalize();
+        this.view = null;
+        this.plot.replaceChildren(made("p", { className: "note", textContent: "No points for this choice." }));
+        return;
+      }
+      const result = await vegaEmbed(this.plot, spec(this.chart, points, this.log), {
+        renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: pointAt });
+      if (turn !== this.turn) { result.finalize(); return; }
+      if (this.view) this.view.finalize();
+      this.view = result.view;
+    }
+  }
+  const views = data.charts.map((chart) => new ChartView(chart));
+  document.getElementById("charts").append(...views.map((view) => view.figure));
+  if (!views.length) document.getElementById("charts").append(made("p", { textContent: "These records hold nothing that is drawn as a curve." }));
+
+  // --- tables -------------------------------------------------------------------------------
+  const rows = all("tr[data-keys]").map((row) => {
+    const { others, ...keys } = JSON.parse(row.dataset.keys);
+    return { row, keys, others: others || [] };
+  });
+  const filterTables = () => {
+    const { results, ...wanted } = chosen();
+    for (const { row, keys, others } of rows) row.hidden = !fits(keys, wanted, others);
+    for (const part of all("[data-results]")) part.hidden = Boolean(results) && part.dataset.results !== results;
+    for (const table of all(".table")) {
+      const lines = all("tbody tr", table);
+      const left = lines.filter((row) => !row.hidden).length;
+      table.querySelector(".count").textContent = left < lines.length ? `${left} of ${lines.length} rows` : "";
+    }
+    const left = rows.filter(({ row }) => !row.hidden).length;
+    form.querySelector(".matches").textContent = `${left} of ${rows.length} rows`;
+  };
+  const SUFFIX = { k: 1e3, M: 1e6, B: 1e9 };
+  const number = (text) => {
+    const found = /^\s*([-+]?[\d,]*\.?\d+(?:e[-+]?\d+)?)([kMB])?\b/i.exec(text);
+    return found ? Number(found[1].replaceAll(",", "")) * (SUFFIX[found[2]] || 1) : NaN;
+  };
+  const compare = (a, b) => {
+    const [x, y] = [number(a), number(b)];
+    if (Number.isNaN(x) && Number.isNaN(y)) return a.localeCompare(b, "en", { numeric: true });
+    return Number.isNaN(x) ? 1 : Number.isNaN(y) ? -1 : x - y;
+  };
+  for (const head of all("th[aria-sort]")) {
+    head.querySelector("button").addEventListener("click", () => {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      for (const other of head.parentNode.children) other.setAttribute("aria-sort", "none");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const body = head.closest("table").tBodies[0];
+      const text = (row) => row.cells[head.cellIndex].textContent;
+      body.append(...[...body.rows].sort((a, b) => (up ? 1 : -1) * compare(text(a), text(b))));
+    });
+  }
+
+  // --- download, theme, start ---------------------------------------------------------------
+  for (const button of all("button.download")) {
+    button.addEventListener("click", () => {
+      const text = atob(document.getElementById(button.dataset.from).textContent.trim());
+      const bytes = Uint8Array.from(text, (char) => char.charCodeAt(0));
+      const link = made("a", { href: URL.createObjectURL(new Blob([bytes])), download: button.dataset.name });
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+    });
+  }
+  const theme = document.getElementById("theme");
+  const setTheme = (dark) => {
+    document.documentElement.dataset.theme = dark ? "dark" : "light";
+    theme.textContent = dark ? "Light" : "Dark";
+    theme.setAttribute("aria-label", `Use the ${dark ? "light" : "dark"} theme`);
+  };
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  setTheme(system.matches);
+  system.addEventListener("change", (event) => setTheme(event.matches));
+  theme.hidden = false;
+  theme.addEventListener("click", () => setTheme(document.documentElement.dataset.theme !== "dark"));
+
+  function refresh() {
+    const focused = document.activeElement;
+    const within = focused && focused.closest("figure, .arms");
+    form.querySelector(".arms").replaceChildren(...legend(names));
+    filterTables();
+    const done = Promise.all(views.map((view) => view.draw()));
+    if (focused && focused.dataset.arm && within) {
+      const again = all("button.arm", within).find((b) => b.dataset.arm === focused.dataset.arm);
+      if (again) again.focus();
+    }
+    document.documentElement.dataset.ready = "false";
+    return done.then(() => { document.documentElement.dataset.ready = "true"; });
+  }
+  form.hidden = false;
+  form.addEventListener("change", refresh);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("reset", () => { hidden.clear(); setTimeout(refresh); });
+  refresh();
+})();

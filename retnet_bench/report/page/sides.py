@@ -1,0 +1,97 @@
+"""What stands side by side on a page: the results folders, each read by itself and never mixed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from retnet_bench import yaml_file
+from retnet_bench.analysis.tables import baselines
+from retnet_bench.analysis.tables.floor import Floors, read_floors
+from retnet_bench.analysis.verdicts import claims, judging
+from retnet_bench.analysis.verdicts.judging import Finding
+from retnet_bench.base import UserError, printable
+from retnet_bench.results import lock
+from retnet_bench.results.store import read_records
+
+MOST = 12
+"""Results of one page: each has a column of its own in people's heads."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One results folder."""
+
+    label: str
+    """Its name on the page: the folder's, with as much of the way to it as tells it apart."""
+    path: Path
+    records: pd.DataFrame
+    findings: list[Finding]
+    floors: Floors
+    question: str
+    figures: list[str]
+    """The figures that its study ends in."""
+    yaml: str
+    """The study's text; empty where no study.yaml stands beside the records."""
+    is_written: bool
+    """Whether another process is writing to the folder now."""
+
+    @property
+    def study(self) -> str:
+        return ", ".join(sorted(self.records["study"].unique()))
+
+
+def read(paths: Sequence[Path]) -> list[Side]:
+    """A side per path, in order. UserError for a path without records, one that is named twice,
+    and more than MOST."""
+    if len(paths) > MOST:
+        raise UserError(f"{len(paths)} results are too many for one page: give {MOST} at most")
+    twice = [path for path, n in Counter(path.resolve() for path in paths).items() if n > 1]
+    if twice:
+        raise UserError(f"{printable(twice[0])} is named twice: each results folder once")
+    return [_side(path, label) for path, label in zip(paths, labels(paths), strict=True)]
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """The least of the end of each path that tells it from the others: `a/x`, `b/x`."""
+    parts = [path.resolve().parts for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        found = ["/".join(part[-depth:]) for part in parts]
+        if len(set(found)) == len(found):
+            break
+    return found
+
+
+def _side(path: Path, label: str) -> Side:
+    folder = path if path.is_dir() else path.parent
+    is_written = path.is_dir() and lock.is_held(path / lock.NAME)
+    own = claims.beside(path)  # all that may be refused, first
+    records = baselines.as_studies_say(read_records(path), [path])
+    file = folder / "study.yaml"
+    text = yaml_file.read(file) if file.is_file() else ""
+    study = yaml_file.parse(text, file) if text else {}
+    study = study if isinstance(study, dict) else {}
+    return Side(
+        label=label,
+        path=path,
+        records=records,
+        findings=judging.evaluate(records, own),
+        floors=read_floors(path, set(records["fingerprint"])),
+        question=_text(study.get("question")),
+        figures=_names(study.get("figures")),
+        yaml=text,
+        is_written=is_written,
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _names(value: Any) -> list[str]:
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []

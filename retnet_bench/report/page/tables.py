@@ -1,0 +1,95 @@
+"""The tables of `show` as rows of the page, each with what it can be filtered by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.table import Table as RichTable
+
+from retnet_bench.report import card
+from retnet_bench.report.page.keys import NAMES, Cells
+from retnet_bench.report.page.sides import Side
+from retnet_bench.report.tables import by_workload
+from retnet_bench.results.schema import METRICS
+from retnet_bench.results.store import of_latest_runs
+
+_RATIO = " / "
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+    is_number: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    cells: list[str]
+    keys: dict[str, str] = field(default_factory=dict)
+    """What the row can be filtered by."""
+    others: list[str] = field(default_factory=list)
+    """The arms that it compares its own with."""
+
+    @property
+    def json(self) -> str:
+        return json.dumps({**self.keys, **({"others": self.others} if self.others else {})})
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    columns: list[Column]
+    rows: list[Row]
+    caption: str = ""
+
+
+def tables(side: Side) -> Iterator[Table]:
+    """Every table that `show` prints of one results folder."""
+    cells = Cells(side.records)
+    for workload, table in by_workload(side.records, side.floors):
+        yield _table(table, workload, cells)
+
+
+def _table(table: RichTable, workload: str, cells: Cells) -> Table:
+    columns = [Column(str(c.header), c.justify == "right") for c in table.columns]
+    texts = zip(*(map(str, column.cells) for column in table.columns), strict=True)
+    names = [column.name for column in columns]
+    rows = [_row(list(row), names, workload, cells) for row in texts]
+    return Table(str(table.title), columns, rows, str(table.caption or ""))
+
+
+def _row(texts: list[str], names: Sequence[str], workload: str, cells: Cells) -> Row:
+    said = {name.replace(" ", "_"): text for name, text in zip(names, texts, strict=True)}
+    arm, *others = said.get("arms", "").split(_RATIO)
+    if arm:
+        said["arm"] = arm
+    metric = METRICS.get(said.get("metric", ""))
+    said["workload"] = said.get("workload") or workload or (metric.workload if metric else "")
+    known = cells.keys({name: said.get(name, "") for name in NAMES})
+    return Row(texts, known, others)
+
+
+def failures(side: Side) -> Table | None:
+    """Every cell that was not measured, with its reason and the end of its stderr; and readings
+    that are unavailable, once for each reason."""
+    latest = of_latest_runs(side.records)
+    lost = latest[latest["metric"] == "outcome"]
+    names = ["workload", "arm", "size", "length", "batch", "status", "reason", "stderr_tail"]
+    cells = Cells(side.records)
+    rows = [_row(_plain(row), names, "", cells) for row in lost[names].itertuples(index=False)]
+    columns = [Column("end of stderr" if n == "stderr_tail" else n, False) for n in names]
+    return Table("Not measured", columns, rows) if rows else None
+
+
+def _plain(row: Sequence[Any]) -> list[str]:
+    return ["" if value is None or value != value else str(value) for value in row]
+
+
+def claims(side: Side) -> Table | None:
+    """The card of claims: the paper beside ours, and why the two may differ."""
+    columns = [Column(name, False) for name in card.COLUMNS]
+    rows = [Row(list(card.cells(finding))) for finding in side.findings]
+    return Table(card.TITLE, columns, rows, card.NOTE) if rows else None

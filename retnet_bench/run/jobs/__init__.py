@@ -1,0 +1,1 @@
+"""Pairs as jobs, of this machine or of Slurm; launchers/ starts the workers of a pair."""

@@ -1,0 +1,381 @@
+"""Pairs as jobs: options, states, who may write, and a study run as jobs of this machine."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from fakes import cells
+from rich.console import Console
+
+from retnet_bench.base import UserError
+from retnet_bench.catalogue.jobs import status_parts
+from retnet_bench.results import lock
+from retnet_bench.run.jobs import job as jobs_module
+from retnet_bench.run.jobs import local, options, slurm, states, sweep
+from retnet_bench.run.jobs.book import Book, Job, Outcome
+from retnet_bench.study import study as studies
+
+TREE = Path(__file__).parents[2]
+
+
+# --- options --------------------------------------------------------------------------------------
+
+
+def test_options_are_read_from_a_line_and_from_a_file_alike(tmp_path):
+    line = options.read("partition=gpu,gpus_per_node=2,time=1-02:30:10,nodelist=n[1,3],mem=16G")
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "partition: gpu\ngpus_per_node: 2\ntime: '1-02:30:10'\nnodelist: 'n[1,3]'\nmem: 16G\n"
+    )
+    assert line == options.read(str(file))
+    assert (line.partition, line.gpus_per_node, line.nodelist) == ("gpu", 2, "n[1,3]")
+    assert line.time == 26 * 60 + 31
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"),
+    [("90", 90), ("90:00", 90), ("1:30:00", 90), ("2-0", 2880), ("0:00:01", 1), ("1-1:5", 1505)],
+)
+def test_times_are_slurms(text, minutes):
+    assert options.read(f"time={text}").time == minutes
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("partitoin=gpu", '--slurm: unknown key "partitoin"; did you mean "partition"?'),
+        ("partition", "--slurm: 'partition' is no key=value; give partition=...,time=... or"),
+        ("time=soon", "--slurm: time: must be minutes, H:MM:SS or D-HH:MM:SS"),
+        ("time=0", "--slurm: time: must be minutes"),
+        ("gpus_per_node=two", "--slurm: gpus_per_node: input should be a valid integer"),
+        ("gpus_per_node=0", "--slurm: gpus_per_node: input should be greater than 0, not 0"),
+        ("mem=lots", "--slurm: mem: must be a number and K, M, G or T, such as 16G, not 'lots'"),
+        ("exclusive=2", "--slurm: exclusive: input should be a valid boolean"),
+        ("qos=a,qos=b", "--slurm: qos stands twice"),
+        ("none.yaml", "--slurm: there is no file none.yaml"),
+    ],
+)
+def test_a_wrong_option_is_one_line(given, words):
+    with pytest.raises(UserError) as caught:
+        options.read(given)
+    assert str(caught.value).startswith(words)
+    assert "\n" not in str(caught.value)
+
+
+NO = {"fresh": False, "retry": False, "skip_oom": False, "tensorboard": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((None, 2, None, False), "--jobs goes with --on local or --on slurm, which is missing"),
+        ((None, None, "time=1", False), "--slurm goes with --on"),
+        ((None, None, None, True), "--wait goes with --on"),
+        (("slrum", None, None, False), '--on: "slrum" is no place to run jobs; did you mean "slu'),
+        (("local", None, "time=1", False), "--slurm goes with --on slurm, not with --on local"),
+    ],
+)
+def test_options_that_do_not_go_together_are_one_line(given, words):
+    with pytest.raises(UserError) as caught:
+        sweep.asked(*given, **NO)
+    assert str(caught.value).startswith(words)
+
+
+def test_without_a_place_there_are_no_jobs():
+    assert sweep.asked(None, None, None, False, **NO) is None
+
+
+# --- which cores ----------------------------------------------------------------------------------
+
+
+def job(key: str = "a", **changes) -> Job:
+    made = Job(key, 0, f"pair {key}", ("1", "2"), False, 1, "study.yaml")
+    return replace(made, **changes)
+
+
+def running(*taken: int, timed: bool = False) -> local._Running:
+    return local._Running([job(timed=timed)], list(taken), None, None)
+
+
+def test_jobs_get_cores_of_their_own_and_timed_ones_the_machine():
+    cores_for = local._cores_for
+    assert cores_for([job()], [], [0, 1], 2) == [0]
+    assert cores_for([job()], [running(0)], [0, 1], 2) == [1]
+    assert cores_for([job()], [running(0), running(1)], [0, 1], 4) is None, "no core is left"
+    assert cores_for([job(threads=2)], [running(0)], [0, 1], 2) is None
+    assert cores_for([job()], [running(0)], [0, 1], 1) is None, "at most one at once"
+    assert cores_for([job(timed=True)], [running(0)], [0, 1], 2) is None
+    assert cores_for([job(timed=True)], [], [0, 1], 2) == [], "all of them"
+    assert cores_for([job()], [running(timed=True)], [0, 1], 2) is None
+    assert cores_for([job()], [running()], None, 2) is None, "cores can't be told apart"
+
+
+# --- a study as jobs of this machine --------------------------------------------------------------
+
+
+def content() -> dict:
+    return cells.study(
+        workloads=[
+            {"workload": "train", "axes": {"length": [16]}},
+            {
+                "workload": "perplexity",
+                "axes": {"seed": [0, 1]},
+                "fixed": {
+                    "corpus": "sotu",
+                    "tokenizer": "byte",
+                    "length": 32,
+                    "token_budget": 2048,
+                    "documents": 1,
+                },
+            },
+        ]
+    )
+
+
+def started(tmp_path: Path, *options: str, **more) -> subprocess.Popen[str]:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content() | more, sort_keys=False))
+    command = [sys.executable, "-m", "retnet_bench", "run", "tiny.yaml", "--out", "out"]
+    return subprocess.Popen(
+        [*command, "--no-plot", "--on", "local", *options],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(TREE)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, str]:
+    """The folder of a study that two jobs at once have run, and what was printed."""
+    tmp_path = tmp_path_factory.mktemp("jobs")
+    run = started(tmp_path, "--jobs", "2")
+    said, errors = run.communicate(timeout=250)
+    assert run.returncode == 0, said + errors
+    return tmp_path / "out", said
+
+
+def test_every_cell_is_run_once_and_said(finished):
+    folder, said = finished
+    records = pd.read_parquet(folder / "records")
+    assert records["cell_id"].nunique() == 6
+    assert (records.groupby("cell_id")["run_id"].nunique() == 1).all()
+    assert (records.groupby("pair_id")["run_id"].nunique() == 1).all(), "a pair is one job's"
+    assert sum(line.startswith(("ok ", "impure ")) for line in said.splitlines()) == 6
+
+
+def test_untimed_jobs_had_cores_of_their_own(finished):
+    folder, _ = finished
+    records = pd.read_parquet(folder / "records").dropna(subset="environment_json")
+    env = records["environment_json"].map(json.loads)
+    affinity = env.map(lambda e: tuple(e["cpu"]["affinity"]))
+    scored = affinity[records["workload"] == "perplexity"].groupby(records["pair_id"]).unique()
+    if len(os.sched_getaffinity(0)) > 1:
+        assert sorted(map(tuple, scored)) == sorted({(a,) for (a,) in scored}), "one each"
+        assert len({a for (a,) in scored}) == 2, "and not the same"
+
+
+def test_status_and_a_second_run_find_all_done(finished, capsys):
+    folder, _ = finished
+    text = said_of(folder)
+    assert text.count("done") >= 4
+    assert "3 done" in text
+    assert str(folder / "jobs" / "log") in text.replace("\n", "")
+    study, source = studies.load(str(folder / "study.yaml"))
+    out = io.StringIO()
+    asked = sweep.asked("local", 2, None, False, **NO)
+    summary = sweep.run(study, source, folder, Console(file=out), asked)
+    assert (summary.cells, summary.kept, summary.failed) == (6, 6, 0)
+    assert out.getvalue() == f"6 of 6 cells are in {folder} already\n"
+
+
+def said_of(folder: Path) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    for part in status_parts(str(folder)):
+        console.print(part, soft_wrap=isinstance(part, str))
+    return out.getvalue()
+
+
+def test_an_interrupt_ends_the_jobs_and_the_next_run_does_only_the_rest(tmp_path):
+    run = started(tmp_path, "--jobs", "2")
+    book = Book(tmp_path / "out")
+    wait_until(lambda: (tmp_path / "out" / "jobs").is_dir() and list_done(book), 200)
+    kept = {p.name for p in (tmp_path / "out" / "records").glob("*.parquet")}
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert errors == "interrupted: finished cells are kept, the same command resumes\n"
+    assert not any(book.works(job.key) for job in book.jobs()), "a job outlives the command"
+    assert "missing" in said_of(tmp_path / "out")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "records").glob("*.parquet")}
+    assert kept
+    again = started(tmp_path, "--jobs", "2")
+    said, errors = again.communicate(timeout=250)
+    assert again.returncode == 0, said + errors
+    records = pd.read_parquet(tmp_path / "out" / "records")
+    assert records["cell_id"].nunique() == 6
+    assert (records.groupby("cell_id")["run_id"].nunique() == 1).all()
+    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in before.items())
+
+
+def list_done(book: Book) -> list[Job]:
+    return [j for j in book.jobs() if (own := book.outcome(j.key)) and own.state == "done"]
+
+
+def wait_until(holds, limit_s: float) -> None:
+    last = time.monotonic() + limit_s
+    while not holds():
+        assert time.monotonic() < last
+        time.sleep(0.05)
+
+
+def take(context) -> None:
+    with context:
+        pass
+
+
+def test_jobs_keep_a_plain_run_out_and_one_pair_has_one_job(tmp_path):
+    book = Book(tmp_path)
+    with lock.among(tmp_path, book.lock_file("a"), 0):
+        assert book.works("a")
+        with lock.among(tmp_path, book.lock_file("b"), 0):
+            assert book.works("b")
+        with pytest.raises(UserError, match="another run is writing to"):
+            take(lock.alone(tmp_path))
+        with pytest.raises(UserError, match=r"another process holds .*a\.lock, and has not ended"):
+            take(lock.among(tmp_path, book.lock_file("a"), 0.3))
+    assert not book.works("a")
+    words = r"alone, and has not ended within 0\.3 s"
+    with lock.alone(tmp_path), pytest.raises(UserError, match=words):
+        take(lock.among(tmp_path, book.lock_file("a"), 0.3))
+
+
+def test_an_arm_of_another_kind_of_machine_is_no_half_of_a_pair(finished, tmp_path, monkeypatch):
+    """One arm is there, from here; the job of the other finds itself on another machine."""
+    folder, _ = finished
+    copy = tmp_path / "out"
+    (copy / "records").mkdir(parents=True)
+    records = pd.read_parquet(folder / "records")
+    pair = records[records["workload"] == "perplexity"]["pair_id"].iloc[0]
+    kept, other = records[records["pair_id"] == pair]["cell_id"].unique()
+    name = f"{kept}.parquet"
+    (copy / "records" / name).write_bytes((folder / "records" / name).read_bytes())
+    book, source = Book(copy), Book(folder)
+    entry = source.job(pair)
+    book.keep_study((folder / "study.yaml").read_text())
+    book.submit(entry)
+    monkeypatch.setattr(jobs_module, "_fingerprint", lambda planned: "elsewhere")
+    with pytest.raises(UserError, match="no comparison could be made; ask for a machine of that"):
+        jobs_module.run(copy, pair, Console(file=io.StringIO()))
+    assert book.outcome(pair).state == "failed"
+    assert "(elsewhere)" in book.outcome(pair).reason
+    assert not (copy / "records" / f"{other}.parquet").exists()
+
+
+# --- Slurm's words --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch):
+    """Slurm's commands as scripts: a function that sets what one of them does."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def does(name: str, script: str) -> None:
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    for name in ("squeue", "scontrol", "sbatch", "srun", "scancel"):
+        does(name, "exit 0")
+    return does
+
+
+def test_a_machine_without_slurm_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"^--on slurm needs sbatch, which is not on this"):
+        slurm.require()
+
+
+def test_submitit_missing_is_one_line(fake_slurm, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"needs submitit: pip install 'retnet-bench\[slurm\]'$"):
+        slurm.require()
+
+
+def test_a_controller_that_is_down_says_so(fake_slurm):
+    fake_slurm("squeue", "echo 'squeue: error: Unable to contact slurm controller' >&2; exit 1")
+    with pytest.raises(UserError, match=r"^squeue: Unable to contact slurm controller$"):
+        slurm.require()
+
+
+def test_a_slurm_that_does_not_answer_is_not_waited_for(fake_slurm, monkeypatch):
+    monkeypatch.setattr(slurm, "ANSWER_S", 0.3)
+    fake_slurm("squeue", "exec sleep 20")
+    with pytest.raises(UserError, match=r"^squeue has not answered within 0\.3 s$"):
+        slurm.require()
+
+
+def test_a_refusal_is_slurms_own_words_and_leaves_nothing(fake_slurm, tmp_path):
+    pytest.importorskip("submitit")
+    words = "invalid partition specified: nope"
+    fake_slurm("sbatch", f"echo 'sbatch: error: {words}' >&2; echo more >&2; exit 1")
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content()))
+    study, source = studies.load(str(tmp_path / "tiny.yaml"))
+    asked = sweep.asked("slurm", None, "partition=nope", False, **NO)
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=f"^Slurm refuses the jobs: {words}$"):
+        sweep.run(study, source, out, Console(file=io.StringIO()), asked)
+    assert not out.exists()
+
+
+def test_states_of_slurms_jobs(fake_slurm, tmp_path):
+    book = Book(tmp_path / "out")
+    fake_slurm("squeue", "echo '7_0|PENDING|Resources|'; echo '7_1|RUNNING|None|n2'")
+    fake_slurm("scontrol", "echo 'JobId=9 JobState=NODE_FAIL Reason=NodeDown ExitCode=0:0'")
+    log = tmp_path / "x.log"
+    log.write_text("")
+    ids = {"queued": "7_0", "running": "7_1", "killed": "7_2", "unseen": "7_3", "done": "7_4"}
+    for i, (key, name) in enumerate(ids.items()):
+        book.submit(job(key, index=i, on="slurm", scheduler_id=name, log=str(log)))
+    for key, state in (("killed", "running"), ("done", "done")):
+        book.say(key, Outcome(state, node="n1", unmeasured=1))
+    old = replace(book.job("unseen"), submitted_s=time.time() - 60, log=str(tmp_path / "none.log"))
+    book.keep(old)
+    found = {one.job.key: one for one in states.of_all(book)}
+    assert [found[key].state for key in ids] == ["queued", "running", "failed", "failed", "done"]
+    assert found["queued"].reason == "Resources"
+    assert (found["running"].node, found["killed"].node) == ("n2", "n1")
+    assert found["killed"].reason == "NODE_FAIL (NodeDown)"
+    assert found["unseen"].reason.endswith(f"it left no log: can its node see {tmp_path / 'out'}?")
+    text = said_of(tmp_path / "out")
+    assert "scancel 7 ends those" in text
+    assert "2, 1 without a value" in text
+
+
+def test_status_of_a_folder_without_jobs_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="has no jobs: run the study with --on local or --on slurm"):
+        said_of(tmp_path)
+
+
+def test_a_spoilt_entry_is_one_line(tmp_path):
+    book = Book(tmp_path)
+    book.folder.mkdir()
+    for text in ("", "[]", "{}", '{"key": 1}', "\x00", "9" * 5000):
+        (book.folder / "a.job.json").write_text(text)
+        with pytest.raises(UserError, match=r"a\.job\.json is no file of a job; delete it"):
+            book.jobs()
