@@ -109,7 +109,6 @@ def test_fig5_shows_sizes_at_one_number_of_tokens_a_parameter_each_arm_at_its_ra
     ]
     figure = FIGURES["fig5"](frame(rows))
     assert "Models trained on 20 tokens for each body parameter." in words(figure)
-    assert "at 20 tokens a parameter: " in words(figure)
     assert "fit" in legend(figure)
     assert [len(c.lines[0].get_xdata()) for c in figure.axes[0].containers] == [5, 5]
 
