@@ -43,17 +43,17 @@ def run(
     """Run a study; what is already in the folder is kept, and only the rest is run."""
     from retnet_bench.catalogue.plan import check_figures
     from retnet_bench.run import session as running
-    from retnet_bench.run.jobs import sweep
+    from retnet_bench.run.jobs import submission
     from retnet_bench.study import study as studies
 
     how = {"fresh": fresh, "retry": retry, "skip_oom": skip_oom, "tensorboard": tensorboard}
-    asked = sweep.asked(on, jobs, slurm, wait, **how)
+    asked = submission.asked(on, jobs, slurm, wait, **how)
     loaded, source = studies.load(study)
     check_figures(loaded, source)
     console, folder = open_console(), out or running.default_folder(loaded)
     if asked is None:
         summary = running.run(loaded, source, folder, console, **how)
-    elif (followed := sweep.run(loaded, source, folder, console, asked)) is None:
+    elif (followed := submission.run(loaded, source, folder, console, asked)) is None:
         return
     else:
         summary = followed
