@@ -89,11 +89,6 @@ def run(
         slurm.require()
     environment_variables()
     with source.named():
-        if study.tune is not None:
-            raise UserError(
-                "tune: its cells wait for the records of a sweep, so that it can't be one lot of "
-                "jobs; run the study without --on"
-            )
         pairs = plan.make(study)
         if study.tune is not None:
             words = "its cells wait for one another, so it runs as one; leave out --on"
