@@ -13,12 +13,13 @@ from retnet_bench.analysis.tables import floor
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.predict import prediction, targets
+from retnet_bench.results.live import Live, LiveFile
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store, read_records
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
 from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
-from retnet_bench.study import plan
+from retnet_bench.study import changes, plan
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.study import Source, Study
 from retnet_bench.study.sweep import SWEEP
@@ -40,8 +41,10 @@ class Summary:
         return Summary(self.folder, self.cells + cells, self.kept + kept, self.failed + failed)
 
 
-def default_folder(study: Study) -> Path:
-    return Path("runs") / study.name
+def default_folder(study: Study, source: Source) -> Path:
+    """Where a study's results go: one that was changed by the command line has a folder of its
+    own."""
+    return Path("runs") / f"{study.name}{changes.suffix(source.changes)}"
 
 
 def run(
@@ -147,7 +150,10 @@ def _run_pairs(
     if not todo:
         return 0
     seconds = predicted_seconds(todo)
-    with Reporter(console, every, sum(seconds.values())) as reporter:
+    total = sum(seconds.values())
+    kept = len(every) - sum(map(len, todo))
+    live = LiveFile(store.folder, Live(study.name, len(every), kept, remaining_s=total))
+    with Reporter(console, every, total, live) as reporter:
         home = plan.devices_of(todo)[0]
         runner = Runner(
             study.name, new_run_id(), store, home, reporter.turn, source.text, tensorboard

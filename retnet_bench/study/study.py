@@ -101,10 +101,15 @@ class Source:
 
     path: Path
     text: str
+    changes: tuple[str, ...] = ()
+    """What `--set` changed of the file's text, as it was written."""
+    changed: tuple[str, ...] = ()
+    """The places that it changed."""
 
     def named(self) -> AbstractContextManager[None]:
-        """Name the file in front of whatever is wrong with what it says."""
-        return located(printable(self.path))
+        """Name the file, and what changed it, in front of whatever is wrong with what it says."""
+        words = "".join(f" --set {quoted(change)}" for change in self.changes)
+        return located(f"{printable(self.path)}{' with' if words else ''}{words}")
 
 
 def folder() -> Path:
