@@ -268,6 +268,7 @@
       const lost = points.filter((p) => p.y === null).length;
       this.caption.textContent = [
         narrowed.length ? `Shown: ${narrowed.map(([k, v]) => `${k.replace("_", " ")} ${v}`).join(", ")}; choose others above.` : "",
+        this.chart.note,
         lost ? `${lost} failed cells: open markers.` : "",
       ].filter(Boolean).join(" ");
       this.figure.dataset.points = points.length;
