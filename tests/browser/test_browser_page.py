@@ -56,6 +56,7 @@ class Opened:
 
     def __init__(self, chromium: Any, file: Path, **options: Any) -> None:
         self.context = chromium.new_context(offline=True, **options)
+        self.context.set_default_timeout(120_000)  # a shared machine may be slow
         self.page = self.context.new_page()
         self.complaints: list[str] = []
         self.requests: list[str] = []

@@ -186,7 +186,7 @@
     if (Object.keys(sizes).length) xAxis.labelExpr = `${JSON.stringify(sizes)}['' + datum.value]`;
     const x = { field: "x", type: "quantitative", axis: xAxis, scale: log.x ? { type: "log", nice: false } : { zero: false, nice: !ticks } };
     const domain = domainOf(measured, chart.fromZero, log.y);
-    const yScale = { type: log.y ? "log" : "linear", domain, nice: false, zero: false };
+    const yScale = { type: log.y ? "log" : "linear", domain, nice: false, ...(log.y ? {} : { zero: false }) };
     const yAxis = { title: chart.yLabel, format: ",.3~r", tickCount: 6, labelOverlap: true, labelFlush: false };
     if (log.y) yAxis.values = logTicks(domain);
     const y = { field: "y", type: "quantitative", scale: yScale, axis: yAxis };
