@@ -210,3 +210,34 @@ class _Loader(_Parser):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def dump(data: Any) -> str:
+    """Text that every reader of YAML, `parse` too, reads as `data`: text in quotes where it would
+    be taken for something else, nothing by reference."""
+    return yaml.dump(
+        data,
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=None,
+        allow_unicode=True,
+        width=100,
+    )
+
+
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, which knows YAML 1.1 alone, made to mind YAML 1.2."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    plain = _type(_NEW, text) == _type(_OLD, text) == "str"
+    return dumper.represent_scalar(f"{_STANDARD}str", text, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _write_text)

@@ -65,4 +65,4 @@ def _folder(study_or_results: str) -> Path:
     from retnet_bench.run.session import default_folder
     from retnet_bench.study import study
 
-    return default_folder(study.load(study_or_results)[0])
+    return default_folder(*study.load(study_or_results))

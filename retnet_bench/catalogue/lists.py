@@ -95,7 +95,7 @@ def _workloads() -> Table:
 
 
 def _settings() -> Table:
-    from retnet_bench.study.plan import readers
+    from retnet_bench.study.names import readers
     from retnet_bench.workloads.settings import EVERY, meanings
 
     read_by = {name: ", ".join(workloads) for name, workloads in readers().items()}

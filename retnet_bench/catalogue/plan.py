@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -26,26 +27,34 @@ if TYPE_CHECKING:
     from retnet_bench.predict.prediction import Prediction
     from retnet_bench.predict.prices import Price
     from retnet_bench.predict.targets import Target
-    from retnet_bench.study.plan import Planned
+    from retnet_bench.study.plan import Pair, Planned
     from retnet_bench.study.study import Source, Study
+    from retnet_bench.study.tuning import Sweep
+    from retnet_bench.workloads import Cell
 
 
 def plan_table(
     name_or_path: str,
+    changes: Sequence[str] = (),
     on: str | None = None,
     price: str | None = None,
     records: Path | None = None,
+    screen: int | None = None,
 ) -> Iterator[Table | str]:
-    """A study's cells with what each is predicted to need, then lines on the whole."""
+    """What a study is predicted to cost: the whole first, then its cells. `changes` are those of
+    `--set`; `screen` is how many lines there are for all of it, None for as many as it takes."""
     from retnet_bench.predict import prediction, prices, targets
-    from retnet_bench.study import plan, study
+    from retnet_bench.study import plan
+    from retnet_bench.study.changes import load
 
     cost = None if price is None else prices.price(price)
     target = None if on is None else targets.on(on)
-    loaded, source = study.load(name_or_path)
+    loaded, source = load(name_or_path, changes)
     check_figures(loaded, source)
     with source.named():
-        pairs = plan.make(loaded)
+        here = target is None
+        sweep = _sweep(loaded, records, here)
+        pairs = _pairs(loaded, sweep, here)
         if not any(pairs):
             raise UserError("the study has no cells; give it a workload with a size and a length")
     if target is None:
@@ -54,16 +63,133 @@ def plan_table(
     pairs = targets.retargeted(pairs, target)
     calibration = _calibration(records, Path("runs") / loaded.name, target)
     found = list(prediction.predictions(pairs, target, calibration))
-    yield table(
-        f"Plan of {loaded.name}: {loaded.question}",
-        f"workload|size|arm|kernel|>length|>batch|mode|>{COMPUTATION.unit}|>roofline|bound|>step"
-        "|>cell|>memory|fits",
-        (_plan_row(planned, prediction) for planned, prediction in found),
-    )
-    if (memory := _memory_table(found)) is not None:
-        yield memory
-    yield from dict.fromkeys(_remarks(found))
+    if source.changed:
+        yield f"set: {', '.join(source.changed)}"
+    if sweep is not None:
+        yield from _sweep_lines(sweep, [planned for planned, _ in found])
     yield from _plan_lines(found, target, cost, calibration)
+    yield from _shortened(list(dict.fromkeys(_remarks(found))), MOST_REMARKS if screen else None)
+    yield _summary(f"Plan of {loaded.name}: {loaded.question}", found)
+    trainings = _trainings_table([planned for pair in pairs for planned in pair], here)
+    if trainings is not None:
+        yield trainings
+    yield from _tables(found, screen)
+
+
+MOST_REMARKS = 5
+"""Lines on single cells, on a screen."""
+LEAST_ROWS = 6
+"""Of each table of cells, however small the screen is."""
+_AROUND = 18
+"""Lines of a screen that are not rows of cells: the summary and the tables' frames."""
+
+
+def _tables(found: list[tuple[Planned, Prediction | None]], screen: int | None) -> Iterator[Any]:
+    """A row for each cell, and for each what its memory is for; as many as the screen takes."""
+    cells = [_plan_row(planned, prediction) for planned, prediction in found]
+    memory = _memory_rows(found)
+    rows = len(cells) if screen is None else max(LEAST_ROWS, (screen - _AROUND) // 2)
+    columns = (
+        f"workload|size|arm|kernel|>length|>batch|mode|>{COMPUTATION.unit}|>roofline|bound|>step"
+        "|>cell|>memory|fits"
+    )
+    yield table("Cells", columns, cells[:rows])
+    if memory:
+        names = next(iter(memory.values()))
+        yield table(
+            "Predicted memory at the peak of an eager step",
+            "workload|size|arm|>length|>batch|>" + "|>".join([*names, "sum"]),
+            [_memory_row(*row) for row in memory.items()][:rows],
+        )
+    if len(cells) > rows:
+        yield f"{len(cells) - rows} more cells; --all shows every row"
+
+
+def _summary(title: str, found: list[tuple[Planned, Prediction | None]]) -> Table:
+    """A row for each workload: what it varies, how long it takes, the most memory of a cell."""
+    groups: dict[str, list[tuple[Planned, Prediction | None]]] = {}
+    for planned, prediction in found:
+        groups.setdefault(planned.cell.workload, []).append((planned, prediction))
+    return table(
+        title,
+        "workload|sizes|arms|lengths|batches|>cells|>predicted time|>most memory|fits",
+        (_summary_row(name, group) for name, group in groups.items()),
+    )
+
+
+def _summary_row(workload: str, group: list[tuple[Planned, Prediction | None]]) -> tuple[str, ...]:
+    cells = [planned.cell for planned, _ in group]
+    able = [prediction for _, prediction in group if prediction]
+    times = [p.cell_s for p in able if p.cell_s is not None and p.fits is not False]
+    peaks = [p.peak_bytes for p in able if p.peak_bytes is not None]
+    misfits = sum(p.fits is False for p in able)
+    return (
+        workload,
+        _span([cell.size for cell in cells]),
+        _span([cell.arm for cell in cells]),
+        _span(sorted({cell.length for cell in cells})),
+        _span(sorted({cell.batch for cell in cells})),
+        str(len(cells)),
+        seconds(sum(times)) if times else "unknown",
+        size_bytes(max(peaks)) if peaks else "unknown",
+        f"all but {misfits}" if misfits else "yes" if len(peaks) == len(cells) else "unknown",
+    )
+
+
+MOST_VALUES = 4
+"""Of an axis, that a summary lists."""
+
+
+def _span(values: Iterable[object]) -> str:
+    """Values that differ, in their order; of many the first and the last."""
+    different = [str(value) for value in dict.fromkeys(values)]
+    if len(different) <= MOST_VALUES:
+        return ", ".join(different)
+    return f"{different[0]} to {different[-1]} ({len(different)})"
+
+
+def _shortened(lines: list[str], most: int | None) -> Iterator[str]:
+    yield from lines[:most]
+    if most is not None and len(lines) > most:
+        yield f"{len(lines) - most} more remarks of this kind; --all shows them"
+
+
+def _sweep(study: Study, given: Path | None, here: bool) -> Sweep | None:
+    """The study's sweep, as far as the records that the user names, or those of earlier runs, have
+    come."""
+    from retnet_bench.results.store import read_records
+    from retnet_bench.study.tuning import Sweep
+
+    if study.tune is None:
+        return None
+    usual = Path("runs") / study.name
+    if given is None and not any((usual / "records").glob("*.parquet")):
+        return Sweep(study, here=here)
+    return Sweep(study, read_records(given or usual), here)
+
+
+def _pairs(study: Study, sweep: Sweep | None, here: bool) -> list[Pair]:
+    from retnet_bench.study import plan
+    from retnet_bench.study.sweep import SWEEP
+
+    if sweep is None:
+        return plan.make(study, here=here)
+    others = plan.make(study, sweep.choose, here=here)
+    return [*sweep.pairs, *(pair for pair in others if pair[0].cell.workload != SWEEP)]
+
+
+def _sweep_lines(sweep: Sweep, cells: list[Planned]) -> Iterator[str]:
+    """How far the sweep is, which cells wait for it, and what it led to for the others."""
+    waiting, arms = len(sweep.waiting), Counter(p.cell.arm for p in cells if p.waits)
+    of = len(sweep.pairs)
+    further = "; a best rate at an end of the grid adds one" if waiting else ""
+    yield f"sweep: {of} trainings, {of - waiting} of them done{further}"
+    for arm, count in arms.items():
+        yield f"waits for the sweep of {arm}: {count} cells, whose learning rate it decides"
+    tuned = [(p.cell, p.choice.how) for p in cells if p.choice and not p.choice.refused]
+    for cell, how in {(cell.arm, cell.size): (cell, how) for cell, how in tuned}.values():
+        rate = cell.peak_learning_rate()
+        yield f"tuned: {cell.arm} at size {cell.size}: learning rate {rate:g}, {how}"
 
 
 def check_figures(study: Study, source: Source) -> None:
@@ -77,28 +203,47 @@ def check_figures(study: Study, source: Source) -> None:
                 FIGURES[name]
 
 
-def _memory_table(found: list[tuple[Planned, Prediction | None]]) -> Table | None:
-    """Cells that differ in the mode only have one line. None where nothing is predicted."""
-    lines = {
+def _trainings_table(cells: list[Planned], here: bool) -> Table | None:
+    """On how many tokens each size is trained: a line for all arms and seeds. None where nothing
+    is trained for quality."""
+    lines = {}
+    for cell in (planned.cell for planned in cells if planned.cell.token_budget):
+        ratio, tokens = cell.tokens_per_param, cell.token_budget or 0
+        key = (cell.workload, cell.size, tokens, cell.batch, cell.length, ratio)
+        if key not in lines:
+            lines[key] = (
+                *(cell.workload, cell.size, "" if ratio is None else f"{ratio:g}", f"{tokens:,}"),
+                f"{max(1, round(tokens / (cell.batch * cell.length))):,}",
+                _epochs(cell, here),
+            )
+    columns = "workload|size|>tokens a parameter|>tokens|>steps|>epochs"
+    return table("Trainings", columns, lines.values()) if lines else None
+
+
+def _epochs(cell: Cell, here: bool) -> str:
+    """How often a training with a budget by rule reads its corpus. One that would be downloaded
+    for a plan of another machine is not."""
+    from retnet_bench.data import is_remote
+    from retnet_bench.study import budgets
+
+    if cell.tokens_per_param is None:
+        return ""
+    return "unknown" if not here and is_remote(cell.corpus) else f"{budgets.epochs(cell):.2g}"
+
+
+def _memory_rows(
+    found: list[tuple[Planned, Prediction | None]],
+) -> dict[tuple[str, ...], dict[str, int]]:
+    """Bytes by what they are for. Cells that differ in the mode only have one row."""
+    return {
         (cell.workload, cell.size, cell.arm, str(cell.length), str(cell.batch)): prediction.memory
         for cell, prediction in ((planned.cell, p) for planned, p in found)
         if prediction and prediction.memory
     }
-    if not lines:
-        return None
-    names = list(next(iter(lines.values())))
-    return table(
-        "Predicted memory at the peak of an eager step",
-        "workload|size|arm|>length|>batch|>" + "|>".join([*names, "sum"]),
-        (
-            (
-                *where,
-                *(size_bytes(memory[name]) for name in names),
-                size_bytes(sum(memory.values())),
-            )
-            for where, memory in lines.items()
-        ),
-    )
+
+
+def _memory_row(where: tuple[str, ...], memory: dict[str, int]) -> tuple[str, ...]:
+    return (*where, *map(size_bytes, memory.values()), size_bytes(sum(memory.values())))
 
 
 def _calibration(given: Path | None, usual: Path, target: Target) -> Calibration | None:

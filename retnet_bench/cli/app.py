@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retnet_bench.cli import completion
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -15,13 +17,27 @@ app = typer.Typer(
     help="Matched RetNet and Transformer language models, measured so that the numbers can be "
     "believed.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-StudyName = Annotated[str, typer.Argument(help="A shipped study's name, or a YAML file.")]
+StudyName = Annotated[
+    str,
+    typer.Argument(
+        help="A shipped study's name, or a YAML file.", autocompletion=completion.studies
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change what the study says: fixed.size=0.8M, 'axes.length=[1024,4096]', "
+        "workloads.decode.fixed.positions=4, arms.retnet.chunk=64, protocol.blocks=5; may be "
+        "repeated.",
+    ),
+]
 Results = Annotated[
     list[Path], typer.Argument(help="Results folders or parquet files; several are read as one.")
 ]

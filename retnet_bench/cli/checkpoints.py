@@ -17,7 +17,12 @@ def eval_(
     checkpoint: Annotated[
         Path, typer.Argument(help="A folder with safetensors: ours, torchscale, fla, GPT-2, LLaMA.")
     ],
-    tasks: Annotated[str, typer.Option(help="lm-eval tasks, a,b,c; `paper`: Table 3's seven.")],
+    tasks: Annotated[
+        str,
+        typer.Option(
+            help="lm-eval tasks, a,b,c; `paper`: Table 3's seven; `grammar`: ours, offline."
+        ),
+    ],
     shots: Annotated[int | None, typer.Option(min=0, help="Solved examples in front.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First documents only.")] = None,
     include: Annotated[str | None, typer.Option(help="Folder of your own task files.")] = None,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from retnet_bench.cli import completion
 from retnet_bench.cli.app import app, open_console
 
 data = typer.Typer(
@@ -22,7 +23,8 @@ def list_(
         str | None,
         typer.Argument(
             help="studies, models, sizes, kernels, workloads, settings, protocol, "
-            "figures, corpora, devices."
+            "figures, corpora, devices.",
+            autocompletion=completion.lists,
         ),
     ] = None,
 ) -> None:

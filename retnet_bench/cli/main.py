@@ -9,15 +9,24 @@ import typer
 
 from retnet_bench import interrupts
 from retnet_bench.base import UserError, quoted
-from retnet_bench.cli import bundles, checkpoints, jobs, lists, report, results, studies
+from retnet_bench.cli import (
+    bundles,
+    checkpoints,
+    jobs,
+    lists,
+    report,
+    results,
+    short,
+    studies,
+)
 from retnet_bench.cli.app import app
 from retnet_bench.streams import BROKEN, Output, complain
 
-__all__ = ["bundles", "checkpoints", "jobs", "lists", "report", "results", "studies"]
+__all__ = ["bundles", "checkpoints", "jobs", "lists", "report", "results", "short", "studies"]
 """Importing them adds their verbs."""
 ORDER = (
-    *("run", "status", "reproduce", "plan", "show", "plot", "report"),
-    *("selftest", "check", "history"),
+    *("run", "compare", "init", "plan", "watch", "status", "show", "plot", "report"),
+    *("reproduce", "selftest", "check", "history"),
     *("bundle", "verify", "list", "eval", "env"),
 )
 """Of the verbs in the help."""

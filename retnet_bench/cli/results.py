@@ -2,37 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable
+from retnet_bench.cli import completion
 from retnet_bench.cli.app import Results, app, open_console
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
+    from retnet_bench.analysis.tables.where import Condition
     from retnet_bench.analysis.verdicts.judging import Finding
 
 
-@app.command(epilog="Example: retnet-bench show runs/quickstart")
-def show(results: Results) -> None:
-    """Show what was measured, as tables."""
-    show_results(results, open_console())
+@app.command(
+    epilog="Example: retnet-bench show runs/quickstart --where 'arm=retnet,length>=4096' "
+    "--format csv"
+)
+def show(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Results folders or parquet files; several are read as one."),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITIONS",
+            help="Only rows that fit: 'arm=retnet|transformer,length>=4096'; of columns and of "
+            "settings of the cells. May be repeated.",
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="A row a value, with these columns: arm,length,metric,estimate,low,high."
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="A row a value, as table, csv, json or markdown."),
+    ] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(help="Two results side by side, such as those of two machines."),
+    ] = None,
+) -> None:
+    """Show what was measured, as tables; or chosen values of it, as a table or as data."""
+    from retnet_bench.analysis.tables.where import chosen, conditions
+    from retnet_bench.report import values
+    from retnet_bench.results.store import read_all
+
+    wanted, kind = conditions(where or ()), values.check_format(form or "table")
+    console = open_console()
+    if compare is not None:
+        _show_compared(results, compare, columns, wanted, kind)
+        return
+    if not results:
+        raise UserError("show wants a results folder, such as runs/quickstart, or --compare A B")
+    if columns is None and form is None:
+        show_results(results, console, wanted)
+        return
+    records = chosen(read_all(results), wanted)
+    _print_part(values.chosen(records, None if columns is None else [columns], kind))
 
 
-def show_results(results: list[Path], console: Console) -> None:
+def _show_compared(
+    results: list[Path] | None,
+    compare: tuple[Path, Path],
+    columns: str | None,
+    wanted: list[Condition],
+    kind: str,
+) -> None:
+    from retnet_bench.analysis.tables.where import chosen
+    from retnet_bench.report import values
+    from retnet_bench.results.store import read_records
+
+    if results or columns:
+        what = "--columns" if columns else "another results folder"
+        raise UserError(f"--compare takes two results and no {what}")
+    if compare[0].resolve() == compare[1].resolve():
+        raise UserError(f"--compare: both are {printable(compare[0])}")
+    sides = (chosen(read_records(compare[0]), wanted), chosen(read_records(compare[1]), wanted))
+    for part in values.compared((str(compare[0]), str(compare[1])), sides, kind):
+        _print_part(part)
+
+
+def _print_part(part: Table | str) -> None:
+    """A table as the terminal takes it; data line by line as it is, however wide."""
+    if isinstance(part, str):
+        typer.echo(printable(part, keep="\n"))
+    else:
+        open_console().print(part)
+
+
+def show_results(results: list[Path], console: Console, wanted: Sequence[Condition] = ()) -> None:
+    """Every table of some results; of chosen rows without claims, which are of all of them."""
     from retnet_bench.analysis.tables.baselines import as_studies_say
     from retnet_bench.analysis.tables.captions import contract_text, places_text
     from retnet_bench.analysis.tables.floor import read_all_floors
+    from retnet_bench.analysis.tables.where import chosen
     from retnet_bench.report.claims import claims_table
     from retnet_bench.report.tables import tables
+    from retnet_bench.results import live
     from retnet_bench.results.store import read_all
 
-    findings = findings_of(results)  # all that may be refused, first
-    records = as_studies_say(read_all(results), results)
+    for words in filter(None, map(live.remark, results)):
+        console.print(words, highlight=False, soft_wrap=True)
+    findings = [] if wanted else findings_of(results)  # all that may be refused, first
+    records = chosen(as_studies_say(read_all(results), results), wanted)
     for table in tables(records, read_all_floors(results, set(records["fingerprint"]))):
         console.print(table)
     if findings:
@@ -60,7 +142,11 @@ def findings_of(results: list[Path]) -> list[Finding]:
 def plot(
     results: Results,
     figure: Annotated[
-        list[str] | None, typer.Option(help="A figure's name; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(
+            help="A figure's name; may be repeated. Default: all.",
+            autocompletion=completion.figures,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the pictures; default <results>/figures.")

@@ -1,21 +1,30 @@
-"""The verbs of studies: run, reproduce, plan, selftest."""
+"""The verbs of studies: run, reproduce, plan, selftest, watch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from retnet_bench.base import UserError
-from retnet_bench.cli.app import StudyName, app, open_console
+from retnet_bench.cli import completion
+from retnet_bench.cli.app import Set, StudyName, app, open_console
 from retnet_bench.cli.results import findings_of, plot_study, show_results
+
+if TYPE_CHECKING:
+    from retnet_bench.run.jobs.sweep import Sweep
+    from retnet_bench.study.study import Source, Study
 
 
 @app.command(epilog="Example: retnet-bench run quickstart")
 def run(
     study: StudyName,
-    out: Annotated[Path | None, typer.Option(help="Results folder; default runs/<study>.")] = None,
+    changes: Set = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Results folder; default runs/<study>, with --set one of its own."),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
     skip_oom: Annotated[
@@ -42,24 +51,41 @@ def run(
 ) -> None:
     """Run a study; what is already in the folder is kept, and only the rest is run."""
     from retnet_bench.catalogue.plan import check_figures
-    from retnet_bench.run import session as running
     from retnet_bench.run.jobs import sweep
-    from retnet_bench.study import study as studies
+    from retnet_bench.study.changes import load
 
     how = {"fresh": fresh, "retry": retry, "skip_oom": skip_oom, "tensorboard": tensorboard}
     asked = sweep.asked(on, jobs, slurm, wait, **how)
-    loaded, source = studies.load(study)
+    loaded, source = load(study, changes or ())
     check_figures(loaded, source)
-    console, folder = open_console(), out or running.default_folder(loaded)
+    run_study(loaded, source, out, asked, plot, **how)
+
+
+def run_study(
+    study: Study,
+    source: Source,
+    out: Path | None,
+    asked: Sweep | None = None,
+    plot: bool = True,
+    **how: bool,
+) -> None:
+    """Run a study into `out` or its own folder, as jobs where they are `asked` for, and show and
+    draw what came out; `how` are options of `session.run`."""
+    from retnet_bench.run import session as running
+    from retnet_bench.run.jobs import sweep
+
+    console, folder = open_console(), out or running.default_folder(study, source)
+    if source.changed:
+        console.print(f"set: {', '.join(source.changed)}", highlight=False, soft_wrap=True)
     if asked is None:
-        summary = running.run(loaded, source, folder, console, **how)
-    elif (followed := sweep.run(loaded, source, folder, console, asked)) is None:
+        summary = running.run(study, source, folder, console, **how)
+    elif (followed := sweep.run(study, source, folder, console, asked)) is None:
         return
     else:
         summary = followed
     show_results([summary.folder], console)
     if plot:
-        plot_study(summary.folder, loaded.figures, console)
+        plot_study(summary.folder, study.figures, console)
     words = (
         f"{summary.cells} cells, {summary.failed} without a measurement" if summary.failed else ""
     )
@@ -72,11 +98,16 @@ def reproduce(
         list[str],
         typer.Argument(
             help="table1, table3, table4, table5, table6, table8, fig5, fig6a, fig6b, fig6c, "
-            "headlines, all"
+            "headlines, all",
+            autocompletion=completion.reproductions,
         ),
     ],
     size: Annotated[
-        str | None, typer.Option(help="The largest model size; default: the largest that fits.")
+        str | None,
+        typer.Option(
+            help="The largest model size; default: the largest that fits.",
+            autocompletion=completion.sizes,
+        ),
     ] = None,
     minutes: Annotated[
         float | None,
@@ -111,6 +142,7 @@ def reproduce(
 @app.command(epilog="Example: retnet-bench plan decode --on h100-80gb --price 2.50USD")
 def plan(
     study: StudyName,
+    changes: Set = None,
     on: Annotated[
         str | None, typer.Option(help="Plan for this device instead; see list devices.")
     ] = None,
@@ -120,30 +152,49 @@ def plan(
     records: Annotated[
         Path | None, typer.Option(help="Results to calibrate on; default runs/<study>, if any.")
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Every row, however many the screen has.")
+    ] = False,
 ) -> None:
-    """Show a study's cells and what each is predicted to cost. No cell is run; the first plan
-    on a machine times matmuls and copies for some seconds, and keeps these rates."""
+    """Show what a study is predicted to cost, as a whole and cell by cell. No cell is run; the
+    first plan on a machine times matmuls and copies for some seconds, and keeps these rates."""
     from retnet_bench.catalogue.plan import plan_table
 
     console = open_console()
-    for part in plan_table(study, on, price, records):
+    screen = console.height if console.is_terminal and not every else None
+    for part in plan_table(study, changes or (), on, price, records, screen):
         console.print(part, highlight=False)
 
 
 @app.command(epilog="Example: retnet-bench selftest gate")
 def selftest(
     study: StudyName,
-    out: Annotated[Path | None, typer.Option(help="Results folder; default runs/<study>.")] = None,
+    changes: Set = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Results folder; default runs/<study>, with --set one of its own."),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")] = False,
 ) -> None:
     """Run a study's plan against itself: the noise floor of this machine, per workload."""
     from retnet_bench.report.tables import floors_table
     from retnet_bench.run import session as running
-    from retnet_bench.study import study as studies
+    from retnet_bench.study.changes import load
 
-    loaded, source = studies.load(study)
-    folder = out or running.default_folder(loaded)
+    loaded, source = load(study, changes or ())
+    folder = out or running.default_folder(loaded, source)
     console = open_console()
     summary = running.selftest(loaded, source, folder, console, fresh=fresh)
     console.print(floors_table(folder))
     console.print(f"{summary.cells} cells, {summary.failed} failed, in {summary.folder}/records")
+
+
+@app.command(epilog="Example: retnet-bench watch runs/quickstart")
+def watch(
+    results: Annotated[Path, typer.Argument(help="The results folder that a run writes to.")],
+    once: Annotated[bool, typer.Option("--once", help="Say how far it is, and end.")] = False,
+) -> None:
+    """Show how far a run is from another terminal, until it ends."""
+    from retnet_bench.run.watch import watch as watching
+
+    watching(results, open_console(), once)

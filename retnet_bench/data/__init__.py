@@ -9,9 +9,15 @@ from retnet_bench.data.batches import (
     sample_batch,
     train_batches,
 )
-from retnet_bench.data.corpora import CORPORA, SPLITS, Corpus, Document, load_corpus
+from retnet_bench.data.corpora import CORPORA, SPLITS, Corpus, Document, is_remote, load_corpus
 from retnet_bench.data.duplicates import refuse_overlap
-from retnet_bench.data.tokenizers import TOKENIZERS, Tokenizer, count_words, load_tokenizer
+from retnet_bench.data.tokenizers import (
+    TOKENIZERS,
+    Tokenizer,
+    count_words,
+    load_tokenizer,
+    vocabulary_of,
+)
 
 __all__ = [
     "CORPORA",
@@ -26,10 +32,12 @@ __all__ = [
     "count_words",
     "documents",
     "encode_split",
+    "is_remote",
     "load_corpus",
     "load_tokenizer",
     "mqar",
     "refuse_overlap",
     "sample_batch",
     "train_batches",
+    "vocabulary_of",
 ]

@@ -62,9 +62,14 @@ def load_corpus(spec: str) -> Corpus:
     """
     if spec in CORPORA:
         return CORPORA[spec].load()
-    if spec.startswith(hub.PREFIX):
+    if is_remote(spec):
         return hub.load(spec)
     return local_files.load(spec, CORPORA)
+
+
+def is_remote(spec: str) -> bool:
+    """Whether loading the corpus may download it. UserError for a name that can be none."""
+    return spec not in CORPORA and hub.check(spec)
 
 
 def get_parts(name: str) -> tuple[downloaded.Part, ...]:

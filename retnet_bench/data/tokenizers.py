@@ -56,6 +56,8 @@ class TokenizerEntry:
 
     description: str
     load: Callable[[str, Corpus], Tokenizer]
+    vocabulary: Callable[[str], int]
+    """From a spec to the number of ids, for who has no corpus."""
 
 
 TOKENIZERS: Registry[TokenizerEntry] = Registry("tokenizer")
@@ -68,6 +70,12 @@ def load_tokenizer(spec: str, corpus: Corpus) -> Tokenizer:
     with too little of it for the vocabulary, cache folder not writable.
     """
     return TOKENIZERS[spec.partition(":")[0]].load(spec, corpus)
+
+
+def vocabulary_of(spec: str) -> int:
+    """Ids of the tokenizer that a spec names, as it will be on a corpus that has text enough for
+    it. UserError: unknown kind, vocabulary missing or out of range."""
+    return TOKENIZERS[spec.partition(":")[0]].vocabulary(spec)
 
 
 def count_words(text: str) -> int:
@@ -109,10 +117,14 @@ def _sha256(text: str) -> str:
 # --- bytes and random ids ----------------------------------------------------------------------
 
 
-def _load_byte(spec: str, corpus: Corpus) -> Tokenizer:
+def _bytes(spec: str) -> int:
     if spec != "byte":
         raise UserError(f'tokenizer "{quoted(spec)}": byte takes no vocabulary; write "byte"')
-    return Tokenizer("byte", 257, _sha256("byte"), _encode_bytes, _decode_bytes)
+    return 257
+
+
+def _load_byte(spec: str, corpus: Corpus) -> Tokenizer:
+    return Tokenizer("byte", _bytes(spec), _sha256("byte"), _encode_bytes, _decode_bytes)
 
 
 def _encode_bytes(text: str) -> np.ndarray:
@@ -123,8 +135,12 @@ def _decode_bytes(ids: Iterable[int]) -> str:
     return bytes(int(i) for i in ids if i < 256).decode("utf-8", errors="replace")
 
 
+def _random_ids(spec: str) -> int:
+    return _vocabulary(spec, 2, 2**31 - 1)
+
+
 def _load_random(spec: str, corpus: Corpus) -> Tokenizer:
-    name = f"random:{_vocabulary(spec, 2, 2**31 - 1)}"
+    name = f"random:{_random_ids(spec)}"
 
     def refuse(_: object) -> NoReturn:
         raise UserError(f'tokenizer "{name}" only times; to read text take "byte" or "bpe:4096"')
@@ -135,8 +151,12 @@ def _load_random(spec: str, corpus: Corpus) -> Tokenizer:
 # --- byte-level BPE ----------------------------------------------------------------------------
 
 
+def _learnt(spec: str) -> int:
+    return _vocabulary(spec, 257, 65536)
+
+
 def _load_bpe(spec: str, corpus: Corpus) -> Tokenizer:
-    vocab_size = _vocabulary(spec, 257, 65536)
+    vocab_size = _learnt(spec)
     documents = corpus.documents("train")
     path = cache_folder() / (
         f"bpe-{vocab_size}-{corpus.checksum[:32]}-tokenizers-{hf.__version__}-recipe-{RECIPE}.json"
@@ -188,10 +208,14 @@ def _cached(path: Path, make: Callable[[], str]) -> str:
         ) from error
 
 
-TOKENIZERS.add("byte", TokenizerEntry("UTF-8 bytes and <bos>: 257 ids", _load_byte))
+TOKENIZERS.add("byte", TokenizerEntry("UTF-8 bytes and <bos>: 257 ids", _load_byte, _bytes))
 TOKENIZERS.add(
-    "bpe", TokenizerEntry("bpe:<vocabulary>: byte-level BPE trained on the train split", _load_bpe)
+    "bpe",
+    TokenizerEntry(
+        "bpe:<vocabulary>: byte-level BPE trained on the train split", _load_bpe, _learnt
+    ),
 )
 TOKENIZERS.add(
-    "random", TokenizerEntry("random:<vocabulary>: uniform ids; for speed only", _load_random)
+    "random",
+    TokenizerEntry("random:<vocabulary>: uniform ids; for speed only", _load_random, _random_ids),
 )

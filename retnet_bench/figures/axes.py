@@ -21,6 +21,10 @@ from matplotlib.ticker import (
     NullLocator,
 )
 
+from retnet_bench.results.numbers import short
+
+Direction = Literal["x", "y"]
+
 
 def log_lengths(ax: Axes, lengths: Iterable[float]) -> None:
     """A base-2 logarithmic x axis with ticks at the `lengths` (tokens), at most eight."""
@@ -71,6 +75,16 @@ def plain_x(ax: Axes) -> None:
     )
 
 
+def short_ticks(ax: Axes, direction: Direction = "y") -> None:
+    """Plain ticks (200k, 1M, 5M) on a logarithmic axis, even when it spans under a decade."""
+    by_points(ax, direction)
+    axis = ax.xaxis if direction == "x" else ax.yaxis
+    low, high = ax.get_xlim() if direction == "x" else ax.get_ylim()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+
+
 def log_ratios(ax: Axes) -> None:
     """A base-2 logarithmic x axis of ratios, with plain ticks: 0.5, 1, 2, 4."""
     ax.set_xscale("log", base=2)
@@ -84,7 +98,6 @@ def from_zero(ax: Axes) -> None:
     ax.set_ylim(bottom=0)
 
 
-Direction = Literal["x", "y"]
 CUT = "Arrows: the interval goes on beyond the axis."
 """What a caption says where `mark_cut` marked anything."""
 

@@ -10,7 +10,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from retnet_bench import paper
-from retnet_bench.analysis.tables import curves, scaling
+from retnet_bench.analysis.tables import best_rates, curves, law_crossings, scaling
 from retnet_bench.base import UserError
 from retnet_bench.figures import axes, laws, panels
 from retnet_bench.figures.registry import figure
@@ -32,9 +32,10 @@ def draw(records: pd.DataFrame) -> Figure:
     different tokenizers cannot be compared.
     """
     unit = "token" if _one_tokenizer(records) else "byte"
+    records = best_rates.at_best(records)
     frame = curves.perplexities(records, per=unit)
     frame = panels.needed(frame, "fig5", "perplexity", "document_nll_nat")
-    frame, budget = laws.one_budget(frame)
+    frame, budget = laws.one_line(frame, records)
     sheet = Sheet("Perplexity of held-out documents against model size", records["arm"])
     panels.draw_curves(sheet, frame, "n_params")
     fitted = _fits(sheet, records, frame, unit)
@@ -52,7 +53,9 @@ def _fits(sheet: Sheet, records: pd.DataFrame, frame: pd.DataFrame, unit: str) -
     if panels.varying(frame, "n_params"):
         return []
     loss, shown = _LOSS[unit]
-    same = records["token_budget"].isin(frame["token_budget"].dropna().unique())
+    shown_here = frame[["size", "token_budget"]].drop_duplicates()
+    places = records[["size", "token_budget"]].merge(shown_here, how="left", indicator=True)
+    same = (places["_merge"] == "both").to_numpy()
     try:
         found = scaling.fits(records[same], loss, variable="parameters")
     except UserError as error:
@@ -62,7 +65,7 @@ def _fits(sheet: Sheet, records: pd.DataFrame, frame: pd.DataFrame, unit: str) -
     for container in sheet.ours.containers if found.fits else []:
         assert isinstance(container, ErrorbarContainer)
         container.lines[0].set_linestyle("none")
-    crossings = scaling.crossings(records, found)
+    crossings = law_crossings.crossings(records, found)
     missing = [f"No fit: {'; '.join(found.missing)}."] if found.missing else []
     return [*(laws.draw_crossing(sheet, crossing) for crossing in crossings), *missing]
 

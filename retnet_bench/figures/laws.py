@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from retnet_bench.analysis.tables.scaling import Crossing, Fit
+from retnet_bench.analysis.tables.law_crossings import Crossing
+from retnet_bench.analysis.tables.scaling import Fit, alike
 from retnet_bench.figures import panels, style
 from retnet_bench.figures.sheet import End, Sheet
 from retnet_bench.results.numbers import millions
@@ -18,7 +19,7 @@ from retnet_bench.results.numbers import millions
 EXTRAPOLATED = 4.0
 """How far past the largest size a fit is drawn: four times."""
 PAIRED = "Arms score the same documents: differences are surer than the bars suggest (see show)."
-_DASHES: style.Dashes = (0, (4, 3))
+DASHES: style.Dashes = (0, (4, 3))
 
 
 def draw_fit(sheet: Sheet, fit: Fit, shown: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -27,13 +28,18 @@ def draw_fit(sheet: Sheet, fit: Fit, shown: Callable[[np.ndarray], np.ndarray]) 
     color = sheet.styles[fit.arm].color
     inside = np.geomspace(fit.low, fit.high, 100)
     past = np.geomspace(fit.high, EXTRAPOLATED * fit.high, 60)
-    for x, look, alpha, name in ((inside, "-", 0.18, "fit"), (past, _DASHES, 0.08, "extrapolated")):
+    for x, look, alpha, name in ((inside, "-", 0.18, "fit"), (past, DASHES, 0.08, "extrapolated")):
         line: dict[str, Any] = {"color": color, "linestyle": look, "linewidth": 1.0}
-        sheet.ours.plot(x, shown(fit.at_x(x)), label=f"{fit.arm} {name}", zorder=1.5, **line)
-        low, high = fit.band(x)
+        sheet.ours.plot(x, shown(fit.law.at(x)), label=f"{fit.arm} {name}", zorder=1.5, **line)
+        low, high = fit.law.band(x)
         sheet.ours.fill_between(x, shown(low), shown(high), color=color, alpha=alpha, lw=0)
+    explain_fits(sheet)
+
+
+def explain_fits(sheet: Sheet) -> None:
+    """Say in the legend what solid and dashed curves are."""
     sheet.explain("fit", Line2D([], [], color=style.GREY, lw=1.0))
-    sheet.explain("extrapolated fit", Line2D([], [], color=style.GREY, lw=1.0, ls=_DASHES))
+    sheet.explain("extrapolated fit", Line2D([], [], color=style.GREY, lw=1.0, ls=DASHES))
 
 
 def draw_crossing(sheet: Sheet, crossing: Crossing) -> str:
@@ -78,6 +84,23 @@ def one_budget(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     others = ", ".join(f"{other:,}" for other in budgets.index if other != budget)
     remark = f"Models trained on {budget:,} tokens; the records also have {others}."
     return frame[(frame["token_budget"] == budget).fillna(False)], remark
+
+
+def one_line(frame: pd.DataFrame, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """The same, or the rows of the number of tokens a (body) parameter where that was measured at
+    more sizes than any budget was."""
+    rows, remark = one_budget(frame)
+    body = records.dropna(subset="n_body_params").groupby("n_params")["n_body_params"].first()
+    known = frame.dropna(subset=["estimate", "token_budget"])
+    ratio = (known["token_budget"] / known["n_params"].map(body)).astype(float)
+    groups = [
+        (known.loc[places, "size"].nunique(), value, places)
+        for value, places in alike(ratio.index, lambda place: float(ratio[place]))
+    ]
+    sizes, value, places = max(groups, key=lambda group: group[:2], default=(0, 0.0, []))
+    if sizes <= rows.dropna(subset="estimate")["size"].nunique():
+        return rows, remark
+    return known.loc[places], f"Models trained on {value:.2g} tokens for each body parameter."
 
 
 def largest(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:

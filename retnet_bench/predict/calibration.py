@@ -23,6 +23,7 @@ from retnet_bench.predict.rooflines import operator_seconds, step_of
 from retnet_bench.predict.targets import Target
 
 Key = tuple[str, str, str, str]
+TRAINED = "training_tokens_per_second"
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,12 @@ def _key(cell: Cell) -> Key:
 
 
 def calibrate(records: pd.DataFrame, target: Target) -> Calibration:
-    """The ratio on every cell of `records` that was timed on the target's machine. Decode counts
-    at its last position."""
+    """The ratio on every cell of `records` that was timed on the target's machine, and on every
+    training, which says its tokens per second itself. Decode counts at its last position."""
     ratios: dict[Key, list[float]] = defaultdict(list)
     own = records["machine"].map(lambda name: _same_machine(name, target)).astype(bool)
     records = records[own]
-    timed = records[records["metric"].isin(list(TIMES.values())) & records["value"].notna()]
+    timed = records[records["metric"].isin([*TIMES.values(), TRAINED]) & records["value"].notna()]
     for text, times in timed.groupby("cell_json"):
         cell = _cell(str(text))
         if cell is None:
@@ -83,6 +84,8 @@ def calibrate(records: pd.DataFrame, target: Target) -> Calibration:
         position = int(at.max()) if len(at) else None
         last = times if position is None else times[(times["position"] == position).fillna(False)]
         measured = statistics.median(v for samples in last["samples"] for v in samples)
+        if last["metric"].iloc[0] == TRAINED:
+            measured = cell.batch * cell.length / measured
         try:
             found = footprint(step_of(cell, cell.matched().config, target.device, position))
         except UserError:

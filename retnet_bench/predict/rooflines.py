@@ -11,7 +11,7 @@ from retnet_bench.models.agreement import DTYPES
 from retnet_bench.predict.footprint import Footprint, Step
 from retnet_bench.workloads import Cell
 
-MODELLED = ("train", "perplexity", "prefill", "decode")
+MODELLED = ("train", "perplexity", "tune", "prefill", "decode")
 """Workloads whose step's cost is known."""
 
 
@@ -46,7 +46,7 @@ class Roofline:
 
 def step_of(cell: Cell, config: ModelConfig, device: str, position: int | None = None) -> Step:
     """What one timed step of the cell runs; decode: at `position`, the last one by default."""
-    workload = "train" if cell.workload == "perplexity" else cell.workload
+    workload = "train" if cell.workload in ("perplexity", "tune") else cell.workload
     length = cell.length if position is None else position + 1
     if workload == "decode" and not cost.state_grows(config):
         length = 1  # the same step at every position

@@ -1,4 +1,4 @@
-"""Tables of quality: scaling laws, ablations, context, and quality beside speed."""
+"""Tables of quality: ablations, context, and quality beside speed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import pandas as pd
 from rich.table import Table
 
 from retnet_bench import paper
-from retnet_bench.analysis.statistics.intervals import Interval
-from retnet_bench.analysis.tables import best_rates, curves, quality, scaling
-from retnet_bench.base import UserError
+from retnet_bench.analysis.tables import best_rates, curves, quality
+from retnet_bench.analysis.tables.precision import REFERENCE, precisions
 from retnet_bench.report import layout
 from retnet_bench.results.numbers import interval, quantity
 from retnet_bench.results.quantities import DECODE_STEP, MEMORY, RATE, Quantity
@@ -19,51 +18,6 @@ from retnet_bench.results.quantities import DECODE_STEP, MEMORY, RATE, Quantity
 def _ends(estimate: float, low: float, high: float, scale: float = 1.0) -> str:
     row = {"estimate": estimate, "low": low, "high": high}
     return interval(pd.Series(row), scale)
-
-
-def _of(found: Interval) -> str:
-    return _ends(*found[:3])
-
-
-def scaling_laws(records: pd.DataFrame) -> Table | None:
-    """Every law of the loss in bits per byte, its floor in nat per token, and the crossovers."""
-    if not (records["metric"] == "document_nll_nat").any():
-        return None
-    try:
-        found = {unit: scaling.fits(records, unit) for unit in scaling.UNITS}
-    except UserError as error:
-        return _no_laws(str(error))
-    if not found["bits per byte"].fits:
-        return None
-    columns = "against|at|arm|>E, bits per byte|>E, nat per token|>alpha|>beta|>points|>seeds"
-    table = layout.table(
-        "Scaling laws: loss = E + A x^-alpha", columns, caption=_remarks(records, found)
-    )
-    bits, nats = (_by_place(found[unit].fits) for unit in scaling.UNITS)
-    for place, fit in bits.items():
-        known = {name: _of(value) for name, value in fit.coefficients().items()}
-        floor = _of(nats[place].coefficients()["E"]) if place in nats else ""
-        against = "parameters, tokens" if fit.variable == "both" else fit.variable
-        numbers = (known["E"], floor, known["alpha"], known.get("beta", ""))
-        table.add_row(against, fit.at, fit.arm, *numbers, str(len(fit.loss)), str(fit.seeds))
-    return table
-
-
-def _by_place(fits: list[scaling.Fit]) -> dict[tuple[str, str, str], scaling.Fit]:
-    return {(fit.variable, fit.at, fit.arm): fit for fit in fits}
-
-
-def _no_laws(reason: str) -> Table:
-    return layout.table("Scaling laws", "not fitted, because", [[reason]])
-
-
-def _remarks(records: pd.DataFrame, found: dict[str, scaling.Scaling]) -> str:
-    first = next(iter(found.values()))
-    lines = [crossing.text for crossing in scaling.crossings(records, first)]
-    lines = [f"Crossover: {line}." for line in lines]
-    lines += [f"Not fitted: {reason}." for reason in first.missing]
-    alone = any(fit.seeds == 1 for fit in first.fits)
-    return "\n".join([*lines, *(["One seed: intervals of documents only."] if alone else [])])
 
 
 def ablations(records: pd.DataFrame) -> Table | None:
@@ -144,6 +98,28 @@ def _percent(row: pd.Series, name: str) -> str:
     return _ends(row[name], row[f"{name}_low"], row[f"{name}_high"], 100)
 
 
+def precision(records: pd.DataFrame) -> Table | None:
+    """Each dtype's loss and speed beside those of fp32."""
+    found = precisions(records)
+    if found.empty:
+        return None
+    columns = (
+        f"arm|size|>tokens|dtype|>perplexity per byte to {REFERENCE}, % [95 % interval]"
+        f"|>between seeds, %|>seeds|loss|>training, {RATE.unit}|>x {REFERENCE}"
+    )
+    caption = "Speeds are one reading of each training, alone: not timed by the protocol."
+    table = layout.table("Precision", columns, caption=caption)
+    for _, row in found.iterrows():
+        loss = "the same within seeds" if row["within"] else "not the same"
+        speeds = (quantity(RATE.of(row["tokens_per_s"])), quantity(row["speed"]))
+        known = speeds if row["tokens_per_s"] == row["tokens_per_s"] else ("", "")
+        budget = "" if pd.isna(row["token_budget"]) else f"{row['token_budget']:,}"
+        cells = [row["arm"], row["size"], budget, row["dtype"], interval(row, 100)]
+        between = quantity(100 * row["between_seeds"])
+        table.add_row(*cells, between, str(row["seeds"]), loss, *known)
+    return table
+
+
 def joined(records: pd.DataFrame) -> Table | None:
     """One row per arm and size: training, decoding, memory, and bits per byte."""
     found = quality.joined(records)
@@ -170,4 +146,4 @@ def _speed(row: pd.Series, name: str, shown: Quantity) -> str:
     return _ends(row[name], row[f"{name}_low"], row[f"{name}_high"], shown.factor)
 
 
-TABLES = (context, ar_hits, scaling_laws, ablations, joined)
+TABLES = (context, ar_hits, ablations, precision, joined)

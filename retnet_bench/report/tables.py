@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from rich.table import Table
 from retnet_bench.analysis.tables import curves, ratios
 from retnet_bench.analysis.tables import rows as contracts
 from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
-from retnet_bench.report import layout, quality
+from retnet_bench.report import layout, quality, scaling
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.report.recall import recall_table
+from retnet_bench.report.tuning import choices_table, sweep_table
 from retnet_bench.results.numbers import interval, quantity
 from retnet_bench.results.quantities import (
     DECODE_STEP,
@@ -38,13 +39,16 @@ def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Tabl
 
 def by_workload(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[tuple[str, Table]]:
     """The same, each with the workload that it is of; empty where its rows say it."""
-    makers: tuple[tuple[str, Callable[[pd.DataFrame], Table | None]], ...] = (
+    makers: tuple[tuple[str, Callable[[pd.DataFrame], Table | Iterable[Table] | None]], ...] = (
         ("train", _throughput),
         ("train", _energy),
         ("prefill", _prefill),
         ("decode", _decode),
         ("", _memory),
         ("perplexity", _perplexity),
+        ("tune", sweep_table),
+        ("perplexity", choices_table),
+        ("perplexity", scaling.tables),
         *(("perplexity", make) for make in quality.TABLES),
         ("recall", recall_table),
         ("downstream", scores_table),
@@ -53,9 +57,9 @@ def by_workload(records: pd.DataFrame, floors: Floors | None = None) -> Iterator
         ("", _failures),
     )
     for workload, make in makers:
-        table = make(records)
-        if table is not None and table.row_count:
-            yield workload, table
+        found = make(records)
+        several = [found] if isinstance(found, Table) else found or ()
+        yield from ((workload, table) for table in several if table.row_count)
 
 
 def floors_table(results: Path) -> Table:

@@ -21,6 +21,7 @@ ADDED = {
         *("context_length", "tokens_seen", "step", "environment_id", "baseline"),
     ),
     4: ("pairs", "key_dim"),
+    5: ("tokens_per_param", "tuned"),
 }
 """Columns that a version has and the one before lacks."""
 _FIELDS = {field.name: field for field in arrow_schema()}
@@ -79,5 +80,6 @@ _STEPS: dict[int, Callable[[pa.Table], pa.Table]] = {
     1: partial(_with_nulls, 2),
     2: _to_3,
     3: partial(_with_nulls, 4),
+    4: partial(_with_nulls, 5),
 }
 """From version v to version v + 1, for every v below SCHEMA_VERSION."""

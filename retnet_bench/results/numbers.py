@@ -36,6 +36,14 @@ def millions(value: float) -> str:
     return f"{value / 1e6:.3g}M"
 
 
+def short(value: float) -> str:
+    """Of parameters, tokens and ticks: 3.15M, 1.3B, 250k, 10."""
+    for letter, scale in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if scale <= abs(value) < math.inf:
+            return f"{value / scale:.3g}{letter}"
+    return f"{value:.3g}" if math.isfinite(value) else quantity(value)
+
+
 def seconds(value: float) -> str:
     """8.2 s, 3 min 20 s, 2 h 5 min."""
     if value < 60:

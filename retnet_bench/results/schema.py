@@ -8,6 +8,7 @@ History of SCHEMA_VERSION
    names the arm that others are compared with. The text of
    an environment stands in the first row that has it; the others name its environment_id.
 4  columns pairs and key_dim (recall).
+5  columns tokens_per_param and tuned (perplexity).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 VERSION_KEY = b"retnet_bench_schema_version"
 
 _TYPES = {
@@ -29,7 +30,7 @@ _TYPES = {
 }
 
 
-WORKLOADS = ("train", "prefill", "decode", "perplexity", "recall", "downstream")
+WORKLOADS = ("train", "prefill", "decode", "perplexity", "tune", "recall", "downstream")
 OK_STATUSES = ("ok", "impure")
 """Statuses of rows that carry a measured value."""
 
@@ -75,7 +76,7 @@ COLUMNS: list[Column] = [
             "phase",
             "string",
             "part of the work: check, warmup, train, prefill, decode, perplexity, recall, "
-            "validate, score, downstream, or stop (when the blocks ended)",
+            "tune, validate, score, downstream, or stop (when the blocks ended)",
         ),
         (
             "check",
@@ -137,6 +138,17 @@ COLUMNS: list[Column] = [
         ("vocab_size", "int", "rows of the embedding", "tokens"),
         ("seed", "int", "seed of weights and data order"),
         ("token_budget", "int", "tokens trained on (perplexity)", "tokens"),
+        (
+            "tokens_per_param",
+            "float",
+            "tokens for each body parameter, where the study says the budget so (perplexity)",
+        ),
+        (
+            "tuned",
+            "string",
+            "settings that each arm of the pair has from its own sweep, and so not in common: "
+            "learning_rate, batch, ... (perplexity)",
+        ),
         ("learning_rate", "float", "peak learning rate (perplexity, recall)"),
         ("key_dim", "int", "key dimension of every arm's heads, where the study says it (recall)"),
         ("task", "string", "evaluation task (downstream)"),
@@ -241,6 +253,21 @@ METRICS: dict[str, Metric] = {
             *("train_loss_nat", "nat", ""),
             "training loss after `tokens_seen` tokens, per token (recall: per query)",
         ),
+        ("tokens_trained", "tokens", "", "tokens of the whole training"),
+        ("epochs", "epochs", "", "how often the training read the corpus's train split"),
+        (
+            *("training_tokens_per_second", "tokens/s", ""),
+            "tokens of the whole training over its time: one reading, alone, not by the protocol",
+        ),
+        (
+            *("chosen_learning_rate", "", "perplexity"),
+            "peak learning rate that the arm's sweep led to; `reason` says how",
+        ),
+        (
+            *("validation_nll_nat", "nat", "tune"),
+            "negative log-likelihood of `document`, of those to choose by",
+        ),
+        ("validation_bytes", "bytes", "tune", "bytes of `document`"),
         ("document_nll_nat", "nat", "perplexity", "negative log-likelihood of `document`"),
         ("document_tokens", "tokens", "perplexity", "scored tokens of `document`"),
         ("document_words", "words", "perplexity", "words of `document`"),

@@ -109,6 +109,11 @@ class Store:
         """Status per cell that has records: of its latest run, the failure, impure or ok."""
         return finished(self.folder)
 
+    def machines(self) -> set[str]:
+        """Names of the machines that the records are of."""
+        tables = (part.read(path, ["machine"]) for path in part.parts(self.records))
+        return {str(name) for table in tables for name in table["machine"].unique().to_pylist()}
+
     def taken_on(self, cells: Collection[str]) -> dict[str, tuple[str, str]]:
         """Fingerprint and name of the machine on which each of `cells` was measured last."""
         tables = [part.read(path, _MACHINE_COLUMNS) for path in part.parts(self.records)]

@@ -78,7 +78,7 @@ def measured(
             highlight=False,
             soft_wrap=True,
         )
-    home = default_folder(study)
+    home = default_folder(study, source)
     comparison = _Comparison(
         study=study,
         source=source,

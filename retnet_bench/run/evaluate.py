@@ -72,7 +72,9 @@ def evaluate(
     _check_arm(options.arm)
     names = tasks.task_names(names)
     if not names:
-        raise UserError('--tasks names none; such as --tasks "hellaswag,piqa" or --tasks paper')
+        raise UserError(
+            '--tasks names none; such as --tasks "hellaswag,piqa", --tasks paper or --tasks grammar'
+        )
     manager = tasks.find_tasks(names, options.include)
     device = _device(options.device)
     model, meta = load_any(folder, device, _dtype(options.dtype))
@@ -93,7 +95,7 @@ def evaluate(
                 limit=options.limit,
                 seed=options.seed,
             )
-            rows = _rows(cell, model.cfg, run_id, scores)
+            rows = _rows(cell, model.cfg, run_id, [*tasks.trained(meta), *scores])
             part = store.append(rows, cell.cell_id)
     return part
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from retnet_bench.base import printable
 from retnet_bench.results import labels
+from retnet_bench.results.live import LiveFile
 from retnet_bench.results.quantities import TIME
 from retnet_bench.results.schema import OK_STATUSES, TIMES
 from retnet_bench.run.runner import Finished
@@ -23,10 +24,18 @@ from retnet_bench.workloads.base import SCORE
 
 class Reporter:
     """Use as a context. `cells` are those of the whole study, by which one is told from another;
-    `total_s` are the predicted seconds of what there is to do."""
+    `total_s` are the predicted seconds of what there is to do; `live` is the file in which other
+    terminals read how far it is."""
 
-    def __init__(self, console: Console, cells: Iterable[Cell], total_s: float) -> None:
+    def __init__(
+        self,
+        console: Console,
+        cells: Iterable[Cell],
+        total_s: float,
+        live: LiveFile | None = None,
+    ) -> None:
         self.console = console
+        self.live = live
         self.own = labels.differences(map(_named, cells))
         self.progress = Progress(
             TextColumn("{task.percentage:>3.0f} %"),
@@ -44,6 +53,8 @@ class Reporter:
         self.task = self.progress.add_task("", total=max(total_s, 1e-9))
 
     def __enter__(self) -> Reporter:
+        if self.live:
+            self.live.__enter__()
         self.progress.start()
         return self
 
@@ -54,15 +65,21 @@ class Reporter:
         trace: TracebackType | None,
     ) -> None:
         self.progress.stop()
+        if self.live:
+            self.live.__exit__()
 
     def turn(self, words: str) -> None:
         """A few words on what is being done now."""
         self.progress.update(self.task, description=escape(printable(words)))
         self.progress.refresh()
+        if self.live:
+            self.live.turn(words)
 
     def finished(self, cell: Finished, predicted_s: float) -> None:
         """A line for a cell that is done."""
         self.progress.update(self.task, advance=predicted_s)
+        if self.live:
+            self.live.finished(predicted_s, cell.status not in OK_STATUSES)
         colour = "green" if cell.status == "ok" else "yellow"
         self.console.print(
             Text(f"{cell.status:<11}", colour),
@@ -89,7 +106,7 @@ def headline(cell: Finished) -> str:
     metric = TIMES.get(workload, "")
     values = [v for row in cell.rows if row["metric"] == metric for v in row["samples"]]
     if values:
-        of = " a step" if metric.endswith("_step_s") else ""
+        of = " a step" if metric.endswith("_step_s") else " a request" * (metric == "request_s")
         return TIME.rounded(statistics.median(values), 4) + of
     return bits_per_byte(cell) or right_answers(cell) or scores(cell) or "memory only"
 
@@ -106,9 +123,16 @@ def right_answers(cell: Finished) -> str:
 
 
 def scores(cell: Finished) -> str:
-    """Each score of a task, in the task's own order."""
-    shown = [row for row in cell.rows if row["task"] and row["value"] is not None]
-    return ", ".join(f"{row['metric']} {row['value']:.3g}" for row in shown)
+    """Each score of a task, in the task's own order; of several tasks the mean of each."""
+    scored = [row for row in cell.rows if row["task"] and row["phase"] == SCORE]
+    shown: dict[str, list[float]] = {}
+    for row in scored:
+        if row["value"] is not None:
+            shown.setdefault(row["metric"], []).append(row["value"])
+    tasks = len({row["task"] for row in scored})
+    over = f", means of {tasks} tasks" if tasks > 1 else ""
+    words = [f"{metric} {statistics.mean(values):.3g}" for metric, values in shown.items()]
+    return f"{', '.join(words)}{over}" if words else ""
 
 
 def bits_per_byte(cell: Finished) -> str:

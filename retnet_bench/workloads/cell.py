@@ -26,10 +26,11 @@ from retnet_bench.workloads.settings import (
     LearningSettings,
     PerplexitySettings,
     RecallSettings,
+    TextSettings,
     TrainingSettings,
 )
 
-LEARNING = ("perplexity", "recall")
+LEARNING = ("perplexity", "tune", "recall")
 """Workloads that train for what the model then can do."""
 IN_EVERY_CELL = {"chunk": 128}
 """In the JSON of every cell, whatever its mixer: ids were made with it before options were each
@@ -41,6 +42,7 @@ class Cell(
     DecodeSettings,
     TrainingSettings,
     LearningSettings,
+    TextSettings,
     PerplexitySettings,
     RecallSettings,
     DownstreamSettings,
@@ -77,6 +79,9 @@ class Cell(
     those of its entries."""
     arm_family: str | None = None
     """The arm's own block family, where it is not the pair's `family`."""
+    tuned: str | None = None
+    """Settings, joined by ", ", that each arm of the pair has from its own sweep: they are no part
+    of what the arms have in common."""
     checkpoint: str | None = None
     """Downstream: folder of the arm's trained model."""
     weights: str | None = None
@@ -134,7 +139,8 @@ class Cell(
     @property
     def pair_id(self) -> str:
         """Equal for cells that differ in the arm only: speed ratios exist only inside it."""
-        return short_hash(self.canonical(without=self.ARM_FIELDS))
+        own = self.tuned.split(", ") if self.tuned else ()
+        return short_hash(self.canonical(without=(*self.ARM_FIELDS, *own)))
 
     @property
     def name(self) -> str:
@@ -187,8 +193,11 @@ class Cell(
 
     @property
     def training_recipe(self) -> Recipe:
-        """The recipe with the cell's own dropout. Timed training has none unless told."""
+        """The recipe with the cell's own dropout and warm-up. Timed training has no dropout unless
+        told."""
         recipe = RECIPES[self.recipe or default_recipe(self.workload)]
+        if self.warmup_share is not None:
+            recipe = replace(recipe, warmup_share=self.warmup_share, warmup_steps=None)
         return recipe if self.dropout is None else replace(recipe, dropout=self.dropout)
 
     def peak_learning_rate(self) -> float | None:

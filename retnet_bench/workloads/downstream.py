@@ -22,7 +22,9 @@ from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import LanguageModel, checkpoint
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.models.foreign import load_any
+from retnet_bench.workloads import local_tasks
 from retnet_bench.workloads.base import SCORE, WORKLOADS, NotFinite, Sample, Workload
+from retnet_bench.workloads.local_tasks import LOCAL, NAMES
 from retnet_bench.workloads.scorer import Scorer
 from retnet_bench.workloads.settings import DownstreamSettings
 from retnet_bench.workloads.unspelled import WEIGHED, Unspelled
@@ -31,9 +33,12 @@ TASK_LISTS = {
     "paper": (
         *("hellaswag", "boolq", "copa", "piqa", "wsc273", "winogrande"),
         "xstorycloze_en",  # StoryCloze itself is only given out on request
-    )
+    ),
+    "grammar": tuple(LOCAL),
+    "names": tuple(NAMES),
 }
-"""Names that stand for several tasks. `paper`: the seven of Table 3, there 0- and 4-shot."""
+"""Names that stand for several tasks. `paper`: the seven of Table 3, there 0- and 4-shot.
+`grammar`: all that come with this package; `names`: those of them that ask for a name."""
 LENGTH = 2048
 """Longest input where neither the checkpoint nor the user says: the paper's."""
 UNITS = {
@@ -106,6 +111,13 @@ def scorer_of(
     return Scorer(model, longest_input(model, meta, length), bos, n_ids, ends)
 
 
+def trained(meta: dict[str, Any]) -> Iterator[Sample]:
+    """What the checkpoint says of the tokens it was trained on; nothing where it says none."""
+    tokens = meta.get("tokens")
+    if isinstance(tokens, int) and tokens > 0:
+        yield Sample("tokens_trained", "tokens", (float(tokens),), "train")
+
+
 def task_names(names: Sequence[str]) -> list[str]:
     """Names with the lists among them written out."""
     return list(dict.fromkeys(t for name in names for t in TASK_LISTS.get(name, (name,))))
@@ -136,7 +148,7 @@ def evaluate(
         with _no_environment():
             results = simple_evaluate(
                 model=adapter,
-                tasks=list(names),
+                tasks=[local_tasks.spec(name) if name in LOCAL else name for name in names],
                 task_manager=manager,
                 num_fewshot=shots,
                 limit=limit,
@@ -187,11 +199,12 @@ def find_tasks(names: Sequence[str], include: str | None) -> Any:
     if include is not None and not Path(include).is_dir():
         raise UserError(f"--include {include}: there is no such folder of task files")
     manager = _manager(include, False)
-    if not set(names) <= set(manager.all_tasks):
+    others = set(names) - set(LOCAL)
+    if not others <= set(manager.all_tasks):
         manager = _manager(include, True)
     for name in names:
-        if name not in manager.all_tasks:
-            hint = did_you_mean(name, [*manager.all_tasks, *TASK_LISTS])
+        if name in others and name not in manager.all_tasks:
+            hint = did_you_mean(name, [*manager.all_tasks, *TASK_LISTS, *LOCAL])
             near = hint if hint.startswith("; did") else "; `lm-eval ls tasks` lists them"
             raise UserError(f'unknown task "{name}"{near}')
     return manager
@@ -276,8 +289,8 @@ def _weights(rows: list[dict], where: dict[str, Any]) -> Iterator[Sample]:
 
 @WORKLOADS.register("downstream")
 class Downstream(Workload):
-    """An arm's checkpoint on one task of lm-eval. Its model must be the cell's, weight by weight
-    of the same shape, so that the pair's contract holds."""
+    """An arm's checkpoint on one task of lm-eval, or a list of them. Its model must be the cell's,
+    weight by weight of the same shape, so that the pair's contract holds."""
 
     interleaved = False
     phase = "downstream"
@@ -297,22 +310,23 @@ class Downstream(Workload):
         self.tokenizer = load_tokenizer(cell.tokenizer, load_corpus(cell.corpus))
         check_vocabulary(folder, self.model, self.tokenizer)
         self.scorer = scorer_of(self.model, meta, self.tokenizer, cell.length)
-        self.manager = find_tasks([cell.task], cell.include)
+        self.names = task_names([cell.task])
+        self.manager = find_tasks(self.names, cell.include)
+        self.meta = meta
 
     def block(self, clock: Clock, protocol: Protocol, step_s: float) -> Iterable[Sample]:
         """All of the scoring; `protocol` and `step_s` say nothing here."""
         cell = self.cell
-        assert cell.task is not None
         self.scores = evaluate(
             self.scorer,
             self.tokenizer,
-            [cell.task],
+            self.names,
             self.manager,
             shots=cell.shots,
             limit=cell.limit,
             seed=cell.seed,
         )
-        return self.scores
+        return [*trained(self.meta), *self.scores]
 
     def check(self) -> None:
         if not all(s.value is None or abs(s.value) < float("inf") for s in self.scores):

@@ -22,7 +22,12 @@ from retnet_bench.workloads import scoring
 from retnet_bench.workloads.base import SCORE, WORKLOADS, Sample
 from retnet_bench.workloads.learning import Learning
 from retnet_bench.workloads.progress import Live
-from retnet_bench.workloads.settings import PerplexitySettings
+from retnet_bench.workloads.settings import CorpusLimits, PerplexitySettings, TextSettings
+
+ALONE = (
+    "one reading of the whole training, alone: not timed by the protocol, so no speed to compare"
+)
+"""Of a training's speed."""
 
 
 @WORKLOADS.register("perplexity")
@@ -30,7 +35,7 @@ class Perplexity(Learning):
     """Documents' negative log-likelihoods after training on `token_budget` tokens."""
 
     phase = "perplexity"
-    settings = (*Learning.settings, PerplexitySettings)
+    settings = (*Learning.settings, TextSettings, PerplexitySettings, CorpusLimits)
 
     def planned_steps(self) -> int:
         cell = self.cell
@@ -43,8 +48,7 @@ class Perplexity(Learning):
         self.texts = {"corpus": corpus.checksum, "tokenizer": tokenizer.checksum}
         self.bos = tokenizer.bos_id if self.recipe.bos_windows else None
         scored = load_corpus(cell.score_corpus) if cell.score_corpus else corpus
-        split: Split = "valid" if scored.documents("valid") else "test"
-        self.held_out = documents(scored, split, tokenizer, cell.documents)
+        self.held_out = documents(scored, self.split, tokenizer, cell.documents)
         scoring.check_contexts(self.held_out, cell.contexts or ())
         self.stream = encode_split(corpus, "train", tokenizer)
         windows = count_windows(self.stream, cell.length)
@@ -56,22 +60,38 @@ class Perplexity(Learning):
         if cell.ar_hits is not None:
             self.frequent = bigrams.frequent(self.stream, cell.vocab_size, cell.ar_hits)
 
+    @property
+    def split(self) -> Split:
+        """Whose documents are scored."""
+        return "test" if self.cell.score_split == "test" else "valid"
+
     def batches_from(self, start: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         cell = self.cell
         return train_batches(self.stream, cell.batch, cell.length, cell.seed, start, self.bos)
 
-    def _context(self, kind: str | None) -> scoring.Context:
+    def scored_from(self, kind: str | None) -> scoring.Context:
         length = self.cell.length
         stride = self.cell.stride or max(1, length // 2)
         return scoring.Context(kind=kind or "chunked", window=length, stride=stride, bos=self.bos)
 
     def scores(self, live: Live) -> Iterator[Sample]:
+        yield from self.trained()
         for i, document in enumerate(self.held_out):
             yield from self._score(document)
             live.scoring(i + 1, len(self.held_out))
 
+    def trained(self) -> Iterator[Sample]:
+        """On how much it was trained, and how fast that went."""
+        trained = float(self.steps * self._step_tokens)
+        epoch = count_windows(self.stream, self.cell.length) * self.cell.length
+        yield Sample("tokens_trained", "tokens", (trained,), "train")
+        yield Sample("epochs", "epochs", (trained / epoch,), "train")
+        if self.seconds > 0:
+            rate = trained / self.seconds
+            yield Sample("training_tokens_per_second", "tokens/s", (rate,), "train", note=ALONE)
+
     def _score(self, document: ScoredDocument) -> Iterator[Sample]:
-        context = self._context(self.cell.context)
+        context = self.scored_from(self.cell.context)
         nll = scoring.token_nll(self.model, document.ids, context)
         where = {"document": document.name, "context": context.kind}
         for metric, unit, value in (
@@ -85,7 +105,7 @@ class Perplexity(Learning):
             yield from self._ar_hits(document, nll, context, where)
         if self.cell.by_position:
             if context.kind != "carried":
-                nll = scoring.token_nll(self.model, document.ids, self._context("carried"))
+                nll = scoring.token_nll(self.model, document.ids, self.scored_from("carried"))
             parts = scoring.by_position(nll, self.cell.length)
             carried = where | {"context": "carried"}
             yield from _curve("position", "position", parts, carried)

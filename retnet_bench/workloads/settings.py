@@ -15,6 +15,9 @@ from pydantic import Field
 
 from retnet_bench.fields import Count, Flag, Index, Integer, Number, Once, Place, Word
 
+MOST_TOKENS = 2**50
+"""Of a training: beyond what anyone trains on, and still a whole number in any format."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeSettings:
@@ -50,6 +53,13 @@ class LearningSettings:
         Annotated[Number, Field(gt=0)] | None,
         Field(description="peak learning rate of AdamW; the recipe's by default"),
     ] = None
+    warmup_share: Annotated[
+        Annotated[Number, Field(ge=0, lt=1)] | None,
+        Field(
+            description="share of the steps in which the learning rate rises; the recipe's by "
+            "default"
+        ),
+    ] = None
     checkpoint_every: Annotated[
         Count | None,
         Field(description="steps between checkpoints; a tenth of the training by default"),
@@ -57,16 +67,30 @@ class LearningSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerplexitySettings:
-    """Of the workload `perplexity`, beside those of training and learning."""
+class TextSettings:
+    """Of every workload that learns from text."""
 
     token_budget: Annotated[
-        Annotated[Integer, Field(gt=0, le=2**50)] | None, Field(description="tokens to train on")
+        Annotated[Integer, Field(gt=0, le=MOST_TOKENS)] | None,
+        Field(description="tokens to train on"),
+    ] = None
+    tokens_per_param: Annotated[
+        Annotated[Number, Field(gt=0, le=10_000)] | None,
+        Field(
+            description="instead of token_budget: tokens for each body parameter of the size's "
+            "Transformer, in whole batches"
+        ),
     ] = None
     documents: Annotated[
         Count | None, Field(description="held-out documents to score; all by default")
     ] = None
     recipe: Annotated[Word | None, Field(description="how it is trained: small or paper")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerplexitySettings:
+    """Of the workload `perplexity`, beside those of training and learning."""
+
     context: Annotated[
         Literal["chunked", "sliding", "carried"] | None,
         Field(
@@ -95,11 +119,31 @@ class PerplexitySettings:
         Place | None,
         Field(description="corpus whose held-out documents are scored; `corpus` by default"),
     ] = None
+    score_split: Annotated[
+        Literal["valid", "test"] | None,
+        Field(
+            description="held-out documents to score: valid (by default), or test (what is tuned)"
+        ),
+    ] = None
     ar_hits: Annotated[
         Count | None,
         Field(
             description="also score tokens apart that end a bigram seen before in their context "
             "and at most so many times in the training text (Zoology: 1250)"
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusLimits:
+    """Of every workload that learns from text: what a plan is held to. It decides nothing of what
+    is run, so no cell has it."""
+
+    max_epochs: Annotated[
+        Annotated[Number, Field(gt=0)] | None,
+        Field(
+            description="most times that training may read the corpus; 4 with tokens_per_param, "
+            "else any number by default"
         ),
     ] = None
 
@@ -153,7 +197,9 @@ class RecallSettings:
 class DownstreamSettings:
     """Of the workload `downstream`."""
 
-    task: Annotated[Word | None, Field(description="a task of lm-eval")] = None
+    task: Annotated[
+        Word | None, Field(description="a task of lm-eval, or a list such as grammar")
+    ] = None
     shots: Annotated[
         Index | None,
         Field(
@@ -172,7 +218,9 @@ EVERY = (
     DecodeSettings,
     TrainingSettings,
     LearningSettings,
+    TextSettings,
     PerplexitySettings,
+    CorpusLimits,
     RecallSettings,
     DownstreamSettings,
 )

@@ -10,7 +10,7 @@ import pytest
 from fakes import scored
 from golden.records import Row, failure, frame
 
-from retnet_bench.analysis.tables import best_rates, quality
+from retnet_bench.analysis.tables import best_rates, quality, ratios, rows
 from retnet_bench.analysis.verdicts import judging
 from retnet_bench.analysis.verdicts.claims import Claim, check
 from retnet_bench.base import UserError
@@ -152,3 +152,31 @@ def test_a_claim_that_leaves_the_rate_open_is_not_measured(swept):
 def test_a_rate_is_of_perplexity_only():
     with pytest.raises(UserError, match="learning_rate is of perplexity, not of train"):
         check([claim("best", workload="train").model_copy(update={"name": "x"})])
+
+
+# --- each arm's rate from its own sweep ----------------------------------------------------------
+
+
+def tuned(arm: str, rate: float, loss: float) -> list[Row]:
+    about = scored.model(arm, "c", 0) | {"tuned": "learning_rate", "learning_rate": rate}
+    return list(scored.scored(loss, about))
+
+
+def test_a_pair_whose_arms_have_rates_of_their_own_is_compared():
+    records = frame(tuned("retnet", 4e-3, 2.0) + tuned("transformer", 2e-3, 2.1))
+    (row,) = ratios.perplexity_ratios(records, "retnet", "transformer")
+    assert row["estimate"] == pytest.approx(np.exp(-0.1 * scored.TOKENS / scored.BYTES), rel=0.02)
+    apart = records.assign(tuned=None)
+    assert list(ratios.perplexity_ratios(apart, "retnet", "transformer")) == []
+
+
+def test_what_all_arms_have_in_common_stays():
+    records = frame(tuned("retnet", 4e-3, 2.0)).assign(batch=8)
+    found = rows.in_common(records)
+    assert found["learning_rate"].isna().all()
+    assert (found["batch"] == 8).all()
+    both = rows.in_common(records.assign(tuned="batch, learning_rate"))
+    assert both[["learning_rate", "batch"]].isna().all(axis=None)
+    pd.testing.assert_frame_equal(
+        rows.in_common(records.assign(tuned=None)), records.assign(tuned=None)
+    )

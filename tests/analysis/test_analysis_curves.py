@@ -517,6 +517,17 @@ def test_the_caption_says_what_the_records_say():
     )
 
 
+def test_the_caption_says_how_often_trainings_read_their_corpus():
+    rows = small_study()
+    assert "epochs" not in captions.contract_text(frame(rows))
+    scored = next(row for row in rows if row["metric"] == "document_nll_nat")
+    of = scored | {"metric": "epochs", "unit": "epochs", "document": None, "phase": "train"}
+    two = [of | {"value": value, "samples": [value]} for value in (0.254, 3.5)]
+    text = captions.contract_text(frame(rows + two))
+    assert text.endswith("; trained for 0.25 to 3.5 epochs")
+    assert captions.contract_text(frame(rows + two[:1])).endswith("; trained for 0.25 epochs")
+
+
 def test_a_caption_shortens_what_is_long_and_counts_what_is_many():
     """A machine's name of 100,000 characters once took a figure four seconds."""
     rows = [row | {"machine": "x" * 1000, "torch_version": "2.0"} for row in small_study()]

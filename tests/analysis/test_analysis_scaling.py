@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
 
+from retnet_bench.analysis.statistics import power_law
+from retnet_bench.analysis.statistics.power_law import PowerLaw
 from retnet_bench.analysis.statistics.replication import Scores, draw
-from retnet_bench.analysis.tables import scaling
+from retnet_bench.analysis.tables import law_crossings, scaling
 from retnet_bench.base import UserError
 
 N = np.array([0.2, 0.5, 1, 2, 3.3]) * 1e6
 NOTHING = np.empty((0, len(N)))
 
 
-def fit(x: np.ndarray, loss: np.ndarray, drawn: np.ndarray | None = None, n: int = 20):
-    columns = np.reshape(x, (len(x), -1))
+def fit(x: np.ndarray, loss: np.ndarray, drawn: np.ndarray | None = None, n: int = 20) -> PowerLaw:
     drawn = np.empty((0, len(loss))) if drawn is None else drawn
-    found = scaling.fit_law(columns, loss, drawn)
-    return scaling.Fit("retnet", "parameters", "", "", columns, loss, 3, *found, n)
+    return power_law.fit(np.reshape(x, (len(x), -1)), loss, drawn, n)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_exact_losses_give_the_law_back(floor, scale, alpha):
     assert known["E"].estimate == pytest.approx(floor, rel=1e-2)
     assert known["alpha"].estimate == pytest.approx(alpha, rel=1e-2)
     assert known["A"].estimate == pytest.approx(scale * 1e6**alpha, rel=0.2)
-    assert found.at_x(np.array([1e7])) == pytest.approx(floor + scale * 10**-alpha, rel=1e-3)
+    assert found.at(np.array([1e7])) == pytest.approx(floor + scale * 10**-alpha, rel=1e-3)
     assert np.isnan(known["E"].low)
 
 
@@ -62,7 +62,7 @@ def test_one_bad_point_hardly_moves_a_robust_fit():
     sizes = np.geomspace(2e5, 2e7, 9)
     loss = 1.5 + 1.2 * (sizes / 1e6) ** -0.3
     bad = loss * np.where(np.arange(9) == 4, 1.2, 1.0)
-    assert fit(sizes, bad).at_x(sizes) == pytest.approx(loss, rel=0.02)
+    assert fit(sizes, bad).at(sizes) == pytest.approx(loss, rel=0.02)
 
 
 def test_refits_are_scipy_s():
@@ -70,11 +70,13 @@ def test_refits_are_scipy_s():
     drawn = loss * (1 + 0.003 * np.random.default_rng(0).standard_normal((20, 5)))
     logs = np.log(N[:, None] / 1e6)
     start = np.array([0.3, 0.3, 0.3])
-    ours = scaling._refit(logs, np.log(drawn), start, np.ones(5))
+    ours = power_law.refit(logs, np.log(drawn), start, np.ones(5))
     for row, theta in zip(np.log(drawn), ours, strict=True):
         args = (logs, row)
-        cost = least_squares(scaling._residual, start, scaling._slopes, args=args, method="lm").cost
-        assert 0.5 * (scaling._residual(theta, *args) ** 2).sum() == pytest.approx(cost, abs=1e-8)
+        cost = least_squares(
+            power_law.residual, start, power_law.slopes, args=args, method="lm"
+        ).cost
+        assert 0.5 * (power_law.residual(theta, *args) ** 2).sum() == pytest.approx(cost, abs=1e-8)
 
 
 def test_intervals_cover_the_known_law():
@@ -101,8 +103,9 @@ def test_intervals_cover_the_known_law():
 
 def test_bands_are_wider_where_they_are_extrapolated():
     found = scaling.fits(frame(scored.scaling()), variable="parameters").fits[0]
-    low, high = found.band(np.array([found.high, 10 * found.high]))
-    relative = (high - low) / found.at_x(np.array([found.high, 10 * found.high]))
+    ends = np.array([found.high, 10 * found.high])
+    low, high = found.law.band(ends)
+    relative = (high - low) / found.law.at(ends)
     assert relative[1] > relative[0]
 
 
@@ -117,7 +120,7 @@ def test_all_laws_of_the_records(budgets):
     ]
     assert found.missing == []
     joint = next(f for f in found.fits if (f.variable, f.arm) == ("both", "transformer"))
-    known = joint.coefficients()
+    known = joint.law.coefficients()
     for name, truth in (("E", 1.5), ("alpha", 0.3), ("beta", 0.5)):
         assert known[name].estimate == pytest.approx(truth, rel=0.15)
     assert {f.seeds for f in found.fits} == {3}
@@ -126,17 +129,18 @@ def test_all_laws_of_the_records(budgets):
 def test_nat_per_token_are_bits_per_byte_in_another_unit(budgets):
     nats, bits = (scaling.fits(budgets, u, "compute").fits[0] for u in reversed(scaling.UNITS))
     per_byte = scored.TOKENS / scored.BYTES / np.log(2)
-    assert bits.loss == pytest.approx(nats.loss * per_byte)
+    assert bits.law.loss == pytest.approx(nats.law.loss * per_byte)
+    assert bits.nat_per_token * per_byte == pytest.approx(nats.nat_per_token) == pytest.approx(1)
 
 
 def test_the_frontier_leaves_out_what_costs_more_and_is_worse():
-    kept = scaling._frontier(np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 2.0, 2.5, 1.0]))
+    kept = scaling.frontier(np.array([1.0, 2.0, 3.0, 4.0]), np.array([3.0, 2.0, 2.5, 1.0]))
     assert kept.tolist() == [True, True, False, True]
 
 
 def test_the_crossover_is_found_with_an_interval():
     records = frame(scored.scaling())
-    (found,) = scaling.crossings(records, scaling.fits(records))
+    (found,) = law_crossings.crossings(records, scaling.fits(records))
     place = found.inside.interval
     assert place is not None
     assert place.low < 1e6 < place.high
@@ -152,7 +156,7 @@ def test_no_crossover_in_range_says_so_and_extrapolates_apart():
         return scored.law(n_params, tokens) - 0.08 * np.log(n_params / 1e7)
 
     records = frame(scored.scaling({"retnet": later, "transformer": scored.law}))
-    (found,) = scaling.crossings(records, scaling.fits(records))
+    (found,) = law_crossings.crossings(records, scaling.fits(records))
     assert found.inside.interval is None
     assert "none in range: transformer has the lower loss throughout" in found.text
     assert found.beyond is not None
@@ -163,7 +167,7 @@ def test_no_crossover_in_range_says_so_and_extrapolates_apart():
 
 def test_equal_arms_are_not_said_to_cross_surely():
     records = frame(scored.scaling({"retnet": scored.law, "transformer": scored.law}))
-    (found,) = scaling.crossings(records, scaling.fits(records))
+    (found,) = law_crossings.crossings(records, scaling.fits(records))
     place = found.inside.interval
     assert place is None or place.high > 3 * place.low
 
@@ -172,7 +176,7 @@ def test_too_few_sizes_are_named():
     found = scaling.fits(frame(scored.scaling(sizes=("a", "b", "c"))))
     assert found.fits == []
     assert found.missing[0] == (
-        "retnet, transformer, parameters, 1,000,000 tokens: 3 values of parameters; a fit needs 4"
+        "retnet, transformer, parameters, 1,000,000 tokens: 3 values; a fit needs 4"
     )
 
 

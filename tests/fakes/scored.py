@@ -27,6 +27,11 @@ def crossing_law(n_params: float, tokens: float) -> float:
     return law(n_params, tokens) - 0.08 * np.log(n_params / 1e6)
 
 
+def parameters_law(n_params: float, tokens: float) -> float:
+    """Hardly falls with tokens, so that the best size for any compute is far above SIZES."""
+    return 1.0 + 3.0 * (n_params / 1e6) ** -0.2 + 0.05 * (tokens / 1e6) ** -0.5
+
+
 def model(arm: str, size: str, seed: int, budget: int = 1_000_000, **fields: object) -> Row:
     """What all rows of one trained model share."""
     name = f"{size}-{seed}-{budget}"

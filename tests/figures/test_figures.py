@@ -26,6 +26,7 @@ NAMES = ("throughput", "fig5", "fig6a", "fig6b", "fig6c", "decode_position", "tr
 # test_figures_quality.py, test_figures_recall.py and test_figures_tables.py
 QUALITY = ("learning_rate", "loss_curve", "pareto", "position", "table3", "table6", "table8")
 TABLES = ("table1", "table4", "table5")
+LAWS = ("scaling_law", "isoflop", "accuracy")  # test_figures_laws.py
 WORKLOADS = {"throughput": "train", "train_memory": "train", "fig5": "perplexity"}
 
 
@@ -57,7 +58,7 @@ def words(figure: Figure) -> str:
 
 
 def test_the_registered_figures() -> None:
-    assert set(FIGURES) == {*NAMES, *QUALITY, "recall", "published", *TABLES}
+    assert set(FIGURES) == {*NAMES, *QUALITY, *LAWS, "recall", "published", *TABLES}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -89,7 +89,7 @@ def test_the_crossover_is_marked_and_told(drawn: dict[str, Figure]) -> None:
 def test_too_few_sizes_are_joined_by_lines_and_said_to_have_no_fit() -> None:
     figure = FIGURES["fig5"](frame(scored.scaling(sizes=("a", "b"))))
     assert "extrapolated fit" not in legend(figure)
-    assert "2 values of parameters; a fit needs 4" in words(figure)
+    assert "2 values; a fit needs 4" in words(figure)
     assert {c.lines[0].get_linestyle() for c in figure.axes[0].containers} == {"-", "--"}
 
 

@@ -158,6 +158,18 @@ def test_calibration_is_the_ratio_on_records_of_the_same_machine():
     assert calibrated.step_s == pytest.approx(2 * floors[1])
 
 
+def test_a_training_s_own_rate_calibrates_those_like_it():
+    it = cell("perplexity", token_budget=640)
+    floor = rooflines.operator_seconds(
+        footprint(rooflines.step_of(it, it.matched().config, "cpu")), RATES, "eager"
+    )
+    assert floor is not None
+    rate = it.batch * it.length / (3 * floor)
+    row = timed(it, rate) | {"metric": "training_tokens_per_second", "samples": [rate]}
+    found = calibration.calibrate(pd.DataFrame([row]), TARGET)
+    assert found.factor(it) == pytest.approx(3.0)
+
+
 def test_records_of_another_machine_or_without_times_calibrate_nothing():
     elsewhere = timed(cell(), 1.0, "another machine")
     assert calibration.calibrate(pd.DataFrame([elsewhere]), TARGET).ratios == {}

@@ -12,7 +12,7 @@ from golden.records import blocks, decode, failure, frame, small_study
 from rich.console import Console
 from rich.table import Table
 
-from retnet_bench.report import quality
+from retnet_bench.report import quality, scaling
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.report.tables import tables
 
@@ -204,7 +204,8 @@ def test_arms_at_their_best_rates_stand_beside_table_5():
 def test_laws_that_cannot_be_fitted_say_why():
     rows = scored.scaling(seeds=1, sizes=("a", "b", "c", "d"))
     mixed = [row | {"length": 1024} if row["size"] == "a" else row for row in rows]
-    (row,) = rows_of(text(quality.scaling_laws(frame(mixed))))
+    (table,) = scaling.tables(frame(mixed))
+    (row,) = rows_of(text(table))
     assert "need one length" in row[0]
 
 

@@ -14,6 +14,7 @@ import tokenizers as hf
 import torch
 from rich.console import Console
 
+from retnet_bench.analysis.tables import accuracy
 from retnet_bench.analysis.tables.downstream import scores
 from retnet_bench.base import UserError
 from retnet_bench.catalogue.plan import _plan_row
@@ -237,6 +238,57 @@ def test_nothing_is_predicted_of_a_task(folder):
     assert (found.flops, found.cell_s, found.memory, found.roofline.seconds) == (None,) * 4
     assert found.reason == "how much a task asks is not known before it is read"
     assert "" in _plan_row(pair[0], found)
+
+
+def retrained(folder):
+    """The checkpoints, saying of themselves that they were trained on 3 million tokens."""
+    for mixer in ("retention", "attention"):
+        model, meta = checkpoint.load(folder / mixer)
+        checkpoint.save(model, folder / mixer, meta | {"tokens": 3_000_000})
+    return folder
+
+
+@needs_lm_eval
+def test_the_package_s_own_tasks_need_no_files_and_say_what_training_took(folder):
+    options = Options(limit=40)
+    names = ["grammar_filler_gap", "names_seen_near"]
+    for mixer in ("retention", "attention"):
+        evaluate(retrained(folder) / mixer, names, folder / "out", options)
+    records = read_records(folder / "out")
+    ours = records[(records["task"] == "names_seen_near") & (records["arm"] == "retention")]
+    ours = ours.set_index("metric")
+    logs = np.reshape(ours.loc["request_loglikelihood_nat", "samples"], (40, 2))
+    right = (logs.argmax(1) == np.arange(40) % 2).astype(float)
+    assert list(ours.loc["acc", "samples"]) == list(right)
+    assert ours.loc["acc", "shots"] == 0
+    assert ours.loc["tokens_trained", "value"] == 3_000_000
+    frame = accuracy.by_compute(records)
+    assert list(frame["group"]) == ["names", "names", "structure", "structure"]
+    flops = ours.loc["acc", "flops_per_token"]
+    assert frame["compute"].iloc[1] == pytest.approx(3e6 * flops)
+    assert len(scores(records)) == 4  # how much it was trained on is no score
+
+
+@needs_lm_eval
+def test_a_list_of_tasks_is_one_cell_of_the_workload(folder):
+    text = "axes: {task: [names]}"
+    [pair] = planned(retrained(folder), lambda yaml: yaml.replace("axes: {task: [pick]}", text))
+    workload = WORKLOADS["downstream"](pair[0].cell)
+    workload.prepare()
+    found = [s for s in workload.block(None, pair[0].protocol, 0.0) if s.metric == "acc"]
+    assert {s.coordinates["task"] for s in found} == set(tasks.TASK_LISTS["names"])
+    assert {len(s.values) for s in found} == {6}
+
+
+@needs_lm_eval
+def test_a_near_miss_of_our_own_tasks_is_named(folder, monkeypatch):
+    import lm_eval.tasks
+
+    real = lm_eval.tasks.TaskManager
+    local = lambda **kwargs: real(**{**kwargs, "include_defaults": False})  # noqa: E731
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", local)
+    with pytest.raises(UserError, match='unknown task "gramar"; did you mean "grammar"'):
+        evaluate(folder / "retention", ["gramar"], folder / "out", Options())
 
 
 @needs_lm_eval

@@ -144,7 +144,10 @@ def test_small_studies_quote_the_paper_studies_numbers():
     assert said["memory_less"] == decode["memory_less"]
 
 
-TOOLS = ("gpu_check", "gate", "exact", "exact_mixers", "learning_rate", "recall")
+TOOLS = (
+    *("gpu_check", "gate", "exact", "exact_mixers"),
+    *("learning_rate", "recall", "mixed_precision"),
+)
 """Studies that ask nothing of the paper."""
 
 
@@ -191,7 +194,8 @@ def test_the_stated_ablations_are_those_of_table_6():
         later = {arm: value("later_table1", arm=arm, metric="valid") for arm in ARMS}
         nats = later["retnet"] - later["transformer"]
         assert said["missing_transformer"] == pytest.approx(math.exp(nats), abs=6e-4)
-    assert stated("scaling")["perplexity_lower"] == stated("perplexity")["perplexity_lower"]
+    for study in ("scaling", "scaling_optimal", "scaling_gpu"):
+        assert stated(study)["perplexity_lower"] == stated("perplexity")["perplexity_lower"]
     at = {"length": 2048}
     ratio = value("table8", arm="retnet", **at) / value("table8", arm="transformer", **at)
     assert stated("context")["perplexity_lower"] == pytest.approx(ratio, abs=6e-4)

@@ -48,11 +48,23 @@ def test_every_field_is_part_of_the_cell_and_the_contract_of_the_pair(field):
         new = (old or 0) + 1
     if isinstance(old, tuple):
         new = (*old, "x")[-1:]
+    if field == "tuned":
+        new = "learning_rate"
     if field == "layers":
         new = (LayerChoice(mixer="attention", kernel="math", options=options_of("attention")),)
     other = replace(cell(), **{field: new})
     assert other.cell_id != cell().cell_id
     assert (other.pair_id == cell().pair_id) == (field in Cell.ARM_FIELDS)
+
+
+def test_what_each_arm_has_from_its_own_sweep_is_no_part_of_the_contract():
+    tuned = {"tuned": "batch, learning_rate"}
+    pair = [cell(learning_rate=rate, batch=n, **tuned) for rate, n in ((1e-3, 4), (2e-3, 8))]
+    assert pair[0].pair_id == pair[1].pair_id
+    assert pair[0].cell_id != pair[1].cell_id
+    assert pair[0].pair_id != cell(learning_rate=1e-3, batch=4, length=64, **tuned).pair_id
+    said = {"learning_rate": 1e-3}
+    assert cell(batch=4, **said).pair_id != cell(batch=8, **said).pair_id
 
 
 def test_arms_of_a_pair_share_the_pair_only():

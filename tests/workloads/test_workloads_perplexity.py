@@ -122,6 +122,27 @@ def test_both_arms_read_the_same_batches(own_text):
     assert all(map(torch.equal, *batches))
 
 
+def test_a_training_says_its_tokens_its_epochs_and_its_speed(own_text):
+    clock = FakeClock()
+    found = Perplexity(cell("perplexity", token_budget=64 * 40 + 20, documents=1, **own_text))
+    found.prepare()
+    step = found.step
+
+    def slow() -> None:
+        step()
+        clock.idle(0.5)
+
+    found.step = slow  # type: ignore[method-assign]
+    rows = {s.metric: s for s in found.block(clock, Protocol(), 0.0)}
+    windows = (len(found.stream) - 1) // 32
+    assert rows["tokens_trained"].values == (64 * 40,)
+    assert rows["epochs"].values == (64 * 40 / (windows * 32),)
+    assert rows["training_tokens_per_second"].values == (pytest.approx(64 / 0.5),)
+    assert rows["training_tokens_per_second"].unit == "tokens/s"
+    assert "not timed by the protocol" in str(rows["training_tokens_per_second"].note)
+    assert {rows[m].phase for m in ("tokens_trained", "epochs")} == {"train"}
+
+
 def test_a_loss_that_is_not_finite_ends_it(own_text):
     found = Perplexity(cell("perplexity", token_budget=640, **own_text))
     found.prepare()
@@ -322,3 +343,27 @@ def test_tensorboard_gets_the_curve_and_drops_what_is_trained_again(
     assert opened == [1, -1]
     assert [(t, v) for n, v, t in written if n == "train_loss_nat"] == found.curve
     assert [t for n, _, t in written if n == "learning_rate"] == [t for t, _ in found.curve]
+
+
+def test_bf16_computes_in_bf16_and_keeps_weights_and_moments_in_fp32(own_text):
+    found = Perplexity(cell("perplexity", token_budget=640, dtype="bf16", **own_text))
+    found.prepare()
+    seen: set[torch.dtype] = set()
+    for module in found.model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_hook(lambda m, given, made: seen.add(made.dtype))
+    found.step()
+    assert seen == {torch.bfloat16}
+    assert {p.dtype for p in found.model.parameters()} == {torch.float32}
+    moments = found.optimiser.adamw.state.values()
+    kept = {t.dtype for state in moments for t in state.values() if isinstance(t, torch.Tensor)}
+    assert kept == {torch.float32}
+    assert found.last_loss.dtype == torch.float32
+
+
+def test_the_test_split_is_scored_where_it_is_asked_for(own_text):
+    corpus = load_corpus(own_text["corpus"])
+    for split in ("valid", "test"):
+        found = run(score_split=split, **own_text)
+        names = {s.coordinates["document"] for s in found if "document" in s.coordinates}
+        assert names == {document.name for document in corpus.documents(split)}  # type: ignore[arg-type]

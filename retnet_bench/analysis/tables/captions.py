@@ -31,6 +31,8 @@ def contract_text(records: pd.DataFrame) -> str:
         f"torch {_list(measured['torch_version'])}",
         _blocks(measured),
         _seeds(measured),
+        _epochs(measured),
+        _tuned(measured),
     ]
     return "; ".join(part for part in parts if part)
 
@@ -112,6 +114,27 @@ def _seeds(measured: pd.DataFrame) -> str:
         of_documents = bool(measured["metric"].str.startswith("document_").any())
         return "one seed" + " (perplexity's intervals are of documents only)" * of_documents
     return f"{_range(counts.clip(lower=1))} seeds a point"
+
+
+def _epochs(measured: pd.DataFrame) -> str:
+    """How often the trainings read their corpus, where that is recorded."""
+    epochs = measured.loc[measured["metric"] == "epochs", "value"].dropna()
+    if epochs.empty:
+        return ""
+    low, high = (f"{value:.2g}" for value in (epochs.min(), epochs.max()))
+    return f"trained for {low if low == high else f'{low} to {high}'} epochs"
+
+
+def _tuned(measured: pd.DataFrame) -> str:
+    """Which learning rates the arms have from their own sweeps."""
+    chosen = measured[measured["metric"] == "chosen_learning_rate"]
+    if chosen.empty:
+        return ""
+    arms = (
+        f"{arm} {' to '.join(f'{rate:g}' for rate in sorted({of.min(), of.max()}))}"
+        for arm, of in chosen.groupby("arm")["value"]
+    )
+    return f"each arm's learning rate from its own sweep, by other documents: {', '.join(arms)}"
 
 
 def _range(counts: pd.Series) -> str:

@@ -54,7 +54,7 @@ def ablations(records: pd.DataFrame) -> pd.DataFrame:
     arm that failed everywhere keeps a row with its status.
     """
     records = best_rates.at_best(records)
-    scored, full_model = rows.documents(records), reference(records)
+    scored, full_model = rows.in_common(rows.documents(records)), reference(records)
     contract = [name for name in (*rows.PAIR_KEYS, "context") if name != "seed"]
     found = []
     for _, pair in scored.groupby(contract, dropna=False):

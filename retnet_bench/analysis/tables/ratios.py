@@ -173,7 +173,7 @@ def _apart(
 
 def perplexity_ratios(records: pd.DataFrame, a: str, b: str) -> Iterator[dict[str, Any]]:
     """A row per contract but the seed: seeds replicate a pair, documents pair its arms."""
-    documents = rows.documents(records)
+    documents = rows.in_common(rows.documents(records))
     chosen = documents[documents["arm"].isin([a, b])]
     contract = [name for name in (*rows.PAIR_KEYS, "context") if name != "seed"]
     for _, pair in chosen.groupby(contract, dropna=False):

@@ -150,6 +150,15 @@ def documents(records: pd.DataFrame, kind: str = "document") -> pd.DataFrame:
     return last[last["metric"] == f"{kind}_nll_nat"].merge(table, on=_SCORED)
 
 
+def in_common(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose columns hold what all arms of a pair have equal: null where each arm has a setting
+    from its own sweep (column `tuned`)."""
+    own = [words.split(", ") for words in frame["tuned"].astype(object).fillna("")]
+    names = {name for words in own for name in words} & {*PAIR_KEYS}
+    masked = {name: frame[name].mask(np.array([name in words for words in own])) for name in names}
+    return frame.assign(**masked)
+
+
 def scores(groups: Sequence[pd.DataFrame], unit: str) -> list[Scores]:
     """Rows of `documents`, a group for each point, as nat per seed over the documents that every
     seed of every group scored. `unit` is tokens, words or bytes; documents without it are left out.

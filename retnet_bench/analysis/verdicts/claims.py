@@ -33,7 +33,7 @@ CROSSES = {"train": "length", "prefill": "length", "decode": "position", "perple
 
 _SETTINGS = (
     *("size", "length", "batch", "dtype", "mode"),
-    *("seed", "token_budget", "learning_rate"),
+    *("seed", "token_budget", "tokens_per_param", "learning_rate"),
 )
 """Of `Where`: those that a study's settings name, too."""
 
@@ -41,12 +41,12 @@ _SETTINGS = (
 class Measure(Strict):
     """The number: `kind` of `metric` for arm `of`, against arm `over` where two are compared."""
 
-    kind: Literal["ratio", "level", "slope", "exponent", "crossover"]
+    kind: Literal["ratio", "level", "slope", "exponent", "crossover", "equal_compute"]
     metric: Word | None = None
     """Ratio, level and exponent: a metric of the records, a rate or perplexity_per_byte."""
     of: Word
     over: Word | None = None
-    """Ratio: the denominator. Crossover: the arm that is overtaken."""
+    """Ratio and equal_compute: the denominator. Crossover: the arm that is overtaken."""
 
 
 class Where(Strict):
@@ -63,6 +63,7 @@ class Where(Strict):
     device: Word | None = None
     seed: Integer | None = None
     token_budget: Integer | None = None
+    tokens_per_param: Number | None = None
     learning_rate: Number | Literal["best"] | None = None
     """Perplexity. `best`: each arm at its own, of those that the study tries."""
 
@@ -215,20 +216,23 @@ def _check_comparison(claim: Claim) -> None:
 
 def _check_measure(claim: Claim) -> None:
     measure, workload = claim.measure, claim.where.workload
-    if (measure.over is not None) != (measure.kind in ("ratio", "crossover")):
+    if (measure.over is not None) != (measure.kind in ("ratio", "crossover", "equal_compute")):
         need = "needs" if measure.over is None else "compares no arms, so it has no"
         raise UserError(f'measure: a {measure.kind} {need} "over"')
     if measure.over == measure.of:
         raise UserError(f'measure: "of" and "over" are both {quoted(measure.of)}')
     if claim.where.learning_rate is not None and workload != "perplexity":
         raise UserError(f"where.learning_rate is of perplexity, not of {quoted(workload)}")
+    if measure.kind == "equal_compute" and workload != "perplexity":
+        raise UserError(f"measure: equal_compute is of perplexity, not of {quoted(workload)}")
     if measure.kind == "slope" and workload != "decode":
         raise UserError(f"measure: a slope is over positions of decode, not of {quoted(workload)}")
     if measure.kind == "crossover" and workload not in CROSSES:
         near = did_you_mean(workload, CROSSES)
         raise UserError(f"measure: nothing is known to cross over in {quoted(workload)}{near}")
     if (measure.metric is not None) != (measure.kind in ("ratio", "level", "exponent")):
-        need = "needs a" if measure.metric is None else "is of time, so it has no"
+        what = "the loss" if measure.kind == "equal_compute" else "time"
+        need = "needs a" if measure.metric is None else f"is of {what}, so it has no"
         raise UserError(f"measure: a {measure.kind} {need} metric")
     if measure.metric is not None:
         _check_metric(measure.metric, workload, measure.kind)

@@ -9,11 +9,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from retnet_bench.analysis.statistics import crossings, estimates, intervals, replication
+from retnet_bench.analysis.statistics import (
+    compute_optimal,
+    crossings,
+    estimates,
+    intervals,
+    replication,
+)
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.statistics.resampling import of_values
-from retnet_bench.analysis.tables import best_rates, curves, ratios, rows
+from retnet_bench.analysis.tables import best_rates, curves, optimum, ratios, rows, scaling
 from retnet_bench.analysis.verdicts.claims import COMPARISONS, CROSSES, PERPLEXITY, RATES, Claim
+from retnet_bench.base import UserError
 from retnet_bench.results.quantities import SLOPE
 from retnet_bench.results.schema import EXACT, METRICS, TIMES
 
@@ -75,7 +82,7 @@ def _unit(claim: Claim) -> str:
         assert metric is not None
         known = METRICS.get(metric)
         return known.unit if known else "" if metric == PERPLEXITY else "tokens/s"
-    return {"ratio": "x", "slope": SLOPE.unit, "exponent": ""}[kind]
+    return {"ratio": "x", "equal_compute": "x", "slope": SLOPE.unit, "exponent": ""}[kind]
 
 
 def _chosen(records: pd.DataFrame, claim: Claim) -> pd.DataFrame:
@@ -179,6 +186,8 @@ def _conditions(cells: pd.DataFrame, claim: Claim) -> str:
     measured = _measured(cells, claim)
     known = [key for key in ("size", "length", "batch") if measured[key].nunique() == 1]
     settings = [f"{key} {measured[key].iloc[0]}" for key in known]
+    if claim.measure.kind == "equal_compute":
+        settings = ["the most compute of both, each at its best size by the joint law"]
     position = claim.where.position
     if position is not None:
         settings.append("last position" if position == "max" else f"position {position}")
@@ -266,6 +275,23 @@ def _perplexity_crossover(cells: pd.DataFrame, claim: Claim) -> Interval:
     return replication.perplexity_last_crossover(sizes["n_params"], points[:half], points[half:])
 
 
+def _equal_compute(cells: pd.DataFrame, claim: Claim) -> Interval:
+    """Losses by the joint laws of both arms, where both have most compute."""
+    try:
+        found = scaling.fits(cells, variable=scaling.JOINT)
+    except UserError as error:
+        raise _NotMeasured(str(error)) from None
+    best = optimum.optimum(found)
+    of, over = claim.arms
+    if best is None or not {of, over} <= best.frontiers.keys():
+        lacks = "; ".join(found.missing) or "one token budget, or no FLOPs recorded"
+        raise _NotMeasured(f"no joint law of both arms: {lacks}")
+    for arm in (of, over):
+        if beyond := best.beyond(arm, best.high):
+            raise _NotMeasured(f"the best {arm} for the most compute would have {beyond}")
+    return compute_optimal.loss_ratio(best.frontiers[of], best.frontiers[over], best.high)
+
+
 def _any_seed(values: pd.DataFrame) -> pd.DataFrame:
     """Scores of trainings from several seeds are replicas: the seed leaves nothing open."""
     return values.assign(seed=0)
@@ -277,4 +303,5 @@ _KINDS: Mapping[str, Callable[[pd.DataFrame, Claim], Interval]] = {
     "slope": _slope,
     "exponent": _exponent,
     "crossover": _crossover,
+    "equal_compute": _equal_compute,
 }

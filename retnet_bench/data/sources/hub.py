@@ -46,6 +46,11 @@ def load(spec: str) -> Corpus:
     return make_corpus(spec, licence, source, split_documents(documents))
 
 
+def check(spec: str) -> bool:
+    """Whether a corpus is a data set of the hub; UserError for a name that can be none."""
+    return spec.startswith(PREFIX) and bool(_parts(spec))
+
+
 def _parts(spec: str) -> tuple[str, str | None, str]:
     name, *more = spec[len(PREFIX) :].split(":")
     if not _NAME.fullmatch(name) or len(more) > 2:

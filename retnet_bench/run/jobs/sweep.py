@@ -90,6 +90,9 @@ def run(
     environment_variables()
     with source.named():
         pairs = plan.make(study)
+        if study.tune is not None:
+            words = "its cells wait for one another, so it runs as one; leave out --on"
+            raise UserError(f"tune: {words}")
         if sweep.on == "slurm":
             _check_gpus(study, sweep.slurm)
     new = not folder.exists()

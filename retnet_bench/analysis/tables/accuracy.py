@@ -1,0 +1,86 @@
+"""Accuracy on the package's own tasks against what the training of each checkpoint took.
+
+Items come in twos that mirror each other (`data.grammar`), so the mean of each two is what is
+resampled; checkpoints of one arm, size and training that differ in their seed are replicas.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from retnet_bench.analysis.statistics import replication
+from retnet_bench.analysis.statistics.replication import Scores
+
+GROUPS = {
+    "agreement": ("number", "anaphor", "determiner", "quantifier"),
+    "structure": ("filler", "polarity", "verb"),
+    "names": ("",),
+}
+"""Groups of tasks -> how the names of its phenomena begin."""
+_PREFIX = {"names": "names_"}
+CHANCE = 0.5
+_RESAMPLES = 500
+_KEYS = ["group", "arm", "size", "n_params", "compute"]
+COLUMNS = [*_KEYS, "estimate", "low", "high", "seeds", "tasks"]
+
+
+def by_compute(records: pd.DataFrame) -> pd.DataFrame:
+    """A row for each group of tasks, arm and training: COLUMNS. `compute` in FLOPs; checkpoints
+    that don't say their tokens are left out."""
+    chosen = records[(records["workload"] == "downstream") & records["value"].notna()]
+    chosen = chosen.sort_values("recorded_at", kind="stable")
+    trained = chosen[chosen["metric"] == "tokens_trained"].drop_duplicates("cell_id", keep="last")
+    answers = chosen[(chosen["metric"] == "acc") & chosen["task"].map(group_of).notna()]
+    answers = answers.drop_duplicates(["cell_id", "task", "shots"], keep="last")
+    answers = answers.merge(
+        trained[["cell_id", "value"]].rename(columns={"value": "tokens"}), on="cell_id"
+    )
+    compute = answers["tokens"] * answers["flops_per_token"].astype(float)
+    answers = answers.assign(group=answers["task"].map(group_of), compute=compute)
+    return pd.DataFrame(_rows(answers.dropna(subset="compute")), columns=COLUMNS)
+
+
+def group_of(task: object) -> str | None:
+    """The group of a task's name; None for tasks from elsewhere."""
+    for group, beginnings in GROUPS.items():
+        prefix = _PREFIX.get(group, "grammar_")
+        if str(task).startswith(tuple(prefix + beginning for beginning in beginnings)):
+            return group
+    return None
+
+
+def _rows(answers: pd.DataFrame) -> Iterator[dict[str, object]]:
+    for values, found in answers.groupby(_KEYS):
+        marks = found.assign(weights=found["cell_json"].map(_weights))
+        marks = marks.drop_duplicates(["weights", "task"], keep="last")
+        marks = marks.pivot(index="weights", columns="task", values="samples")
+        marks = marks.dropna(axis="columns")
+        if marks.shape[1] == 0:
+            continue  # no task that every checkpoint answered
+        right = np.stack([np.concatenate(list(map(_of_twos, row))) for row in marks.to_numpy()])
+        share = replication.draw([Scores(right, np.ones(right.shape[1]))], _RESAMPLES)
+        ends = share.interval([1.0])
+        yield dict(zip(_KEYS, values, strict=True)) | {
+            "estimate": ends.estimate,
+            "low": ends.low,
+            "high": ends.high,
+            "seeds": len(marks),
+            "tasks": marks.shape[1],
+        }
+
+
+def _weights(cell_json: str) -> str:
+    """What tells checkpoints apart, whatever task their cells are of."""
+    cell = json.loads(cell_json)
+    return f"{cell.get('checkpoint')} {cell.get('weights')}"
+
+
+def _of_twos(right: np.ndarray) -> np.ndarray:
+    """The mean of each item and its mirror; a last item without one stands alone."""
+    values = np.asarray(right, dtype=float)
+    even = values[: len(values) // 2 * 2].reshape(-1, 2).mean(axis=1)
+    return np.append(even, values[len(even) * 2 :])

@@ -1,0 +1,83 @@
+"""What a study names, held against what there is: mixers, kernels, settings that nothing reads."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from retnet_bench.base import UserError, located
+from retnet_bench.kernels import KERNELS
+from retnet_bench.models import MIXERS
+from retnet_bench.study.arms import EVERY_MIXER, Arm, Layer
+from retnet_bench.study.study import Study
+from retnet_bench.study.sweep import SWEEP
+from retnet_bench.workloads import WORKLOADS
+from retnet_bench.workloads.settings import meanings
+
+
+def readers() -> dict[str, list[str]]:
+    """Each setting that is only some workloads' own, and the workloads that read it, but for the
+    sweep's, which no study names."""
+    found: dict[str, list[str]] = {}
+    for name, workload in WORKLOADS.items():
+        if name == SWEEP:
+            continue
+        for key in itertools.chain.from_iterable(map(meanings, workload.settings)):
+            found.setdefault(key, []).append(name)
+    return found
+
+
+def check_names(study: Study) -> None:
+    """UserError for an arm of a mixer or kernel that nobody knows."""
+    for name, arm in study.arms.items():
+        _check_arm(name, arm)
+
+
+def _check_arm(name: str, arm: Arm) -> None:
+    """UserError for a mixer or kernel that is not installed here, or of another family."""
+    for place, entry in _entries(name, arm):
+        with located(place):
+            if arm.layers and entry.mixer == EVERY_MIXER:
+                raise UserError(f"mixer {EVERY_MIXER} stands for arms, not for layers of a pattern")
+            family = MIXERS[entry.mixer].kernels
+            if entry.kernel != "auto" and (kernel := KERNELS[entry.kernel]).mixer != family:
+                fitting = ", ".join(n for n, k in KERNELS.items() if k.mixer == family)
+                raise UserError(
+                    f"kernel {entry.kernel} computes {kernel.mixer}, not {family}; choose from "
+                    f"{fitting}"
+                )
+
+
+def _entries(name: str, arm: Arm) -> Iterator[tuple[str, Layer]]:
+    """What says a mixer in an arm, each with its place in the file."""
+    if arm.layers is None:
+        yield f"arms.{name}", arm
+    for i, entry in enumerate(arm.layers or ()):
+        yield f"arms.{name}.layers.{i}", entry
+
+
+def check_read(study: Study) -> None:
+    """UserError for a setting that no workload it is said for reads: it would change nothing."""
+    for i, group in enumerate(study.workloads):
+        if group.workload == SWEEP:
+            raise UserError(f"workloads.{i}: {SWEEP} is no workload to name; say the key tune")
+    every = {group.workload for group in study.workloads if WORKLOADS[group.workload]}
+    given = [("fixed", study.fixed.model_fields_set, every)]
+    for i, group in enumerate(study.workloads):
+        given.append((f"workloads.{i}.fixed", group.fixed.model_fields_set, {group.workload}))
+        given.append((f"workloads.{i}.axes", set(group.axes), {group.workload}))
+    for name, arm in study.arms.items():
+        if arm.checkpoint is not None and "downstream" not in every:
+            words = f"workload {', '.join(sorted(every))} does not read it; downstream does"
+            raise UserError(f"arms.{name}.checkpoint: {words}")
+    own = readers()
+    for where, keys, asked in given:
+        for key in {*keys}.intersection(*(WORKLOADS[name].unread for name in asked)):
+            raise UserError(f"{where}.{key}: workload {', '.join(sorted(asked))} does not read it")
+        for key, reading in own.items():
+            if key in keys and not asked & set(reading):
+                others = " and ".join(filter(None, [", ".join(reading[:-1]), reading[-1]]))
+                raise UserError(
+                    f"{where}.{key}: workload {', '.join(sorted(asked))} does not read it; "
+                    f"{others} {'do' if len(reading) > 1 else 'does'}"
+                )

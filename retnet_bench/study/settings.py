@@ -1,0 +1,139 @@
+"""Settings that a study gives its cells: what each may be, and which of several counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+from pydantic import Field, PlainSerializer, ValidationError, WrapValidator, create_model
+
+from retnet_bench.base import UserError, quoted
+from retnet_bench.fields import Count, Integer, Once, Place, Strict, Word, problem
+from retnet_bench.measure.protocol import Protocol
+from retnet_bench.workloads.settings import EVERY
+
+ALTERNATIVES = (("batch", "batch_tokens"), ("token_budget", "tokens_per_param"))
+"""Settings of which a group says one: the first, or what the first is made from."""
+
+
+class CommonSettings(Strict):
+    """What any cell may be given, as fixed setting or axis. None: not given here."""
+
+    size: Word | None = None
+    family: Literal["paper", "modern"] | None = None
+    match: Literal["params", "train_flops", "state"] | None = None
+    batch: Count | None = None
+    batch_tokens: Count | None = None
+    """Instead of batch: as many sequences as make this many tokens, at least one."""
+    length: Count | None = None
+    dtype: Literal["fp64", "fp32", "bf16", "fp16"] | None = None
+    mode: Literal["eager", "compile", "cudagraph"] | None = None
+    device: Word | None = None
+    threads: Annotated[Count, Field(le=4096)] | None = None
+    corpus: Place | None = None
+    tokenizer: Place | None = None
+    seed: Annotated[Integer, Field(ge=0, lt=2**32)] | None = None
+    measure: Annotated[tuple[Literal["time", "memory"], ...], Once] | None = Field(
+        default=None, min_length=1
+    )
+
+
+TUNED = "tuned"
+"""As a learning rate: the one that the study's sweep led to, for each arm its own."""
+
+
+def _tuned_or(value: Any, checked: Callable[[Any], Any]) -> Any:
+    return value if value == TUNED else checked(value)
+
+
+def _of_workloads() -> dict[str, Any]:
+    """The workloads' own settings, as pydantic takes fields."""
+    declared = [get_type_hints(one, include_extras=True) for one in EVERY]
+    kinds = {name: kind for hints in declared for name, kind in hints.items()}
+    as_it_is = PlainSerializer(lambda value: value)  # else pydantic warns of a word among numbers
+    rate = kinds["learning_rate"]
+    kinds["learning_rate"] = Annotated[rate, WrapValidator(_tuned_or), as_it_is]
+    return {name: (kind, None) for name, kind in kinds.items()}
+
+
+if TYPE_CHECKING:
+
+    class Settings(CommonSettings):
+        """The common ones, and of the workloads' those that are read by name."""
+
+        learning_rate: float | Literal["tuned"] | None = None
+        max_epochs: float | None = None
+        tokens_per_param: float | None = None
+else:
+    Settings = create_model("Settings", __base__=CommonSettings, **_of_workloads())
+
+
+DEFAULTS = Settings(
+    family="paper",
+    match="params",
+    batch=1,
+    dtype="fp32",
+    mode="eager",
+    device="auto",
+    corpus="sotu",
+    tokenizer="byte",
+    seed=0,
+    measure=("time", "memory"),
+)
+
+
+if TYPE_CHECKING:
+    ProtocolSettings = Strict
+else:
+    ProtocolSettings = create_model(
+        "ProtocolSettings",
+        __base__=Strict,
+        __doc__="Fields of measure.protocol.Protocol; None keeps the default.",
+        **{
+            name: (kind | None, None)
+            for name, kind in get_type_hints(Protocol, include_extras=True).items()
+        },
+    )
+
+
+class Group(Strict):
+    """One workload over the product of its axes."""
+
+    workload: Word
+    fixed: Settings = Settings()
+    axes: dict[str, list[Any]] = {}
+    protocol: ProtocolSettings = ProtocolSettings()
+
+
+def as_given(layer: Settings) -> dict[str, Any]:
+    return layer.model_dump(exclude_none=True)
+
+
+def put_over(*layers: dict[str, Any]) -> dict[str, Any]:
+    """Settings over settings, where two of ALTERNATIVES are two words for one of them."""
+    merged: dict[str, Any] = {}
+    for given in layers:
+        for one, other in ALTERNATIVES:
+            if {one, other} <= given.keys():
+                raise UserError(f"{one} and {other} stand side by side; keep one of them")
+            if given.keys() & {one, other}:
+                merged = {key: merged[key] for key in merged if key not in (one, other)}
+        merged |= given
+    return merged
+
+
+def check_values(where: str, axis: str, values: list[Any]) -> None:
+    """Each value of an axis on its own, before they are multiplied out."""
+    seen: set[Any] = set()
+    for value in values:
+        try:
+            checked = getattr(Settings.model_validate({axis: value}), axis)
+        except ValidationError as error:
+            raise UserError(
+                f"{where}.{problem(error, lambda _: [*Settings.model_fields])}"
+            ) from None
+        if checked is None and (axis == "batch_tokens" or getattr(DEFAULTS, axis) is not None):
+            raise UserError(f"{where}.{axis}: null is no value of it")
+        if checked in seen:
+            raise UserError(f"{where}.{axis} names a value twice: {quoted(value)}")
+        seen.add(checked)

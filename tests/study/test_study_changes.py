@@ -1,0 +1,154 @@
+"""`--set`: where a key goes, what is refused, and that the text kept says what was run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes import cells
+
+from retnet_bench import yaml_file
+from retnet_bench.base import UserError
+from retnet_bench.study import changes
+from retnet_bench.study import study as studies
+from retnet_bench.study.study import Source, Study
+
+TWO_PARTS = [
+    {"workload": "train", "axes": {"length": [16, 32]}, "fixed": {"batch_tokens": 64}},
+    {"workload": "decode", "axes": {"length": [64, 128]}, "fixed": {"positions": 4}},
+]
+
+
+def source(**keys: object) -> Source:
+    return Source(Path("s.yaml"), yaml.safe_dump(cells.study(**keys), sort_keys=False))
+
+
+def changed(*words: str, **keys: object) -> Study:
+    return studies.parse(changes.changed(source(**keys), words))
+
+
+def test_fixed_reaches_the_whole_study_and_the_text_says_so():
+    made = changes.changed(source(workloads=TWO_PARTS), ["fixed.size=0.1M", "fixed.seed=3"])
+    study = studies.parse(made)
+    assert (study.fixed.size, study.fixed.seed) == ("0.1M", 3)
+    assert yaml.safe_load(made.text)["fixed"]["size"] == "0.1M"
+    assert "--set fixed.size=0.1M" in made.text  # a reader of the results sees what changed
+    assert made.changed == ("fixed.size", "fixed.seed")
+
+
+def test_an_axis_reaches_every_part_that_has_it():
+    study = changed("axes.length=[32, 64]", workloads=TWO_PARTS)
+    assert [part.axes["length"] for part in study.workloads] == [[32, 64], [32, 64]]
+    study = changed("axes.length=[32]", "workloads.decode.axes.length=[256]", workloads=TWO_PARTS)
+    assert [part.axes["length"] for part in study.workloads] == [[32], [256]]
+
+
+def test_an_axis_takes_the_place_of_what_its_only_part_says():
+    part = {"workload": "train", "fixed": {"length": 16, "batch_tokens": 64}}
+    study = changed("axes.length=[16, 32]", "axes.batch=[1, 2]", workloads=[part])
+    assert study.workloads[0].axes == {"length": [16, 32], "batch": [1, 2]}
+    assert study.workloads[0].fixed.model_fields_set == set()
+
+
+def test_arms_protocol_and_the_study_s_own_keys():
+    study = changed(
+        "arms.retnet.chunk=32", "arms.linear={mixer: linear}", "protocol.blocks=5", "name=other"
+    )
+    assert study.arms["retnet"].options.chunk == 32
+    assert study.arms["linear"].mixer == "linear"
+    assert study.protocol.blocks == 5
+    assert study.name == "other"
+
+
+def test_null_takes_a_key_out():
+    part = {"workload": "train", "fixed": {"length": 16, "batch": 2}}
+    assert (
+        changed("workloads.0.fixed.batch=null", workloads=[part]).workloads[0].fixed.batch is None
+    )
+
+
+REFUSED = [
+    ("fixed.sze=3M", 'fixed: unknown key "sze"; did you mean "size"?'),
+    ("axes.lenght=[1]", 'axes: unknown key "lenght"; did you mean "length"?'),
+    ("size=3M", 'unknown key "size"; did you mean fixed.size or axes.size?'),
+    ("fixd.size=3M", 'unknown key "fixd.size"; did you mean "fixed.size"?'),
+    ("protocol.bloks=3", 'protocol: unknown key "bloks"; did you mean "blocks"?'),
+    ("fixed.seed=many", "fixed.seed: input should be a valid integer, not 'many'"),
+    ("fixed.size=", "is no KEY=VALUE, such as fixed.size=3M"),
+    ("fixed.size", "is no KEY=VALUE"),
+    ("axes.length=16", "an axis is a list: write 'axes.length=[16]'"),
+    ("axes.length=[]", "axes.length is empty"),
+    ("axes.length=[16, 16]", "names a value twice: 16"),
+    ("axes.length=[16", "not valid YAML"),
+    ("axes.dtype=[fp32]", "say workloads.0.axes.dtype or workloads.1.axes.dtype"),
+    ("fixed.length=16", "workloads.0 (train), workloads.1 (decode) say length for themselves"),
+    ("fixed.batch=2", "workloads.0 (train) says batch for itself"),
+    ("workloads.prefill.fixed.batch=2", 'has no workload part "prefill"; choose from'),
+    ("workloads.7.fixed.batch=2", 'has no workload part "7"'),
+    ("workloads.0.fixd.batch=2", 'did you mean "fixed"?'),
+    ("workloads=[]", "say which key of it, such as workloads.0.fixed.size=3M"),
+    ("arms.retnt.chunk=4", 'the study has no arm "retnt"; did you mean "retnet"?'),
+    ("arms.retnet.chnk=4", 'did you mean "chunk"?'),
+    ("baseline=nobody", '"nobody" is not one of the arms'),
+]
+
+
+@pytest.mark.parametrize(("word", "said"), REFUSED, ids=[word for word, _ in REFUSED])
+def test_what_is_refused_names_the_set(word, said):
+    with pytest.raises(UserError) as refusal:
+        changed(word, workloads=TWO_PARTS)
+    assert said in str(refusal.value)
+    assert f"--set {word.partition('=')[0]}" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_part_named_by_a_workload_that_stands_twice_is_refused():
+    twice = [TWO_PARTS[1], {**TWO_PARTS[1], "axes": {"length": [32]}}]
+    with pytest.raises(UserError, match=r"2 parts decode: say workloads\.0 or workloads\.1"):
+        changed("workloads.decode.fixed.positions=2", workloads=twice)
+
+
+def test_one_place_is_set_once():
+    with pytest.raises(UserError, match=r"fixed\.seed is set twice"):
+        changed("fixed.seed=1", "fixed.seed=2")
+
+
+def test_fixed_is_taken_where_the_parts_that_hide_it_are_set_too():
+    study = changed("fixed.batch=2", "workloads.0.fixed.batch=4", workloads=TWO_PARTS)
+    assert study.fixed.batch == 2
+    assert study.workloads[0].fixed.batch == 4
+    assert study.workloads[0].fixed.batch_tokens is None
+
+
+def test_what_the_file_has_wrong_is_not_blamed_on_the_change():
+    broken = Source(Path("s.yaml"), "name: x\n")
+    with pytest.raises(UserError) as refusal:
+        changes.changed(broken, ["fixed.size=3M"])
+    assert str(refusal.value).startswith("s.yaml: ")
+    assert "--set" not in str(refusal.value)
+
+
+def test_equal_changes_have_one_folder_and_others_another():
+    suffix = changes.suffix
+    assert suffix([]) == ""
+    assert suffix(["fixed.size=0.8M", "axes.length=[1024,4096]"]) == ("-length=1024+4096-size=0.8M")
+    assert suffix(["fixed.size=3M", "fixed.seed=1"]) == suffix(["fixed.seed=1", "fixed.size=3M"])
+    odd = {suffix([f"fixed.corpus={name}"]) for name in ("a/b", "a_b", "a b")}
+    assert len(odd) == 3
+    assert all("/" not in name and " " not in name for name in odd)
+    assert len(suffix([f"axes.length=[{', '.join(map(str, range(1, 99)))}]"])) < 100
+
+
+@pytest.mark.parametrize("name", studies.names())
+def test_a_shipped_study_written_anew_says_the_same(name):
+    path = studies.find(name)
+    data = yaml_file.parse(yaml_file.read(path), path)
+    text = yaml_file.dump(data)
+    assert yaml_file.parse(text, path) == data
+    assert yaml.safe_load(text) == data
+
+
+@pytest.mark.parametrize("text", ["1e3", "0100", "1:30", "yes", "null", "2024-01-02", "a: b", "ü"])
+def test_text_that_looks_like_something_else_is_written_in_quotes(text):
+    assert yaml_file.parse(yaml_file.dump({"key": text}), Path("s")) == {"key": text}
