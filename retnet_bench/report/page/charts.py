@@ -72,6 +72,13 @@ def _one_rate(read: Read) -> Read:
     return lambda records: read(best_rates.at_best(records))
 
 
+def _by_size(records: pd.DataFrame) -> pd.DataFrame:
+    """Perplexity against size; nothing of many arms at one size, which have a chart of their own."""
+    frame = curves.perplexities(best_rates.at_best(records))
+    alone = frame["size"].nunique() == 1 and frame["arm"].nunique() > 2
+    return frame.iloc[:0] if alone else frame
+
+
 def _by_rate(records: pd.DataFrame) -> pd.DataFrame:
     """Perplexity per byte against the learning rate; nothing where there was but one."""
     frame = curves.perplexities(records)
@@ -140,7 +147,7 @@ CHARTS = (
     ),
     Chart(
         *("fig5", "Perplexity of held-out documents", "perplexity", "n_params", "model size"),
-        *(_one_rate(curves.perplexities), PERPLEXITY),
+        *(_by_size, PERPLEXITY),
         at_best=True,
         counted="documents",
         log_x=True,

@@ -94,11 +94,14 @@
     const several = unique(points.map((p) => p.results)).length > 1;
     const series = (p) => [p.arm, p.variant, p.results].join("\u0000");
     const variants = unique(points.map((p) => p.variant + "\u0000" + p.results));
+    const parts = (p) => p.variant.split(", ");
+    const shared = parts(points[0] || { variant: "" }).filter((part) => points.every((p) => parts(p).includes(part)));
+    const short = (p) => parts(p).filter((part) => !shared.includes(part)).join(", ").replaceAll("_", " ");
     return points.map((p) => ({
       ...p,
       series: series(p),
       shade: 1 - 0.55 * (1 - (variants.indexOf(p.variant + "\u0000" + p.results) + 1) / variants.length),
-      end: [variants.length > 1 ? p.variant : "", several ? p.results : ""].filter(Boolean).join(", "),
+      end: [variants.length > 1 ? short(p) : "", several ? p.results : ""].filter(Boolean).join(", "),
       tip: told(p, chart),
       label: `${p.arm} ${p.variant} ${chart.xLabel} ${p.name || p.at}: ${p.y === null ? p.status : p.text}`,
     }));
@@ -189,7 +192,7 @@
     if (Object.keys(sizes).length) xAxis.labelExpr = `${JSON.stringify(sizes)}['' + datum.value]`;
     const [first, last] = [at[0] ?? 1, at.at(-1) ?? 2];
     const span = first < last ? [first, last] : log.x ? [first / 2, first * 2] : [first - 1, first + 1];
-    const xScale = { type: log.x ? "log" : "linear", domain: span, nice: false, ...(log.x ? {} : { zero: false }) };
+    const xScale = { type: log.x ? "log" : "linear", domain: span, nice: false, padding: 6, ...(log.x ? {} : { zero: false }) };
     const x = { field: "x", type: "quantitative", axis: xAxis, scale: xScale };
     const domain = domainOf(measured, chart.fromZero, log.y);
     const yScale = { type: log.y ? "log" : "linear", domain, nice: false, ...(log.y ? {} : { zero: false }) };
@@ -213,8 +216,8 @@
     }
     layer.push({ data: { values: measured }, mark: { type: "line", strokeWidth: chart.kind === "band" ? 1.5 : 2, aria: false },
       encoding: { x, y, color: c, strokeDash: d, detail: { field: "series" }, opacity: pale } });
-    layer.push({ data: { values: measured }, mark: { type: "point", filled: true, size: chart.kind === "band" ? 18 : 60, aria: chart.kind !== "band" },
-      encoding: { x, y, color: c, shape: s, opacity: pale, ...tip } });
+    layer.push({ data: { values: measured }, mark: { type: "point", filled: true, size: 60, aria: chart.kind !== "band" },
+      encoding: { x, y, color: c, shape: s, opacity: chart.kind === "band" ? { value: 0 } : pale, ...tip } });
     layer.push({ data: { values: ends }, mark: { type: "text", align: "left", dx: 8, fontSize: 11, aria: false },
       encoding: { x, y, color: c, text: { field: "end" } } });
     if (failed.length) {
