@@ -77,6 +77,7 @@ class Rows:
     def _contract(self) -> Row:
         cell = self.planned.cell
         return {name: getattr(cell, name) for name in _columns_of(Cell)} | {
+            "kernel": cell.asked_kernel,
             "block_family": cell.block_family,
             "learning_rate": cell.peak_learning_rate(),
             "kernel_dispatched": self.kernel_dispatched,

@@ -559,6 +559,16 @@ def test_the_caption_lists_what_is_mixed_and_invents_nothing():
     assert captions.contract_text(frame([failure("retnet", "train", "oom")])) == "nothing measured"
 
 
+@pytest.mark.parametrize("key", ["kernel", "chunk"])
+def test_a_caption_says_whose_kernel_was_chosen_by_measurement(key):
+    rows = [row | {"cell_json": "{}"} for row in small_study()]
+    for row in rows:
+        if row["arm"] == "retnet":
+            row["cell_json"] = f'{{"{key}":"auto"}}'
+    text = captions.contract_text(frame(rows))
+    assert "retnet: chunkwise (chosen by measurement); transformer: sdpa;" in text
+
+
 def test_records_from_the_store_give_the_same_tables(tmp_path):
     stored = read_records(Store(tmp_path).append(small_study(), "all"))
     for summary in (curves.throughput, curves.slopes, curves.perplexities, ratios.pair_ratios):

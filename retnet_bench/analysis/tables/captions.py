@@ -82,7 +82,13 @@ def _arms(measured: pd.DataFrame) -> list[str]:
 
 def _kernels(cell: pd.DataFrame) -> str:
     dispatched = _list(cell["kernel_dispatched"])
-    return f"kernel {dispatched}" if dispatched == "not recorded" else dispatched
+    words = f"kernel {dispatched}" if dispatched == "not recorded" else dispatched
+    return words + _CHOSEN * bool(cell["cell_json"].astype(str).str.contains(_OPEN).any())
+
+
+_OPEN = r'"(?:kernel|chunk)": ?"auto"'
+"""In a cell's JSON, where its kernel or chunk was left open."""
+_CHOSEN = " (chosen by measurement)"
 
 
 def _matched(measured: pd.DataFrame) -> str:
