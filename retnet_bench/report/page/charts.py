@@ -73,7 +73,7 @@ def _one_rate(read: Read) -> Read:
 
 
 def _by_size(records: pd.DataFrame) -> pd.DataFrame:
-    """Perplexity against size; nothing of many arms at one size, which have a chart of their own."""
+    """Perplexity against size; nothing of many arms at one size, which have another chart."""
     frame = curves.perplexities(best_rates.at_best(records))
     alone = frame["size"].nunique() == 1 and frame["arm"].nunique() > 2
     return frame.iloc[:0] if alone else frame
