@@ -517,6 +517,22 @@ def test_the_caption_says_what_the_records_say():
     )
 
 
+def test_a_figure_s_caption_has_what_a_reader_of_it_needs():
+    assert captions.conditions(frame(small_study())) == (
+        "Measured on Test CPU, 2 threads; fp32, eager; retnet: chunkwise; transformer: sdpa; 1m; "
+        "4 blocks a cell; one seed (perplexity's intervals are of documents only)"
+    )
+    crowd = [
+        row | {"arm": f"arm{i}", "kernel": f"kernel{i}", "kernel_dispatched": f"op{i}"}
+        for i in range(captions.MOST_ARMS + 1)
+        for row in blocks("train_step_s", "retnet", [0.1, 0.1])
+    ]
+    text = captions.conditions(frame(crowd))
+    assert "; kernels kernel0, kernel1, kernel2 and kernel3; " in text
+    assert "arm0" not in text
+    assert captions.conditions(frame([failure("retnet", "train", "oom")])) == "Nothing measured"
+
+
 def test_the_caption_says_how_often_trainings_read_their_corpus():
     rows = small_study()
     assert "epochs" not in captions.contract_text(frame(rows))
