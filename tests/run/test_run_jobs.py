@@ -209,6 +209,7 @@ def said_of(folder: Path) -> str:
     return out.getvalue()
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_jobs_and_the_next_run_does_only_the_rest(tmp_path):
     run = started(tmp_path, "--jobs", "2")
     book = Book(tmp_path / "out")
