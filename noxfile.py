@@ -10,7 +10,7 @@ nox.options.reuse_existing_virtualenvs = True
 
 PINNED = ("-c", "constraints.txt")
 LINT = ("ruff", "mypy", "import-linter", "pandas-stubs", "types-PyYAML", "types-psutil")
-TEST = ("-e", ".[report]", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis")
+TEST = ("-e", ".[report,slurm]", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis")
 BROWSER = ("playwright", "axe-playwright-python")
 
 
