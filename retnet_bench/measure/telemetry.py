@@ -51,7 +51,8 @@ class Telemetry:
     """`with Telemetry("cuda", uuid, pids) as t: worker.ask("block")`, then `t.readings()`.
 
     `uuid`: as `nvml.torch_uuid` gives it in the worker; torch and NVML may number GPUs differently.
-    `pids`: the worker processes of this pair, which are not foreign. One block, one object.
+    `pids`: the worker processes of this pair, which are not foreign. `gpus`: how many work on the
+    block, of which this is the first. One block, one object.
     """
 
     def __init__(
@@ -63,8 +64,9 @@ class Telemetry:
         now: Callable[[], float] = time.monotonic,
         sample_s: float = SAMPLE_S,
         root: Path = ROOT,
+        gpus: int = 1,
     ) -> None:
-        self.on_gpu = device.startswith("cuda")
+        self.on_gpu, self.gpus = device.startswith("cuda"), gpus
         self.pids = frozenset(pids)
         self._now, self._sample_s, self._root = now, sample_s, root
         self._uuid = uuid or ""
@@ -139,7 +141,11 @@ class Telemetry:
         return _series("gpu_foreign_bytes", "bytes", taken or [self._nothing()])
 
     def _gpu_energy(self) -> list[Series]:
-        """The counter's energy; without a counter, a second metric that says it was integrated."""
+        """The counter's energy; without a counter, a second metric that says it was integrated.
+        Of one GPU among several it would be no energy of the block."""
+        if self.gpus > 1:
+            reason = f"{self.gpus} GPUs worked on it, of which one is watched"
+            return [Series("gpu_energy_j", "j", (), reason)]
         window_s = self._end_s - self._start_s
         counted = energy.counted_j(self._joules, self._joules_after, window_s)
         found = [Series.of("gpu_energy_j", "j", counted)]

@@ -258,7 +258,8 @@ class Runner:
         and what the GPU reported."""
         cell, made = cell_run.planned.cell, cell_run.made
         self.on_turn(f"{cell.name}: block {block + 1}")
-        with Telemetry(cell.device, made.env["device"].get("uuid"), pids) as telemetry:
+        uuid = made.env["device"].get("uuid")
+        with Telemetry(cell.device, uuid, pids, gpus=cell.ranks) as telemetry:
             found = self._answer(cell_run, "block")
         if found is None:
             return

@@ -360,6 +360,8 @@ def parallel_why_not(cell: Cell) -> str | None:
         return f"parallel.data is {parallel.data}: {cell.workload} is split by tensor alone"
     if cell.mode != "eager":
         return f"parallel runs in mode eager, not {cell.mode}"
+    if cell.is_open:
+        return "parallel takes no kernel or chunk auto, which one process times; name one"
     if cell.dtype == "fp16" and parallel.ranks > 1:
         return "parallel takes no fp16, whose gradients one scale for all ranks would have to fit"
     rows, left = divmod(cell.batch, parallel.data)

@@ -57,10 +57,13 @@ def driver(install, library, monkeypatch) -> None:
     monkeypatch.setenv("STUB_NOW", "0")
 
 
-def measured(monkeypatch, uuid: str | None = UUIDS[0], window_s: float = 4.0, pid: int = 100):
+def measured(
+    monkeypatch, uuid: str | None = UUIDS[0], window_s: float = 4.0, pid: int = 100, gpus: int = 1
+):
     """Telemetry of one block of `window_s` on a clock that stands still but for this."""
     now = [100.0]
-    telemetry = Telemetry("cuda", uuid, pids=[pid], now=lambda: now[0], sample_s=0.001)
+    told = {"now": lambda: now[0], "sample_s": 0.001, "gpus": gpus}
+    telemetry = Telemetry("cuda", uuid, pids=[pid], **told)
     with telemetry:
         deadline = time.monotonic() + 10
         while telemetry._thread and len(telemetry._processes) < 2 and time.monotonic() < deadline:
@@ -90,6 +93,12 @@ def test_every_gauge_of_a_block(driver, monkeypatch):
         "gpu_energy_j": {400.0},
         "energy_window_s": {4.0},
     }
+
+
+def test_energy_of_one_gpu_is_not_that_of_several(driver, monkeypatch):
+    found = by_metric(measured(monkeypatch, gpus=2))
+    assert found["gpu_energy_j"].reason == "2 GPUs worked on it, of which one is watched"
+    assert found["gpu_power_w"].values
 
 
 def test_a_gpu_is_found_by_uuid_though_torch_numbers_them_the_other_way_round(driver, monkeypatch):

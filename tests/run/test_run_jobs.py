@@ -26,6 +26,7 @@ from retnet_bench.run.jobs import job as jobs_module
 from retnet_bench.run.jobs import local, options, slurm, states, submission
 from retnet_bench.run.jobs.book import Book, Job, Outcome
 from retnet_bench.study import study as studies
+from retnet_bench.study.settings import Settings
 
 TREE = Path(__file__).parents[2]
 
@@ -120,6 +121,20 @@ def test_jobs_get_cores_of_their_own_and_timed_ones_the_machine():
     assert cores_for([job(timed=True)], [], [0, 1], 2) == [], "all of them"
     assert cores_for([job()], [running(timed=True)], [0, 1], 2) is None
     assert cores_for([job()], [running()], None, 2) is None, "cores can't be told apart"
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"),
+    [
+        ({}, 0),
+        ({"threads": 3}, 3),
+        ({"parallel": {"data": 2, "tensor": 2}}, 4),
+        ({"parallel": {"tensor": 2}, "threads": 3}, 6),
+        ({"parallel": {"data": 1}}, 0),
+    ],
+)
+def test_a_job_of_slurm_has_cores_for_all_ranks(given, threads):
+    assert submission._threads(Settings.model_validate(given)) == threads
 
 
 # --- a study as jobs of this machine --------------------------------------------------------------

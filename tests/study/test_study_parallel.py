@@ -105,6 +105,15 @@ def test_a_mixer_that_says_no_split_refuses_in_one_line():
     )
 
 
+def test_a_kernel_that_would_be_timed_is_named_instead():
+    arms = {"open": {"mixer": "retention", "kernel": "auto"}, "retnet": {"mixer": "retention"}}
+    found = reasons({"data": 2}, arms=arms)
+    assert found == {
+        "open": "parallel takes no kernel or chunk auto, which one process times; name one",
+        "retnet": None,
+    }
+
+
 def test_inference_is_split_by_tensor_alone():
     assert reasons({"tensor": 2}, "prefill") == {"retnet": None, "transformer": None}
     found = reasons({"data": 2}, "decode")

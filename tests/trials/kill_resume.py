@@ -68,8 +68,8 @@ class Place:
     def out(self) -> Path:
         return self.root / "out"
 
-    def make(self) -> None:
-        self.study.write_text(STUDY)
+    def make(self, study: str = STUDY) -> None:
+        self.study.write_text(study)
         for name in ("tmp", "cache"):
             (self.root / name).mkdir()
 
@@ -83,9 +83,9 @@ class Place:
         return [path for path in self.root.rglob("*") if HALF_MADE.fullmatch(path.name)]
 
 
-def start(place: Place, mark: str) -> subprocess.Popen[str]:
+def start(place: Place, mark: str, *options: str) -> subprocess.Popen[str]:
     """The study in a session of its own, with temporary folder and cache of the test's."""
-    command = [sys.executable, "-m", "retnet_bench", "run", str(place.study)]
+    command = [sys.executable, "-m", "retnet_bench", "run", str(place.study), *options]
     own = {"TMPDIR": str(place.root / "tmp"), "RETNET_BENCH_CACHE": str(place.root / "cache")}
     return subprocess.Popen(
         [*command, "--out", str(place.out), "--no-plot"],

@@ -23,6 +23,7 @@ from retnet_bench.run.jobs.states import ACTIVE, DONE, State
 from retnet_bench.run.runner import environment_variables
 from retnet_bench.study import plan
 from retnet_bench.study.plan import Pair
+from retnet_bench.study.settings import Settings
 from retnet_bench.study.study import Source, Study
 from retnet_bench.workloads import WORKLOADS
 from retnet_bench.workloads.progress import require_tensorboard
@@ -201,9 +202,9 @@ def _jobs(
     order = [pairs[i] for i in todo]
     if how.on == "local":
         order = session.shortest_first(order, session.predicted_seconds(order))
-        threads = [max(planned.cell.threads for planned in pair) for pair in pairs]
+        threads = [max(p.cell.threads * p.cell.ranks for p in pair) for pair in pairs]
     else:
-        threads = [point.threads or 0 for _, point, _ in study.points()]
+        threads = [_threads(point) for _, point, _ in study.points()]
     own = labels.differences((p.cell.name, p.cell.canonical()) for pair in pairs for p in pair)
     made = []
     for pair in order:
@@ -227,6 +228,12 @@ def _jobs(
         )
         made.append(job)
     return made
+
+
+def _threads(point: Settings) -> int:
+    """Of all ranks of a cell together, as the study says it; 0 where it says nothing."""
+    ranks = point.parallel.ranks if point.parallel else 1
+    return ranks * (point.threads or int(ranks > 1))
 
 
 def _title(pair: Pair, own: dict[tuple[str, str], str]) -> str:
