@@ -10,7 +10,7 @@ from pydantic import Field, PlainSerializer, ValidationError, WrapValidator, cre
 from retnet_bench.base import UserError, quoted
 from retnet_bench.fields import Count, Integer, Once, Place, Strict, Word, problem
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.workloads.settings import EVERY
+from retnet_bench.workloads.settings import EVERY, Parallel
 
 ALTERNATIVES = (("batch", "batch_tokens"), ("token_budget", "tokens_per_param"))
 """Settings of which a group says one: the first, or what the first is made from."""
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 
         learning_rate: float | Literal["tuned"] | None = None
         max_epochs: float | None = None
+        parallel: Parallel | None = None
         tokens_per_param: float | None = None
 else:
     Settings = create_model("Settings", __base__=CommonSettings, **_of_workloads())
