@@ -14,6 +14,8 @@ from retnet_bench.workloads import WORKLOADS, Cell, Workload, world
 
 LIMIT_S = 600.0
 """Seconds that a world of a test may take."""
+PRELOADED = ["retnet_bench.workloads", "torch.distributed.fsdp", "torch.distributed.tensor"]
+"""What the fork server imports once for all ranks. It has not the tests' own path."""
 
 
 def workload(cell: Cell, rank: int = 0, rendezvous: Path | None = None) -> Workload:
@@ -43,7 +45,7 @@ def run(task: Callable[..., Any], ranks: int, folder: Path, *arguments: Any) -> 
     """What `task(rank, rendezvous, *arguments)` returns in each of so many processes. `task` is a
     function of a module. RuntimeError with the first rank's words that failed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(PRELOADED)
     folder.mkdir(parents=True, exist_ok=True)
     started = [
         context.Process(target=_rank, args=(task, rank, folder, arguments), daemon=True)
