@@ -116,7 +116,7 @@ def _tables(found: list[tuple[Planned, Prediction | None]], screen: int | None) 
             [_memory_row(*row) for row in memory.items()][:rows],
         )
     if exchanged := _exchange_rows(found):
-        columns = "workload|size|arm|>length|>batch|exchange|>tensors"
+        columns = "workload|size|arm|>length|>batch|bytes of the tensors, by kind"
         yield table("Predicted exchange of a rank in a step", columns, exchanged[:rows])
     if len(cells) > rows:
         yield f"{len(cells) - rows} more cells; --all shows every row"
@@ -254,12 +254,12 @@ def _memory_row(where: tuple[str, ...], memory: dict[str, int]) -> tuple[str, ..
 
 
 def _exchange_rows(found: list[tuple[Planned, Prediction | None]]) -> list[tuple[str, ...]]:
-    """What the ranks of worlds exchange."""
-    lines = [
-        (*_where(planned), kind, size_bytes(nbytes))
-        for planned, prediction in found
-        for kind, nbytes in (prediction.exchanged if prediction else {}).items()
-    ]
+    """What the ranks of worlds exchange, a row a cell."""
+    lines = []
+    for planned, prediction in found:
+        if prediction and prediction.exchanged:
+            kinds = (f"{kind} {size_bytes(n)}" for kind, n in prediction.exchanged.items())
+            lines.append((*_where(planned), ", ".join(kinds)))
     return list(dict.fromkeys(lines))
 
 

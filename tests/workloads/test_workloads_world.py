@@ -28,6 +28,10 @@ PARAMETERS = 1e-5
 gradient is, and so turn the rounding of those near 0 into more than rounding."""
 
 
+CHECKPOINT = 1e-4
+"""Relative, of each tensor of a checkpoint by itself."""
+
+
 def trained(mixer: str, **changes: Any) -> Cell:
     return cell(mixer=mixer, batch=4, **changes)
 
@@ -159,4 +163,6 @@ def test_a_world_writes_the_checkpoint_that_one_process_writes(parallel, tmp_pat
         assert one.keys() == other.keys()
         for key in one.keys() - {"rng.cpu"}:
             assert one[key].dtype == other[key].dtype
-            torch.testing.assert_close(other[key], one[key], rtol=1e-4, atol=1e-7)
+            # Of a tensor together: where a gradient is near 0 AdamW makes its rounding a step of
+            # another size, in a weight or two of thousands (3e-6 of 1e-3 was seen).
+            assert _norm([other[key] - one[key]]) <= CHECKPOINT * _norm([one[key]])
