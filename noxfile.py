@@ -119,9 +119,10 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def peers(session: nox.Session) -> None:
-    """Our arms and kernels beside other people's, from the package index, and from checkouts
-    (`-- --nanogpt PATH --torchscale PATH`): minutes. What can't be installed is told, and the rest
-    measured."""
+    """Our arms beside other people's code, of the package index or checkouts (--nanogpt PATH).
+
+    What can't be installed is told, and the rest measured.
+    """
     install(session)
     for package in PEERS:
         session.install("-q", *PINNED, package, success_codes=(0, 1))
