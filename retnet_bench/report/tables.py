@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from retnet_bench.analysis.tables import curves, ratios
+from retnet_bench.analysis.tables import curves, ratios, serving
 from retnet_bench.analysis.tables import rows as contracts
 from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
 from retnet_bench.report import layout, quality, scaling
@@ -20,7 +20,9 @@ from retnet_bench.results.numbers import interval, quantity
 from retnet_bench.results.quantities import (
     DECODE_STEP,
     ENERGY,
+    FIRST_TOKEN,
     MEMORY,
+    OUTPUT_TOKEN,
     RATE,
     SLOPE,
     TIME,
@@ -44,6 +46,7 @@ def by_workload(records: pd.DataFrame, floors: Floors | None = None) -> Iterator
         ("train", _energy),
         ("prefill", _prefill),
         ("decode", _decode),
+        ("generate", _generation),
         ("", _memory),
         ("perplexity", _perplexity),
         ("tune", sweep_table),
@@ -151,9 +154,42 @@ def _decode(records: pd.DataFrame) -> Table | None:
     return _table("Decode latency", frame, keys, columns, text)
 
 
+def _generation(records: pd.DataFrame) -> Table | None:
+    """What 50, 90 and 99 % of requests reach, a row for each of time and rate."""
+    found = [
+        serving.reached(records, what, share).assign(what=shown.label(), share=share)
+        for what, shown in _SERVED.items()
+        for share in serving.REACHED
+    ]
+    whole = pd.concat(found)
+    if whole["estimate"].isna().all():
+        return None
+    keys = ["arm", *curves.separators(found[0]), "length"]
+    by_share = {share: part.set_index([*keys, "what"]) for share, part in whole.groupby("share")}
+    factors = {shown.label(): shown.factor for shown in _SERVED.values()}
+    first = by_share[serving.REACHED[0]]
+
+    def cells(key: tuple) -> Cells:
+        texts = []
+        for share in serving.REACHED:
+            row = by_share[share].loc[key]
+            known = row["estimate"] == row["estimate"]
+            texts.append(interval(row, factors[key[-1]]) if known else str(row["reason"] or ""))
+        return [*map(_plain, key), *texts, f"{first.loc[key]['n']:.0f}"]
+
+    named = [f">{name.replace('_', ' ')}" for name in keys[1:]]
+    shares = [f">p{100 * share:g} [95 %]" for share in serving.REACHED]
+    columns = "|".join(["arm", *named, "what", *shares, ">requests"])
+    rows = (cells(key) for key in first.index)
+    return layout.table("Generation: what 50, 90 and 99 % of requests reach", columns, rows)
+
+
+_SERVED = {"first_token_s": FIRST_TOKEN, "output_token_s": OUTPUT_TOKEN, serving.RATE: RATE}
+
+
 def _memory(records: pd.DataFrame) -> Table | None:
     frames = []
-    for phase in ("train", "prefill", "decode"):
+    for phase in ("train", "prefill", "decode", "generate"):
         for metric in ("peak_tensor_bytes", "cuda_peak_allocated_bytes", "peak_rss_bytes"):
             frame = curves.memory_by_length(records, phase, metric)
             frames.append(frame.assign(phase=phase, counter=metric.removesuffix("_bytes")))

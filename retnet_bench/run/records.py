@@ -21,6 +21,7 @@ from retnet_bench.run.stopping import Stop
 from retnet_bench.run.wire import Prepared
 from retnet_bench.study.plan import Planned
 from retnet_bench.workloads import Cell, Sample
+from retnet_bench.workloads.generate import new_tokens
 
 Row = dict[str, Any]
 
@@ -79,6 +80,7 @@ class Rows:
         return {name: getattr(cell, name) for name in _columns_of(Cell)} | {
             "block_family": cell.block_family,
             "learning_rate": cell.peak_learning_rate(),
+            "new_tokens": new_tokens(cell) if cell.workload == "generate" else None,
             "kernel_dispatched": self.kernel_dispatched,
         }
 

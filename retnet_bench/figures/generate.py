@@ -1,0 +1,59 @@
+"""Generation in a server's terms: time to the first token, time of a token after it, tokens/s."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from retnet_bench.analysis.tables import serving
+from retnet_bench.figures import axes, panels, style
+from retnet_bench.figures.registry import figure
+from retnet_bench.figures.sheet import THREE, Sheet
+from retnet_bench.results.quantities import FIRST_TOKEN, OUTPUT_TOKEN, RATE, Quantity
+
+_PANELS: tuple[tuple[str, Quantity], ...] = (
+    ("first_token_s", FIRST_TOKEN),
+    ("output_token_s", OUTPUT_TOKEN),
+    (serving.RATE, RATE),
+)
+_SLOW = 0.9
+"""Share of requests that reach the thin line."""
+
+
+@figure("generate")
+def draw(records: pd.DataFrame) -> Figure:
+    """Time to the first token, time of a token after it, and tokens/s against the prompt's length:
+    medians, and what 90 % of requests reach."""
+    found = serving.medians(records, "first_token_s")
+    panels.needed(found, "generate", "generate", "first_token_s")
+    sheet = Sheet("Generation against the prompt's length", records["arm"], THREE)
+    for ax, (what, shown) in zip(sheet.axes, _PANELS, strict=True):
+        sheet.ours = ax
+        frame = panels.scaled(serving.medians(records, what), shown.factor)
+        edge = "bottom" if what == serving.RATE else "top"
+        panels.draw_curves(sheet, frame, "length", failed_at=edge)
+        _slow(sheet, panels.scaled(serving.reached(records, what, _SLOW), shown.factor))
+        axes.log_lengths(ax, frame["length"])
+        axes.from_zero(ax)
+        ax.set(xlabel="prompt (tokens)")
+        ax.set_title(shown.label())
+    generated = records.loc[records["workload"] == "generate", "new_tokens"].dropna().unique()
+    tokens = ", ".join(f"{value:g}" for value in sorted(generated))
+    note = (
+        f"{tokens} new tokens after the prompt, greedy, the whole batch at once. Times are of the "
+        "whole batch's step; tokens/s count the prompt's time, too."
+    )
+    return sheet.finish(panels.contract(records, "generate"), note)
+
+
+def _slow(sheet: Sheet, frame: pd.DataFrame) -> None:
+    """A thin line for what 90 % of requests reach, where there are enough of them."""
+    known = frame[frame["estimate"].notna()]
+    per = panels.varying(frame, "length")
+    for keys, line in known.sort_values("length").groupby(["arm", *per], dropna=False):
+        color = sheet.styles[str(keys[0])].color
+        sheet.ours.plot(line["length"], line["estimate"], ls=":", lw=0.9, color=color)
+    if len(known):
+        handle = Line2D([], [], ls=":", lw=0.9, color=style.GREY)
+        sheet.explain("90 % of requests are at least so fast", handle)
