@@ -50,8 +50,9 @@ def quantile(
         for row in resample(processes, n_resamples, seed)
     ]
     factor = small_sample_factor(len(blocks))
-    found = percentiles(float(np.log(estimate)), np.log(drawn), n, factor)
-    return exponential(found)._replace(estimate=estimate)
+    found = exponential(percentiles(float(np.log(estimate)), np.log(drawn), n, factor))
+    # The logarithm and back may lose the last digit.
+    return Interval(estimate, min(found.low, estimate), max(found.high, estimate), n)
 
 
 def needed(q: float) -> int:
