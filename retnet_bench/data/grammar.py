@@ -133,7 +133,7 @@ def determiner_noun(dice: Dice) -> Two:
 
 
 def quantifier_noun(dice: Dice) -> Two:
-    """ "Many" of what is counted, "much" of what is not."""
+    """The word "many" is of what is counted, "much" of what is not."""
     return _across_adjective(dice, ("many", "much"), (dice.noun(THINGS)[1], dice.one(MASS)))
 
 
@@ -157,7 +157,9 @@ def filler_gap(dice: Dice) -> Two:
 
 
 def polarity_scope(dice: Dice) -> Two:
-    """ "Ever" needs a negation above it; one inside a relative clause is not."""
+    """The word "ever" needs a negation above it; one inside a relative clause is not. "No" is the
+    earlier one in the good sentence of both items: words and neighbours are balanced, their order
+    is not."""
     a, b = dice.noun(PERSONS)[0], dice.noun(PERSONS)[0]
     verb, ended = dice.one(TRANSITIVE), dice.one(ENDED)
 

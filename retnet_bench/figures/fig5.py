@@ -10,7 +10,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 
 from retnet_bench import paper
-from retnet_bench.analysis.tables import best_rates, curves, law_crossings, scaling
+from retnet_bench.analysis.tables import best_rates, curves, law_crossings, rows, scaling
 from retnet_bench.base import UserError
 from retnet_bench.figures import axes, laws, panels
 from retnet_bench.figures.registry import figure
@@ -32,7 +32,8 @@ def draw(records: pd.DataFrame) -> Figure:
     different tokenizers cannot be compared.
     """
     unit = "token" if _one_tokenizer(records) else "byte"
-    records = best_rates.at_best(records)
+    records = rows.in_common(best_rates.at_best(records))
+    records = records.assign(**{best_rates.RATE: np.nan})  # each arm has its own
     frame = curves.perplexities(records, per=unit)
     frame = panels.needed(frame, "fig5", "perplexity", "document_nll_nat")
     frame, budget = laws.one_line(frame, records)

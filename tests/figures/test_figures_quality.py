@@ -100,6 +100,21 @@ def test_fig5_shows_the_budget_of_most_sizes() -> None:
     assert len(figure.axes[0].containers) == 2
 
 
+def test_fig5_shows_sizes_at_one_number_of_tokens_a_parameter_each_arm_at_its_rate() -> None:
+    """No budget has more than one size; the arms' learning rates are their own at every size."""
+    rates = {"retnet": 1e-3, "transformer": 2e-3}
+    rows = [
+        row | {"n_body_params": int(n_params), "learning_rate": rates[row["arm"]] / n_params}
+        for size, n_params in scored.SIZES.items()
+        for row in scored.scaling(budgets=(round(20 * n_params),), sizes=(size,))
+    ]
+    figure = FIGURES["fig5"](frame(rows))
+    assert "Models trained on 20 tokens for each body parameter." in words(figure)
+    assert "at 20 tokens a parameter: " in words(figure)
+    assert "fit" in legend(figure)
+    assert [len(c.lines[0].get_xdata()) for c in figure.axes[0].containers] == [5, 5]
+
+
 def test_table6_has_a_row_for_each_arm_and_the_paper_s_beside(
     tables: dict[str, pd.DataFrame], drawn: dict[str, Figure]
 ) -> None:
