@@ -23,7 +23,9 @@ HEAD = f"""\
 Each of these is an arm (`myarm: {{mixer: <name>, <option>: <value>}}`), or an entry of a pattern of
 layers (`myhybrid: {{layers: [gated_deltanet, gated_deltanet, gated_deltanet, attention]}}`, which
 repeats over the depth). Before any of them is timed, all its forms are held against each other, on
-weights that were moved from their start and on adversarial ones, in fp64 to 1e-10.
+weights that were moved from their start and on adversarial ones, in fp64 to 1e-10. An arm may say
+`kernel: <name>`, or `kernel: auto` and, where there are chunks, `chunk: auto`: the fastest of those
+that were timed where it runs.
 
 The table is of size {SIZE} (d = {SIZES[SIZE].d_model:,}, {SIZES[SIZE].n_layers} layers), family
 paper, matched by parameters. Mixing: forward FLOPs of the token mixing of one layer and token over

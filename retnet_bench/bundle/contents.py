@@ -21,7 +21,6 @@ from retnet_bench.analysis.verdicts import claims, judging
 from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.base import UserError, quoted
 from retnet_bench.figures import plot
-from retnet_bench.report.claims import notes
 from retnet_bench.study import study as studies
 from retnet_bench.study.study import Study
 
@@ -159,15 +158,14 @@ def read_claims(folder: Path) -> list[Stated]:
 def draw(
     names: Iterable[str],
     records: pd.DataFrame,
-    found: Iterable[Finding],
     out: Path,
     formats: Sequence[str] = ("svg", "png"),
 ) -> dict[str, str]:
     """Draw figures into `out`; returns why, by name, for those that can't be drawn."""
-    remarks, undrawn = notes(found), {}
+    undrawn: dict[str, str] = {}
     for name in dict.fromkeys(names):
         try:
-            plot(records, [name], out, formats, notes=remarks)
+            plot(records, [name], out, formats)
         except UserError as error:
             undrawn[name] = str(error)
     return undrawn

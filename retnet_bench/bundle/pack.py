@@ -113,7 +113,7 @@ def _fill(copy: Path, study: Study, records: pd.DataFrame) -> dict[str, str]:
     """Put beside study and records what follows from them; returns what is not
     available, and why."""
     found, texts = contents.findings(copy, records), texts_of(records)
-    undrawn = contents.draw(study.figures, records, found, copy / contents.FIGURES)
+    undrawn = contents.draw(study.figures, records, copy / contents.FIGURES)
     for name, text in (
         (contents.CLAIMS, contents.claims_text(found)),
         (contents.ENVIRONMENT, contents.environment_text(records)),

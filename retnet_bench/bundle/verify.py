@@ -63,7 +63,7 @@ def verify(bundle: Bundle, trusted: bool = False) -> list[Check]:
             _manifest(bundle, study, records),
             *_reads(study),
             *_claims(bundle, found),
-            *_figures(bundle, study.figures, records, found),
+            *_figures(bundle, study.figures, records),
             _environment(bundle, records),
             *_texts(bundle, records, trusted),
             _packages(bundle),
@@ -167,13 +167,11 @@ def _close(a: float, b: float | None, tolerance: float) -> bool:
 # --- figures --------------------------------------------------------------------------------------
 
 
-def _figures(
-    bundle: Bundle, names: Iterable[str], records: pd.DataFrame, found: list[Finding]
-) -> list[Check]:
+def _figures(bundle: Bundle, names: Iterable[str], records: pd.DataFrame) -> list[Check]:
     unlike = others(bundle.manifest.versions, contents.DRAWN_BY)
     names = list(dict.fromkeys(names))
     with files.scratch() as again:
-        undrawn = contents.draw(names, records, found, again, ("svg",))
+        undrawn = contents.draw(names, records, again, ("svg",))
         return [
             Check(
                 f"figure {quoted(name)}",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from retnet_bench.predict.prediction import Prediction
     from retnet_bench.predict.prices import Price
     from retnet_bench.predict.targets import Target
-    from retnet_bench.study.plan import Pair, Planned
+    from retnet_bench.study.plan import Planned
     from retnet_bench.study.study import Source, Study
     from retnet_bench.study.tuning import Sweep
     from retnet_bench.workloads import Cell
@@ -44,6 +44,7 @@ def plan_table(
     """What a study is predicted to cost: the whole first, then its cells. `changes` are those of
     `--set`; `screen` is how many lines there are for all of it, None for as many as it takes."""
     from retnet_bench.predict import prediction, prices, targets
+    from retnet_bench.run import choosing
     from retnet_bench.study import plan
     from retnet_bench.study.changes import load
 
@@ -54,13 +55,15 @@ def plan_table(
     with source.named():
         here = target is None
         sweep = _sweep(loaded, records, here)
-        pairs = _pairs(loaded, sweep, here)
+        pairs = plan.make(loaded, here=here) if sweep is None else sweep.known
         if not any(pairs):
             raise UserError("the study has no cells; give it a workload with a size and a length")
     if target is None:
         dtypes = dict.fromkeys(p.cell.dtype for pair in pairs for p in pair)
         target = targets.here(plan.devices_of(pairs)[0], [*dtypes, "fp32"])
     pairs = targets.retargeted(pairs, target)
+    if not target.elsewhere:
+        pairs = choosing.with_remembered(pairs)
     calibration = _calibration(records, Path("runs") / loaded.name, target)
     found = list(prediction.predictions(pairs, target, calibration))
     if source.changed:
@@ -68,7 +71,8 @@ def plan_table(
     if sweep is not None:
         yield from _sweep_lines(sweep, [planned for planned, _ in found])
     yield from _plan_lines(found, target, cost, calibration)
-    yield from _shortened(list(dict.fromkeys(_remarks(found))), MOST_REMARKS if screen else None)
+    remarks = dict.fromkeys([*_remarks(found), *_kernel_lines(found, target)])
+    yield from _shortened(list(remarks), MOST_REMARKS if screen else None)
     yield _summary(f"Plan of {loaded.name}: {loaded.question}", found)
     trainings = _trainings_table([planned for pair in pairs for planned in pair], here)
     if trainings is not None:
@@ -82,6 +86,15 @@ LEAST_ROWS = 6
 """Of each table of cells, however small the screen is."""
 _AROUND = 18
 """Lines of a screen that are not rows of cells: the summary and the tables' frames."""
+
+
+def _kernel_lines(found: list[tuple[Planned, Prediction | None]], target: Target) -> Iterator[str]:
+    """What each cell that leaves its kernel or chunk open would take, and why."""
+    from retnet_bench.run import choosing
+
+    for planned, prediction in found:
+        if planned.cell.is_open and prediction is not None:
+            yield f"kernel of {planned.cell.name}: {choosing.foreseen(planned, target.elsewhere)}"
 
 
 def _tables(found: list[tuple[Planned, Prediction | None]], screen: int | None) -> Iterator[Any]:
@@ -166,16 +179,6 @@ def _sweep(study: Study, given: Path | None, here: bool) -> Sweep | None:
     if given is None and not any((usual / "records").glob("*.parquet")):
         return Sweep(study, here=here)
     return Sweep(study, read_records(given or usual), here)
-
-
-def _pairs(study: Study, sweep: Sweep | None, here: bool) -> list[Pair]:
-    from retnet_bench.study import plan
-    from retnet_bench.study.sweep import SWEEP
-
-    if sweep is None:
-        return plan.make(study, here=here)
-    others = plan.make(study, sweep.choose, here=here)
-    return [*sweep.pairs, *(pair for pair in others if pair[0].cell.workload != SWEEP)]
 
 
 def _sweep_lines(sweep: Sweep, cells: list[Planned]) -> Iterator[str]:
@@ -313,7 +316,9 @@ def _rates_text(rates: Rates) -> str:
 
 def _plan_row(planned: Planned, found: Prediction | None) -> tuple[str, ...]:
     cell = planned.cell
-    where = (cell.workload, cell.size, cell.arm, cell.kernel, str(cell.length), str(cell.batch))
+    open_still = cell.is_open and planned.taken is None
+    kernel = cell.asked_kernel if open_still else planned.running.kernel
+    where = (cell.workload, cell.size, cell.arm, kernel, str(cell.length), str(cell.batch))
     if found is None:
         return (*where, cell.mode, *[""] * 6, "unsupported")
     least, step_s = found.roofline.seconds, found.step_s

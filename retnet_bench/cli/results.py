@@ -177,20 +177,18 @@ def plot_results(
     from retnet_bench.analysis.tables.baselines import as_studies_say
     from retnet_bench.figures import FIGURES, plot
     from retnet_bench.files import NotWritten
-    from retnet_bench.report.claims import notes
     from retnet_bench.results.store import read_all
 
     if len(results) > 1 and out is None:
         raise UserError("--out is missing: figures of several results need a folder of their own")
     records = as_studies_say(read_all(results), results)
-    remarks = notes(findings_of(results))
     first = results[0]
     folder = out or (first if first.is_dir() else first.parent) / "figures"
     undrawn = {}
     for name in names:
         FIGURES[name]  # an unknown one is a mistake, not a lack of records
         try:
-            for path in plot(records, [name], folder, notes=remarks):
+            for path in plot(records, [name], folder):
                 console.print(f"drawn: {path}", highlight=False, soft_wrap=True)
         except NotWritten:
             raise

@@ -13,7 +13,7 @@ from retnet_bench.cli.app import Set, StudyName, app, open_console
 from retnet_bench.cli.results import findings_of, plot_study, show_results
 
 if TYPE_CHECKING:
-    from retnet_bench.run.jobs.sweep import Sweep
+    from retnet_bench.run.jobs.submission import Submission
     from retnet_bench.study.study import Source, Study
 
 
@@ -51,11 +51,11 @@ def run(
 ) -> None:
     """Run a study; what is already in the folder is kept, and only the rest is run."""
     from retnet_bench.catalogue.plan import check_figures
-    from retnet_bench.run.jobs import sweep
+    from retnet_bench.run.jobs import submission
     from retnet_bench.study.changes import load
 
     how = {"fresh": fresh, "retry": retry, "skip_oom": skip_oom, "tensorboard": tensorboard}
-    asked = sweep.asked(on, jobs, slurm, wait, **how)
+    asked = submission.asked(on, jobs, slurm, wait, **how)
     loaded, source = load(study, changes or ())
     check_figures(loaded, source)
     run_study(loaded, source, out, asked, plot, **how)
@@ -65,21 +65,21 @@ def run_study(
     study: Study,
     source: Source,
     out: Path | None,
-    asked: Sweep | None = None,
+    asked: Submission | None = None,
     plot: bool = True,
     **how: bool,
 ) -> None:
     """Run a study into `out` or its own folder, as jobs where they are `asked` for, and show and
     draw what came out; `how` are options of `session.run`."""
     from retnet_bench.run import session as running
-    from retnet_bench.run.jobs import sweep
+    from retnet_bench.run.jobs import submission
 
     console, folder = open_console(), out or running.default_folder(study, source)
     if source.changed:
         console.print(f"set: {', '.join(source.changed)}", highlight=False, soft_wrap=True)
     if asked is None:
         summary = running.run(study, source, folder, console, **how)
-    elif (followed := sweep.run(study, source, folder, console, asked)) is None:
+    elif (followed := submission.run(study, source, folder, console, asked)) is None:
         return
     else:
         summary = followed

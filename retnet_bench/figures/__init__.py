@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 import pandas as pd
 
@@ -73,11 +72,9 @@ def plot(
     names: Iterable[str],
     folder: Path,
     formats: Sequence[str] = ("svg", "png"),
-    notes: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> list[Path]:
     """Draw the figures called `names` into `folder` and return the files written.
 
-    `notes` are lines for the end of a figure's caption, by the figure's name.
     Each file is written whole or not at all, and the same records give the same SVG bytes.
     UserError for an unknown name or format, or when the records lack what a figure needs.
     """
@@ -88,6 +85,6 @@ def plot(
     draws = {name: FIGURES[name] for name in names}
     written = []
     for name, draw in draws.items():
-        picture = draw(records, notes.get(name, ()))
+        picture = draw(records)
         written += [style.save(picture, folder / f"{name}.{form}") for form in formats]
     return written

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -29,8 +31,8 @@ def draw(records: pd.DataFrame) -> Figure:
     per = panels.varying(frame, "position")
     _name_slopes(sheet, slopes[slopes["length"] == length], per)
     decoded = records[(records["workload"] == "decode") & (records["length"] == length)]
-    crossed = panels.draw_crossovers(sheet, ratios.crossovers(decoded))
-    return sheet.finish(panels.contract(records, "decode"), crossed)
+    panels.draw_crossovers(sheet, ratios.crossovers(decoded))
+    return sheet.finish(panels.conditions(records, "decode"))
 
 
 def _name_slopes(sheet: Sheet, slopes: pd.DataFrame, per: list[str]) -> None:
@@ -41,12 +43,20 @@ def _name_slopes(sheet: Sheet, slopes: pd.DataFrame, per: list[str]) -> None:
     slopes = slopes.assign(short=panels.variants(slopes, per))
     slopes = slopes.assign(long=panels.variants(slopes, per, named=True))
     for _, row in slopes.iterrows():
-        slope, low, high = (SLOPE.of(row[name]) for name in ("estimate", "low", "high"))
-        ends = f"[{low:.3g}, {high:.3g}]" if low == low else "[no interval]"
-        words = f"{slope:.3g} {SLOPE.unit} {ends}"
+        words = _as_sure(*(SLOPE.of(row[name]) for name in ("estimate", "low", "high")))
         sheet.entries.pop(row["arm"], None)
         handle = drawn[f"{row['arm']} {row['short']}".strip()]
         sheet.explain(f"{row['arm']} {row['long']}".strip() + f": {words}", handle)
+
+
+def _as_sure(slope: float, low: float, high: float) -> str:
+    """`+0.292 [+0.265, +0.321] ms per 1,000 tokens`: as many decimals as its interval has two
+    digits for, and at least two."""
+    if low != low:
+        return f"{slope:+.3g} {SLOPE.unit} [no interval]"
+    width = max(high - low, 1e-9)
+    decimals = min(max(2, 1 - math.floor(math.log10(width))), 6)
+    return f"{slope:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}] {SLOPE.unit}"
 
 
 def _paper(sheet: Sheet) -> None:

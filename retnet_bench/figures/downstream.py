@@ -47,7 +47,7 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.ours.set_ylabel("right answers (%)")
     chance = Line2D([], [], color=style.GREY, lw=0.9, ls=":")
     sheet.explain("chance; all that words and their neighbours tell", chance)
-    return sheet.finish(panels.contract(records, "downstream"), *_notes(frame))
+    return sheet.finish(panels.conditions(records, "downstream"), *_notes(frame))
 
 
 def _notes(frame: pd.DataFrame) -> list[str]:

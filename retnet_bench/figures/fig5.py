@@ -43,7 +43,7 @@ def draw(records: pd.DataFrame) -> Figure:
     axes.log_sizes(sheet.ours, frame)
     sheet.ours.set(xlabel="model size", ylabel=f"perplexity per {unit}")
     _paper(sheet)
-    return sheet.finish(panels.contract(records, "perplexity"), budget, *fitted, laws.PAIRED)
+    return sheet.finish(panels.conditions(records, "perplexity"), budget, *fitted, laws.PAIRED)
 
 
 def _fits(sheet: Sheet, records: pd.DataFrame, frame: pd.DataFrame, unit: str) -> list[str]:
@@ -66,9 +66,9 @@ def _fits(sheet: Sheet, records: pd.DataFrame, frame: pd.DataFrame, unit: str) -
     for container in sheet.ours.containers if found.fits else []:
         assert isinstance(container, ErrorbarContainer)
         container.lines[0].set_linestyle("none")
-    crossings = law_crossings.crossings(records, found)
-    missing = [f"No fit: {'; '.join(found.missing)}."] if found.missing else []
-    return [*(laws.draw_crossing(sheet, crossing) for crossing in crossings), *missing]
+    for crossing in law_crossings.crossings(records, found):
+        laws.draw_crossing(sheet, crossing)
+    return [f"No fit: {'; '.join(found.missing)}."] if found.missing else []
 
 
 def _one_tokenizer(records: pd.DataFrame) -> bool:

@@ -22,7 +22,7 @@ def draw(records: pd.DataFrame) -> Figure:
     axes.log_rates(sheet.ours)
     sheet.ours.set(xlabel="sequence length (tokens)", ylabel="tokens/s, mean over positions")
     predicted = _paper(sheet)
-    return sheet.finish(panels.contract(records, "decode"), predicted)
+    return sheet.finish(panels.conditions(records, "decode"), predicted)
 
 
 def _paper(sheet: Sheet) -> str:

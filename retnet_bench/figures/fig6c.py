@@ -24,7 +24,7 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.ours.xaxis.set_major_locator(MaxNLocator(integer=True))
     sheet.ours.set(xlabel="batch (sequences)", ylabel=DECODE_STEP.label())
     predicted = _paper(sheet)
-    return sheet.finish(panels.contract(records, "decode"), predicted)
+    return sheet.finish(panels.conditions(records, "decode"), predicted)
 
 
 def _paper(sheet: Sheet) -> str:

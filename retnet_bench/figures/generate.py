@@ -44,7 +44,7 @@ def draw(records: pd.DataFrame) -> Figure:
         f"{tokens} new tokens after the prompt, greedy, the whole batch at once. Times are of the "
         "whole batch's step; tokens/s count the prompt's time, too."
     )
-    return sheet.finish(panels.contract(records, "generate"), note)
+    return sheet.finish(panels.conditions(records, "generate"), note)
 
 
 def _slow(sheet: Sheet, frame: pd.DataFrame) -> None:

@@ -44,7 +44,7 @@ def draw(records: pd.DataFrame) -> Figure:
         right.set(xticks=[], yticks=[])
         right.text(0.5, 0.5, "none among the models", transform=right.transAxes, ha="center")
     notes = (words, best_rates.said(records))
-    return sheet.finish(panels.contract(records, "perplexity"), *notes)
+    return sheet.finish(panels.conditions(records, "perplexity"), *notes)
 
 
 def _parabolas(sheet: Sheet, measured: list[IsoFlop]) -> str:

@@ -18,7 +18,7 @@ from retnet_bench.results.numbers import millions
 
 EXTRAPOLATED = 4.0
 """How far past the largest size a fit is drawn: four times."""
-PAIRED = "Arms score the same documents: differences are surer than the bars suggest (see show)."
+PAIRED = "Arms score the same documents: differences are surer than the bars suggest."
 DASHES: style.Dashes = (0, (4, 3))
 
 
@@ -42,8 +42,8 @@ def explain_fits(sheet: Sheet) -> None:
     sheet.explain("extrapolated fit", Line2D([], [], color=style.GREY, lw=1.0, ls=DASHES))
 
 
-def draw_crossing(sheet: Sheet, crossing: Crossing) -> str:
-    """A line at the size where two fits cross inside the range. Returns the caption's sentence."""
+def draw_crossing(sheet: Sheet, crossing: Crossing) -> None:
+    """A line at the size where two fits cross inside the range."""
     place = crossing.inside.interval
     if place:
         sheet.ours.axvline(place.estimate, color=style.GREY, lw=0.9, ls=":", zorder=1)
@@ -51,7 +51,6 @@ def draw_crossing(sheet: Sheet, crossing: Crossing) -> str:
             sheet.ours.axvspan(place.low, place.high, fc=style.GREY, alpha=0.18, lw=0, zorder=0)
         label = f"crossover {millions(place.estimate)}"
         sheet.explain(label, Patch(color=style.GREY, alpha=0.35))
-    return f"Crossover of the fits: {crossing.text}."
 
 
 def draw_bands(sheet: Sheet, frame: pd.DataFrame, x: str) -> None:

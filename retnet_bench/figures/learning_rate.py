@@ -36,4 +36,4 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.ours.set_xticks(rates, [f"{rate:g}" for rate in rates])
     sheet.ours.minorticks_off()
     sheet.ours.set(xlabel="peak learning rate", ylabel="perplexity per byte")
-    return sheet.finish(panels.contract(records, "perplexity"), laws.PAIRED)
+    return sheet.finish(panels.conditions(records, "perplexity"), laws.PAIRED)

@@ -30,4 +30,4 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.ours.set(xlabel=TOKENS_SEEN.label(), ylabel="training loss (nat per token)")
     seeds = int(frame["seeds"].max())
     remark = f"Mean of {seeds} seeds." if seeds > 1 else "One seed: no bands."
-    return sheet.finish(panels.contract(records, "perplexity"), budget, remark, swept)
+    return sheet.finish(panels.conditions(records, "perplexity"), budget, remark, swept)

@@ -41,9 +41,9 @@ def needed(frame: pd.DataFrame, figure: str, workload: str, metric: str) -> pd.D
     return frame
 
 
-def contract(records: pd.DataFrame, workload: str) -> str:
-    """The caption's first sentence: machine, dtype, mode and kernels of `workload`'s records."""
-    return captions.contract_text(records[records["workload"] == workload])
+def conditions(records: pd.DataFrame, workload: str) -> str:
+    """The caption's first sentence: how `workload`'s records were measured."""
+    return captions.conditions(records[records["workload"] == workload])
 
 
 def scaled(frame: pd.DataFrame, factor: float) -> pd.DataFrame:
@@ -206,14 +206,11 @@ def _open_marker(
     )
 
 
-def draw_crossovers(sheet: Sheet, found: pd.DataFrame) -> str:
-    """A line at each crossover (tokens) in the band of its interval, named in the legend; in a
-    crowd of arms words alone, for nobody could tell the lines apart.
-
-    Returns a sentence for the caption: how sure each crossover is, or why there is none.
-    """
+def draw_crossovers(sheet: Sheet, found: pd.DataFrame) -> None:
+    """A line at each crossover (tokens) in the band of its interval, named in the legend; none in
+    a crowd of arms, where nobody could tell the lines apart (`show` has them all)."""
     if sheet.crowded:
-        return _told_crossovers(found)
+        return
     per = [name for name in curves.separators(found) if found[name].nunique() > 1]
     named = found.assign(variant=variants(found, per, named=True))
     for _, row in named[named["estimate"].notna()].iterrows():
@@ -222,22 +219,6 @@ def draw_crossovers(sheet: Sheet, found: pd.DataFrame) -> str:
             sheet.ours.axvspan(row["low"], row["high"], fc=style.GREY, alpha=0.18, lw=0, zorder=0)
         label = f"crossover {_tokens(row)}" + (f" ({row['variant']})" if per else "")
         sheet.explain(label, Patch(color=style.GREY, alpha=0.35))
-    reasons = (named["variant"] + ": " if per else "") + named["reason"]
-    return f"Crossover: {'; '.join(reasons)}." if len(reasons) else ""
-
-
-def _told_crossovers(found: pd.DataFrame) -> str:
-    per = [name for name in curves.separators(found)[1:] if found[name].nunique() > 1]
-    named = found.assign(variant=variants(found, per, named=True))
-    sentences = []
-    for other, pairs in named.groupby("b"):
-        words = [
-            f"{row['a']}{f' ({row.variant})' if per else ''} "
-            + (row["reason"] if np.isnan(row["estimate"]) else _tokens(row))
-            for _, row in pairs.iterrows()
-        ]
-        sentences.append(f"Crossover with {other}: {'; '.join(words)}.")
-    return " ".join(sentences)
 
 
 def _tokens(row: pd.Series) -> str:

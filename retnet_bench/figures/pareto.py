@@ -42,7 +42,7 @@ def draw(records: pd.DataFrame) -> Figure:
     notes = [f"{names.get(name, 'bits per byte')}: {note}." for name, note in found.notes.items()]
     models = records["arm"].isin(found.frame["arm"]) & records["size"].isin(found.frame["size"])
     notes.append(best_rates.said(records))
-    return sheet.finish(captions.contract_text(records[models]), *notes)
+    return sheet.finish(captions.conditions(records[models]), *notes)
 
 
 def _panel(sheet: Sheet, ax: Axes, frame: pd.DataFrame, name: str, factor: float) -> None:

@@ -64,7 +64,7 @@ def draw(records: pd.DataFrame) -> Figure:
     for i, row in enumerate(drawn):
         sheet.turn(i)
         notes += _draw_row(sheet, row, records, names, sources)
-    return sheet.finish(captions.contract_text(records), *dict.fromkeys(notes))
+    return sheet.finish(captions.conditions(records), *dict.fromkeys(notes))
 
 
 def _names(records: pd.DataFrame) -> list[str]:

@@ -41,7 +41,7 @@ def draw(records: pd.DataFrame) -> Figure:
         "those shown; small open markers right are its other rates."
         + best_rates.at_end(frame.loc[frame["at_end"], "arm"], frame["arm"])
     )
-    return sheet.finish(panels.contract(records, "recall"), setting, chosen)
+    return sheet.finish(panels.conditions(records, "recall"), setting, chosen)
 
 
 def _by_pairs(sheet: Sheet, best: pd.DataFrame) -> str:

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from retnet_bench.base import Registry, printable
-from retnet_bench.figures import sheet, style
+from retnet_bench.base import Registry
+from retnet_bench.figures import style
 
 Draw = Callable[[pd.DataFrame], Figure]
 
-
-class Styled(Protocol):
-    """A figure in the list: `notes` are lines at the end of its caption."""
-
-    def __call__(self, records: pd.DataFrame, notes: Sequence[str] = ()) -> Figure: ...
+FIGURES: Registry[Draw] = Registry("figure")
 
 
-FIGURES: Registry[Styled] = Registry("figure")
-
-
-def figure(name: str) -> Callable[[Draw], Styled]:
+def figure(name: str) -> Callable[[Draw], Draw]:
     """Register a function `records -> Figure`; it always draws in the shared style."""
 
-    def add(draw: Draw) -> Styled:
+    def add(draw: Draw) -> Draw:
         @functools.wraps(draw)
-        def styled(records: pd.DataFrame, notes: Sequence[str] = ()) -> Figure:
-            with style.context(), sheet.telling([printable(note) for note in notes]):
+        def styled(records: pd.DataFrame) -> Figure:
+            with style.context():
                 return draw(style.printable_names(records))
 
         return FIGURES.add(name, styled)

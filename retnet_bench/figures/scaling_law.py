@@ -43,7 +43,7 @@ def draw(records: pd.DataFrame) -> Figure:
         *beyond(best),
         best_rates.said(records),
     ]
-    return sheet.finish(panels.contract(records, "perplexity"), *notes)
+    return sheet.finish(panels.conditions(records, "perplexity"), *notes)
 
 
 def needed(records: pd.DataFrame, name: str) -> tuple[Scaling, Optimum]:

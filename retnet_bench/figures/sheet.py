@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,23 +51,10 @@ class End(NamedTuple):
     """Said in front of the text. Such a label is joined to its line, from which it may be far."""
 
 
-_TOLD: ContextVar[tuple[str, ...]] = ContextVar("told", default=())
+INTERVALS = "Bars and bands: 95 % intervals."
 
 OPEN: dict[str, Any] = {"marker": "o", "linestyle": "none", "markerfacecolor": "white"}
 """The look of a point that has no value."""
-
-
-@contextmanager
-def telling(notes: Sequence[str]) -> Iterator[None]:
-    """Sheets finished meanwhile end their captions with `notes`, one a line.
-
-    What is told does not come from the figure's own records, so no figure's code names it.
-    """
-    before = _TOLD.set(tuple(notes))
-    try:
-        yield
-    finally:
-        _TOLD.reset(before)
 
 
 class Sheet:
@@ -120,10 +105,11 @@ class Sheet:
         mark = Line2D([], [], **OPEN, color=style.GREY)
         self.explain("open marker: no value, and why", mark)
 
-    def finish(self, contract: str, *notes: str) -> Figure:
+    def finish(self, conditions: str, *notes: str) -> Figure:
         """Write the line ends, title, legend and caption, and give everything its place.
 
-        `contract` says how our points were measured; `notes` are further sentences.
+        `conditions` says how our points were measured; `notes` are the further sentences that a
+        reader of this picture needs. Crossings and verdicts stand in the tables and the page.
         """
         for ax in self.axes:
             axes.by_points(ax)
@@ -136,13 +122,8 @@ class Sheet:
         if any(cut):
             self.remark(axes.CUT)
         beside = f"Right: {self.source}" if self.source else ""
-        sentences = [*notes, "Bars and bands are 95 % intervals.", *self.remarks, beside]
-        paragraphs = (
-            f"{'Left' if self.source else 'Measured'}: {contract}.",
-            " ".join(filter(None, sentences)),
-            *_TOLD.get(),
-        )
-        caption = "\n".join(textwrap.fill(part, _CAPTION_CHARACTERS) for part in paragraphs)
+        sentences = [f"{conditions}.", INTERVALS, *notes, *self.remarks, beside]
+        caption = textwrap.fill(" ".join(filter(None, sentences)), _CAPTION_CHARACTERS)
         columns = _legend_columns(list(self.entries))
         below_in = 0.52 + _LINE_IN * (caption.count("\n") + 1)
         above_in = 0.57 + 0.16 * math.ceil(len(self.entries) / columns)

@@ -62,7 +62,7 @@ def draw(records: pd.DataFrame) -> Figure:
     workloads = {workload for workload, _ in _ROWS}
     timed = records[records["workload"].isin(workloads) & (records["size"] == size)]
     remark = f"Size {size}, lengths: {'; '.join(_ranges(chosen))}."
-    return sheet.finish(captions.contract_text(timed), remark, _NOTE)
+    return sheet.finish(captions.conditions(timed), remark, _NOTE)
 
 
 def _at_one_batch(found: pd.DataFrame) -> Iterator[pd.DataFrame]:

@@ -43,7 +43,7 @@ def draw(records: pd.DataFrame) -> Figure:
     for ax in (sheet.ours, sheet.paper):
         _rows(ax)
     sheet.paper.set_yticklabels([])
-    return sheet.finish(panels.contract(records, "downstream"), "Bars are Wilson's intervals.")
+    return sheet.finish(panels.conditions(records, "downstream"), "Bars are Wilson's intervals.")
 
 
 def _ours(records: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ def draw(records: pd.DataFrame) -> Figure:
     _memory(sheet, memory[memory["length"] == length])
     train_memory.paper_panel(sheet)
     notes = (_length_said(rates, length), f"Memory is {metric}.", predicted)
-    return sheet.finish(panels.contract(records[records["length"] == length], "train"), *notes)
+    return sheet.finish(panels.conditions(records[records["length"] == length], "train"), *notes)
 
 
 def _rates(sheet: Sheet, rates: pd.DataFrame) -> None:

@@ -22,9 +22,9 @@ def draw(records: pd.DataFrame) -> Figure:
     axes.log_rates(sheet.ours)
     sheet.ours.set(xlabel="sequence length (tokens)", ylabel="tokens/s")
     trained = records[records["workload"] == "train"]
-    crossed = panels.draw_crossovers(sheet, ratios.crossovers(trained))
+    panels.draw_crossovers(sheet, ratios.crossovers(trained))
     paper_panel(sheet)
-    return sheet.finish(panels.contract(records, "train"), crossed)
+    return sheet.finish(panels.conditions(records, "train"))
 
 
 def paper_panel(sheet: Sheet) -> None:

@@ -10,6 +10,7 @@ i - w + 1 ... i (sliding window, arXiv:2004.05150). A step takes q (B, H, 1, d) 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
+
+from retnet_bench.kernels.registry import capability
 
 
 def math(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
@@ -28,6 +31,31 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
     """torch's scaled_dot_product_attention, a fused backend forced: it raises, never falls back."""
     with sdpa_kernel(fused_backends(q.device.type)):
         return _windowed(_sdpa, q, k, v, window)
+
+
+def forced(backend: SDPBackend) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """`sdpa` and `sdpa_step` by that one backend of CUDA, or not at all.
+
+    A captured graph's step has a mask, and flash takes none: it is then the memory-efficient
+    backend's, as the operator in the records says.
+    """
+    flash = backend is SDPBackend.FLASH_ATTENTION
+    masked = SDPBackend.EFFICIENT_ATTENTION if flash else backend
+
+    def run(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+        with sdpa_kernel(backend):
+            return _windowed(partial(_sdpa, grouped=flash), q, k, v, window)
+
+    def step(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        with sdpa_kernel(backend if mask is None else masked):
+            return _sdpa_step(q, k, v, mask)
+
+    return run, step
+
+
+sdpa_flash, sdpa_flash_step = forced(SDPBackend.FLASH_ATTENTION)
+sdpa_cudnn, sdpa_cudnn_step = forced(SDPBackend.CUDNN_ATTENTION)
+sdpa_efficient, sdpa_efficient_step = forced(SDPBackend.EFFICIENT_ATTENTION)
 
 
 def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -43,8 +71,11 @@ def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return _split(_fold(weights.to(v.dtype), v) @ v, H).transpose(1, 2)
 
 
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Where `mask` (T, S) is True, or else causal."""
+def _sdpa(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, grouped: bool | None = None
+) -> Tensor:
+    """Where `mask` (T, S) is True, or else causal. `grouped`: whether the backend reads the keys of
+    grouped heads as they are (None: `takes_groups`)."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     (H, T), (G, S) = q.shape[1:3], k.shape[1:3]
     if mask is not None:
@@ -53,7 +84,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         out = _split(F.scaled_dot_product_attention(folded, k, v, attn_mask=mask), H)
         return out.transpose(1, 2)
     how: dict[str, Any] = {"is_causal": True} if T == S else {"attn_mask": causal_lower_right(T, S)}
-    if H != G and takes_groups(q):
+    if H != G and (takes_groups(q) if grouped is None else grouped):
         how["enable_gqa"] = True
     elif H != G:
         k, v = (x.repeat_interleave(H // G, 1) for x in (k, v))
@@ -168,10 +199,17 @@ def math_step(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
 
 
 def sdpa_step(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """One query against the cache by SDPA; on CPU by `math_step`, which is faster there."""
+    """One query against the cache by SDPA, a fused backend forced; on CPU by `math_step`, which is
+    faster there. Flash splits the cache over the device, but takes no mask."""
     if q.device.type == "cpu":
         return math_step(q, k, v, mask)
-    out = F.scaled_dot_product_attention(_fold(q, k), k, v, attn_mask=mask)
+    with sdpa_kernel(fused_backends(q.device.type)):
+        return _sdpa_step(q, k, v, mask)
+
+
+def _sdpa_step(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    rows = None if mask is None else mask[None]  # fused kernels take a mask of two dimensions
+    out = F.scaled_dot_product_attention(_fold(q, k), k, v, attn_mask=rows)
     return _split(out, q.shape[1])
 
 
@@ -179,11 +217,45 @@ def flash_attn_step(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None)
     """One query against the cache by flash-attn; a mask must be a prefix, given by its length."""
     from flash_attn import flash_attn_with_kvcache
 
-    lengths = None if mask is None else mask.sum(dtype=torch.int32).expand(q.shape[0]).contiguous()
     out = flash_attn_with_kvcache(
-        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), cache_seqlens=lengths
+        q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), cache_seqlens=_lengths(q, mask)
     )
     return out.transpose(1, 2)
+
+
+def _lengths(q: Tensor, mask: Tensor | None) -> Tensor | None:
+    """(B,) open slots of each sequence, on the device: a captured graph reads them anew."""
+    return None if mask is None else mask.sum(dtype=torch.int32).expand(q.shape[0]).contiguous()
+
+
+def flash_attn_4(q: Tensor, k: Tensor, v: Tensor, window: int | None = None) -> Tensor:
+    """FlashAttention-4 (the package flash-attn-4: Hopper, Blackwell), called as `flash_attn` is. It
+    returns the logarithms of the softmax's sums, too, filled in or not."""
+    from flash_attn.cute import flash_attn_func
+
+    before = None if window is None else window - 1
+    out, _ = flash_attn_func(q, k, v, causal=True, window_size=(before, 0))
+    return out
+
+
+def flash_attn_4_step(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """One query against the cache by FlashAttention-4, the cache split over the device where it can
+    (Blackwell); a mask must be a prefix, given by its length."""
+    from flash_attn.cute import flash_attn_func, flash_attn_varlen_func
+
+    seen = [x.transpose(1, 2) for x in (q, k, v)]
+    splits = flash_attn_4_splits(capability(q.device))
+    if mask is None:
+        out, _ = flash_attn_func(*seen, num_splits=splits)
+    else:
+        out, _ = flash_attn_varlen_func(*seen, seqused_k=_lengths(q, mask), num_splits=splits)
+    return out.transpose(1, 2)
+
+
+def flash_attn_4_splits(at: tuple[int, int] | None) -> int:
+    """Parts of the cache that FlashAttention-4 reads at once on a device of that compute
+    capability: 0, as many as fit (10.x and 11.x); elsewhere it refuses more than 1."""
+    return 0 if at is not None and at[0] in (10, 11) else 1
 
 
 def _at_least_fp32(x: Tensor) -> torch.dtype:

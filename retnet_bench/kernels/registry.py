@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
@@ -24,6 +24,8 @@ class Setting:
     key_dim: int | None = None
     value_dim: int | None = None
     mode: str | None = None
+    window: int | None = None
+    """Keys that a query sees, where that is not all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,40 +53,76 @@ class Kernel:
     """Where fewer dtypes run on CUDA than elsewhere."""
     modes: tuple[str, ...] = ("eager", "compile", "cudagraph")
     max_key_dim: int | None = None
+    key_dim_multiple: int = 1
+    """Key dimensions of a head that it takes are multiples of this."""
+    windows: bool = True
+    """Whether a query may see a window of keys only."""
+    capability: tuple[int, int] | None = None
+    """Least compute capability of an NVIDIA GPU, where it can be told (`capability`)."""
+    checked_alone: bool = False
+    """Its forms are held against the reference where it is a cell's own kernel, and elsewhere it is
+    left alone: for one that may refuse what its family takes, so that it fails no other."""
     rank: int = field(default=0)
     """Preference on each device: the highest available one is the default."""
 
     def why_not(self, setting: Setting) -> str | None:
         """One line that says why it can't run there, or None when it can."""
+        return next(self._reasons(setting), None)
+
+    def _reasons(self, setting: Setting) -> Iterator[str]:
         kind = setting.device.split(":")[0]
         dtypes = (self.cuda_dtypes or self.dtypes) if kind == "cuda" else self.dtypes
-        checks = (
-            (self.devices and kind not in self.devices, f"needs {' or '.join(self.devices)}"),
-            (kind == "cuda" and not torch.cuda.is_available(), "no CUDA device on this machine"),
-            (
-                self.package and find_spec(self.package) is None,
-                f"package {self.distribution} is not installed",
-            ),
-            (
-                setting.dtype and setting.dtype not in dtypes,
-                f"takes {', '.join(dtypes)}, not {setting.dtype}",
-            ),
-            (
-                setting.mode and setting.mode not in self.modes,
-                f"runs in mode {', '.join(self.modes)}, not {setting.mode}",
-            ),
-            (
-                self.max_key_dim and (setting.key_dim or 0) > self.max_key_dim,
-                f"key head dimension {setting.key_dim} is above {self.max_key_dim}",
-            ),
-        )
-        return next((reason for failed, reason in checks if failed), None)
+        if self.devices and kind not in self.devices:
+            yield f"needs {' or '.join(_NEEDED.get(self.devices, self.devices))}"
+        if kind == "cuda" and not torch.cuda.is_available():
+            yield "no CUDA device on this machine"
+        if self.package and not is_importable(self.package):
+            yield f"package {self.distribution} is not installed"
+        if setting.dtype and setting.dtype not in dtypes:
+            yield f"takes {', '.join(dtypes)}, not {setting.dtype}"
+        if setting.mode and setting.mode not in self.modes:
+            yield f"runs in mode {', '.join(self.modes)}, not {setting.mode}"
+        if self.max_key_dim and (setting.key_dim or 0) > self.max_key_dim:
+            yield f"key head dimension {setting.key_dim} is above {self.max_key_dim}"
+        if (setting.key_dim or 0) % self.key_dim_multiple:
+            yield (
+                f"key head dimension {setting.key_dim} is no multiple of {self.key_dim_multiple}"
+            )
+        if setting.window and not self.windows:
+            yield "takes no window"
+        found = capability(setting.device) if self.capability and kind == "cuda" else None
+        if self.capability and found is not None and found < self.capability:
+            yield f"needs compute capability {_dotted(self.capability)}, not {_dotted(found)}"
 
     def label(self) -> str:
         """Name with the version of the package it comes from."""
         if self.distribution is None:
             return self.name
         return f"{self.name} ({self.distribution} {importlib.metadata.version(self.distribution)})"
+
+
+_NEEDED: dict[tuple[str, ...], tuple[str, ...]] = {("cuda",): ("a CUDA device",)}
+"""Devices in words, where their names alone would not say enough."""
+
+
+def is_importable(package: str) -> bool:
+    """Whether there is such a module. A folder without code is none: flash-attn-4 has one called
+    as flash-attn 2's module is."""
+    try:
+        spec = find_spec(package)
+    except ModuleNotFoundError:  # nor is there the package that it would be in
+        return False
+    return spec is not None and spec.origin is not None
+
+
+def capability(device: torch.device | str) -> tuple[int, int] | None:
+    """Compute capability of an NVIDIA GPU; None in a process that has not initialised CUDA, which
+    asking would do: a runner must not hold memory of the GPU that its workers measure."""
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_initialized() else None
+
+
+def _dotted(found: tuple[int, int]) -> str:
+    return ".".join(map(str, found))
 
 
 KERNELS: Registry[Kernel] = Registry("kernel")

@@ -103,6 +103,40 @@ _add(
     max_key_dim=256,
     rank=3,
 )
+_add(
+    name="flash_attn_4",
+    mixer="attention",
+    form="flash",
+    run=attention.flash_attn_4,
+    step=attention.flash_attn_4_step,
+    meaning="FlashAttention-4, the flash-attn-4 package: Hopper and Blackwell; a pre-release",
+    package="flash_attn.cute",
+    distribution="flash-attn-4",
+    devices=("cuda",),
+    dtypes=LOW,
+    modes=("eager", "cudagraph"),
+    max_key_dim=256,
+    key_dim_multiple=8,
+    capability=(9, 0),
+    checked_alone=True,
+)
+_BACKENDS: dict[str, dict[str, Any]] = {
+    "flash": {"dtypes": LOW, "windows": False, "max_key_dim": 256, "capability": (8, 0)},
+    "cudnn": {"dtypes": LOW, "key_dim_multiple": 8, "max_key_dim": 256, "capability": (8, 0)},
+    "efficient": {"dtypes": ("fp32", *LOW)},
+}
+for _backend, _limits in _BACKENDS.items():
+    _add(
+        name=f"sdpa_{_backend}",
+        mixer="attention",
+        form="flash",
+        run=getattr(attention, f"sdpa_{_backend}"),
+        step=getattr(attention, f"sdpa_{_backend}_step"),
+        meaning=f"torch scaled_dot_product_attention by its backend {_backend} alone",
+        devices=("cuda",),
+        checked_alone=True,
+        **_limits,
+    )
 for _prefix, _family, _forms, _what in (
     ("scalar", "scalar_decay", scalar_decay, "gated retention: a learned decay a head"),
     ("ssd", "ssd", ssd, "Mamba-2's state-space dual: a decay and a step size a head"),

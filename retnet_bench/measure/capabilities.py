@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from retnet_bench.kernels.registry import is_importable
 from retnet_bench.measure import cores, energy, environment, nvml, purity
 from retnet_bench.measure.environment import ROOT, Unknown
 from retnet_bench.measure.memory import reset_peak_rss
@@ -113,7 +114,7 @@ def _compile(device: torch.device) -> Capability:
 
 
 def _package(what: str, module: str, distribution: str) -> Capability:
-    found = importlib.util.find_spec(module) is not None
+    found = is_importable(module)
     how = f"package {distribution}" + ("" if found else " is not installed")
     return Capability(what, found, how)
 
@@ -140,6 +141,7 @@ def capabilities(device: str | None = None, root: Path = ROOT) -> list[Capabilit
         _pinning(),
         _compile(target),
         _package("flash attention", "flash_attn", "flash-attn"),
+        _package("FlashAttention-4", "flash_attn.cute", "flash-attn-4"),
         _package("fla kernels", "fla", "fla-core"),
         _package("downstream tasks", "lm_eval", "lm-eval"),
         *(_low_precision(name, root) for name in NATIVE_FLAGS),

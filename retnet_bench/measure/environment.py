@@ -36,6 +36,7 @@ PACKAGES = (
     "psutil",
     "triton",
     "flash-attn",
+    "flash-attn-4",
     "fla-core",
     "lm-eval",
 )
@@ -180,7 +181,7 @@ def _threads() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | Unknown:
+def package_version(package: str) -> str | Unknown:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -311,7 +312,7 @@ def capture(device: str, root: Path = ROOT) -> dict[str, Any]:
             "threads": _threads(),
             "blas": _blas(),
             "device": _device(torch.device(device), root),
-            "packages": {name: _version(name) for name in PACKAGES},
+            "packages": {name: package_version(name) for name in PACKAGES},
             "git": git_state(PACKAGE_FOLDER),
             "load": load,
         }

@@ -72,6 +72,9 @@ class Protocol:
     """Seconds after which the warm-up ends even if it is not steady."""
     warmup_min_steps: Times = 2
     """Fewest warm-up steps, even if the first one alone spends `warmup_max_s`."""
+    choice_s: Seconds = 8.0
+    """Seconds in which the kernels and chunks of a cell that leaves them open (`kernel: auto`) are
+    timed, all of them together: the same for every arm."""
     timeout_s: Seconds = 600.0
     """Seconds a cell may take in all before it is stopped."""
     interleave: Literal["blocks", "processes"] = "blocks"
@@ -116,7 +119,12 @@ class WarmUp:
     @property
     def step_s(self) -> float:
         """Seconds of a typical step once warm: the median of the steady-state window."""
-        return statistics.median(_recent(self.times))
+        return statistics.median(self.window)
+
+    @property
+    def window(self) -> Sequence[float]:
+        """The steady-state window: seconds of the most recent steps."""
+        return _recent(self.times)
 
 
 def _recent(times: Sequence[float]) -> Sequence[float]:

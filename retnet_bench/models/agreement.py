@@ -9,7 +9,7 @@ from math import isnan
 import torch
 from torch import Tensor
 
-from retnet_bench.kernels import KERNELS, Setting
+from retnet_bench.kernels import KERNELS
 from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.language_model import LanguageModel
 from retnet_bench.models.mixers import MIXERS, Mixer
@@ -72,8 +72,8 @@ def check(cfg: ModelConfig, device: str, dtype: str, seed: int = 0) -> list[Agre
 
     Width, heads, chunk and kernel are the model's own; two layers (of a pattern: one of each
     entry), a small vocabulary and `MixerOptions.checked` keep it quick. Covers every kernel of the
-    mixers that runs here, and prefill followed by steps, each on moved weights and on adversarial
-    ones.
+    mixers that runs here (`Kernel.checked_alone`: only where it is the model's own), and prefill
+    followed by steps, each on moved weights and on adversarial ones.
     """
     layers = min(cfg.n_layers, max(2, len(cfg.layers)))
     small = _checked(replace(cfg, n_layers=layers, vocab_size=64, dropout=0.0))
@@ -81,6 +81,18 @@ def check(cfg: ModelConfig, device: str, dtype: str, seed: int = 0) -> list[Agre
     if dtype != "fp64":
         found.append(_check_dtype(small, device, dtype, seed))
     return found
+
+
+def subject(cfg: ModelConfig) -> ModelConfig:
+    """What a check of `cfg` is about: configs with an equal one have the same answer, as all of a
+    family's kernels are checked together."""
+
+    def checked(layer: ModelConfig) -> str:
+        return (
+            layer.kernel if KERNELS[layer.kernel].checked_alone else MIXERS[layer.mixer].reference
+        )
+
+    return cfg.with_kernels(checked)
 
 
 def _checked(cfg: ModelConfig) -> ModelConfig:
@@ -139,10 +151,13 @@ def _assignments(cfg: ModelConfig, device: str, dtype: str) -> list[dict[ModelCo
 
 
 def _kernels(cfg: ModelConfig, device: str, dtype: str) -> list[str]:
-    """Every kernel of a layer's mixer that runs here."""
-    setting = Setting(device, dtype, cfg.key_dim, cfg.value_dim)
-    family = MIXERS[cfg.mixer].kernels
-    return [n for n, k in KERNELS.items() if k.mixer == family and k.why_not(setting) is None]
+    """Every kernel of a layer's mixer that runs here; of those that are checked alone, the layer's
+    own."""
+    mixer = MIXERS[cfg.mixer]
+    setting = mixer.setting(cfg, device, dtype)
+    ours = (k for _, k in KERNELS.items() if k.mixer == mixer.kernels)
+    asked = (k for k in ours if not k.checked_alone or k.name == cfg.kernel)
+    return [kernel.name for kernel in asked if kernel.why_not(setting) is None]
 
 
 def _lengths(cfg: ModelConfig) -> list[list[int]]:

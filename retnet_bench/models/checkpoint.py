@@ -26,7 +26,7 @@ from torch import Tensor
 from retnet_bench import files
 from retnet_bench.base import UserError, located, printable, quoted
 from retnet_bench.files import guarded
-from retnet_bench.kernels import KERNELS, Setting, best
+from retnet_bench.kernels import KERNELS, best
 from retnet_bench.models import options as mixer_options
 from retnet_bench.models import weights
 from retnet_bench.models.config import MOST_LAYERS, OF_LAYER, LayerConfig, ModelConfig
@@ -292,10 +292,11 @@ def build(
 
 
 def _kernel(cfg: ModelConfig, device: str, dtype: torch.dtype) -> str:
-    setting = Setting(device, _DTYPE_NAMES[dtype], cfg.key_dim, cfg.value_dim)
+    mixer = MIXERS[cfg.mixer]
+    setting = mixer.setting(cfg, device, _DTYPE_NAMES[dtype])
     if cfg.kernel in KERNELS and KERNELS[cfg.kernel].why_not(setting) is None:
         return cfg.kernel
-    return best(MIXERS[cfg.mixer].kernels, setting).name
+    return best(mixer.kernels, setting).name
 
 
 # --- one file of tensors -----------------------------------------------------------------------

@@ -7,11 +7,12 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from retnet_bench.analysis.tables import rows
 from retnet_bench.base import UserError
+from retnet_bench.kernels import KERNELS
 from retnet_bench.measure.devices import recognise
 from retnet_bench.predict.footprint import footprint
 from retnet_bench.results.schema import TIMES
@@ -77,7 +78,7 @@ def calibrate(records: pd.DataFrame, target: Target) -> Calibration:
     records = records[own]
     timed = records[records["metric"].isin([*TIMES.values(), TRAINED]) & records["value"].notna()]
     for text, times in timed.groupby("cell_json"):
-        cell = _cell(str(text))
+        cell = _cell(str(text), times)
         if cell is None:
             continue
         at = times["position"].dropna()
@@ -111,9 +112,18 @@ def _same_machine(name: str, target: Target) -> bool:
     return known is not None and known.name == target.rates.name
 
 
-def _cell(text: str) -> Cell | None:
-    """The cell of a record; None for one that an older version wrote and this one can't read."""
+def _cell(text: str, times: pd.DataFrame) -> Cell | None:
+    """The cell of records, with the kernel and chunk that it took where they were chosen. None for
+    one that an older version wrote and this one can't read, and for a pattern that chose."""
     try:
-        return Cell.read(json.loads(text))
+        cell = Cell.read(json.loads(text))
     except UserError:
         return None
+    if not cell.is_open:
+        return cell
+    kernel = str(times["kernel_dispatched"].iloc[0]).split()[0]
+    if cell.layers or kernel not in KERNELS:
+        return None
+    chunks = times["chunk"].dropna()
+    chunk = {"chunk": int(chunks.iloc[0])} if len(chunks) else {}
+    return replace(cell, kernel=kernel, open=None, options=replace(cell.options, **chunk))

@@ -51,10 +51,13 @@ def _cuda_attention(
     is_causal: bool = False,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """flash in half precision, memory-efficient in fp32 and under a mask: as SDPA chooses on CUDA.
-    What reads grouped heads as they are is flash (`kernels.attention.takes_groups`)."""
+    """flash in half precision, memory-efficient in fp32 and under a mask: as SDPA chooses on CUDA,
+    unless it may not take flash. cuDNN's is taken to keep what flash keeps: q, k, v, the output and
+    its logsumexp. What reads grouped heads as they are is flash (`kernels.attention.takes_groups`).
+    """
     bias = _bias(attn_mask, q)
-    if bias is None and q.dtype in (torch.bfloat16, torch.float16):
+    flash = torch.backends.cuda.flash_sdp_enabled() or torch.backends.cuda.cudnn_sdp_enabled()
+    if bias is None and flash and q.dtype in (torch.bfloat16, torch.float16):
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, is_causal)[0]
     if enable_gqa:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))

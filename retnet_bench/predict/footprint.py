@@ -180,7 +180,7 @@ def _extend(one: dict, two: dict, more: int) -> dict:
 def _modelled(step: Step, layer: ModelConfig) -> str:
     """The kernel whose run stands for that of a layer."""
     kernel = layer.kernel
-    if kernel == "flash_attn":
+    if kernel in ("flash_attn", "flash_attn_4"):
         return "sdpa"  # SDPA's flash operator keeps the same: q, k, v, the output and its logsumexp
     if KERNELS[kernel].package is not None:
         raise UserError(f"kernel {kernel}: what it keeps in memory is not modelled")

@@ -21,7 +21,7 @@ from retnet_bench.predict.rooflines import (
 from retnet_bench.predict.targets import Target
 from retnet_bench.results.numbers import size_bytes
 from retnet_bench.study.plan import Pair, Planned, cell_seconds
-from retnet_bench.workloads import Cell
+from retnet_bench.workloads import WORKLOADS, Cell
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def predict(
     line = roofline(cell, config, target.rates, found.launches)
     step_s = operator_seconds(found, target.rates, cell.mode)
     if step_s is not None and calibration is not None:
-        step_s *= calibration.factor(cell)
+        step_s *= calibration.factor(planned.running)
     peak = target.rates.flops_per_s.get(cell.dtype)
     limit = None if target.memory_bytes is None else target.memory_bytes // share
     fits = None if limit is None else found.peak_bytes <= limit
@@ -91,9 +91,12 @@ def _setup_s(cell: Cell, config: ModelConfig, peak: float | None) -> float:
 
 
 def side_by_side(pair: Pair) -> int:
-    """How many cells of the pair are alive at the same time."""
+    """How many cells of the pair are alive at the same time: trainings for quality run one after
+    another."""
     able = [planned for planned in pair if planned.unsupported is None]
-    return max(1, len(able)) if able and able[0].protocol.interleave == "blocks" else 1
+    if not able or not WORKLOADS[able[0].cell.workload].interleaved:
+        return 1
+    return len(able) if able[0].protocol.interleave == "blocks" else 1
 
 
 def predictions(

@@ -1,4 +1,4 @@
-"""Findings in words: a table for the terminal, a line for the caption of a figure."""
+"""Findings in words: a table for the terminal."""
 
 from __future__ import annotations
 
@@ -28,19 +28,6 @@ def _row(finding: Finding) -> tuple[str, ...]:
     at = f"\n{finding.at}" if finding.at else ""
     what = f"{claim.name}: {claim.says}\n({claim.source})"
     return what, _stated(finding), ours(finding) + at, finding.verdict + why
-
-
-def notes(findings: Iterable[Finding]) -> dict[str, list[str]]:
-    """One line per claim that names a figure, by the figure's name."""
-    lines: dict[str, list[str]] = {}
-    for finding in findings:
-        claim = finding.claim
-        if claim.figure is not None:
-            why = f" ({finding.reason})" if finding.verdict == "not measured" else ""
-            number = "" if why else f", ours {ours(finding)}"
-            line = f"Claim {claim.name}: {asked(finding)}{number}: {finding.verdict}{why}."
-            lines.setdefault(claim.figure, []).append(line)
-    return lines
 
 
 def ours(finding: Finding) -> str:

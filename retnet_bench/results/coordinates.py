@@ -11,7 +11,7 @@ from functools import cache
 
 COORDINATES = (
     *("task", "shots", "filter", "score"),
-    *("phase", "check", "context"),
+    *("phase", "check", "candidate", "context"),
     *("position", "context_length", "tokens_seen", "step", "pairs"),
     "document",
 )

@@ -9,7 +9,8 @@ History of SCHEMA_VERSION
    an environment stands in the first row that has it; the others name its environment_id.
 4  columns pairs and key_dim (recall).
 5  columns tokens_per_param and tuned (perplexity).
-6  column new_tokens (generate).
+6  column candidate (kernels that were timed).
+7  column new_tokens (generate).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 VERSION_KEY = b"retnet_bench_schema_version"
 
 _TYPES = {
@@ -80,13 +81,15 @@ COLUMNS: list[Column] = [
             "phase",
             "string",
             "part of the work: check, warmup, train, prefill, decode, generate, perplexity, "
-            "recall, tune, validate, score, downstream, or stop (when the blocks ended)",
+            "recall, tune, validate, score, downstream, choice (of a kernel), or stop (when the "
+            "blocks ended)",
         ),
         (
             "check",
             "string",
             "what was compared before timing: the forms in fp64, fp32, ..., or a mode and eager",
         ),
+        ("candidate", "string", "kernel and chunk that were timed, to choose between them"),
         ("process", "int", "index of the worker process among this cell's processes"),
         ("block", "int", "index of the block inside its process"),
         ("order", "int", "place of the block in the interleaved order of the pair"),
@@ -164,7 +167,7 @@ COLUMNS: list[Column] = [
     *_group(
         "model",
         ("mixer", "string", "token mixer: retention, attention, ..."),
-        ("kernel", "string", "kernel asked for"),
+        ("kernel", "string", "kernel asked for; auto: the fastest of the candidates"),
         ("kernel_dispatched", "string", "kernel that actually ran"),
         ("chunk", "int", "chunk length of chunkwise retention", "tokens"),
         ("d_model", "int", "model width"),
@@ -255,6 +258,10 @@ METRICS: dict[str, Metric] = {
             "relative",
             "",
             "disagreement of the three forms, or of a mode and eager; see `check`",
+        ),
+        (
+            *("candidate_step_s", "s", ""),
+            "steps of `candidate` where `kernel` or `chunk` is auto; `reason` says which was taken",
         ),
         ("timed_s", "s", "", "time the blocks of the pair took; `reason` says what ended them"),
         (

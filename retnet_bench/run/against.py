@@ -135,6 +135,8 @@ class _Comparison:
                 for p in planned
             ]
             end = time.monotonic() + self.budget_s
+            for cell_runs in remaining:
+                _choose(runner, cell_runs)
             for number in range(ROUNDS):
                 self._round(runner, remaining, number, end)
                 over = number == ROUNDS - 1 or self.policy.exact_only or time.monotonic() > end
@@ -188,6 +190,14 @@ class _Comparison:
             warmup_max_s=max(min(planned.protocol.warmup_max_s, share_s / ROUNDS / 8), 0.1),
         )
         return replace(planned, protocol=protocol)
+
+
+def _choose(runner: Runner, cell_runs: CellRuns) -> None:
+    """Both sides of a cell that leaves its kernel open take what this code finds the fastest."""
+    first = cell_runs[0]
+    runner.choose(first)
+    for other in cell_runs[1:]:
+        other.planned, other.choice, other.failure = first.planned, first.choice, first.failure
 
 
 def _settled(cell_runs: CellRuns, number: int) -> bool:

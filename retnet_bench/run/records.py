@@ -78,6 +78,7 @@ class Rows:
     def _contract(self) -> Row:
         cell = self.planned.cell
         return {name: getattr(cell, name) for name in _columns_of(Cell)} | {
+            "kernel": cell.asked_kernel,
             "block_family": cell.block_family,
             "learning_rate": cell.peak_learning_rate(),
             "new_tokens": new_tokens(cell) if cell.workload == "generate" else None,

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from retnet_bench.measure.memory import available_bytes
 from retnet_bench.measure.protocol import palindromic
 from retnet_bench.measure.reading import unreported
 from retnet_bench.measure.telemetry import Telemetry
+from retnet_bench.models import agreement
 from retnet_bench.models.agreement import Agreement
 from retnet_bench.predict import targets
 from retnet_bench.results.store import Store
-from retnet_bench.run import stopping, wire
+from retnet_bench.run import choosing, stopping, wire
+from retnet_bench.run.choosing import Choice
 from retnet_bench.run.launchers.base import Launcher
 from retnet_bench.run.launchers.local import LocalLauncher
 from retnet_bench.run.records import Row, Rows
 from retnet_bench.run.stopping import Rule
-from retnet_bench.run.wire import Failure, Prepared, Samples
+from retnet_bench.run.wire import Failure, Prepared, Samples, Trial
 from retnet_bench.run.worker_handle import WorkerHandle
 from retnet_bench.study.plan import Pair, Planned
 from retnet_bench.workloads import WORKLOADS, Sample
@@ -65,6 +67,8 @@ class CellRun:
     failure: Failure | None = None
     tail: str | None = None
     seconds: float = 0.0
+    choice: Choice | None = None
+    """What was chosen for a cell that leaves its kernel or chunk open."""
     reported: set[tuple[str, str]] = field(default_factory=set)
     """Metrics that this machine can't take, and why: one row says it."""
     worker: WorkerHandle = field(init=False)
@@ -119,6 +123,8 @@ class Runner:
         for cell_run in cell_runs:
             if cell_run.planned.unsupported:
                 cell_run.failure = Failure("unsupported", cell_run.planned.unsupported)
+            else:
+                self.choose(cell_run)
         able = {cell_run.label: cell_run for cell_run in cell_runs if cell_run.failure is None}
         processes = cell_runs[0].planned.processes
         if cell_runs[0].planned.protocol.interleave == "blocks":
@@ -127,6 +133,44 @@ class Runner:
         else:
             for turn, label in enumerate(palindromic(list(able), processes)):
                 self.replicate([able[label]], turn // len(able), rule)
+
+    def choose(self, cell_run: CellRun) -> None:
+        """Have a cell that leaves its kernel or chunk open take the fastest."""
+        planned = cell_run.planned
+        if not planned.cell.is_open:
+            return
+        name = planned.cell.name
+        try:
+            cell_run.choice = choosing.choose(
+                planned, self._trial, lambda words: self.on_turn(f"{name}: {words}")
+            )
+        except choosing.NoneTimed as error:
+            cell_run.failure = Failure("error", str(error))
+        else:
+            cell_run.planned = replace(planned, taken=cell_run.choice.taken)
+
+    def _trial(self, planned: Planned) -> Trial | Failure:
+        """Times of a candidate, from a worker process of its own."""
+        cell_run = CellRun(planned, planned.cell.arm, LocalLauncher())
+        with files.scratch() as folder, _workers([cell_run], folder, 0):
+            key, known = self._known(cell_run)
+            share = int(available_bytes() * MEMORY_SHARE / self.beside)
+            memory_bytes = share if planned.cell.device == "cpu" else None
+            answer = cell_run.worker.ask("trial", agreements=known, memory_bytes=memory_bytes)
+            if isinstance(answer, Failure):
+                cell_run.fail(answer)
+                return answer
+        assert isinstance(answer, Trial)
+        self._agreements[key] = answer.agreements
+        return answer
+
+    def _known(self, cell_run: CellRun) -> tuple[tuple[str, str], list[dict[str, Any]] | None]:
+        """The key of what was found of a model's forms, and that, as a worker takes it."""
+        cell, planned = cell_run.planned.cell, cell_run.planned
+        subject = agreement.subject(planned.matched.config)
+        key = (cell_run.label, f"{subject} {cell.device} {cell.dtype}")
+        known = self._agreements.get(key)
+        return key, None if known is None else [asdict(found) for found in known]
 
     def replicate(self, cell_runs: Sequence[CellRun], process: int, rule: Rule) -> None:
         """One process for each cell, their blocks interleaved; after the first ones' memory and
@@ -150,15 +194,14 @@ class Runner:
     def _prepare(self, cell_run: CellRun, process: int, share: int) -> None:
         cell = cell_run.planned.cell
         self.on_turn(f"{cell.name}: checking forms, warming up")
-        key = (cell_run.label, f"{cell_run.planned.matched.config} {cell.device} {cell.dtype}")
-        known = self._agreements.get(key)
+        key, known = self._known(cell_run)
         folder = self.store.folder.absolute()
         events = folder / "tensorboard" / f"{cell.arm}-{cell.size}-{cell.cell_id}"
         # Said only where it is asked for: another revision's worker may not know it.
         board: dict[str, Any] = {"tensorboard": str(events)} if self.tensorboard else {}
         answer = cell_run.worker.ask(
             "prepare",
-            agreements=None if known is None else [asdict(agreement) for agreement in known],
+            agreements=known,
             memory_bytes=share if cell.device == "cpu" else None,
             checkpoints=str(folder / CHECKPOINTS / cell.cell_id),
             **board,
@@ -180,6 +223,8 @@ class Runner:
             self._targets[cell.device],
         )
         cell_run.rows += cell_run.made.preparation(answer, process)
+        for sample in cell_run.choice.samples() if cell_run.choice and process == 0 else ():
+            cell_run.rows.append(cell_run.made.sample(sample, process))
 
     def _blocks(self, cell_runs: Sequence[CellRun], process: int, rule: Rule) -> None:
         if not WORKLOADS[cell_runs[0].planned.cell.workload].interleaved:

@@ -16,6 +16,7 @@ from retnet_bench.predict import prediction, targets
 from retnet_bench.results.live import Live, LiveFile
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store, read_records
+from retnet_bench.run import choosing
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
 from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
@@ -72,7 +73,8 @@ def run(
 
     def stages(store: Store) -> Iterator[list[Pair]]:
         for stage in [pairs] if study.tune is None else _tuned_stages(study, store):
-            yield prediction.skip_oom(stage, target_of(stage)) if skip_oom else stage
+            known = choosing.with_remembered(stage)
+            yield prediction.skip_oom(known, target_of(known)) if skip_oom else known
 
     with Store.alone(folder) as store:
         return _run(study, source, stages, store, console, fresh, retry, tensorboard)

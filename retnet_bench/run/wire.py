@@ -32,6 +32,14 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """Seconds of steps of a candidate for the kernel of a cell, the most recent of its warm-up."""
+
+    agreements: list[Agreement]
+    times: list[float]
+
+
+@dataclass(frozen=True)
 class Samples:
     """Raw values of one block or phase, and what else happened in its timed window, if anything."""
 
@@ -54,9 +62,9 @@ class Failure:
     reason: str
 
 
-Answer = Prepared | Samples | Progress | Failure
+Answer = Prepared | Trial | Samples | Progress | Failure
 _ANSWERS: dict[str, TypeAdapter[Any]] = {
-    kind.__name__: TypeAdapter(kind) for kind in (Prepared, Samples, Progress, Failure)
+    kind.__name__: TypeAdapter(kind) for kind in (Prepared, Trial, Samples, Progress, Failure)
 }
 
 
@@ -84,7 +92,7 @@ def _split(sample: dict[str, Any]) -> None:
 
 
 def request(conn: Connection, name: str, **arguments: Any) -> None:
-    """The runner's side: ask for `prepare`, `block`, `memory`, `facts` or `stop`."""
+    """The runner's side: ask for `prepare`, `trial`, `block`, `memory`, `facts` or `stop`."""
     conn.send_bytes(json.dumps({"request": name, "arguments": arguments}).encode())
 
 

@@ -25,12 +25,12 @@ import torch
 from retnet_bench.base import UserError
 from retnet_bench.files import NotWritten
 from retnet_bench.measure import cores, environment, memory, purity
-from retnet_bench.measure.clock import WallClock
+from retnet_bench.measure.clock import Clock, WallClock
 from retnet_bench.measure.protocol import Protocol, warm_up
 from retnet_bench.measure.reading import unreported
 from retnet_bench.models import agreement
 from retnet_bench.run import orphans, wire
-from retnet_bench.run.wire import Answer, Failure, Prepared, Samples
+from retnet_bench.run.wire import Answer, Failure, Prepared, Samples, Trial
 from retnet_bench.workloads import WORKLOADS, Cell, Diverged, NotFinite, Sample
 
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -48,6 +48,7 @@ class Session:
 
     cell: Cell
     protocol: Protocol
+    clock_of: Callable[[str], Clock] = WallClock
     step_s: float = field(default=0.0, init=False)
     report: Callable[[str], None] = field(default=lambda words: None, init=False)
     """Takes a few words from within a long block."""
@@ -62,6 +63,35 @@ class Session:
     ) -> Prepared:
         """Check the forms, build, warm up. `agreements` are those found before for the same model;
         `checkpoints` and `tensorboard` are folders for this cell's."""
+        found = self._build(agreements, memory_bytes, checkpoints, tensorboard)
+        self.clock_cost_s = purity.clock_cost_s(self.clock)
+        env = environment.capture(self.cell.device)
+        dispatched = self.workload.dispatched()
+        warm = None
+        if self.workload.interleaved and "time" in self.cell.measure:
+            warm = warm_up(self.clock, self.workload.step, self.protocol)
+            self.step_s = warm.step_s
+        return Prepared(env, found, dispatched, warm, self._mode_error())
+
+    def trial(
+        self, agreements: list[dict[str, Any]] | None = None, memory_bytes: int | None = None
+    ) -> Trial:
+        """Time steps, whatever the workload, until they are steady or `warmup_max_s` is spent: the
+        cell's kernel and chunk are a candidate for one that leaves them open."""
+        found = self._build(agreements, memory_bytes)
+        warm = warm_up(self.clock, self.workload.step, self.protocol)
+        self.workload.check()
+        self._mode_error()
+        return Trial(found, [*warm.window])
+
+    def _build(
+        self,
+        agreements: list[dict[str, Any]] | None,
+        memory_bytes: int | None,
+        checkpoints: str | None = None,
+        tensorboard: str | None = None,
+    ) -> list[agreement.Agreement]:
+        """What was found of the forms; the workload is ready for its first step."""
         # A decayed weight below 1e-38 is 0, as on GPUs: x86 takes a hundred times as long for it,
         # so a speed would hang on how fast states decay. Threads made from here on do the same.
         torch.set_flush_denormal(True)
@@ -82,15 +112,8 @@ class Session:
         self.workload.checkpoints = None if checkpoints is None else Path(checkpoints)
         self.workload.tensorboard = None if tensorboard is None else Path(tensorboard)
         self.workload.prepare()
-        self.clock = WallClock(self.cell.device)
-        self.clock_cost_s = purity.clock_cost_s(self.clock)
-        env = environment.capture(self.cell.device)
-        dispatched = self.workload.dispatched()
-        warm = None
-        if self.workload.interleaved and "time" in self.cell.measure:
-            warm = warm_up(self.clock, self.workload.step, self.protocol)
-            self.step_s = warm.step_s
-        return Prepared(env, found, dispatched, warm, self._mode_error())
+        self.clock = self.clock_of(self.cell.device)
+        return found
 
     def _mode_error(self) -> float | None:
         """How far the compiled step is from the eager one on the same input; None for eager."""

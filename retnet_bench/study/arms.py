@@ -13,7 +13,7 @@ from retnet_bench.models import MIXERS
 from retnet_bench.models import options as mixer_options
 from retnet_bench.models.config import MOST_LAYERS
 from retnet_bench.models.options import MixerOptions, validate
-from retnet_bench.models.pattern import HYBRID
+from retnet_bench.models.pattern import AUTO, HYBRID, OPEN, opened
 from retnet_bench.models.strict import near
 
 
@@ -22,15 +22,18 @@ class Layer(Strict):
     In the file the mixer's options stand among the other keys."""
 
     mixer: Word
-    kernel: Word = "auto"
+    kernel: Word | None = None
+    """None: the preferred one that runs here (`Kernel.rank`). auto: the fastest that was timed."""
     options: InstanceOf[MixerOptions] = MixerOptions()
     """The mixer's own, of its class `Options`. Of a mixer that is not installed here they are not
     read: a study can be shown, but not planned."""
+    open: tuple[str, ...] = ()
+    """What of kernel and chunk is `auto`; made from these, not said."""
 
     @classmethod
     def common(cls) -> tuple[str, ...]:
         """Settings that it has whatever its mixer."""
-        return tuple(name for name in cls.model_fields if name != "options")
+        return tuple(name for name in cls.model_fields if name not in ("options", "open"))
 
     @model_validator(mode="before")
     @classmethod
@@ -43,7 +46,8 @@ class Layer(Strict):
         if not isinstance(mixer, str) or mixer not in MIXERS:
             return common
         own = {key: value for key, value in given.items() if key not in cls.common()}
-        return common | {"options": _options(mixer, common.get("kernel"), own, cls.common())}
+        options = _options(mixer, common.get("kernel"), own, cls.common())
+        return common | {"options": options, "open": opened(given)}
 
     @classmethod
     def _mapping(cls, given: Any) -> Any:
@@ -119,7 +123,11 @@ def _options(
             raise refused(key, f"mixer {mixer} does not read it; {words}")
     for key in given.keys() & _unread(mixer, kernel):
         raise refused(key, f"kernel {kernel} does not read it")
-    return validate(kind, {key: value for key, value in given.items() if key in known})
+    left = opened(given)
+    for key in OPEN:
+        if isinstance(given.get(key), str) and key not in left:
+            raise refused(key, f"must be a number or {AUTO}, is {quoted(given[key])}")
+    return validate(kind, {key: given[key] for key in given if key in known and key not in left})
 
 
 def _unread(mixer: str, kernel: Any) -> set[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from retnet_bench.base import UserError, located
 from retnet_bench.kernels import KERNELS
 from retnet_bench.models import MIXERS
+from retnet_bench.models.pattern import AUTO
 from retnet_bench.study.arms import EVERY_MIXER, Arm, Layer
 from retnet_bench.study.study import Study
 from retnet_bench.study.sweep import SWEEP
@@ -40,7 +41,9 @@ def _check_arm(name: str, arm: Arm) -> None:
             if arm.layers and entry.mixer == EVERY_MIXER:
                 raise UserError(f"mixer {EVERY_MIXER} stands for arms, not for layers of a pattern")
             family = MIXERS[entry.mixer].kernels
-            if entry.kernel != "auto" and (kernel := KERNELS[entry.kernel]).mixer != family:
+            if entry.kernel in (None, AUTO):
+                continue
+            if (kernel := KERNELS[entry.kernel]).mixer != family:
                 fitting = ", ".join(n for n, k in KERNELS.items() if k.mixer == family)
                 raise UserError(
                     f"kernel {entry.kernel} computes {kernel.mixer}, not {family}; choose from "

@@ -21,7 +21,7 @@ from retnet_bench.models import MIXERS, ModelConfig, cost
 from retnet_bench.models.checkpoint import identity
 from retnet_bench.models.config import size as size_of
 from retnet_bench.models.matching import Matched
-from retnet_bench.models.pattern import HYBRID, LayerChoice
+from retnet_bench.models.pattern import AUTO, HYBRID, LayerChoice
 from retnet_bench.study.arms import Arm, Layer
 from retnet_bench.study.budgets import by_parameters, check_epochs
 from retnet_bench.study.choices import Choice
@@ -51,11 +51,18 @@ class Planned:
     """Where its settings come from the study's sweep: which, and how."""
     waits: bool = False
     """Whether it waits for the sweep: its settings, and so its id, are not known yet."""
+    taken: tuple[LayerChoice, ...] | None = None
+    """What was chosen for a cell that leaves its kernel or chunk open, as its `entries`."""
+
+    @cached_property
+    def running(self) -> Cell:
+        """The cell as it runs: with what was chosen. Its id is not that of the cell."""
+        return self.cell if self.taken is None else self.cell.taking(self.taken)
 
     @cached_property
     def matched(self) -> Matched:
-        """The config of a cell that can be run."""
-        return self.cell.matched()
+        """The config of a cell that can be run, as it runs."""
+        return self.running.matched()
 
     @property
     def processes(self) -> int:
@@ -199,11 +206,15 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings, here: bool) -> Ce
         ratio = values["tokens_per_param"]
         values["token_budget"] = by_parameters(ratio, *(values[name] for name in shape))
     values |= {"mixer": arm.mixer, "options": arm.options, "kernel": _kernel(arm, values)}
+    values["open"] = arm.open or None
     if arm.layers is not None:
         values |= _pattern(name, arm.layers, values)
     values["arm_family"] = None if arm.family == given.family else arm.family
     if workload == "downstream":
         values |= _downstream(name, arm, values)
+        if any(entry.open for entry in arm.layers or (arm,)):
+            words = "workload downstream times nothing that could choose it; name one"
+            raise UserError(f"arms.{name}: kernel or chunk is {AUTO}: {words}")
     cell = Cell(workload=workload, arm=name, **values)
     _check_quality(cell)
     if cell.token_budget and not unseen:
@@ -252,17 +263,18 @@ def _pattern(arm: str, entries: tuple[Layer, ...], values: dict) -> dict:
             f"has {depth} layers; shorten it, or take a deeper size"
         )
     layers = tuple(
-        LayerChoice(mixer=e.mixer, kernel=_kernel(e, values), options=e.options) for e in entries
+        LayerChoice(mixer=e.mixer, kernel=_kernel(e, values), options=e.options, open=e.open)
+        for e in entries
     )
     return {"layers": layers, "kernel": "+".join(dict.fromkeys(e.kernel for e in layers))}
 
 
 def _kernel(entry: Layer, values: dict) -> str:
-    """The kernel's name, `auto` resolved to the best one here."""
+    """The kernel's name; the preferred one here where none is said, or where it is measured."""
     if entry.mixer == HYBRID:
         return HYBRID
     family = MIXERS[entry.mixer].kernels
-    if entry.kernel == "auto":
+    if entry.kernel in (None, AUTO):
         return best(family, Setting(values["device"], values["dtype"], mode=values["mode"])).name
     return entry.kernel
 
@@ -325,9 +337,18 @@ def _tokens(cell: Cell) -> int:
 
 
 def _kernel_why_not(cell: Cell, config: ModelConfig) -> str | None:
+    left = {entry.mixer for entry in cell.entries if "kernel" in entry.open}
     for kind in config.kinds:
-        setting = Setting(cell.device, cell.dtype, kind.key_dim, kind.value_dim, cell.mode)
-        if reason := KERNELS[kind.kernel].why_not(setting):
+        mixer = MIXERS[kind.mixer]
+        setting = mixer.setting(kind, cell.device, cell.dtype, cell.mode)
+        reason = KERNELS[kind.kernel].why_not(setting)
+        if reason and kind.mixer in left:
+            every = {n: k.why_not(setting) for n, k in KERNELS.items() if k.mixer == mixer.kernels}
+            if None in every.values():
+                continue
+            words = "; ".join(f"{name} {why}" for name, why in every.items())
+            return f"kernel {AUTO}: none runs here: {words}"
+        if reason:
             return f"kernel {kind.kernel}: {reason}"
     return None
 
@@ -351,4 +372,6 @@ def cell_seconds(planned: Planned, step_s: float, setup_s: float = 0.0) -> float
         seconds += min(protocol.warmup_max_s, 8 * step_s) + protocol.blocks * block
     memory = 4 * step_s if "memory" in cell.measure else 0.0
     starts = START_S + FURTHER_START_S * (planned.processes - 1)
+    if cell.is_open and planned.taken is None:
+        starts += protocol.choice_s
     return starts + planned.processes * seconds + memory

@@ -66,6 +66,12 @@ class Sweep:
             return Choice({}, "", f"no rate of its sweep gave a score: {tried}")
         return choose(size, size_of(size).d_model, found)
 
+    @property
+    def known(self) -> list[Pair]:
+        """Every pair of the study as far as it is known: the sweep, then what waits for it."""
+        found = plan.make(self.study, self.choose, here=self.here)
+        return [*self.pairs, *(pair for pair in found if pair[0].cell.workload != SWEEP)]
+
     # --- what is there -------------------------------------------------------------------------
 
     @cached_property

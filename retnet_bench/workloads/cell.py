@@ -18,7 +18,7 @@ from retnet_bench.models.config import size
 from retnet_bench.models.matching import Matched, match, probe
 from retnet_bench.models.mixers.base import HeadOptions
 from retnet_bench.models.options import MixerOptions, names, read
-from retnet_bench.models.pattern import LayerChoice, options_of
+from retnet_bench.models.pattern import AUTO, LayerChoice, opened, options_of
 from retnet_bench.workloads.recipe import RECIPES, Recipe, default_recipe
 from retnet_bench.workloads.settings import (
     DecodeSettings,
@@ -76,6 +76,9 @@ class Cell(
     """What is taken: time, memory."""
     options: MixerOptions
     """The mixer's own, as the arm says them: of its class `Options`."""
+    open: tuple[str, ...] | None = None
+    """Of kernel and chunk, what is chosen by measurement where the cell runs; `kernel` and
+    `options` hold what stands in for it. Of a pattern each entry says its own."""
     layers: tuple[LayerChoice, ...] | None = None
     """A pattern of mixers that repeats over the depth; `mixer` is then HYBRID, and `kernel` joins
     those of its entries."""
@@ -96,6 +99,7 @@ class Cell(
         "mixer",
         "kernel",
         "options",
+        "open",
         "layers",
         "checkpoint",
         "weights",
@@ -112,10 +116,17 @@ class Cell(
         known = own | {field.name for field in fields(cls)} - {"options"}
         if unknown := raw.keys() - known:
             raise UserError(f"this revision does not know the setting {', '.join(sorted(unknown))}")
-        options = read(kind, {k: v for k, v in raw.items() if k in own})
+        left = opened(raw)
+        options = read(kind, {k: v for k, v in raw.items() if k in own and k not in left})
         others = {k: v for k, v in raw.items() if k not in own}
         if isinstance(others.get("layers"), list):
             others["layers"] = tuple(map(LayerChoice.read, others["layers"]))
+            if any(entry.open for entry in others["layers"]):
+                others["kernel"] = _joined(others["layers"])
+        elif left:
+            one = {"kernel": raw.get("kernel"), **options.given(), **dict.fromkeys(left, AUTO)}
+            entry = LayerChoice.read({"mixer": raw.get("mixer"), **one})
+            others |= {"kernel": entry.kernel, "open": left}
         try:
             return _adapter().validate_python({**others, "options": options})
         except ValidationError as error:
@@ -130,8 +141,10 @@ class Cell(
             own = _option_names(kind)
             values |= {k: v for k, v in IN_EVERY_CELL.items() if k not in own}
             values |= values.pop("options").given()
+        values |= dict.fromkeys(values.pop("open", ()), AUTO)
         if "layers" in values:
             values["layers"] = [entry.flat() for entry in values["layers"]]
+            values["kernel"] = self.asked_kernel
         return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @property
@@ -159,6 +172,33 @@ class Cell(
         entries = self.layers or ()
         return tuple(dict.fromkeys(entry.kernel for entry in entries)) or (self.kernel,)
 
+    @property
+    def asked_kernel(self) -> str:
+        """The kernel, or the kernels of its layers, as the study says them: AUTO where it is
+        open."""
+        asked = (AUTO if "kernel" in entry.open else entry.kernel for entry in self.entries)
+        return "+".join(dict.fromkeys(asked))
+
+    @property
+    def entries(self) -> tuple[LayerChoice, ...]:
+        """Its pattern; the one mixer of a cell without one."""
+        one = LayerChoice(
+            mixer=self.mixer, kernel=self.kernel, options=self.options, open=self.open or ()
+        )
+        return self.layers or (one,)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether something is left to be chosen by measurement."""
+        return any(entry.open for entry in self.entries)
+
+    def taking(self, entries: tuple[LayerChoice, ...]) -> Cell:
+        """The cell with these as its `entries`."""
+        if self.layers:
+            return replace(self, layers=entries, kernel=_joined(entries))
+        (one,) = entries
+        return replace(self, kernel=one.kernel, options=one.options, open=one.open or None)
+
     def matched(self) -> Matched:
         """The model config, sized to equal the reference Transformer, or as `recall` has it. Raises
         UserError."""
@@ -179,11 +219,10 @@ class Cell(
         )
 
     def _probe(self) -> Matched:
-        one = LayerChoice(mixer=self.mixer, kernel=self.kernel, options=self.options)
         convolution = best("short_conv", Setting(self.device, self.dtype, mode=self.mode))
         return probe(
             self.size,
-            tuple(_with_key_dim(entry, self.key_dim) for entry in self.layers or (one,)),
+            tuple(_with_key_dim(entry, self.key_dim) for entry in self.entries),
             LayerChoice(
                 mixer="gated_conv", kernel=convolution.name, options=options_of("gated_conv")()
             ),
@@ -207,6 +246,11 @@ class Cell(
         if self.workload not in LEARNING:
             return None
         return self.learning_rate or self.training_recipe.learning_rate(size(self.size).d_model)
+
+
+def _joined(entries: tuple[LayerChoice, ...]) -> str:
+    """What stands for the kernel of a pattern."""
+    return "+".join(dict.fromkeys(entry.kernel for entry in entries))
 
 
 def _with_key_dim(entry: LayerChoice, key_dim: int | None) -> LayerChoice:

@@ -97,7 +97,7 @@ def test_a_slope_is_in_microseconds_a_position():
     where = {"workload": "decode", "length": 1000}
     rising = find(rows, claim("slope", where, measure={"of": "transformer"}))
     assert rising.interval[:3] == pytest.approx([2.0] * 3)
-    assert (rising.unit, rising.verdict) == ("µs/position", "holds")
+    assert (rising.unit, rising.verdict) == ("ms per 1,000 tokens", "holds")
     flat = find(rows, claim("slope", where, includes=0))
     assert (flat.interval.estimate, flat.verdict) == (0.0, "holds")
 

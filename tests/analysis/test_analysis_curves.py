@@ -517,6 +517,22 @@ def test_the_caption_says_what_the_records_say():
     )
 
 
+def test_a_figure_s_caption_has_what_a_reader_of_it_needs():
+    assert captions.conditions(frame(small_study())) == (
+        "Measured on Test CPU, 2 threads; fp32, eager; retnet: chunkwise; transformer: sdpa; 1m; "
+        "4 blocks a cell; one seed (perplexity's intervals are of documents only)"
+    )
+    crowd = [
+        row | {"arm": f"arm{i}", "kernel": f"kernel{i}", "kernel_dispatched": f"op{i}"}
+        for i in range(captions.MOST_ARMS + 1)
+        for row in blocks("train_step_s", "retnet", [0.1, 0.1])
+    ]
+    text = captions.conditions(frame(crowd))
+    assert "; kernels kernel0, kernel1, kernel2 and kernel3; " in text
+    assert "arm0" not in text
+    assert captions.conditions(frame([failure("retnet", "train", "oom")])) == "Nothing measured"
+
+
 def test_the_caption_says_how_often_trainings_read_their_corpus():
     rows = small_study()
     assert "epochs" not in captions.contract_text(frame(rows))
@@ -557,6 +573,16 @@ def test_the_caption_lists_what_is_mixed_and_invents_nothing():
     assert "retnet: kernel not recorded" in text
     assert text.endswith("1 to 2 blocks a cell, 1 of 3 blocks impure")
     assert captions.contract_text(frame([failure("retnet", "train", "oom")])) == "nothing measured"
+
+
+@pytest.mark.parametrize("key", ["kernel", "chunk"])
+def test_a_caption_says_whose_kernel_was_chosen_by_measurement(key):
+    rows = [row | {"cell_json": "{}"} for row in small_study()]
+    for row in rows:
+        if row["arm"] == "retnet":
+            row["cell_json"] = f'{{"{key}":"auto"}}'
+    text = captions.contract_text(frame(rows))
+    assert "retnet: chunkwise (chosen by measurement); transformer: sdpa;" in text
 
 
 def test_records_from_the_store_give_the_same_tables(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from retnet_bench.run.jobs import local, slurm, sweep
+from retnet_bench.run.jobs import local, slurm, submission
 from retnet_bench.run.jobs.book import LOCK_WAIT_S
 from retnet_bench.run.jobs.options import DEFAULT_MINUTES, SlurmOptions
 
@@ -24,15 +24,15 @@ def test_every_time_out_is_the_codes():
     assert told["a question to Slurm (`squeue`, `scontrol`, `sacct`)"] == f"{slurm.ANSWER_S:g} s"
     assert told["`sbatch` taking an array"] == f"{slurm.SUBMIT_S:g} s"
     assert told["a job for whoever holds its pair or the folder"] == f"{LOCK_WAIT_S:g} s"
-    silent_min = sweep.SILENT_S / 60
+    silent_min = submission.SILENT_S / 60
     assert told["`--wait` for a Slurm that does not answer"] == f"{silent_min:g} min"
-    assert told["`--wait` for the jobs"] == f"{sweep.WAIT_S / 86400:g} days"
+    assert told["`--wait` for the jobs"] == f"{submission.WAIT_S / 86400:g} days"
     assert told["a local job that was told to end"] == f"{local.ENDING_S:g} s"
 
 
 def test_defaults_are_the_codes():
-    assert f"at most N at once, {sweep.AT_ONCE['local']} by default" in PAGE
-    assert f"at most N at once, {sweep.AT_ONCE['slurm']} by default" in PAGE
+    assert f"at most N at once, {submission.AT_ONCE['local']} by default" in PAGE
+    assert f"at most N at once, {submission.AT_ONCE['slurm']} by default" in PAGE
     assert (DEFAULT_MINUTES, slurm.REQUEUES) == (60, 20)
     assert "an hour by default" in PAGE
     assert "up to 20 times" in PAGE

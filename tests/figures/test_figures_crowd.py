@@ -170,13 +170,10 @@ def test_a_long_name_at_a_line_s_end_stays_on_the_page():
     assert text.get_text() == "an_arm_with_a_name_of_f\N{HORIZONTAL ELLIPSIS}"
 
 
-def test_crossovers_of_a_crowd_are_told_and_not_drawn(drawn: dict[str, Figure]):
+def test_crossovers_of_a_crowd_are_left_to_the_tables(drawn: dict[str, Figure]):
     legend = [text.get_text() for text in drawn["throughput"].legends[0].get_texts()]
     assert not any(text.startswith("crossover") for text in legend)
-    said = words(drawn["throughput"])
-    assert "Crossover with transformer: gated_deltanet 1,8" in said  # 3 us a token at 1 + L / 1000
-    assert "retnet 995" in said
-    assert "transformer_gqa" in said
+    assert "rossover" not in words(drawn["throughput"])
 
 
 def test_a_sweep_shows_each_arm_s_best_rate(drawn: dict[str, Figure]):

@@ -153,6 +153,7 @@ def coordinates() -> list[Row]:
         record("timed_s", phase="stop"),
         record("peak_rss_bytes", phase="train"),
         record("recall_correct", phase="score", pairs=8),
+        record("candidate_step_s", phase="choice", candidate="chunkwise, chunk 64", reason="taken"),
     ]
     return [
         row | {"samples": [float(i + 1)], "environment_json": texts[i % 2], "process": i}

@@ -1,12 +1,14 @@
-"""Stand-ins for flash-attn, fla-core, causal-conv1d and mamba-ssm on a machine without a GPU.
+"""Stand-ins for flash-attn (2 and 4), fla-core, causal-conv1d and mamba-ssm, without a GPU.
 
-Signatures, checks and conventions are those of flash-attn 2.8, fla-core 0.6.0, causal-conv1d
-1.6 and mamba-ssm 2.3; the maths is plain torch, written apart from ours.
+Signatures, checks and conventions are those of flash-attn 2.8, flash-attn-4 4.0.0b36,
+fla-core 0.6.0, causal-conv1d 1.6 and mamba-ssm 2.3; the maths is plain torch, written apart from
+ours.
 """
 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -20,7 +22,7 @@ def install(monkeypatch, package: str, **functions) -> None:
     for depth in range(1, len(names) + 1):
         name = ".".join(names[:depth])
         module = ModuleType(name)
-        module.__spec__ = ModuleSpec(name, None, is_package=True)
+        module.__spec__ = ModuleSpec(name, None, origin=__file__, is_package=True)
         module.__path__ = []
         monkeypatch.setitem(sys.modules, name, module)
     for name, function in functions.items():
@@ -43,6 +45,23 @@ def install_flash_attn(monkeypatch) -> None:
         flash_attn_func=flash_attn_func,
         flash_attn_with_kvcache=flash_attn_with_kvcache,
     )
+
+
+def install_flash_attn_4(monkeypatch, arch: int = 90) -> None:
+    """As on a GPU of that architecture (90: Hopper, 100: Blackwell). As in its wheel, `flash_attn`
+    itself is a folder without code."""
+    functions = (flash_attn_4_func, flash_attn_4_varlen_func)
+    install(
+        monkeypatch,
+        "flash_attn.cute",
+        flash_attn_func=partial(functions[0], _arch=arch),
+        flash_attn_varlen_func=partial(functions[1], _arch=arch),
+    )
+    folder = ModuleSpec("flash_attn", None, is_package=True)
+    monkeypatch.setattr(sys.modules["flash_attn"], "__spec__", folder)
+    capability = divmod(arch, 10)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
 
 
 def install_causal_conv1d(monkeypatch) -> None:
@@ -286,6 +305,108 @@ def flash_attn_with_kvcache(
         for i, n in enumerate(cache_seqlens.tolist())
     ]
     return torch.cat(rows)
+
+
+def flash_attn_4_func(
+    q,
+    k,
+    v,
+    qv=None,
+    gather_kv_indices=None,
+    softmax_scale=None,
+    causal=False,
+    window_size=(None, None),
+    learnable_sink=None,
+    softcap=0.0,
+    num_splits=1,
+    pack_gqa=None,
+    deterministic=False,
+    score_mod=None,
+    score_mod_bwd=None,
+    mask_mod=None,
+    aux_tensors=None,
+    aux_scalars=None,
+    block_sparse_tensors=None,
+    block_sparse_tensors_bwd=None,
+    return_lse=False,
+    gather_bwd_recompute_p=False,
+    gather_bwd_token_chunk=None,
+    *,
+    _arch,
+):
+    """Layouts of `flash_attn_func`; a window's None is all. Returns the output and, asked for or
+    not, a place for the logarithms of the sums."""
+    _check_flash_attn_4(q, k, v, num_splits, _arch)
+    T, S = q.shape[1], k.shape[1]
+    before, after = (S if n is None else n for n in window_size)
+    after = 0 if causal else after
+    ahead = torch.arange(S)[None, :] - (torch.arange(T)[:, None] + S - T)
+    return _softmax(q, k, v, (ahead >= -before) & (ahead <= after), softmax_scale), None
+
+
+def flash_attn_4_varlen_func(
+    q,
+    k,
+    v,
+    qv=None,
+    cu_seqlens_q=None,
+    cu_seqlens_k=None,
+    max_seqlen_q=None,
+    max_seqlen_k=None,
+    min_seqlen_k=None,
+    seqused_q=None,
+    seqused_k=None,
+    gather_kv_indices=None,
+    page_table=None,
+    softmax_scale=None,
+    causal=False,
+    window_size=(None, None),
+    learnable_sink=None,
+    softcap=0.0,
+    num_splits=1,
+    pack_gqa=None,
+    deterministic=False,
+    score_mod=None,
+    score_mod_bwd=None,
+    mask_mod=None,
+    block_sparse_tensors=None,
+    aux_tensors=None,
+    aux_scalars=None,
+    return_lse=False,
+    scheduler_metadata=None,
+    seqlen_k_per_split=None,
+    disable_scheduler_metadata=False,
+    gather_bwd_recompute_p=False,
+    gather_bwd_token_chunk=None,
+    *,
+    _arch,
+):
+    """q (B, T, H, D) against k, v (B, S, G, D), of which the first seqused_k (B,) count."""
+    _check_flash_attn_4(q, k, v, num_splits, _arch)
+    assert cu_seqlens_q is None
+    assert cu_seqlens_k is None
+    assert not causal
+    assert seqused_k.shape == (q.shape[0],)
+    assert seqused_k.dtype == torch.int32
+    assert seqused_k.stride(0) == 1
+    rows = [
+        _softmax(*(x[i : i + 1] for x in (q, k, v)), torch.arange(k.shape[1])[None] < n, None)
+        for i, n in enumerate(seqused_k.tolist())
+    ]
+    return torch.cat(rows), None
+
+
+def _check_flash_attn_4(q, k, v, num_splits, arch):
+    """What its `_flash_attn_fwd` asserts."""
+    assert arch // 10 in (9, 10), "Unsupported compute capability"
+    assert q.dtype == k.dtype == v.dtype
+    assert q.dtype in (torch.float16, torch.bfloat16)
+    assert k.shape == (q.shape[0], k.shape[1], k.shape[2], q.shape[3])
+    assert v.shape[:3] == k.shape[:3]
+    assert q.shape[2] % k.shape[2] == 0
+    assert 8 <= q.shape[3] <= (256 if arch // 10 == 9 else 128)
+    assert q.shape[3] % 8 == 0, "divisible by 16 bytes"
+    assert arch // 10 == 10 or num_splits == 1, "SplitKV not supported on SM 9.0"
 
 
 def _softmax(q, k, v, seen: Tensor, scale: float | None):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fake_packages import install_fla, install_flash_attn
+from fake_packages import install_fla, install_flash_attn, install_flash_attn_4
 from kernel_inputs import Case, relative
 
 from retnet_bench.kernels import KERNELS, Setting, attention, retention
@@ -100,6 +100,53 @@ def test_a_flash_attn_step_equals_a_math_step(filled, kv_heads):
     found, wanted = (f(q, k, v, mask) for f in (attention.flash_attn_step, attention.math_step))
     assert found.shape == (2, 6, 1, 8)
     assert relative(found, wanted) < FP32
+
+
+@pytest.fixture(params=[90, 100], ids=["Hopper", "Blackwell"])
+def flash_4(request, monkeypatch):
+    install_flash_attn_4(monkeypatch, request.param)
+    return request.param
+
+
+BF16 = 8e-3
+
+
+@pytest.mark.usefixtures("flash_4")
+@pytest.mark.parametrize(("T", "S"), [(9, 9), (9, 21), (1, 21), (60, 67)])
+@pytest.mark.parametrize("window", [None, 1, 7, 80])
+def test_flash_attn_4_equals_math(T, S, window):
+    q, k, v = (torch.randn(2, n, heads, 8).bfloat16() for n, heads in ((T, 6), (S, 2), (S, 2)))
+    found = attention.flash_attn_4(q, k, v, window)
+    assert found.dtype == torch.bfloat16
+    wanted = attention.math(q.float(), k.float(), v.float(), window)
+    assert relative(found, wanted) < BF16
+
+
+@pytest.mark.usefixtures("flash_4")
+@pytest.mark.parametrize("filled", [None, 1, 13, 21])
+@pytest.mark.parametrize("kv_heads", [6, 2])
+def test_a_flash_attn_4_step_equals_a_math_step(filled, kv_heads):
+    shapes = ((1, 6), (21, kv_heads), (21, kv_heads))
+    q, k, v = (torch.randn(2, heads, n, 8).bfloat16() for n, heads in shapes)
+    mask = None if filled is None else torch.arange(21) < filled
+    found = attention.flash_attn_4_step(q, k, v, mask)
+    assert found.shape == (2, 6, 1, 8)
+    wanted = attention.math_step(q.float(), k.float(), v.float(), mask)
+    assert relative(found, wanted) < BF16
+
+
+def test_flash_attn_4_splits_the_cache_where_it_can():
+    splits = attention.flash_attn_4_splits
+    assert [splits(at) for at in ((8, 0), (9, 0), (10, 0), (11, 0), (12, 0), None)] == [
+        *(1, 1, 0, 0, 1, 1)
+    ]
+
+
+def test_flash_attn_4_is_none_of_flash_attn(flash_4, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    setting = Setting("cuda", "bf16", 128, 128, "eager")
+    assert KERNELS["flash_attn_4"].why_not(setting) is None
+    assert KERNELS["flash_attn"].why_not(setting) == "package flash-attn is not installed"
 
 
 @pytest.mark.usefixtures("fla", "flash")

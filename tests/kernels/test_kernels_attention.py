@@ -6,13 +6,15 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kernel_inputs import relative
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from retnet_bench.kernels import attention
+from retnet_bench.kernels import KERNELS, attention
 from retnet_bench.kernels.flops import ADDED
 
 RUNS = (attention.math, attention.sdpa)
@@ -228,3 +230,55 @@ def test_sdpa_raises_where_no_fused_kernel_takes_the_shape(T):
     q, k, v = inputs(T, 16)
     with pytest.raises(RuntimeError, match="No available kernel"):
         attention.sdpa(q, k, torch.cat([v, v], -1))
+
+
+BACKENDS = {
+    "sdpa_flash": SDPBackend.FLASH_ATTENTION,
+    "sdpa_cudnn": SDPBackend.CUDNN_ATTENTION,
+    "sdpa_efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+
+
+@pytest.fixture
+def enabled(monkeypatch):
+    """The sets of backends that calls of SDPA were allowed, in order."""
+    found = []
+    whole = F.scaled_dot_product_attention
+
+    def noting(q, k, v, **how):
+        state = torch.backends.cuda
+        on = {
+            SDPBackend.FLASH_ATTENTION: state.flash_sdp_enabled(),
+            SDPBackend.CUDNN_ATTENTION: state.cudnn_sdp_enabled(),
+            SDPBackend.EFFICIENT_ATTENTION: state.mem_efficient_sdp_enabled(),
+            SDPBackend.MATH: state.math_sdp_enabled(),
+        }
+        found.append({backend for backend, allowed in on.items() if allowed})
+        with sdpa_kernel([SDPBackend.MATH]):
+            return whole(q, k, v, **how)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", noting)
+    return found
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_s_kernel_allows_that_backend_alone(name, enabled):
+    kernel = KERNELS[name]
+    q, k, v = inputs(9, 9, 4, kv_heads=2)
+    assert relative(kernel.run(q, k, v), by_hand(q, k, v)) < 1e-12
+    q, k, v = inputs(1, 30, 4, kv_heads=2)
+    out = kernel.step(*(x.transpose(1, 2) for x in (q, k, v)))
+    assert relative(out, by_hand(q, k, v).transpose(1, 2)) < 1e-12
+    assert enabled == [{BACKENDS[name]}] * 2
+    mask = torch.arange(30) < 20
+    out = kernel.step(*(x.transpose(1, 2) for x in (q, k, v)), mask)
+    assert relative(out, by_hand(q, k[:, :20], v[:, :20]).transpose(1, 2)) < 1e-12
+    masked = "sdpa_efficient" if name == "sdpa_flash" else name  # flash takes no mask
+    assert enabled[2:] == [{BACKENDS[masked]}]
+
+
+@pytest.mark.parametrize("name", ["sdpa_cudnn", "sdpa_efficient"])
+def test_a_backend_that_is_not_there_raises_instead_of_falling_back(name):
+    q, k, v = inputs(9, 9, dtype=torch.float32)
+    with pytest.raises(RuntimeError, match=r"[Nn]o (viable|available) "):
+        KERNELS[name].run(q, k, v)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fake_packages import install_fla, install_flash_attn
+from fake_packages import install_fla, install_flash_attn, install_flash_attn_4
 
 from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS, Setting, best
@@ -34,6 +34,10 @@ def test_the_kernels_and_their_mixers():
         "sdpa": "attention",
         "math": "attention",
         "flash_attn": "attention",
+        "flash_attn_4": "attention",
+        "sdpa_flash": "attention",
+        "sdpa_cudnn": "attention",
+        "sdpa_efficient": "attention",
         **{f"scalar_{form}": "scalar_decay" for form in FORMS},
         **{f"ssd_{form}": "ssd" for form in FORMS},
         "mamba_ssm": "ssd",
@@ -69,7 +73,14 @@ def test_an_unknown_kernel_is_a_user_error_with_a_suggestion():
 @pytest.mark.parametrize(
     ("name", "setting", "reason"),
     [
-        ("fla", Setting("cpu"), "needs cuda"),
+        ("fla", Setting("cpu"), "needs a CUDA device"),
+        ("sdpa_cudnn", Setting("cpu"), "needs a CUDA device"),
+        ("sdpa_flash", Setting("cuda", window=512), "takes no window"),
+        ("sdpa_cudnn", Setting("cuda", window=512), None),
+        ("sdpa_efficient", Setting("cuda", "fp32"), None),
+        ("sdpa_cudnn", Setting("cuda", "fp32"), "takes fp16, bf16, not fp32"),
+        ("sdpa_cudnn", Setting("cuda", key_dim=36), "key head dimension 36 is no multiple of 8"),
+        ("flash_attn_4", Setting("cuda", "bf16"), "package flash-attn-4 is not installed"),
         ("sdpa", Setting("mps"), "needs cpu or cuda"),
         ("fla", Setting("cuda", "fp64"), "takes fp32, fp16, bf16, not fp64"),
         ("flash_attn", Setting("cuda", "fp32"), "takes fp16, bf16, not fp32"),
@@ -82,6 +93,19 @@ def test_an_unknown_kernel_is_a_user_error_with_a_suggestion():
 )
 def test_why_not(name, setting, reason):
     assert KERNELS[name].why_not(setting) == reason
+
+
+@pytest.mark.usefixtures("gpu_machine")
+def test_why_not_on_an_older_gpu(monkeypatch):
+    install_flash_attn_4(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (7, 5))
+    for name, since in SINCE.items():
+        found = KERNELS[name].why_not(Setting("cuda", "fp16", 64))
+        assert found == f"needs compute capability {since}, not 7.5"
+    assert KERNELS["sdpa_efficient"].why_not(Setting("cuda", "fp16", 64)) is None
+
+
+SINCE = {"sdpa_flash": "8.0", "sdpa_cudnn": "8.0", "flash_attn_4": "9.0"}
 
 
 def test_why_not_without_cuda(monkeypatch):

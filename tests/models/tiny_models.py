@@ -8,7 +8,7 @@ import torch
 from fakes import causal_mean
 from fakes.options import options_of
 
-from retnet_bench.kernels import KERNELS
+from retnet_bench.kernels import KERNELS, Setting
 from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
 from retnet_bench.models.config import Size
 from retnet_bench.models.layers import Rotary
@@ -47,11 +47,12 @@ def kernel_of(mixer: str) -> str:
 
 
 def kernels_of(mixer: str) -> list[str]:
-    """All of its family that need no package."""
+    """All of its family that this machine's processor runs."""
     if mixer == causal_mean.NAME:  # registered with the room's tests, not when they are collected
         return [*causal_mean.KERNEL_NAMES]
     family = MIXERS[mixer].kernels
-    return [name for name, k in KERNELS.items() if k.mixer == family and k.package is None]
+    able = {name: k for name, k in KERNELS.items() if k.why_not(Setting("cpu")) is None}
+    return [name for name, k in able.items() if k.mixer == family and k.package is None]
 
 
 def build(cfg: ModelConfig, seed: int = 0) -> LanguageModel:

@@ -98,6 +98,16 @@ def test_side_by_side_arms_share_the_memory():
     assert [p.fits for _, p in prediction.predictions([alone], target)] == [True, True]
 
 
+def test_trainings_for_quality_have_the_memory_to_themselves():
+    """They run one after another."""
+    pair = [
+        Planned(cell("perplexity", mixer, token_budget=640), QUICK, None)
+        for mixer in ("retention", "attention")
+    ]
+    assert prediction.side_by_side(pair) == 1
+    assert prediction.side_by_side([planned(), planned(mixer="attention")]) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("2.50", "no currency"), ("-1USD", "negative"), ("cheap", "no price"), ("2,5USD", "no price")],
@@ -165,7 +175,8 @@ def test_a_training_s_own_rate_calibrates_those_like_it():
     )
     assert floor is not None
     rate = it.batch * it.length / (3 * floor)
-    row = timed(it, rate) | {"metric": "training_tokens_per_second", "samples": [rate]}
+    row = timed(cell(), rate) | {"cell_json": it.canonical(), "workload": "perplexity"}
+    row |= {"metric": "training_tokens_per_second"}
     found = calibration.calibrate(pd.DataFrame([row]), TARGET)
     assert found.factor(it) == pytest.approx(3.0)
 

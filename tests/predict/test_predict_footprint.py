@@ -262,6 +262,29 @@ def test_cuda_keeps_what_its_operators_keep():
     assert all(n % CUDA_GRANULE == 0 for n in two.values())
 
 
+@pytest.mark.parametrize("workload", ["train", "prefill", "decode"])
+def test_a_backend_that_is_forced_keeps_what_it_keeps(workload):
+    """Where torch has the choice it takes flash in half precision."""
+    config = match("0.4M", "attention", vocab_size=64).config
+
+    def found(kernel: str) -> tuple:
+        step = Step(
+            workload=workload,
+            config=replace(config, kernel=kernel),
+            batch=1,
+            length=1024,
+            dtype="bf16",
+            device="cuda",
+        )
+        whole = footprint(step)
+        return whole.peaks, whole.ops
+
+    chosen = found("sdpa")
+    alike = ("sdpa_flash", "sdpa_cudnn", "flash_attn", "flash_attn_4")
+    assert all(found(kernel) == chosen for kernel in alike)
+    assert found("sdpa_efficient") != chosen
+
+
 def test_a_kernel_that_is_not_modelled_says_so():
     step = step_of()
     with pytest.raises(UserError, match="kernel fla: what it keeps"):

@@ -11,7 +11,7 @@ from rich.console import Console
 from retnet_bench.analysis.statistics.intervals import Interval
 from retnet_bench.analysis.verdicts.claims import Claim
 from retnet_bench.analysis.verdicts.judging import Finding
-from retnet_bench.report.claims import asked, claims_table, notes, ours
+from retnet_bench.report.claims import asked, claims_table, ours
 
 NOTHING = Interval(np.nan, np.nan, np.nan, 0)
 
@@ -52,7 +52,7 @@ def test_our_number(made, text):
         (finding("bytes", at_most=2e9), "at most 2,000 MB"),
         (finding("parameters", at_most=2e9), "at most 2,000,000,000 parameters"),
         (finding("", between=(-0.01, 0.01)), "between -0.01 and 0.01"),
-        (finding("µs/position", includes=0), "interval includes 0 µs/position"),
+        (finding("ms per 1,000 tokens", includes=0), "interval includes 0 ms per 1,000 tokens"),
     ],
 )
 def test_what_is_asked_is_in_the_unit_of_our_number(made, text):
@@ -72,13 +72,3 @@ def test_the_table_has_the_stated_number_beside_ours():
         assert words in shown
     for words in ("does not hold", "trm [oom]: 70 GB", "(Fig. 6b)"):
         assert words in shown
-
-
-def test_a_caption_gets_a_line_for_each_claim_that_names_its_figure():
-    lost = finding(interval=NOTHING[:3], verdict="not measured", reason="oom", figure="fig6b")
-    assert notes([finding(), finding(figure="fig6b"), lost]) == {
-        "fig6b": [
-            "Claim c: at least 8.4 x, ours 5.280 x [4.970, 6.260]: holds.",
-            "Claim c: at least 8.4 x: not measured (oom).",
-        ]
-    }

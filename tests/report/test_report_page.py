@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from fakes.folders import results, rows
 from fakes.page import HOSTILE, hostile_folder
-from golden.records import failure
+from golden.records import document, failure
 from typer.testing import CliRunner
 
 from retnet_bench.base import UserError
@@ -173,6 +173,23 @@ def test_two_folders_stand_side_by_side_and_share_no_number(tmp_path):
     speeds = {(p["results"], p["arm"]): p["y"] for p in points if p["x"] == 512}
     assert speeds["one/study", "retnet"] == pytest.approx(2 * speeds["other/study", "retnet"])
     assert "<option>one/study</option><option>other/study</option>" in text
+
+
+def test_quality_and_speed_of_two_folders_are_joined_on_one_machine(tmp_path):
+    trained = [
+        row
+        for arm, nll in (("retnet", 40.0), ("transformer", 50.0))
+        for name in ("a", "b")
+        for row in document(arm, name, nll, size="3M")
+    ]
+    found = sides.read([results(tmp_path / "speed"), results(tmp_path / "quality", trained)])
+    table = tables.joined(found)
+    assert table is not None
+    assert {row.cells[0] for row in table.rows} == {"retnet", "transformer"}
+    assert "not measured" not in {row.cells[2] for row in table.rows}
+    elsewhere = found[1].records.assign(fingerprint="another")
+    assert tables.joined([found[0], replace(found[1], records=elsewhere)]) is None
+    assert tables.joined([found[0], replace(found[0], label="again")]) is None
 
 
 def test_the_verdict_is_the_first_claim_that_was_measured(side, text):

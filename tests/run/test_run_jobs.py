@@ -23,7 +23,7 @@ from retnet_bench.base import UserError
 from retnet_bench.catalogue.jobs import status_parts
 from retnet_bench.results import lock
 from retnet_bench.run.jobs import job as jobs_module
-from retnet_bench.run.jobs import local, options, slurm, states, sweep
+from retnet_bench.run.jobs import local, options, slurm, states, submission
 from retnet_bench.run.jobs.book import Book, Job, Outcome
 from retnet_bench.study import study as studies
 
@@ -89,12 +89,12 @@ NO = {"fresh": False, "retry": False, "skip_oom": False, "tensorboard": False}
 )
 def test_options_that_do_not_go_together_are_one_line(given, words):
     with pytest.raises(UserError) as caught:
-        sweep.asked(*given, **NO)
+        submission.asked(*given, **NO)
     assert str(caught.value).startswith(words)
 
 
 def test_without_a_place_there_are_no_jobs():
-    assert sweep.asked(None, None, None, False, **NO) is None
+    assert submission.asked(None, None, None, False, **NO) is None
 
 
 # --- which cores ----------------------------------------------------------------------------------
@@ -195,8 +195,8 @@ def test_status_and_a_second_run_find_all_done(finished, capsys):
     assert str(folder / "jobs" / "log") in text.replace("\n", "")
     study, source = studies.load(str(folder / "study.yaml"))
     out = io.StringIO()
-    asked = sweep.asked("local", 2, None, False, **NO)
-    summary = sweep.run(study, source, folder, Console(file=out), asked)
+    asked = submission.asked("local", 2, None, False, **NO)
+    summary = submission.run(study, source, folder, Console(file=out), asked)
     assert (summary.cells, summary.kept, summary.failed) == (6, 6, 0)
     assert out.getvalue() == f"6 of 6 cells are in {folder} already\n"
 
@@ -336,10 +336,10 @@ def test_a_refusal_is_slurms_own_words_and_leaves_nothing(fake_slurm, tmp_path):
     fake_slurm("sbatch", f"echo 'sbatch: error: {words}' >&2; echo more >&2; exit 1")
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content()))
     study, source = studies.load(str(tmp_path / "tiny.yaml"))
-    asked = sweep.asked("slurm", None, "partition=nope", False, **NO)
+    asked = submission.asked("slurm", None, "partition=nope", False, **NO)
     out = tmp_path / "out"
     with pytest.raises(UserError, match=f"^Slurm refuses the jobs: {words}$"):
-        sweep.run(study, source, out, Console(file=io.StringIO()), asked)
+        submission.run(study, source, out, Console(file=io.StringIO()), asked)
     assert not out.exists()
 
 

@@ -298,9 +298,9 @@ def test_a_cell_that_fails_half_way_keeps_no_speed(tmp_path, monkeypatch, faulty
 
 def test_unsupported_cells_start_no_worker(tmp_path, monkeypatch):
     monkeypatch.setattr(WorkerHandle, "__init__", None)
-    pair = [Planned(cell(kernel="fla"), QUICK, "kernel fla: needs cuda")]
+    pair = [Planned(cell(kernel="fla"), QUICK, "kernel fla: needs a CUDA device")]
     (finished,) = Runner("tiny", "run-1", Store(tmp_path)).run(pair)
-    assert (finished.status, finished.reason) == ("unsupported", "kernel fla: needs cuda")
+    assert (finished.status, finished.reason) == ("unsupported", "kernel fla: needs a CUDA device")
     (row,) = read_records(tmp_path).to_dict("records")
     assert (row["metric"], row["status"]) == ("outcome", "unsupported")
 

@@ -17,7 +17,7 @@ from retnet_bench.data import load_corpus
 from retnet_bench.report.tables import tables
 from retnet_bench.results.store import read_records
 from retnet_bench.run import session
-from retnet_bench.run.jobs import sweep
+from retnet_bench.run.jobs import submission
 from retnet_bench.study.study import Source, parse
 
 RATES = [2e-3, 8e-3]
@@ -103,10 +103,10 @@ def test_tables_show_the_sweep_the_choices_and_the_pair(made):
 
 def test_it_is_no_study_for_jobs(made, tmp_path):
     _, source = made
-    asked = sweep.asked("local", None, None, False, **dict.fromkeys(OTHERS, False))
+    asked = submission.asked("local", None, None, False, **dict.fromkeys(OTHERS, False))
     assert asked is not None
     with pytest.raises(UserError, match="its cells wait for one another"):
-        sweep.run(parse(source), source, tmp_path / "jobs", Console(quiet=True), asked)
+        submission.run(parse(source), source, tmp_path / "jobs", Console(quiet=True), asked)
     assert not (tmp_path / "jobs").exists()
 
 

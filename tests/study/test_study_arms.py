@@ -3,7 +3,9 @@ none is forgotten."""
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ from fakes import cells
 from fakes.causal_mean import CausalMean
 
 from retnet_bench.base import UserError
+from retnet_bench.kernels import KERNELS
 from retnet_bench.models import MIXERS
 from retnet_bench.results import store
 from retnet_bench.study import plan
 from retnet_bench.study import study as studies
+from retnet_bench.workloads import Cell
 
 RECORDED = Path(__file__).parents[2] / "results" / "exact_mixers"
 OURS = [name for name, mixer in MIXERS.items() if mixer.__module__.startswith("retnet_bench.")]
@@ -97,3 +101,58 @@ def test_every_mixer_is_recorded():
     words = "record all anew: rm -r results/exact_mixers && "
     words += "retnet-bench run exact_mixers --no-plot --out results/exact_mixers"
     assert not lacking, f"results/exact_mixers has no cell of {', '.join(lacking)}; {words}"
+
+
+# --- kernels and chunks that are left open -------------------------------------------------------
+
+
+def train_cell(**arm):
+    return plan.make(parsed(a=arm))[0][0].cell
+
+
+def test_auto_leaves_it_open_and_nothing_said_is_as_it_was():
+    plain = train_cell(mixer="retention", chunk=16)
+    assert not plain.is_open
+    assert '"kernel":"chunkwise"' in plain.canonical()
+    left = train_cell(mixer="retention", chunk=16, kernel="auto")
+    assert left.open == ("kernel",)
+    assert (left.kernel, left.asked_kernel) == ("chunkwise", "auto")
+    assert left.cell_id != plain.cell_id
+    assert left.pair_id == plain.pair_id
+    both = train_cell(mixer="retention", chunk="auto", kernel="auto")
+    assert both.open == ("kernel", "chunk")
+    assert both.options.chunk == 128
+    assert '"chunk":"auto"' in both.canonical()
+    for one in (plain, left, both):
+        assert Cell.read(json.loads(one.canonical())) == one
+
+
+@pytest.mark.parametrize(
+    ("arm", "message"),
+    [
+        ({"mixer": "attention", "chunk": "auto"}, "arms.a.chunk: mixer attention does not read it"),
+        (
+            {"mixer": "retention", "kernel": "parallel", "chunk": "auto"},
+            "arms.a.chunk: kernel parallel does not read it",
+        ),
+        (
+            {"mixer": "retention", "chunk": "atuo"},
+            "arms.a.chunk: must be a number or auto, is atuo",
+        ),
+        ({"mixer": "retention", "open": ["kernel"]}, "arms.a.open: mixer retention does not read"),
+    ],
+)
+def test_what_can_t_be_left_open_is_one_line(arm, message):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        plan.make(parsed(a=arm))
+    assert "\n" not in str(caught.value)
+
+
+def test_where_no_kernel_runs_the_cell_says_why_each_does_not(monkeypatch):
+    for name in ("sdpa", "math"):
+        only = replace(KERNELS[name], devices=("cuda",))
+        monkeypatch.setitem(KERNELS._items, name, only)
+    (planned,) = plan.make(parsed(a={"mixer": "attention", "kernel": "auto"}))[0]
+    assert planned.unsupported.startswith(
+        "kernel auto: none runs here: sdpa needs a CUDA device; math needs a CUDA device; "
+    )

@@ -240,7 +240,7 @@ def test_settings_of_other_workloads_do_not_split_cells(load):
 @pytest.mark.parametrize(
     ("content", "reasons"),
     [
-        (put("arms.retnet.kernel", "fla"), ["kernel fla: needs cuda", None]),
+        (put("arms.retnet.kernel", "fla"), ["kernel fla: needs a CUDA device", None]),
         (put("fixed.mode", "cudagraph"), ["mode cudagraph needs a CUDA device"] * 2),
         (
             put("workloads", [{"workload": "decode", "fixed": {"length": 16}}]),

@@ -309,6 +309,6 @@ def test_a_plan_shows_the_sweep_and_what_waits_for_it(text, tmp_path):
     )
     for arm in ("retnet", "transformer"):
         assert f"waits for the sweep of {arm}: 4 cells, whose learning rate it decides" in lines
-    (cell_table, trainings, _) = (part for part in shown if not isinstance(part, str))
-    assert [*cell_table.columns[0].cells].count("tune") == 12
-    assert [*trainings.columns[0].cells] == ["tune", "tune", "perplexity", "perplexity"]
+    tables = {str(part.title): part for part in shown if not isinstance(part, str)}
+    assert [*tables["Cells"].columns[0].cells].count("tune") == 12
+    assert [*tables["Trainings"].columns[0].cells] == ["tune", "tune", "perplexity", "perplexity"]

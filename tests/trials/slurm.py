@@ -48,7 +48,7 @@ workloads:
 protocol: {blocks: 2, block_s: 0.05, warmup_max_s: 0.2}
 """
 CELLS = 12
-GONE_S = 20.0
+GONE_S = 60.0
 """What the processes of a killed job may take to be gone: Slurm ends them, and the kernel."""
 WORKS_S = 900.0
 """What may pass until a first job is at work, or a queue is empty again."""
@@ -148,7 +148,7 @@ def _kill_often(sweep: Sweep, slurm: Cluster, times: int, rng: random.Random) ->
             done += 1
             found = sweep.place.parts()
             print(f"{done:4} {what:>8} {len(found):10} {len(left):9}", flush=True)
-            assert not left, f"processes {left} live on"
+            assert not left, f"processes live on: {left}"
             assert kept.items() <= found.items(), "a finished part was lost or changed"
             if found:
                 read_records(sweep.place.out)  # raises if a part can't be read
@@ -165,7 +165,7 @@ def _kill_often(sweep: Sweep, slurm: Cluster, times: int, rng: random.Random) ->
     print(f"{times} kills; then complete: {CELLS} cells, each from one run")
 
 
-def _strike(slurm: Cluster, node: str, what: str) -> list[int]:
+def _strike(slurm: Cluster, node: str, what: str) -> list[str]:
     """End one job on a node in one of four ways. Returns what still lives of it after GONE_S."""
     there = slurm.on_node(node)
     ids = {_environment(process).get("SLURM_JOB_ID") for process in there} - {None}
@@ -182,7 +182,13 @@ def _strike(slurm: Cluster, node: str, what: str) -> list[int]:
         command = ["scancel", *chosen] if what == "scancel" else ["scontrol", what, *chosen]
         subprocess.run(command, check=False, capture_output=True, timeout=60)
     _, alive = psutil.wait_procs(own, timeout=GONE_S)
-    return [p.pid for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    return [_described(p) for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def _described(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return f"{process.pid} {process.status()} {' '.join(process.cmdline())[:80]}"
+    return f"{process.pid}"
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:

@@ -12,6 +12,8 @@ from retnet_bench.results.schema import OK_STATUSES, TIMES
 
 MOST = 12
 """Values that a caption lists of one thing."""
+MOST_ARMS = 3
+"""Groups of arms whose kernels a figure's caption says one by one."""
 
 
 def contract_text(records: pd.DataFrame) -> str:
@@ -35,6 +37,30 @@ def contract_text(records: pd.DataFrame) -> str:
         _tuned(measured),
     ]
     return "; ".join(part for part in parts if part)
+
+
+def conditions(records: pd.DataFrame) -> str:
+    """`contract_text` for a caption: what a reader of a picture needs, in about a line."""
+    measured = records[records["status"].isin(OK_STATUSES)]
+    if measured.empty:
+        return "Nothing measured"
+    parts = [
+        f"{_list(measured['machine'])}, {_list(measured['threads'])} threads",
+        f"{_list(measured['dtype'])}, {_list(measured['mode'])}",
+        *_few_kernels(measured),
+        _list(measured.sort_values("n_params")["size"], ordered=True),
+        _blocks(measured),
+        _seeds(measured),
+        _epochs(measured),
+        _tuned(measured),
+    ]
+    return "Measured on " + "; ".join(part for part in parts if part)
+
+
+def _few_kernels(measured: pd.DataFrame) -> list[str]:
+    """Which kernels ran; of many groups of arms without the arms, which the tables have."""
+    alike = _arms(measured)
+    return alike if len(alike) <= MOST_ARMS else [f"kernels {_list(measured['kernel'])}"]
 
 
 def places_text(records: pd.DataFrame) -> str:
@@ -82,7 +108,13 @@ def _arms(measured: pd.DataFrame) -> list[str]:
 
 def _kernels(cell: pd.DataFrame) -> str:
     dispatched = _list(cell["kernel_dispatched"])
-    return f"kernel {dispatched}" if dispatched == "not recorded" else dispatched
+    words = f"kernel {dispatched}" if dispatched == "not recorded" else dispatched
+    return words + _CHOSEN * bool(cell["cell_json"].astype(str).str.contains(_OPEN).any())
+
+
+_OPEN = r'"(?:kernel|chunk)": ?"auto"'
+"""In a cell's JSON, where its kernel or chunk was left open."""
+_CHOSEN = " (chosen by measurement)"
 
 
 def _matched(measured: pd.DataFrame) -> str:

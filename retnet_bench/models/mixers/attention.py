@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retnet_bench.base import UserError
 from retnet_bench.fields import Count
-from retnet_bench.kernels import KERNELS
+from retnet_bench.kernels import KERNELS, Setting
 from retnet_bench.kernels import attention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
@@ -196,6 +196,10 @@ class Attention(Mixer):
     def chunk(cfg: ModelConfig) -> int:
         """The window, so that forms are held against each other at lengths around it."""
         return _options(cfg).window or Mixer.chunk(cfg)
+
+    @staticmethod
+    def setting(cfg: ModelConfig, device: str, dtype: str, mode: str | None = None) -> Setting:
+        return replace(Mixer.setting(cfg, device, dtype, mode), window=_options(cfg).window)
 
     @staticmethod
     def widths(cfg: ModelConfig) -> dict[str, int]:

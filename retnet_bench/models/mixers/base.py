@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from retnet_bench.base import UserError
 from retnet_bench.fields import Count
-from retnet_bench.kernels import KERNELS, Kernel
+from retnet_bench.kernels import KERNELS, Kernel, Setting
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.layers import Exact, rotate
 from retnet_bench.models.options import MixerOptions
@@ -128,6 +128,11 @@ class Mixer(Exact, ABC):
         """Tokens that a chunkwise kernel takes at once. The forms of a model are held against each
         other at lengths around it."""
         return 128
+
+    @staticmethod
+    def setting(cfg: ModelConfig, device: str, dtype: str, mode: str | None = None) -> Setting:
+        """Where a layer's kernel is asked to run, and on what."""
+        return Setting(device, dtype, cfg.key_dim, cfg.value_dim, mode)
 
     @staticmethod
     def unread(kernel: Kernel) -> tuple[str, ...]:

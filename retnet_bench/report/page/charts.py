@@ -49,6 +49,8 @@ class Chart:
     log_x: bool = False
     log_y: bool = False
     from_zero: bool = False
+    at_best: bool = False
+    """Whether each arm stands at its own best learning rate, where several were tried."""
     narrowed: tuple[str, ...] = ()
     """Keys of which the chart shows one value (`_narrowed`) until the reader chooses."""
 
@@ -70,6 +72,13 @@ def _one_rate(read: Read) -> Read:
     return lambda records: read(best_rates.at_best(records))
 
 
+def _by_size(records: pd.DataFrame) -> pd.DataFrame:
+    """Perplexity against size; nothing of many arms at one size, which have another chart."""
+    frame = curves.perplexities(best_rates.at_best(records))
+    alone = frame["size"].nunique() == 1 and frame["arm"].nunique() > 2
+    return frame.iloc[:0] if alone else frame
+
+
 def _by_rate(records: pd.DataFrame) -> pd.DataFrame:
     """Perplexity per byte against the learning rate; nothing where there was but one."""
     frame = curves.perplexities(records)
@@ -85,8 +94,9 @@ def _recall(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _relative(records: pd.DataFrame) -> pd.DataFrame:
-    """Each arm's perplexity per token against the baseline's, on the same documents."""
-    found = quality.ablations(records)
+    """Each arm's perplexity per token against the baseline's, on the same documents; nothing of two
+    arms, which are a pair and have its table."""
+    found = quality.ablations(records if records["arm"].nunique() > 2 else records.iloc[:0])
     ends = {"relative": "estimate", "relative_low": "low", "relative_high": "high"}
     lines = found.drop(columns=["estimate", "low", "high"]).rename(columns=ends)
     lines = lines.assign(place=lines["arm"], n=lines["seeds"])
@@ -137,7 +147,8 @@ CHARTS = (
     ),
     Chart(
         *("fig5", "Perplexity of held-out documents", "perplexity", "n_params", "model size"),
-        *(_one_rate(curves.perplexities), PERPLEXITY),
+        *(_by_size, PERPLEXITY),
+        at_best=True,
         counted="documents",
         log_x=True,
         narrowed=("token_budget",),
@@ -145,6 +156,7 @@ CHARTS = (
     Chart(
         *("table5", "Every arm against the baseline", "perplexity", "place", "", _relative),
         _CHANGE,
+        at_best=True,
         kind="rows",
         counted="seeds",
         narrowed=("size", "token_budget"),
@@ -152,6 +164,7 @@ CHARTS = (
     Chart(
         *("table8", "Perplexity by length of context", "perplexity", "context_length"),
         *("context (tokens)", _one_rate(curves.by_context), _PER_TOKEN),
+        at_best=True,
         counted="documents",
         log_x=True,
         narrowed=("size", "token_budget"),
@@ -159,6 +172,7 @@ CHARTS = (
     Chart(
         *("position", "Loss by position in the document", "perplexity", "position"),
         *("position (tokens, end of bucket)", _one_rate(curves.by_position), _LOSS),
+        at_best=True,
         counted="documents",
         log_x=True,
         narrowed=("size", "token_budget"),
@@ -173,6 +187,7 @@ CHARTS = (
         *("loss_curve", "Training loss", "perplexity", "tokens_seen"),
         *(TOKENS_SEEN.label(), _one_rate(curves.loss_curve)),
         replace(_LOSS, name="training loss"),
+        at_best=True,
         kind="band",
         counted="seeds",
         x_factor=TOKENS_SEEN.factor,
@@ -200,11 +215,15 @@ def named_first(sides: Sequence[Side]) -> list[Chart]:
 def drawn(sides: Sequence[Side]) -> list[dict[str, Any]]:
     """Each chart that any side has points for, as plain data."""
     cells = [Cells(side.records) for side in sides]
-    made = [_chart(chart, sides, cells) for chart in named_first(sides)]
+    swept = " ".join(dict.fromkeys(best_rates.said(side.records) for side in sides)).strip()
+    made = [_chart(chart, sides, cells, swept) for chart in named_first(sides)]
     return [chart for chart in made if any(p["y"] is not None for p in chart["points"])]
 
 
-def _chart(chart: Chart, sides: Sequence[Side], cells: Sequence[Cells]) -> dict[str, Any]:
+def _chart(
+    chart: Chart, sides: Sequence[Side], cells: Sequence[Cells], swept: str
+) -> dict[str, Any]:
+    """`swept` says which learning rates were tried, and which of them each arm is shown at."""
     points: list[dict[str, Any]] = []
     narrowed: dict[str, str] = {}
     for side, known in zip(sides, cells, strict=True):
@@ -224,6 +243,7 @@ def _chart(chart: Chart, sides: Sequence[Side], cells: Sequence[Cells]) -> dict[
         "fromZero": chart.from_zero,
         "counted": chart.counted,
         "narrowed": narrowed,
+        "note": swept if chart.at_best else "",
         "points": points,
     }
 

@@ -94,11 +94,14 @@
     const several = unique(points.map((p) => p.results)).length > 1;
     const series = (p) => [p.arm, p.variant, p.results].join("\u0000");
     const variants = unique(points.map((p) => p.variant + "\u0000" + p.results));
+    const parts = (p) => p.variant.split(", ");
+    const shared = parts(points[0] || { variant: "" }).filter((part) => points.every((p) => parts(p).includes(part)));
+    const short = (p) => parts(p).filter((part) => !shared.includes(part)).join(", ").replaceAll("_", " ");
     return points.map((p) => ({
       ...p,
       series: series(p),
       shade: 1 - 0.55 * (1 - (variants.indexOf(p.variant + "\u0000" + p.results) + 1) / variants.length),
-      end: [variants.length > 1 ? p.variant : "", several ? p.results : ""].filter(Boolean).join(", "),
+      end: [variants.length > 1 ? short(p) : "", several ? p.results : ""].filter(Boolean).join(", "),
       tip: told(p, chart),
       label: `${p.arm} ${p.variant} ${chart.xLabel} ${p.name || p.at}: ${p.y === null ? p.status : p.text}`,
     }));
@@ -154,10 +157,12 @@
     return ends.map((p, i) => ({ ...p, y: back(heights[i] / scale + low) }));
   };
 
+  const hasData = (layer) => layer.data.values.length > 0; // the library warns of a layer without
   const spec = (chart, points, log) => {
     const { color, shape, dash } = scales();
-    const measured = points.filter((p) => p.y !== null && !(log.y && p.y <= 0));
-    const failed = points.filter((p) => p.y === null);
+    const placed = points.filter((p) => p.x !== null && !(log.x && p.x <= 0));
+    const measured = placed.filter((p) => p.y !== null && !(log.y && p.y <= 0));
+    const failed = placed.filter((p) => p.y === null);
     const c = { field: "arm", type: "nominal", scale: color, legend: null };
     const s = { field: "arm", type: "nominal", scale: shape, legend: null };
     const d = { field: "arm", type: "nominal", scale: dash, legend: null };
@@ -170,23 +175,27 @@
       const arms = unique(measured.concat(failed).sort((a, b) => (a.y ?? 1e99) - (b.y ?? 1e99)).map((p) => p.arm));
       const y = { field: "arm", type: "nominal", sort: arms, title: null, axis: { grid: true, domain: false, labelLimit: 140 } };
       const x = { field: "y", type: "quantitative", title: chart.yLabel, scale: { zero: true, nice: true } };
-      return { ...base, height: { step: 30 }, layer: [
+      const layer = [
         { data: { values: [{ v: 0 }] }, mark: { type: "rule", color: "var(--soft)" }, encoding: { x: { datum: 0 } } },
         { data: { values: measured.filter((p) => p.low !== null) }, mark: { type: "rule", strokeWidth: 2, aria: false },
           encoding: { y, x: { ...x, field: "low" }, x2: { field: "high" }, color: c } },
         { data: { values: measured }, mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { y, x, color: c, shape: s, ...tip } },
         { data: { values: failed }, mark: { type: "point", filled: false, size: 80 }, encoding: { y, x: { value: 8 }, color: c, ...tip } },
-      ] };
+      ];
+      return { ...base, height: 60 + 30 * arms.length, layer: layer.filter(hasData) };
     }
-    const at = unique(points.map((p) => p.x)).filter((v) => v !== null).sort((a, b) => a - b);
+    const at = unique(points.map((p) => p.x)).filter((v) => v !== null && !(log.x && v <= 0)).sort((a, b) => a - b);
     const ticks = at.length <= 9 ? at : null;
     const sizes = Object.fromEntries(points.filter((p) => p.name).map((p) => [String(p.x), p.name]));
     const xAxis = { title: chart.xLabel, labelOverlap: "greedy", labelFlush: false, grid: false, format: ",.6~r" };
     if (ticks) xAxis.values = ticks;
     if (Object.keys(sizes).length) xAxis.labelExpr = `${JSON.stringify(sizes)}['' + datum.value]`;
-    const x = { field: "x", type: "quantitative", axis: xAxis, scale: log.x ? { type: "log", nice: false } : { zero: false, nice: !ticks } };
+    const [first, last] = [at[0] ?? 1, at.at(-1) ?? 2];
+    const span = first < last ? [first, last] : log.x ? [first / 2, first * 2] : [first - 1, first + 1];
+    const xScale = { type: log.x ? "log" : "linear", domain: span, nice: false, padding: 6, ...(log.x ? {} : { zero: false }) };
+    const x = { field: "x", type: "quantitative", axis: xAxis, scale: xScale };
     const domain = domainOf(measured, chart.fromZero, log.y);
-    const yScale = { type: log.y ? "log" : "linear", domain, nice: false, zero: false };
+    const yScale = { type: log.y ? "log" : "linear", domain, nice: false, ...(log.y ? {} : { zero: false }) };
     const yAxis = { title: chart.yLabel, format: ",.3~r", tickCount: 6, labelOverlap: true, labelFlush: false };
     if (log.y) yAxis.values = logTicks(domain);
     const y = { field: "y", type: "quantitative", scale: yScale, axis: yAxis };
@@ -207,8 +216,8 @@
     }
     layer.push({ data: { values: measured }, mark: { type: "line", strokeWidth: chart.kind === "band" ? 1.5 : 2, aria: false },
       encoding: { x, y, color: c, strokeDash: d, detail: { field: "series" }, opacity: pale } });
-    layer.push({ data: { values: measured }, mark: { type: "point", filled: true, size: chart.kind === "band" ? 18 : 60, aria: chart.kind !== "band" },
-      encoding: { x, y, color: c, shape: s, opacity: pale, ...tip } });
+    layer.push({ data: { values: measured }, mark: { type: "point", filled: true, size: 60, aria: chart.kind !== "band" },
+      encoding: { x, y, color: c, shape: s, opacity: chart.kind === "band" ? { value: 0 } : pale, ...tip } });
     layer.push({ data: { values: ends }, mark: { type: "text", align: "left", dx: 8, fontSize: 11, aria: false },
       encoding: { x, y, color: c, text: { field: "end" } } });
     if (failed.length) {
@@ -217,7 +226,7 @@
       layer.push({ data: { values: failed }, mark: { type: "text", angle: 90, align: "left", dx: 9, fontSize: 10, aria: false, fill: "var(--soft)" },
         encoding: { x, y: { value: 8 }, text: { field: "status" } } });
     }
-    return { ...base, height: HEIGHT, padding: { left: 4, top: 6, bottom: 4, right: ends.length ? 12 : 6 }, layer };
+    return { ...base, height: HEIGHT, padding: { left: 4, top: 6, bottom: 4, right: ends.length ? 12 : 6 }, layer: layer.filter(hasData) };
   };
 
   const tip = made("div", { id: "tip", hidden: true });
@@ -268,6 +277,7 @@
       const lost = points.filter((p) => p.y === null).length;
       this.caption.textContent = [
         narrowed.length ? `Shown: ${narrowed.map(([k, v]) => `${k.replace("_", " ")} ${v}`).join(", ")}; choose others above.` : "",
+        this.chart.note,
         lost ? `${lost} failed cells: open markers.` : "",
       ].filter(Boolean).join(" ");
       this.figure.dataset.points = points.length;

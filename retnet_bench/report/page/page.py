@@ -82,6 +82,7 @@ def html(found: Sequence[Side], command: Sequence[str] = ()) -> str:
         title=_title(found),
         shown=[_shown(side) for side in found],
         filters=_filters(found),
+        joined=tables.joined(found),
         policy=_policy([script, code], style),
         scripts=[markup(script), markup(code)],
         style=markup(style),

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
 from rich.table import Table as RichTable
 
-from retnet_bench.report import card
+from retnet_bench.report import card, quality
 from retnet_bench.report.page.keys import NAMES, Cells
 from retnet_bench.report.page.sides import Side
 from retnet_bench.report.tables import by_workload
@@ -73,8 +74,7 @@ def _row(texts: list[str], names: Sequence[str], workload: str, cells: Cells) ->
 
 
 def failures(side: Side) -> Table | None:
-    """Every cell that was not measured, with its reason and the end of its stderr; and readings
-    that are unavailable, once for each reason."""
+    """Every cell that was not measured, with its reason and the end of its stderr."""
     latest = of_latest_runs(side.records)
     lost = latest[latest["metric"] == "outcome"]
     names = ["workload", "arm", "size", "length", "batch", "status", "reason", "stderr_tail"]
@@ -93,3 +93,14 @@ def claims(side: Side) -> Table | None:
     columns = [Column(name, False) for name in card.COLUMNS]
     rows = [Row(list(card.cells(finding))) for finding in side.findings]
     return Table(card.TITLE, columns, rows, card.NOTE) if rows else None
+
+
+def joined(sides: Sequence[Side]) -> Table | None:
+    """Quality beside speed of models that were trained in one folder and timed in another: of one
+    machine, and of folders that have no cell in common, which would be runs of the same."""
+    cells = [set(side.records["cell_id"]) for side in sides]
+    machines = {name for side in sides for name in side.records["fingerprint"]}
+    if len(sides) < 2 or len(machines) > 1 or len(set.union(*cells)) < sum(map(len, cells)):
+        return None
+    table = quality.joined(pd.concat([side.records for side in sides], ignore_index=True))
+    return None if table is None else _table(table, "", Cells(sides[0].records))

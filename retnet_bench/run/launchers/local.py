@@ -28,7 +28,7 @@ class LocalLauncher:
             limit_s += SERVER_START_S
         conn, worker_conn = context.Pipe()
         worker_liveness, liveness = context.Pipe(duplex=False)
-        arguments = (worker_conn, worker_liveness, output, planned.cell, planned.protocol)
+        arguments = (worker_conn, worker_liveness, output, planned.running, planned.protocol)
         process = context.Process(target=serve, args=arguments, daemon=True)
         with answering(limit_s, _kill_server):
             process.start()

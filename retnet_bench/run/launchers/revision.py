@@ -36,7 +36,7 @@ class RevisionLauncher:
     def start(self, planned: Planned, output: str) -> StartedWorker:
         limit_s = planned.protocol.timeout_s
         with answering(limit_s, self.process.kill):
-            self.control.send_bytes(wire.assignment(planned.cell, planned.protocol, output))
+            self.control.send_bytes(wire.assignment(planned.running, planned.protocol, output))
             pid = int(self.control.recv_bytes())
             conn, liveness = (_accept(self.listener, limit_s) for _ in range(2))
         return StartedWorker(conn, liveness, _ServedProcess(pid, self.control, self.process))

@@ -41,7 +41,7 @@ WAIT_S = 14 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class Sweep:
+class Submission:
     """What `run --on` was asked for."""
 
     on: str
@@ -60,7 +60,7 @@ def asked(
     slurm_options: str | None,
     wait: bool,
     **others: bool,
-) -> Sweep | None:
+) -> Submission | None:
     """The options of `run` that are about jobs, checked; None where --on is not among them."""
     if on is None:
         given = {"--jobs": jobs is not None, "--slurm": slurm_options is not None, "--wait": wait}
@@ -72,20 +72,20 @@ def asked(
         raise UserError(f'--on: "{quoted(on)}" is no place to run jobs{near}')
     if on == "local" and slurm_options is not None:
         raise UserError("--slurm goes with --on slurm, not with --on local")
-    return Sweep(on, jobs or AT_ONCE[on], options.read(slurm_options), wait, **others)
+    return Submission(on, jobs or AT_ONCE[on], options.read(slurm_options), wait, **others)
 
 
 def run(
-    study: Study, source: Source, folder: Path, console: Console, sweep: Sweep
+    study: Study, source: Source, folder: Path, console: Console, how: Submission
 ) -> session.Summary | None:
     """Submit what is missing of `study` in `folder`, and follow it to its end.
 
     None where the jobs are left to Slurm. Raises UserError for what keeps jobs from being
     submitted, and at the end for jobs that failed: their cells are still missing.
     """
-    if sweep.tensorboard:
+    if how.tensorboard:
         require_tensorboard()
-    if sweep.on == "slurm":
+    if how.on == "slurm":
         slurm.require()
     environment_variables()
     with source.named():
@@ -93,13 +93,13 @@ def run(
         if study.tune is not None:
             words = "its cells wait for one another, so it runs as one; leave out --on"
             raise UserError(f"tune: {words}")
-        if sweep.on == "slurm":
-            _check_gpus(study, sweep.slurm)
+        if how.on == "slurm":
+            _check_gpus(study, how.slurm)
     new = not folder.exists()
     book = Book(folder)
     try:
         with book.submitting():
-            return _run(study, source, pairs, book, console, sweep)
+            return _run(study, source, pairs, book, console, how)
     except UserError:
         if new:
             _remove_unused(book)
@@ -107,35 +107,40 @@ def run(
 
 
 def _run(
-    study: Study, source: Source, pairs: list[Pair], book: Book, console: Console, sweep: Sweep
+    study: Study,
+    source: Source,
+    pairs: list[Pair],
+    book: Book,
+    console: Console,
+    how: Submission,
 ) -> session.Summary | None:
-    active = _active(book, sweep)
-    if active and (sweep.fresh or sweep.on == "local"):
+    active = _active(book, how)
+    if active and (how.fresh or how.on == "local"):
         raise UserError(_still_active(book, active))
     if not active:
         with Store.alone(book.results) as store:
-            session.tidy(store, console, sweep.fresh)
-            if sweep.fresh:
+            session.tidy(store, console, how.fresh)
+            if how.fresh:
                 book.clear()
-            if sweep.on == "local":
+            if how.on == "local":
                 session.refuse_other_machine(store, pairs)
     session.keep_copy(source, book.results)
     finished = finished_cells(book.results)
-    todo = _todo(book, pairs, finished, sweep.retry, {state.job.key for state in active})
+    todo = _todo(book, pairs, finished, how.retry, {state.job.key for state in active})
     cells = sum(map(len, pairs))
-    left = [session.missing([pair], finished, sweep.retry) for pair in pairs]
+    left = [session.missing([pair], finished, how.retry) for pair in pairs]
     kept = cells - sum(len(pair) for pairs in left for pair in pairs)
     if kept:
         session.say(console, f"{kept} of {cells} cells are in {book.results} already")
     if active:
         session.say(console, f"{len(active)} jobs of this study are queued or running already")
-    jobs = _jobs(book, study, source, pairs, todo, sweep)
-    if sweep.on == "local":
-        _run_here(book, jobs, pairs, console, sweep)
+    jobs = _jobs(book, study, source, pairs, todo, how)
+    if how.on == "local":
+        _run_here(book, jobs, pairs, console, how)
     else:
-        submitted = _submit(book, jobs, console, sweep, active)
+        submitted = _submit(book, jobs, console, how, active)
         jobs = [*(state.job for state in active), *submitted]
-        if not sweep.wait:
+        if not how.wait:
             return None if jobs else session.Summary(book.results, cells, kept, 0)
         _follow(book, jobs, console)
     _complain_of_failed(book, jobs)
@@ -143,11 +148,11 @@ def _run(
     return session.Summary(book.results, cells, kept, failed)
 
 
-def _active(book: Book, sweep: Sweep) -> list[State]:
+def _active(book: Book, how: Submission) -> list[State]:
     """The jobs that are queued or running. Those of this machine are never queued here: who would
     have started them held the lock that this command now has."""
     jobs = book.jobs()
-    if sweep.on == "local" and any(job.on == "slurm" for job in jobs):
+    if how.on == "local" and any(job.on == "slurm" for job in jobs):
         slurm.require()
     found = [state for state in states.of_jobs(book, jobs) if state.state in ACTIVE]
     return [one for one in found if one.job.on == "slurm" or one.state == states.RUNNING]
@@ -181,7 +186,12 @@ def _is_good(status: str | None) -> bool:
 
 
 def _jobs(
-    book: Book, study: Study, source: Source, pairs: list[Pair], todo: list[int], sweep: Sweep
+    book: Book,
+    study: Study,
+    source: Source,
+    pairs: list[Pair],
+    todo: list[int],
+    how: Submission,
 ) -> list[Job]:
     """The jobs of these places, the shortest first on this machine."""
     if not todo:
@@ -189,7 +199,7 @@ def _jobs(
     name = book.keep_study(source.text)
     chosen = {pairs[i][0].cell.pair_id: i for i in todo}
     order = [pairs[i] for i in todo]
-    if sweep.on == "local":
+    if how.on == "local":
         order = session.shortest_first(order, session.predicted_seconds(order))
         threads = [max(planned.cell.threads for planned in pair) for pair in pairs]
     else:
@@ -199,7 +209,7 @@ def _jobs(
     for pair in order:
         key = pair[0].cell.pair_id
         timed = WORKLOADS[pair[0].cell.workload].interleaved
-        log = "timed" if timed and sweep.on == "local" else key  # one process works on all of those
+        log = "timed" if timed and how.on == "local" else key  # one process works on all of those
         job = Job(
             key=key,
             index=chosen[key],
@@ -208,11 +218,11 @@ def _jobs(
             timed=timed,
             threads=threads[chosen[key]],
             study=name,
-            on=sweep.on,
-            retry=sweep.retry,
-            skip_oom=sweep.skip_oom,
-            tensorboard=sweep.tensorboard,
-            beside=sweep.at_once if sweep.on == "local" else 1,
+            on=how.on,
+            retry=how.retry,
+            skip_oom=how.skip_oom,
+            tensorboard=how.tensorboard,
+            beside=how.at_once if how.on == "local" else 1,
             log=str((book.logs / f"{log}.log").absolute()),
         )
         made.append(job)
@@ -252,19 +262,19 @@ def _remove_unused(book: Book) -> None:
 
 
 def _run_here(
-    book: Book, jobs: list[Job], pairs: list[Pair], console: Console, sweep: Sweep
+    book: Book, jobs: list[Job], pairs: list[Pair], console: Console, how: Submission
 ) -> None:
     for job in jobs:
         book.submit(job)
     with _Bar(console, len(jobs)) as bar:
-        local.run(book, jobs, sweep.at_once, bar.line, lambda job: bar.advance())
+        local.run(book, jobs, how.at_once, bar.line, lambda job: bar.advance())
 
 
 # --- Slurm ----------------------------------------------------------------------------------------
 
 
 def _submit(
-    book: Book, jobs: list[Job], console: Console, sweep: Sweep, active: list[State]
+    book: Book, jobs: list[Job], console: Console, how: Submission, active: list[State]
 ) -> list[Job]:
     if not jobs:
         return []
@@ -272,14 +282,14 @@ def _submit(
         book.submit(job)
     before = {state.job.scheduler_id.split("_")[0] for state in active if state.job.scheduler_id}
     try:
-        submitted = slurm.submit(book, jobs, sweep.slurm, sweep.at_once, sorted(before))
+        submitted = slurm.submit(book, jobs, how.slurm, how.at_once, sorted(before))
     except BaseException:
         book.withdraw([job.key for job in jobs])
         raise
     for job in submitted:
         book.keep(job)
     ids = [job.scheduler_id or "" for job in submitted]
-    words = f"{len(jobs)} pairs submitted to Slurm, at most {sweep.at_once} at once"
+    words = f"{len(jobs)} pairs submitted to Slurm, at most {how.at_once} at once"
     session.say(console, f"{words}: {', '.join(dict.fromkeys(i.split('_')[0] for i in ids))}")
     session.say(console, f"retnet-bench status {book.results} shows them")
     session.say(console, f"{slurm.how_to_cancel(ids)} ends them; what is finished is kept")
