@@ -22,7 +22,8 @@ def draw(records: pd.DataFrame) -> Figure:
     frame = panels.needed(frame, "decode_position", "decode", "decode_step_s")
     length = panels.longest(frame)
     frame = frame[frame["length"] == length]
-    sheet = Sheet(f"Decode latency against position, sequences of {length} tokens", records["arm"])
+    title = f"Decode latency against position, to {length} tokens; slopes in {SLOPE.unit}"
+    sheet = Sheet(title, records["arm"])
     panels.draw_curves(sheet, panels.scaled(frame, DECODE_STEP.factor), "position")
     axes.from_zero(sheet.ours)
     sheet.ours.set(xlabel="position (tokens)", ylabel=DECODE_STEP.label())
@@ -50,13 +51,15 @@ def _name_slopes(sheet: Sheet, slopes: pd.DataFrame, per: list[str]) -> None:
 
 
 def _as_sure(slope: float, low: float, high: float) -> str:
-    """`+0.292 [+0.265, +0.321] ms per 1,000 tokens`: as many decimals as its interval has two
-    digits for, and at least two."""
+    """`+0.292 [+0.265, +0.321]`: as many decimals as its interval has two digits for, and more
+    where an end would else become 0."""
     if low != low:
-        return f"{slope:+.3g} {SLOPE.unit} [no interval]"
-    width = max(high - low, 1e-9)
-    decimals = min(max(2, 1 - math.floor(math.log10(width))), 6)
-    return f"{slope:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}] {SLOPE.unit}"
+        return f"{slope:+.3g} [no interval]"
+    ends = (low, high)
+    decimals = max(2, 1 - math.floor(math.log10(max(high - low, 1e-9))))
+    while decimals < 6 and any(end and not round(end, decimals) for end in ends):
+        decimals += 1
+    return f"{slope:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]"
 
 
 def _paper(sheet: Sheet) -> None:
