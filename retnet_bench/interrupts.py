@@ -23,6 +23,7 @@ TRIES = 3
 _RESUMES = "finished cells are kept, the same command resumes"
 LEAVES = {
     "run": _RESUMES,
+    "compare": _RESUMES,
     "selftest": _RESUMES,
     "reproduce": _RESUMES,
     "check": "no verdict; the same command measures anew",

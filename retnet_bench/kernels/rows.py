@@ -120,12 +120,12 @@ _add(
     capability=(9, 0),
     checked_alone=True,
 )
-_BACKENDS: dict[str, dict[str, Any]] = {
-    "flash": {"dtypes": LOW, "windows": False, "max_key_dim": 256, "capability": (8, 0)},
-    "cudnn": {"dtypes": LOW, "key_dim_multiple": 8, "max_key_dim": 256, "capability": (8, 0)},
-    "efficient": {"dtypes": ("fp32", *LOW)},
-}
-for _backend, _limits in _BACKENDS.items():
+_SINCE_AMPERE: dict[str, Any] = {"dtypes": LOW, "max_key_dim": 256, "capability": (8, 0)}
+for _backend, _limits in (
+    ("flash", _SINCE_AMPERE | {"windows": False}),
+    ("cudnn", _SINCE_AMPERE | {"key_dim_multiple": 8}),
+    ("efficient", {"dtypes": ("fp32", *LOW)}),
+):
     _add(
         name=f"sdpa_{_backend}",
         mixer="attention",

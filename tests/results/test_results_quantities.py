@@ -19,6 +19,10 @@ def test_the_factor_is_what_the_prefix_of_the_unit_says(shown):
     if shown.unit == "millions":
         assert shown.factor == 1e-6
         return
+    if shown == SLOPE:
+        assert shown.unit == "ms per 1,000 tokens"
+        assert shown.factor == 1e3 * 1000
+        return
     known = {
         prefix + unit: factor
         for prefix, factor in _PREFIXES.items()

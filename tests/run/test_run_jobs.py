@@ -167,6 +167,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     return tmp_path / "out", said
 
 
+@pytest.mark.slow
 def test_every_cell_is_run_once_and_said(finished):
     folder, said = finished
     records = pd.read_parquet(folder / "records")
@@ -176,6 +177,7 @@ def test_every_cell_is_run_once_and_said(finished):
     assert sum(line.startswith(("ok ", "impure ")) for line in said.splitlines()) == 6
 
 
+@pytest.mark.slow
 def test_untimed_jobs_had_cores_of_their_own(finished):
     folder, _ = finished
     records = pd.read_parquet(folder / "records").dropna(subset="environment_json")
@@ -187,6 +189,7 @@ def test_untimed_jobs_had_cores_of_their_own(finished):
         assert len({a for (a,) in scored}) == 2, "and not the same"
 
 
+@pytest.mark.slow
 def test_status_and_a_second_run_find_all_done(finished, capsys):
     folder, _ = finished
     text = said_of(folder)
@@ -209,6 +212,7 @@ def said_of(folder: Path) -> str:
     return out.getvalue()
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_jobs_and_the_next_run_does_only_the_rest(tmp_path):
     run = started(tmp_path, "--jobs", "2")
     book = Book(tmp_path / "out")
@@ -263,6 +267,7 @@ def test_jobs_keep_a_plain_run_out_and_one_pair_has_one_job(tmp_path):
         take(lock.among(tmp_path, book.lock_file("a"), 0.3))
 
 
+@pytest.mark.slow
 def test_an_arm_of_another_kind_of_machine_is_no_half_of_a_pair(finished, tmp_path, monkeypatch):
     """One arm is there, from here; the job of the other finds itself on another machine."""
     folder, _ = finished
