@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from retnet_bench.analysis.tables import serving
 from retnet_bench.figures import axes, panels, style
 from retnet_bench.figures.registry import figure
-from retnet_bench.figures.sheet import THREE, Sheet
+from retnet_bench.figures.sheet import ALONE, CROWD, THREE, Sheet
 from retnet_bench.results.quantities import FIRST_TOKEN, OUTPUT_TOKEN, RATE, Quantity
 
 _PANELS: tuple[tuple[str, Quantity], ...] = (
@@ -27,7 +27,13 @@ def draw(records: pd.DataFrame) -> Figure:
     medians, and what 90 % of requests reach."""
     found = serving.medians(records, "first_token_s")
     panels.needed(found, "generate", "generate", "first_token_s")
-    sheet = Sheet("Generation against the prompt's length", records["arm"], THREE)
+    crowd = records["arm"].nunique() > CROWD  # names at the ends of lines want room
+    sheet = Sheet(
+        "Generation against the prompt's length",
+        records["arm"],
+        ALONE if crowd else THREE,
+        len(_PANELS) if crowd else 1,
+    )
     for ax, (what, shown) in zip(sheet.axes, _PANELS, strict=True):
         sheet.ours = ax
         frame = panels.scaled(serving.medians(records, what), shown.factor)
@@ -38,13 +44,16 @@ def draw(records: pd.DataFrame) -> Figure:
         axes.from_zero(ax)
         ax.set(xlabel="prompt (tokens)")
         ax.set_title(shown.label())
+    return sheet.finish(panels.conditions(records, "generate"), _note(records, found))
+
+
+def _note(records: pd.DataFrame, found: pd.DataFrame) -> str:
+    """What is drawn: how many tokens, what a line's end says, and which time a rate is of."""
     generated = records.loc[records["workload"] == "generate", "new_tokens"].dropna().unique()
-    tokens = ", ".join(f"{value:g}" for value in sorted(generated))
-    note = (
-        f"{tokens} new tokens after the prompt, greedy, the whole batch at once. Times are of the "
-        "whole batch's step; tokens/s count the prompt's time, too."
-    )
-    return sheet.finish(panels.conditions(records, "generate"), note)
+    tokens = " or ".join(f"{value:g}" for value in sorted(generated))
+    per = [name.replace("_", " ") for name in panels.varying(found, "length")]
+    ends = f" Line ends: {', '.join(per)}." if per else ""
+    return f"{tokens} new tokens, greedy; tokens/s count the prompt's time, too.{ends}"
 
 
 def _slow(sheet: Sheet, frame: pd.DataFrame) -> None:

@@ -155,35 +155,38 @@ def _decode(records: pd.DataFrame) -> Table | None:
 
 
 def _generation(records: pd.DataFrame) -> Table | None:
-    """What 50, 90 and 99 % of requests reach, a row for each of time and rate."""
+    """What 50, 90 and 99 % of requests reach, a row for each time and the rate of each cell."""
     found = [
-        serving.reached(records, what, share).assign(what=shown.label(), share=share)
+        (shown, [serving.reached(records, what, share) for share in serving.REACHED])
         for what, shown in _SERVED.items()
-        for share in serving.REACHED
     ]
-    whole = pd.concat(found)
-    if whole["estimate"].isna().all():
-        return None
-    keys = ["arm", *curves.separators(found[0]), "length"]
-    by_share = {share: part.set_index([*keys, "what"]) for share, part in whole.groupby("share")}
-    factors = {shown.label(): shown.factor for shown in _SERVED.values()}
-    first = by_share[serving.REACHED[0]]
+    per = dict.fromkeys(key for _, parts in found for key in curves.separators(parts[0]))
+    keys = ["arm", *per, "length"]
 
-    def cells(key: tuple) -> Cells:
-        texts = []
-        for share in serving.REACHED:
-            row = by_share[share].loc[key]
-            known = row["estimate"] == row["estimate"]
-            texts.append(interval(row, factors[key[-1]]) if known else str(row["reason"] or ""))
-        return [*map(_plain, key), *texts, f"{first.loc[key]['n']:.0f}"]
+    def lines() -> Iterator[Cells]:
+        for shown, parts in found:
+            for at, first in parts[0].iterrows():
+                if first["n"]:  # cells that failed have a table of their own
+                    texts = (_reached(part.loc[at], shown) for part in parts)
+                    named = (_plain(first.get(key)) for key in keys)
+                    yield [*named, shown.label(), *texts, str(first["n"])]
 
-    named = [f">{name.replace('_', ' ')}" for name in keys[1:]]
+    named = [f">{key.replace('_', ' ')}" for key in keys[1:]]
     shares = [f">p{100 * share:g} [95 %]" for share in serving.REACHED]
     columns = "|".join(["arm", *named, "what", *shares, ">requests"])
-    rows = (cells(key) for key in first.index)
-    return layout.table("Generation: what 50, 90 and 99 % of requests reach", columns, rows)
+    title = "Generation: what 50, 90 and 99 % of requests reach"
+    return layout.table(title, columns, lines(), _REQUESTS)
 
 
+def _reached(row: pd.Series, shown: Quantity) -> str:
+    return str(row["reason"] or "") if pd.isna(row["estimate"]) else shown.interval(row)
+
+
+_REQUESTS = (
+    "length: of the prompt. Percentiles are over all requests of a cell; a request, of its whole "
+    "batch, is one repetition. Intervals: bootstrap of processes and blocks. Ratios of arms, block "
+    "by block inside pairs, stand in the table of ratios."
+)
 _SERVED = {"first_token_s": FIRST_TOKEN, "output_token_s": OUTPUT_TOKEN, serving.RATE: RATE}
 
 

@@ -8,8 +8,10 @@ import pytest
 from golden.records import frame, record
 
 from retnet_bench.analysis.statistics import quantiles
-from retnet_bench.analysis.statistics.resampling import TimedBlock
+from retnet_bench.analysis.statistics.resampling import TimedBlock, resample
 from retnet_bench.analysis.tables import ratios, serving
+from retnet_bench.analysis.verdicts import claims, judging
+from retnet_bench.analysis.verdicts.claims import Claim
 
 
 def requests(n: int, length: int = 128, new_tokens: int = 32, factor: float = 1.0) -> list[dict]:
@@ -82,6 +84,18 @@ def test_how_many_requests_a_percentile_needs(q, least):
     assert quantiles.quantile(fewer, q).n == least - 1
 
 
+@pytest.mark.parametrize("q", [0.0, 0.1, 0.5, 0.9, 0.99, 1.0])
+def test_resampled_quantiles_are_those_of_the_drawn_blocks(q, monkeypatch):
+    monkeypatch.setattr(quantiles, "_AT_ONCE", 100)  # in several parts
+    random = np.random.default_rng(1)
+    samples = [random.integers(1, 9, size=n).astype(float) for n in (3, 5, 1, 4, 7)]
+    processes = np.array([0, 0, 1, 1, 1])
+    found = np.concatenate(list(quantiles.resampled(samples, processes, q, 50, seed=2)))
+    drawn = resample(processes, 50, seed=2)
+    expected = [np.quantile(np.concatenate([samples[i] for i in row]), q) for row in drawn]
+    assert found == pytest.approx(np.array(expected))
+
+
 @pytest.mark.parametrize("q", [0.5, 0.9])
 def test_intervals_cover_the_true_percentile(q):
     """Nine blocks in three processes, whose levels differ: 95 % of intervals should hold it."""
@@ -108,3 +122,31 @@ def test_an_empty_table_is_empty():
     nothing = frame([record("train_step_s", samples=[1.0])])
     assert serving.medians(nothing, "first_token_s").empty
     assert isinstance(serving.reached(nothing, serving.RATE, 0.9), pd.DataFrame)
+
+
+def finding(rows: list[dict], kind: str, metric: str | None, **where: object) -> judging.Finding:
+    measure = {"kind": kind, "metric": metric, "of": "retnet", "over": "transformer"}
+    said = {"name": "c", "says": "so", "source": "me", "measure": measure, "at_least": 1}
+    stated = Claim.model_validate(said | {"where": {"workload": "generate", **where}})
+    claims.check([stated])
+    (found,) = judging.evaluate(frame(rows), [stated])
+    return found
+
+
+def test_a_claim_of_tokens_per_second_counts_the_new_ones():
+    rows = [*requests(20, factor=2.0), *requests(20, new_tokens=64, factor=3.0)]
+    rate = finding(rows, "ratio", "generate_tokens_per_s", new_tokens=32)
+    assert rate.interval.estimate == pytest.approx(2.0)
+    assert rate.verdict == "holds"
+    most = finding(rows, "ratio", "first_token_s", new_tokens="max")
+    assert most.interval.estimate == pytest.approx(1 / 3)
+    several = finding(rows, "ratio", "first_token_s")
+    assert several.reason == "where leaves open: new_tokens (32, 64); say which"
+
+
+def test_requests_cross_over_at_a_length_of_prompt():
+    factors = {128: 0.5, 256: 0.8, 512: 1.25, 1024: 2.0}
+    rows = [row for length, f in factors.items() for row in requests(20, length, factor=f)]
+    found = finding(rows, "crossover", None)
+    assert 256 < found.interval.estimate < 512
+    assert found.unit == "tokens"
