@@ -15,7 +15,6 @@ from retnet_bench.figures import FIGURES
 from retnet_bench.figures.sheet import CROWD
 from retnet_bench.report.tables import tables
 
-
 ARMS = {"retnet": 1.0, "transformer": 1.5}
 
 

@@ -222,7 +222,10 @@ def served(folder: Path) -> sides.Side:
             metric,
             arm,
             [slower * seconds] * 6,
-            **{"length": 512, "batch": 4, "new_tokens": tokens, "size": "3M"},
+            length=512,
+            batch=4,
+            new_tokens=tokens,
+            size="3M",
             pair_id=f"pair-{tokens}",
             cell_id=f"{arm}-{tokens}",
         )
