@@ -165,9 +165,10 @@ def _generation(records: pd.DataFrame) -> Table | None:
 
     def lines() -> Iterator[Cells]:
         for shown, parts in found:
-            for at, first in parts[0].iterrows():
+            for rows in zip(*(part.iterrows() for part in parts), strict=True):
+                _, first = rows[0]
                 if first["n"]:  # cells that failed have a table of their own
-                    texts = (_reached(part.loc[at], shown) for part in parts)
+                    texts = (_reached(row, shown) for _, row in rows)
                     named = (_plain(first.get(key)) for key in keys)
                     yield [*named, shown.label(), *texts, str(first["n"])]
 
