@@ -172,8 +172,8 @@ CHARTS = (
         from_zero=True,
     ),
     Chart(
-        *("generate", "Generation: tokens per second, prompt's time included", "generate"),
-        *("length", _PROMPT, _served(serving.RATE), RATE),
+        *("generate", "Generation: rate, prompts included", "generate", "length", _PROMPT),
+        *(_served(serving.RATE), RATE),
         log_x=True,
         from_zero=True,
     ),
