@@ -134,7 +134,7 @@ def _generation(step: Step) -> Footprint:
     taken_in = footprint(replace(step, workload="prefill"))
     if not later:
         return taken_in
-    one = replace(step, workload="decode", new_tokens=1)
+    one = replace(step, workload="decode")
     growing = cost.state_grows(step.config)
     middle = footprint(replace(one, length=step.length + (later + 1) // 2 if growing else 1))
     last = footprint(replace(one, length=step.capacity if growing else 1))
@@ -284,7 +284,9 @@ def _decode(step: Step, model: LanguageModel, counter: TensorCounter) -> Callabl
     model.eval()
     token = _tokens(step, counter)
     state = model.new_state(step.batch, step.length)
-    counter.claim([_tensors(layer) for layer in state.layers], "state")
+    # A request also keeps the empty state that the next one begins from; caches are shared.
+    held = [*state.layers, *(model.fork(state).layers if step.new_tokens > 1 else ())]
+    counter.claim([_tensors(layer) for layer in held], "state")
     outputs: dict[str, Tensor] = {}
 
     @torch.no_grad()

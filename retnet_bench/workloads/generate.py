@@ -106,11 +106,19 @@ class Generate(Workload):
             yield Sample("output_token_s", "s", tuple(rest), self.phase)
 
     def memory(self) -> Iterable[Sample]:
-        """Of a whole request, the state being as large as its end needs."""
-        self.tokens, self.logits = [], torch.zeros(())
-        self.state = self.empty
+        """Of a whole request, the state being as large as its end needs. A recurrent state is there
+        twice: the request's, and the empty one that the next begins from."""
+        self._forget()
+
+        def request() -> None:
+            self.step()
+            self._forget()  # what it made is not there when the next one begins
+
         weights, state = weight_bytes(self.model), held_bytes(self.empty)
         yield Sample("weight_bytes", "bytes", (float(weights),), self.phase)
         at = {"position": self.cell.length + self.new_tokens - 1}
         yield Sample("state_bytes", "bytes", (float(state),), self.phase, at)
-        yield from self.memory_of(self.phase, self.step, weights + state)
+        yield from self.memory_of(self.phase, request, weights + state)
+
+    def _forget(self) -> None:
+        self.state, self.tokens, self.logits = self.empty, [], torch.zeros(())

@@ -100,6 +100,7 @@ def test_memory_is_that_of_the_whole_request(mixer):
         ("retention", {"length": 130, "size": "0.4M", "dtype": "bf16"}),
         ("mamba2", {"length": 64}),
         ("attention", {"length": 8, "new_tokens": 60, "batch": 3}),
+        ("retention", {"length": 2, "new_tokens": 60, "batch": 3}),
     ],
 )
 def test_the_predicted_peak_is_the_measured_one(mixer, changes):
