@@ -11,6 +11,9 @@ nox.options.reuse_existing_virtualenvs = True
 PINNED = ("-c", "constraints.txt")
 LINT = ("ruff", "mypy", "import-linter", "pandas-stubs", "types-PyYAML", "types-psutil")
 TEST = ("-e", ".[report,slurm]", "pytest", "pytest-xdist", "pytest-timeout", "hypothesis")
+PEERS = ("transformers", "einops", "fla-core")
+PEERS_ALONE = ("torchscale", "fairscale")
+"""Without what they ask for: torchscale names a fairscale and a timm that it doesn't need."""
 BROWSER = ("playwright", "axe-playwright-python")
 
 
@@ -109,9 +112,23 @@ def checks(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Are our arms any good: every mixer against the matmul rate and the bandwidth, and peers."""
+    """Are our arms any good: every mixer against the matmul rate and the bandwidth."""
     install(session)
     session.run("python", "tests/bench/bench.py", *session.posargs)
+
+
+@nox.session
+def peers(session: nox.Session) -> None:
+    """Our arms beside other people's code, of the package index or checkouts (--nanogpt PATH).
+
+    What can't be installed is told, and the rest measured.
+    """
+    install(session)
+    for package in PEERS:
+        session.install("-q", *PINNED, package, success_codes=(0, 1))
+    session.install("-q", *PINNED, "--no-deps", *PEERS_ALONE, success_codes=(0, 1))
+    tables = ("--tables", "peers", "peer_kernels", "--installed")
+    session.run("python", "tests/bench/bench.py", *tables, *session.posargs)
 
 
 @nox.session

@@ -3,6 +3,7 @@ bandwidth, chunkwise retention against flash attention, and all of it against ot
 
     python tests/bench/bench.py                                   # all but the peers
     python tests/bench/bench.py --tables mixers --mixers gla      # one mixer against the machine
+    python tests/bench/bench.py --tables peers peer_kernels --installed --nanogpt PATH
     python tests/bench/bench.py --tables peers peer_kernels --fetch
     python tests/bench/bench.py --tables peer_kernels --kernels delta_chunkwise --fla PATH
     python tests/bench/bench.py --tables peers --torchscale PATH --nanogpt PATH
@@ -10,10 +11,12 @@ bandwidth, chunkwise retention against flash attention, and all of it against ot
 
 CPU, fp32, all threads by default. Everything that is compared is interleaved in one process, and
 every number has its 95 % interval over blocks. `mixers` has a row for each row of MIXERS. Peers are
-microsoft/torchscale (needs fairscale and einops), karpathy/nanoGPT, fla-org/flash-linear-attention
-and state-spaces/mamba (both need einops): PATHs are checkouts, --fetch clones those that are not
-named and forgets them afterwards; nothing of them is in this repository. Exit code 1: a peer was
-asked for and something is missing for it; the rest was measured.
+microsoft/torchscale (needs fairscale and einops), karpathy/nanoGPT, Hugging Face's transformers,
+fla-org/flash-linear-attention and state-spaces/mamba (both need einops). PATHs are checkouts;
+--installed takes the packages torchscale, transformers and fla-core of this environment (`nox -s
+peers` makes one), --fetch clones what is neither and forgets it afterwards; nothing of them is in
+this repository. Exit code 1: a peer was asked for and something is missing for it; the rest was
+measured.
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ from tempfile import TemporaryDirectory
 import cells
 import checkouts
 import numpy as np
-import peers
 import torch
 from every_mixer import every_mixer
 from machine import matmul_steps, stream_steps
 from peer_kernels import peer_kernels, with_rival
+from peer_models import peer_models
 from rich.console import Console
 from rich.table import Table
 from timing import Steps, fastest, interleaved, milliseconds, rate, speed_ratio, table, text
@@ -42,9 +45,8 @@ from retnet_bench.analysis.statistics.intervals import Interval
 from retnet_bench.kernels import attention, retention
 from retnet_bench.measure import memory
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.models import MIXERS, ModelConfig, cost
+from retnet_bench.models import MIXERS, cost
 from retnet_bench.models.mixers.retention import log_decay
-from retnet_bench.workloads.train import Train
 
 ARMS = {"retnet": "retention", "transformer": "attention"}
 DECODE_BATCHES = (1, 8)
@@ -84,8 +86,10 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--block-s", type=float, default=1.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--fetch", action="store_true")
+    parser.add_argument("--installed", action="store_true")
     for option in checkouts.OPTIONS:
         parser.add_argument(f"--{option}", type=Path)
+    parser.set_defaults(**dict.fromkeys(checkouts.PACKAGES))
     return parser.parse_args(words)
 
 
@@ -202,48 +206,6 @@ def _kernel_steps(T: int) -> Steps:
     }
 
 
-# --- peers
-
-
-def peer_models(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
-    """A training step of ours and of theirs: same shape, tokens and optimiser."""
-    columns = "arm|family|size|peer|our parameters|theirs|our step, ms|theirs|ours is faster, times"
-    title = f"Peers: training at T = {cells.TRAIN_LENGTH}, batch 1"
-    for size in args.sizes if args.torchscale or args.nanogpt else ():
-        for family in ("paper", "modern"):
-            yield table(title, columns, _peer_rows(size, family, args, protocol))
-
-
-def _peer_rows(
-    size: str, family: str, args: argparse.Namespace, protocol: Protocol
-) -> Iterable[list[str]]:
-    if args.torchscale:
-        ours = cells.train("retention", size, family)
-        theirs = peers.torchscale(args.torchscale, ours.model.cfg)
-        yield _peer_row("retnet", "torchscale", ours, theirs, protocol)
-    if args.nanogpt:
-        ours = cells.train("attention", size, family)
-        theirs = peers.nanogpt(args.nanogpt, ours.model.cfg, cells.TRAIN_LENGTH)
-        yield _peer_row("transformer", "nanoGPT", ours, theirs, protocol)
-
-
-def _peer_row(
-    arm: str, peer: str, ours: Train, theirs: tuple[torch.nn.Module, peers.Loss], protocol: Protocol
-) -> list[str]:
-    model, loss = theirs
-    steps = {
-        "ours": ours.step,
-        "theirs": peers.train_step(model, loss, ours.first, ours.peak_learningrate()),
-    }
-    times = interleaved(steps, protocol)
-    cfg: ModelConfig = ours.model.cfg
-    their_parameters = sum(p.numel() for p in model.parameters())
-    counts = [f"{cost.parameters(cfg):,}", f"{their_parameters:,}"]
-    steps_ms = [milliseconds(times[name]) for name in ("ours", "theirs")]
-    ratio = speed_ratio(times, "ours", "theirs")
-    return [arm, cfg.family, ours.cell.size, peer, *counts, *steps_ms, ratio]
-
-
 TABLES = {
     "mixers": every_mixer,
     "train": training,
@@ -252,8 +214,8 @@ TABLES = {
     "peers": peer_models,
     "peer_kernels": peer_kernels,
 }
-NEEDS = {"peers": ("torchscale", "nanogpt"), "peer_kernels": ("fla", "mamba")}
-"""Checkouts, at least one of which a table takes."""
+NEEDS = {"peers": ("torchscale", "nanogpt", "transformers"), "peer_kernels": ("fla", "mamba")}
+"""Peers, at least one of which a table takes."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from retnet_bench.kernels import Setting, best
-from retnet_bench.models import MIXERS
+from retnet_bench.models import MIXERS, LanguageModel
 from retnet_bench.workloads import WORKLOADS, Cell
+from retnet_bench.workloads.base import Workload
 from retnet_bench.workloads.decode import Decode
 from retnet_bench.workloads.train import Train
 
+Own = TypeVar("Own", bound=Workload)
 TRAIN_LENGTH = 2048
 DECODE_LENGTH = 8192
 
@@ -42,19 +45,33 @@ def cell(workload: str, mixer: str, size: str, family: str, batch: int, length: 
     )
 
 
-def train(mixer: str, size: str, family: str, batch: int = 1) -> Train:
+def train(
+    mixer: str, size: str, family: str, batch: int = 1, model: LanguageModel | None = None
+) -> Train:
+    """Prepared to train the cell's own model, or `model`."""
     workload = WORKLOADS["train"](cell("train", mixer, size, family, batch, TRAIN_LENGTH))
-    workload.prepare()
     assert isinstance(workload, Train)
-    return workload
+    return _prepared(workload, model)
 
 
 def decode(
-    mixer: str, size: str, family: str, batch: int = 1, length: int = DECODE_LENGTH
+    mixer: str,
+    size: str,
+    family: str,
+    batch: int = 1,
+    length: int = DECODE_LENGTH,
+    model: LanguageModel | None = None,
 ) -> Decode:
+    """Prepared to decode by the cell's own model, or by `model`."""
     workload = WORKLOADS["decode"](cell("decode", mixer, size, family, batch, length))
-    workload.prepare()
     assert isinstance(workload, Decode)
+    return _prepared(workload, model)
+
+
+def _prepared(workload: Own, model: LanguageModel | None) -> Own:
+    if model is not None:
+        workload.build_model = lambda dtype: model  # type: ignore[method-assign]
+    workload.prepare()
     return workload
 
 

@@ -1,9 +1,11 @@
-"""Other people's projects: checkouts given on the command line, or fetched for this run alone."""
+"""Other people's projects: checkouts given on the command line, packages installed beside this one,
+or clones for this run alone."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
@@ -26,6 +28,10 @@ class Peer:
     """Modules that are read on their own, by path, because their package wants a GPU."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """What these import and never use here: module and name."""
+    package: str = ""
+    """Its package as it is imported; none: it is in no registry."""
+    pip: str = ""
+    """What pip installs it by; last comes the distribution's name."""
 
     def problems(self, checkout: Path) -> list[str]:
         """Why it can't be used, a line for each thing that is missing; empty when it can."""
@@ -49,6 +55,13 @@ class Peer:
         except ImportError as error:
             return [f"{self.name}: can't be imported with what is installed here: {error}"]
         return []
+
+    def installed(self) -> Path | None:
+        """The folder that its installed package lies in, as in a checkout."""
+        spec = importlib.util.find_spec(self.package) if self.package else None
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        return Path(next(iter(spec.submodule_search_locations))).parent
 
     @property
     def url(self) -> str:
@@ -84,7 +97,9 @@ class Peer:
         return checkout
 
     def revision(self, checkout: Path) -> str:
-        """Its name with the checkout's commit, or the name alone."""
+        """Its name with the checkout's commit or the package's version, or the name alone."""
+        if checkout == self.installed():
+            return f"{self.name} {importlib.metadata.version(self.pip.split()[-1])}"
         command = ["git", "-C", str(checkout), "rev-parse", "--short=8", "HEAD"]
         found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
         return f"{self.name} {found}".strip()
@@ -110,6 +125,15 @@ TORCHSCALE = Peer(
     ("torchscale.architecture.config", "torchscale.architecture.retnet"),
     ("fairscale", "einops"),
     absent={"timm.models.layers": "drop_path"},  # timm wants a torchvision that fits this torch
+    package="torchscale",
+    pip="--no-deps torchscale",  # it asks for versions of fairscale and timm that it doesn't need
+)
+TRANSFORMERS = Peer(
+    "transformers",
+    "huggingface/transformers",
+    tuple(f"transformers.models.{m}.modeling_{m}" for m in ("gpt2", "llama")),
+    package="transformers",
+    pip="transformers",
 )
 NANOGPT = Peer("nanoGPT", "karpathy/nanoGPT", ("model",))
 FLA = Peer(
@@ -128,6 +152,8 @@ FLA = Peer(
             "kda/naive",
         )
     ),
+    package="fla",
+    pip="fla-core",
 )
 MAMBA = Peer(
     "mamba",
@@ -138,33 +164,40 @@ MAMBA = Peer(
 )
 OPTIONS = {"torchscale": TORCHSCALE, "nanogpt": NANOGPT, "fla": FLA, "mamba": MAMBA}
 """Each peer by the option that names its checkout."""
+PACKAGES = {"transformers": TRANSFORMERS}
+"""Those that are taken as installed packages only."""
 
 
 def prepare(
     args: argparse.Namespace, needs: Mapping[str, tuple[str, ...]], folder: Path
 ) -> list[str]:
-    """For the tables that were asked for: fetch into `folder` what has no path, if `args` says so,
-    and take out of `args` what can't be used. `needs` are the options that a table takes at least
-    one of. Returns what is missing, a line each."""
+    """For the tables that were asked for: find or fetch into `folder` what has no path, if `args`
+    says so, and take out of `args` what can't be used. `needs` are the peers that a table takes at
+    least one of. Returns what is missing, a line each."""
     lacking = []
     for table in (name for name in args.tables if name in needs):
         for option in needs[table]:
             lacking += _prepare(args, option, folder)
         if not lacking and not any(getattr(args, option) for option in needs[table]):
-            paths = ", ".join(f"--{option} PATH" for option in needs[table])
-            lacking.append(f"{table}: none is named; say {paths} or --fetch")
+            paths = ", ".join(f"--{option} PATH" for option in needs[table] if option in OPTIONS)
+            lacking.append(f"{table}: none is named; say {paths}, --installed or --fetch")
     return lacking
 
 
 def _prepare(args: argparse.Namespace, option: str, folder: Path) -> list[str]:
     """The same of one peer."""
-    peer, checkout = OPTIONS[option], getattr(args, option)
-    if checkout is None and args.fetch:
+    peer, place = (OPTIONS | PACKAGES)[option], getattr(args, option)
+    fetched = args.fetch and option in OPTIONS
+    if place is None and args.installed and peer.package:
+        place = peer.installed()
+        if place is None and not fetched:
+            return [f"{peer.name}: it is not installed; pip install {peer.pip}"]
+    if place is None and fetched:
         try:
-            checkout = peer.fetch(folder)
+            place = peer.fetch(folder)
         except (OSError, subprocess.CalledProcessError) as error:
             said = getattr(error, "stderr", None) or str(error)
             return [f"{peer.name}: can't be fetched: {said.strip().splitlines()[-1]}"]
-    problems = peer.problems(checkout) if checkout else []
-    setattr(args, option, None if problems else checkout)
+    problems = peer.problems(place) if place else []
+    setattr(args, option, None if problems else place)
     return problems

@@ -8,7 +8,7 @@ ours where they have none.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -198,9 +198,21 @@ def peer_kernels(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table
     alone = ", ".join(without_rival())
     title = (
         f"Chunkwise kernels in plain torch beside their peers' ({whose}): batch 1, T = {LENGTH}. "
-        f"No peer has a plain-torch form of {alone or 'none'}"
+        f"No peer has a plain-torch form of {alone or 'none'}{_missing(here)}"
     )
     yield table(title, columns, rows)
+
+
+def _missing(here: Mapping[str, Path]) -> str:
+    """Which kernels stand in no row for want of their peer, and what of fla's runs on no CPU."""
+    said = ""
+    for option in ("fla", "mamba"):
+        own = dict.fromkeys(r.kernel for r in RIVALS if r.peer is OPTIONS[option])
+        if option not in here:
+            said += f". Without --{option} PATH there is no row of {', '.join(own)} beside {option}"
+    if "fla" in here:
+        said += ". What else fla has (its chunk_* and fused_* kernels, its models) wants Triton"
+    return said
 
 
 def with_rival() -> list[str]:

@@ -90,9 +90,43 @@ def test_peers_without_a_path_are_told(run):
     code, said, shown = run()
     assert (code, said) == (
         1,
-        ["peers: none is named; say --torchscale PATH, --nanogpt PATH or --fetch"],
+        ["peers: none is named; say --torchscale PATH, --nanogpt PATH, --installed or --fetch"],
     )
     assert "the rest" in shown
+
+
+def test_each_package_that_is_not_installed_is_a_line_and_the_rest_goes_on(run, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, said, shown = run("--installed")
+    assert said == [
+        "torchscale: it is not installed; pip install --no-deps torchscale",
+        "transformers: it is not installed; pip install transformers",
+    ]
+    assert code == 1
+    assert "the rest" in shown
+
+
+def test_an_installed_package_is_taken_unless_a_path_is_given(run, monkeypatch, tmp_path):
+    for where in ("installed", "given"):
+        (tmp_path / where / "pack").mkdir(parents=True)
+        (tmp_path / where / "pack" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path / "installed"))
+    peer = Peer("peer", "owner/peer", ("pack",), package="pack", pip="--no-deps pack-core")
+    monkeypatch.setattr("checkouts.OPTIONS", {"torchscale": peer, "nanogpt": NANOGPT})
+    monkeypatch.setattr("checkouts.PACKAGES", {"transformers": peer})
+    monkeypatch.setattr("importlib.metadata.version", {"pack-core": "1.2"}.__getitem__)
+    seen = []
+
+    def table(args, protocol):
+        seen.append((args.torchscale, args.nanogpt, peer.revision(args.torchscale)))
+        return []
+
+    monkeypatch.setitem(bench.TABLES, "peers", table)
+    given = tmp_path / "given"
+    assert run("--installed")[:2] == (0, [])
+    assert run("--installed", "--torchscale", str(given))[:2] == (0, [])
+    assert seen == [(tmp_path / "installed", None, "peer 1.2"), (given, None, "peer")]
+    del sys.modules["pack"]
 
 
 def test_a_file_is_read_without_its_package_and_without_what_it_never_uses(tmp_path, monkeypatch):
