@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS
-from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
+from retnet_bench.models import MIXERS, LanguageModel, ModelConfig, cost
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.models.split import Split, split
 from retnet_bench.predict.device_operators import DeviceOperators
@@ -93,7 +93,8 @@ token) in each micro-batch. Half a millisecond each, and a search for what fits 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What is run: `train`, `prefill` of `length` tokens, or `decode` at position length - 1."""
+    """What is run: `train`, `prefill` of `length` tokens, `decode` at position length - 1, or
+    `generate`: prefill, then a step for each of `new_tokens` but the first."""
 
     workload: str
     config: ModelConfig
@@ -108,6 +109,13 @@ class Step:
     """Training: sequences at a time, their gradients added up; all when None."""
     parallel: Parallel = ONE_RANK
     """The world; what is counted is its first rank's, and `batch` is what that takes."""
+    new_tokens: int = 1
+    """Generation: tokens that follow the prompt. Its prefill makes room for them in the state."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the state takes."""
+        return self.length + self.new_tokens - 1
 
 
 @lru_cache(maxsize=1024)
@@ -117,6 +125,8 @@ def footprint(step: Step) -> Footprint:
 
     Seconds: a few tenths, whatever the size; the recurrent kernel's grow with the length.
     """
+    if step.workload == "generate":
+        return _generation(step)
     if step.workload != "decode":
         _check_calls(step)
     layers, few, many = step.config.n_layers, *_small(step)
@@ -130,6 +140,22 @@ def footprint(step: Step) -> Footprint:
     peaks = {part: _extend(one.peaks[part], two.peaks[part], more) for part in parts}
     exchanged = _extend(one.exchanged, two.exchanged, more)
     return Footprint(peaks, Counter(_extend(one.ops, two.ops, more)), Counter(exchanged))
+
+
+def _generation(step: Step) -> Footprint:
+    """A request: its prefill, and steps of which the middle one stands for all, for what a step
+    does is linear in its position. The highest step is the last one."""
+    later = step.new_tokens - 1
+    taken_in = footprint(replace(step, workload="prefill"))
+    if not later:
+        return taken_in
+    one = replace(step, workload="decode")
+    growing = cost.state_grows(step.config)
+    middle = footprint(replace(one, length=step.length + (later + 1) // 2 if growing else 1))
+    last = footprint(replace(one, length=step.capacity if growing else 1))
+    steps = Counter({op: n * later for op, n in middle.ops.items()})
+    peaks = {"prefill": taken_in.memory, "decode": last.memory}
+    return Footprint(peaks, taken_in.ops + steps, taken_in.exchanged)
 
 
 def _small(step: Step) -> tuple[int, int]:
@@ -292,7 +318,7 @@ def _mark_backward(counter: TensorCounter, part: str, module: Any, args: Any, ou
 def _prefill(step: Step, model: LanguageModel, counter: TensorCounter) -> Callable[[], None]:
     model.eval()
     tokens = _tokens(step, counter)
-    empty = model.new_state(step.batch, step.length)
+    empty = model.new_state(step.batch, step.capacity)
     counter.claim([_tensors(layer) for layer in empty.layers], "state")
     outputs: dict[str, Tensor] = {}
 
@@ -307,7 +333,9 @@ def _decode(step: Step, model: LanguageModel, counter: TensorCounter) -> Callabl
     model.eval()
     token = _tokens(step, counter)
     state = model.new_state(step.batch, step.length)
-    counter.claim([_tensors(layer) for layer in state.layers], "state")
+    # A request also keeps the empty state that the next one begins from; caches are shared.
+    held = [*state.layers, *(model.fork(state).layers if step.new_tokens > 1 else ())]
+    counter.claim([_tensors(layer) for layer in held], "state")
     outputs: dict[str, Tensor] = {}
 
     @torch.no_grad()

@@ -23,7 +23,8 @@ ADDED = {
     4: ("pairs", "key_dim"),
     5: ("tokens_per_param", "tuned"),
     6: ("candidate",),
-    7: ("parallel",),
+    7: ("new_tokens",),
+    8: ("parallel",),
 }
 """Columns that a version has and the one before lacks."""
 _FIELDS = {field.name: field for field in arrow_schema()}
@@ -85,5 +86,6 @@ _STEPS: dict[int, Callable[[pa.Table], pa.Table]] = {
     4: partial(_with_nulls, 5),
     5: partial(_with_nulls, 6),
     6: partial(_with_nulls, 7),
+    7: partial(_with_nulls, 8),
 }
 """From version v to version v + 1, for every v below SCHEMA_VERSION."""

@@ -21,6 +21,7 @@ from retnet_bench.run.stopping import Stop
 from retnet_bench.run.wire import Prepared
 from retnet_bench.study.plan import Planned
 from retnet_bench.workloads import Cell, Sample
+from retnet_bench.workloads.generate import new_tokens
 
 Row = dict[str, Any]
 
@@ -81,6 +82,7 @@ class Rows:
             "block_family": cell.block_family,
             "parallel": None if cell.parallel is None else str(cell.parallel),
             "learning_rate": cell.peak_learning_rate(),
+            "new_tokens": new_tokens(cell) if cell.workload == "generate" else None,
             "kernel_dispatched": self.kernel_dispatched,
         }
 

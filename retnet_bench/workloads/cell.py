@@ -23,6 +23,7 @@ from retnet_bench.workloads.recipe import RECIPES, Recipe, default_recipe
 from retnet_bench.workloads.settings import (
     DecodeSettings,
     DownstreamSettings,
+    GenerateSettings,
     LearningSettings,
     ParallelSettings,
     PerplexitySettings,
@@ -41,6 +42,7 @@ mixer's own. Not where the mixer has an option of this name."""
 @dataclass(frozen=True, kw_only=True)
 class Cell(
     DecodeSettings,
+    GenerateSettings,
     TrainingSettings,
     LearningSettings,
     TextSettings,

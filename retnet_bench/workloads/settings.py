@@ -74,6 +74,16 @@ class DecodeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerateSettings:
+    """Of the workload `generate`."""
+
+    new_tokens: Annotated[
+        Annotated[Count, Field(le=2**16)] | None,
+        Field(description="tokens generated after a prompt of `length`; 64 by default"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """Of every workload that trains."""
 
@@ -262,6 +272,7 @@ class DownstreamSettings:
 EVERY = (
     ParallelSettings,
     DecodeSettings,
+    GenerateSettings,
     TrainingSettings,
     LearningSettings,
     TextSettings,
