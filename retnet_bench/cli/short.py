@@ -28,7 +28,7 @@ def compare(
     workload: Annotated[
         str,
         typer.Option(
-            help="What is timed: train, prefill or decode.",
+            help="What is timed: train, prefill, decode or generate.",
             autocompletion=completion.timed_workloads,
         ),
     ] = "decode",

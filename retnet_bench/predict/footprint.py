@@ -25,7 +25,7 @@ from torch import Tensor
 
 from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS
-from retnet_bench.models import MIXERS, LanguageModel, ModelConfig
+from retnet_bench.models import MIXERS, LanguageModel, ModelConfig, cost
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.predict.device_operators import DeviceOperators
 from retnet_bench.predict.tensor_counter import CATEGORIES, Op, TensorCounter, dtype_name
@@ -81,7 +81,8 @@ token) in each micro-batch. Half a millisecond each, and a search for what fits 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What is run: `train`, `prefill` of `length` tokens, or `decode` at position length - 1."""
+    """What is run: `train`, `prefill` of `length` tokens, `decode` at position length - 1, or
+    `generate`: prefill, then a step for each of `new_tokens` but the first."""
 
     workload: str
     config: ModelConfig
@@ -94,6 +95,13 @@ class Step:
     """Training: keep each block's input only, and run the block again in the backward pass."""
     micro_batch: int | None = None
     """Training: sequences at a time, their gradients added up; all when None."""
+    new_tokens: int = 1
+    """Generation: tokens that follow the prompt. Its prefill makes room for them in the state."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the state takes."""
+        return self.length + self.new_tokens - 1
 
 
 @lru_cache(maxsize=1024)
@@ -103,6 +111,8 @@ def footprint(step: Step) -> Footprint:
 
     Seconds: a few tenths, whatever the size; the recurrent kernel's grow with the length.
     """
+    if step.workload == "generate":
+        return _generation(step)
     if step.workload != "decode":
         _check_calls(step)
     layers, few, many = step.config.n_layers, *_small(step.config)
@@ -115,6 +125,22 @@ def footprint(step: Step) -> Footprint:
     parts = two.peaks.keys() & one.peaks  # what only comes in between is no peak
     peaks = {part: _extend(one.peaks[part], two.peaks[part], more) for part in parts}
     return Footprint(peaks, Counter(_extend(one.ops, two.ops, more)))
+
+
+def _generation(step: Step) -> Footprint:
+    """A request: its prefill, and steps of which the middle one stands for all, for what a step
+    does is linear in its position. The highest step is the last one."""
+    later = step.new_tokens - 1
+    taken_in = footprint(replace(step, workload="prefill"))
+    if not later:
+        return taken_in
+    one = replace(step, workload="decode")
+    growing = cost.state_grows(step.config)
+    middle = footprint(replace(one, length=step.length + (later + 1) // 2 if growing else 1))
+    last = footprint(replace(one, length=step.capacity if growing else 1))
+    steps = Counter({op: n * later for op, n in middle.ops.items()})
+    peaks = {"prefill": taken_in.memory, "decode": last.memory}
+    return Footprint(peaks, taken_in.ops + steps)
 
 
 def _small(config: ModelConfig) -> tuple[int, int]:
@@ -243,7 +269,7 @@ def _mark_backward(counter: TensorCounter, part: str, module: Any, args: Any, ou
 def _prefill(step: Step, model: LanguageModel, counter: TensorCounter) -> Callable[[], None]:
     model.eval()
     tokens = _tokens(step, counter)
-    empty = model.new_state(step.batch, step.length)
+    empty = model.new_state(step.batch, step.capacity)
     counter.claim([_tensors(layer) for layer in empty.layers], "state")
     outputs: dict[str, Tensor] = {}
 
@@ -258,7 +284,9 @@ def _decode(step: Step, model: LanguageModel, counter: TensorCounter) -> Callabl
     model.eval()
     token = _tokens(step, counter)
     state = model.new_state(step.batch, step.length)
-    counter.claim([_tensors(layer) for layer in state.layers], "state")
+    # A request also keeps the empty state that the next one begins from; caches are shared.
+    held = [*state.layers, *(model.fork(state).layers if step.new_tokens > 1 else ())]
+    counter.claim([_tensors(layer) for layer in held], "state")
     outputs: dict[str, Tensor] = {}
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,8 +11,9 @@ from retnet_bench.models import ModelConfig, cost
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.predict.footprint import Footprint, Step
 from retnet_bench.workloads import Cell
+from retnet_bench.workloads.generate import new_tokens
 
-MODELLED = ("train", "perplexity", "tune", "prefill", "decode")
+MODELLED = ("train", "perplexity", "tune", "prefill", "decode", "generate")
 """Workloads whose step's cost is known."""
 
 
@@ -59,13 +61,22 @@ def step_of(cell: Cell, config: ModelConfig, device: str, position: int | None =
         device=device,
         checkpointed=bool(cell.recompute),
         micro_batch=cell.micro_batch,
+        new_tokens=new_tokens(cell) if cell.workload == "generate" else 1,
     )
+
+
+def _over_steps(cell: Cell, of: Callable[[int], float]) -> float:
+    """The sum over a request's one-token steps of what is linear in the position."""
+    later = new_tokens(cell) - 1 if cell.workload == "generate" else 0
+    first, last = cell.length, cell.length + later - 1
+    return later * (of(first) + of(last)) / 2 if later else 0.0
 
 
 def model_flops(cell: Cell, config: ModelConfig, position: int | None = None) -> float:
     """Matmul FLOPs a step must do: no masked scores, no recomputation."""
-    if cell.workload == "prefill":
-        return cell.batch * cost.prefill_flops(config, cell.length)
+    if cell.workload in ("prefill", "generate"):
+        steps = _over_steps(cell, lambda at: cost.step_flops(config, at))
+        return cell.batch * (cost.prefill_flops(config, cell.length) + steps)
     if cell.workload == "decode":
         at = cell.length - 1 if position is None else position
         return cell.batch * cost.step_flops(config, at)
@@ -75,8 +86,9 @@ def model_flops(cell: Cell, config: ModelConfig, position: int | None = None) ->
 def least_bytes(cell: Cell, config: ModelConfig, position: int | None = None) -> int:
     """Bytes a step must move (see `models.cost`)."""
     element = DTYPES[cell.dtype].itemsize
-    if cell.workload == "prefill":
-        return cost.prefill_bytes(config, cell.batch, cell.length, element)
+    if cell.workload in ("prefill", "generate"):
+        steps = _over_steps(cell, lambda at: cost.step_bytes(config, cell.batch, at + 1, element))
+        return cost.prefill_bytes(config, cell.batch, cell.length, element) + round(steps)
     if cell.workload == "decode":
         filled = cell.length if position is None else position + 1
         return cost.step_bytes(config, cell.batch, filled, element)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from rich.table import Table
 
-from retnet_bench.analysis.tables import curves, ratios
+from retnet_bench.analysis.tables import curves, ratios, serving
 from retnet_bench.analysis.tables import rows as contracts
 from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
 from retnet_bench.report import layout, quality, scaling
@@ -20,7 +20,9 @@ from retnet_bench.results.numbers import interval, quantity
 from retnet_bench.results.quantities import (
     DECODE_STEP,
     ENERGY,
+    FIRST_TOKEN,
     MEMORY,
+    OUTPUT_TOKEN,
     RATE,
     SLOPE,
     TIME,
@@ -44,6 +46,7 @@ def by_workload(records: pd.DataFrame, floors: Floors | None = None) -> Iterator
         ("train", _energy),
         ("prefill", _prefill),
         ("decode", _decode),
+        ("generate", _generation),
         ("", _memory),
         ("perplexity", _perplexity),
         ("tune", sweep_table),
@@ -151,9 +154,46 @@ def _decode(records: pd.DataFrame) -> Table | None:
     return _table("Decode latency", frame, keys, columns, text)
 
 
+def _generation(records: pd.DataFrame) -> Table | None:
+    """What 50, 90 and 99 % of requests reach, a row for each time and the rate of each cell."""
+    found = [
+        (shown, [serving.reached(records, what, share) for share in serving.REACHED])
+        for what, shown in _SERVED.items()
+    ]
+    per = dict.fromkeys(key for _, parts in found for key in curves.separators(parts[0]))
+    keys = ["arm", *per, "length"]
+
+    def lines() -> Iterator[Cells]:
+        for shown, parts in found:
+            for rows in zip(*(part.iterrows() for part in parts), strict=True):
+                _, first = rows[0]
+                if first["n"]:  # cells that failed have a table of their own
+                    texts = (_reached(row, shown) for _, row in rows)
+                    named = (_plain(first.get(key)) for key in keys)
+                    yield [*named, shown.label(), *texts, str(first["n"])]
+
+    named = [f">{key.replace('_', ' ')}" for key in keys[1:]]
+    shares = [f">p{100 * share:g} [95 %]" for share in serving.REACHED]
+    columns = "|".join(["arm", *named, "what", *shares, ">requests"])
+    title = "Generation: what 50, 90 and 99 % of requests reach"
+    return layout.table(title, columns, lines(), _REQUESTS)
+
+
+def _reached(row: pd.Series, shown: Quantity) -> str:
+    return str(row["reason"] or "") if pd.isna(row["estimate"]) else shown.interval(row)
+
+
+_REQUESTS = (
+    "length: of the prompt. Percentiles are over all requests of a cell; a request, of its whole "
+    "batch, is one repetition. Intervals: bootstrap of processes and blocks. Ratios of arms, block "
+    "by block inside pairs, stand in the table of ratios."
+)
+_SERVED = {"first_token_s": FIRST_TOKEN, "output_token_s": OUTPUT_TOKEN, serving.RATE: RATE}
+
+
 def _memory(records: pd.DataFrame) -> Table | None:
     frames = []
-    for phase in ("train", "prefill", "decode"):
+    for phase in ("train", "prefill", "decode", "generate"):
         for metric in ("peak_tensor_bytes", "cuda_peak_allocated_bytes", "peak_rss_bytes"):
             frame = curves.memory_by_length(records, phase, metric)
             frames.append(frame.assign(phase=phase, counter=metric.removesuffix("_bytes")))

@@ -23,6 +23,7 @@ ADDED = {
     4: ("pairs", "key_dim"),
     5: ("tokens_per_param", "tuned"),
     6: ("candidate",),
+    7: ("new_tokens",),
 }
 """Columns that a version has and the one before lacks."""
 _FIELDS = {field.name: field for field in arrow_schema()}
@@ -83,5 +84,6 @@ _STEPS: dict[int, Callable[[pa.Table], pa.Table]] = {
     3: partial(_with_nulls, 4),
     4: partial(_with_nulls, 5),
     5: partial(_with_nulls, 6),
+    6: partial(_with_nulls, 7),
 }
 """From version v to version v + 1, for every v below SCHEMA_VERSION."""

@@ -43,6 +43,8 @@ class Quantity:
 
 TIME = Quantity("time of a step", "s", "ms", 1e3)
 DECODE_STEP = replace(TIME, name="time of one decode step")
+FIRST_TOKEN = replace(TIME, name="time to first token")
+OUTPUT_TOKEN = replace(TIME, name="time per output token")
 MEMORY = Quantity("peak memory of tensors", "bytes", "MB", 1e-6)
 STATE = Quantity("state of a sequence", "bytes", "kB", 1e-3)
 LARGE_MEMORY = replace(MEMORY, unit="GB", factor=1e-9)

@@ -10,6 +10,7 @@ History of SCHEMA_VERSION
 4  columns pairs and key_dim (recall).
 5  columns tokens_per_param and tuned (perplexity).
 6  column candidate (kernels that were timed).
+7  column new_tokens (generate).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 VERSION_KEY = b"retnet_bench_schema_version"
 
 _TYPES = {
@@ -31,7 +32,10 @@ _TYPES = {
 }
 
 
-WORKLOADS = ("train", "prefill", "decode", "perplexity", "tune", "recall", "downstream")
+WORKLOADS = (
+    *("train", "prefill", "decode", "generate"),
+    *("perplexity", "tune", "recall", "downstream"),
+)
 OK_STATUSES = ("ok", "impure")
 """Statuses of rows that carry a measured value."""
 
@@ -76,9 +80,9 @@ COLUMNS: list[Column] = [
         (
             "phase",
             "string",
-            "part of the work: check, warmup, train, prefill, decode, perplexity, recall, "
-            "tune, validate, score, downstream, choice (of a kernel), or stop (when the blocks "
-            "ended)",
+            "part of the work: check, warmup, train, prefill, decode, generate, perplexity, "
+            "recall, tune, validate, score, downstream, choice (of a kernel), or stop (when the "
+            "blocks ended)",
         ),
         (
             "check",
@@ -131,7 +135,11 @@ COLUMNS: list[Column] = [
         ("match", "string", "what the arms have equal: params, train_flops, state or none"),
         ("mismatch", "float", "residual relative difference of the matched quantity"),
         ("batch", "int", "sequences in a batch", "sequences"),
-        ("length", "int", "sequence length, or for decode the last position", "tokens"),
+        (
+            *("length", "int"),
+            *("sequence length; of decode the last position, of generate the prompt", "tokens"),
+        ),
+        ("new_tokens", "int", "tokens generated after the prompt (generate)", "tokens"),
         ("dtype", "string", "fp64, fp32, bf16 or fp16"),
         ("mode", "string", "eager, compile or cudagraph"),
         ("device", "string", "torch device the cell ran on"),
@@ -219,13 +227,21 @@ _ENERGY = "of the block, at least 2 s long"
 _EACH = "samples: one a document"
 _HIT = "they end a bigram seen before in their context and rare in training (setting `ar_hits`)"
 _ASKED = "in phase `validate` or `score`, of sequences of `pairs` pairs"
-_PEAK = "highest during `phase` (train, prefill or decode)"
+_PEAK = "highest during `phase` (train, prefill, decode or generate)"
 METRICS: dict[str, Metric] = {
     row[0]: Metric(*row)
     for row in (
         ("train_step_s", "s", "train", "consecutive training steps of one block"),
         ("prefill_s", "s", "prefill", "reading the whole prompt of `length` tokens, whole batch"),
         ("decode_step_s", "s", "decode", "consecutive steps at `position`, whole batch"),
+        (
+            "request_s",
+            "s",
+            "generate",
+            "prompt in and all new tokens out, whole batch; one a sample",
+        ),
+        ("first_token_s", "s", "generate", "until the first of them: the same requests"),
+        ("output_token_s", "s", "generate", "each token after it: the mean of the same requests"),
         ("first_step_s", "s", "", f"the first step, compilation included; {_ONCE}"),
         ("compile_s", "s", "", f"the first step less a warm one, unless eager; {_ONCE}"),
         ("warmup_s", "s", "", f"time until the steps were steady; {_ONCE}"),
@@ -346,8 +362,15 @@ METRICS: dict[str, Metric] = {
     )
 }
 
-TIMES = {"train": "train_step_s", "prefill": "prefill_s", "decode": "decode_step_s"}
+TIMES = {
+    "train": "train_step_s",
+    "prefill": "prefill_s",
+    "decode": "decode_step_s",
+    "generate": "request_s",
+}
 """The metric of METRICS that a timed workload is judged by."""
+PARTS = ("first_token_s", "output_token_s")
+"""Times of parts of what a workload is judged by; arms are compared in them, too."""
 EXACT = ("peak_tensor_bytes", "weight_bytes", "state_bytes")
 """Metrics that are counted, not sampled: one reading of them is the whole truth."""
 NAMES = [column.name for column in COLUMNS]

@@ -170,7 +170,7 @@ def _cost(candidate: Candidate, target: targets.Target) -> _Cost | str | None:
         rates = Rates("nominal", dict(NOMINAL), 1e10, 5e-6, None, "nominal")
     config = cell.matched().config
     step = step_of(cell, config, target.device)
-    if step.workload not in ("prefill", "decode"):
+    if step.workload not in ("prefill", "decode", "generate"):
         step = replace(step, workload="train")
     floor_s = model_flops(cell, config) / (rates.flops_per_s[cell.dtype] or 1.0)
     try:

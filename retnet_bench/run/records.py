@@ -21,6 +21,7 @@ from retnet_bench.run.stopping import Stop
 from retnet_bench.run.wire import Prepared
 from retnet_bench.study.plan import Planned
 from retnet_bench.workloads import Cell, Sample
+from retnet_bench.workloads.generate import new_tokens
 
 Row = dict[str, Any]
 
@@ -80,6 +81,7 @@ class Rows:
             "kernel": cell.asked_kernel,
             "block_family": cell.block_family,
             "learning_rate": cell.peak_learning_rate(),
+            "new_tokens": new_tokens(cell) if cell.workload == "generate" else None,
             "kernel_dispatched": self.kernel_dispatched,
         }
 

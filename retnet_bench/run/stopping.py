@@ -16,6 +16,7 @@ from retnet_bench.analysis.statistics import estimates
 from retnet_bench.analysis.statistics.intervals import Interval
 from retnet_bench.analysis.statistics.resampling import TimedBlock
 from retnet_bench.measure.protocol import Protocol
+from retnet_bench.results.schema import PARTS
 from retnet_bench.workloads import Sample
 
 Blocks = Sequence[Sequence[TimedBlock]]
@@ -91,6 +92,8 @@ def _half(interval: Interval) -> float:
 
 
 def block_value(samples: Sequence[Sample]) -> float | None:
-    """One number for a block: the mean over positions of its samples' medians, in seconds."""
-    medians = [np.median(s.values) for s in samples if s.unit == "s" and s.values]
+    """One number for a block: the mean over positions of its samples' medians, in seconds. Parts of
+    what is timed do not count."""
+    timed = (s for s in samples if s.unit == "s" and s.metric not in PARTS)
+    medians = [np.median(s.values) for s in timed if s.values]
     return float(np.mean(medians)) if medians else None

@@ -31,6 +31,7 @@ from retnet_bench.study.study import Study
 from retnet_bench.study.sweep import SWEEP
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.decode import MAX_STEPS
+from retnet_bench.workloads.generate import new_tokens
 from retnet_bench.workloads.modes import why_not as mode_why_not
 from retnet_bench.workloads.recall import VOCABULARY, task_of
 from retnet_bench.workloads.scoring import CONTEXT_TOKENS
@@ -322,10 +323,17 @@ def _why_not(cell: Cell) -> str | None:
         config = cell.matched().config
     except UserError as error:
         return str(error)
-    most, needed = cost.longest(config), max(cell.length, *(cell.contexts or (0,)))
+    most, needed = cost.longest(config), max(_tokens(cell), *(cell.contexts or (0,)))
     if most is not None and needed > most:
         return f"{cell.arm} is defined for at most {most:,} tokens, not {needed:,}"
+    if cell.workload == "generate" and cell.mode == "cudagraph":
+        return "generate has no CUDA graphs: decode times them"
     return _kernel_why_not(cell, config) or mode_why_not(cell.mode, cell.device)
+
+
+def _tokens(cell: Cell) -> int:
+    """Of a sequence, at its longest."""
+    return cell.length + (new_tokens(cell) - 1 if cell.workload == "generate" else 0)
 
 
 def _kernel_why_not(cell: Cell, config: ModelConfig) -> str | None:

@@ -21,6 +21,7 @@ FIGURES = {
     "train": ("throughput", "train_memory"),
     "prefill": (),
     "decode": ("decode_position", "fig6b", "fig6c", "fig6a"),
+    "generate": ("generate",),
 }
 """What a study of one workload ends in."""
 _UNITS = {"": 1, "k": 2**10, "m": 2**20}

@@ -3,6 +3,7 @@
 from retnet_bench.workloads import (  # noqa: F401  (they register)
     decode,
     downstream,
+    generate,
     perplexity,
     prefill,
     recall,

@@ -23,6 +23,7 @@ from retnet_bench.workloads.recipe import RECIPES, Recipe, default_recipe
 from retnet_bench.workloads.settings import (
     DecodeSettings,
     DownstreamSettings,
+    GenerateSettings,
     LearningSettings,
     PerplexitySettings,
     RecallSettings,
@@ -40,6 +41,7 @@ mixer's own. Not where the mixer has an option of this name."""
 @dataclass(frozen=True, kw_only=True)
 class Cell(
     DecodeSettings,
+    GenerateSettings,
     TrainingSettings,
     LearningSettings,
     TextSettings,

@@ -29,6 +29,16 @@ class DecodeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerateSettings:
+    """Of the workload `generate`."""
+
+    new_tokens: Annotated[
+        Annotated[Count, Field(le=2**16)] | None,
+        Field(description="tokens generated after a prompt of `length`; 64 by default"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """Of every workload that trains."""
 
@@ -216,6 +226,7 @@ class DownstreamSettings:
 
 EVERY = (
     DecodeSettings,
+    GenerateSettings,
     TrainingSettings,
     LearningSettings,
     TextSettings,

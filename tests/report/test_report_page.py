@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from fakes.folders import results, rows
 from fakes.page import HOSTILE, hostile_folder
-from golden.records import document, failure
+from golden.records import blocks, document, failure
 from typer.testing import CliRunner
 
 from retnet_bench.base import UserError
@@ -208,6 +208,50 @@ def test_without_claims_it_is_the_ratio_of_the_pair(side):
     assert found.sentence == "Retnet 2 x faster than transformer, training step"
     assert found.number.startswith("2.0")
     assert "length 1024" in found.at
+
+
+def served(folder: Path) -> sides.Side:
+    """The side of requests of two lengths of answer: 8 ms, of which 2 to the first token."""
+    times = {"request_s": 8e-3, "first_token_s": 2e-3, "output_token_s": 1e-3}
+    made_ = [
+        row
+        for tokens in (7, 14)
+        for arm, slower in (("retnet", 1.0), ("transformer", 2.0))
+        for metric, seconds in times.items()
+        for row in blocks(
+            metric,
+            arm,
+            [slower * seconds] * 6,
+            length=512,
+            batch=4,
+            new_tokens=tokens,
+            size="3M",
+            pair_id=f"pair-{tokens}",
+            cell_id=f"{arm}-{tokens}",
+        )
+    ]
+    (found,) = sides.read([results(folder, made_)])
+    return found
+
+
+def test_generation_has_a_verdict_and_three_charts(tmp_path):
+    side = served(tmp_path / "r")
+    found = verdict.headline(side)
+    words = "Retnet 2 x faster than transformer, request from prompt to last token"
+    assert found.sentence == words
+    drawn = charts.drawn([side])
+    assert [chart["yLabel"] for chart in drawn] == [
+        "time to first token (ms)",
+        "time per output token (ms)",
+        "rate (tokens/s)",
+    ]
+    for chart, expected in zip(drawn, (2.0, 1.0, None), strict=True):
+        points = {(p["arm"], p["keys"]["new_tokens"]): p["y"] for p in chart["points"]}
+        assert len(points) == len(chart["points"]) == 4
+        if expected:
+            assert points["retnet", "7"] == pytest.approx(expected)
+    assert points["retnet", "14"] == pytest.approx(4 * 14 / 8e-3)
+    assert points["transformer", "7"] == pytest.approx(4 * 7 / 16e-3)
 
 
 def test_only_our_own_scripts_and_style_may_run(hostile):

@@ -94,7 +94,7 @@ def test_a_part_of_version_2_reads_as_the_same_records_today(tmp_path):
     pd.testing.assert_frame_equal(old.drop(columns=version), new.drop(columns=version))
 
 
-@pytest.mark.parametrize("version", [3, 4, 5, 6])
+@pytest.mark.parametrize("version", range(3, SCHEMA_VERSION + 1))
 def test_golden_coordinates_stay_readable(version):
     table = read_records(FOLDER / f"v{version}_coordinates.parquet")
     rows = coordinates()[: len(table)]  # later versions add to them

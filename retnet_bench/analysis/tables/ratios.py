@@ -21,7 +21,7 @@ from retnet_bench.analysis.tables import baselines, rows
 from retnet_bench.analysis.tables.floor import Floor, Floors
 from retnet_bench.base import UserError
 from retnet_bench.results.coordinates import COORDINATES
-from retnet_bench.results.schema import EXACT, OK_STATUSES, TIMES
+from retnet_bench.results.schema import EXACT, OK_STATUSES, PARTS, TIMES
 
 BASELINE_MIXER = "attention"
 """The Transformer's: arms that have it are the baselines of a study that names none."""
@@ -34,7 +34,7 @@ _BYTES = (
 )
 _PLACE = ["pair_id", *COORDINATES, *rows.BLOCK_KEYS]
 _SHOWN = ["workload", *rows.PAIR_KEYS]
-_WHOLE = ["threads", "vocab_size", "seed", "token_budget"]
+_WHOLE = ["threads", "vocab_size", "seed", "token_budget", "new_tokens"]
 
 
 def sides(records: pd.DataFrame) -> list[tuple[str, str]]:
@@ -143,7 +143,7 @@ def pair_ratios(records: pd.DataFrame, floors: Floors | None = None) -> pd.DataF
 
 
 def _timed(records: pd.DataFrame, a: str, b: str, floors: Floors) -> Iterator[dict[str, Any]]:
-    for metric in (*TIMES.values(), *_BYTES):
+    for metric in (*TIMES.values(), *PARTS, *_BYTES):
         values = rows.measured(records, metric)
         if values.empty:
             continue
@@ -226,7 +226,7 @@ def verdict(metric: str, a: str, b: str, ratio: Interval, floor: Floor | None = 
     """The ratio a / b in words: `retnet 1.5 x faster than transformer`, and how sure it is."""
     if np.isnan(ratio.estimate):
         return "no comparison"
-    timed = metric in TIMES.values()
+    timed = metric in (*TIMES.values(), *PARTS)
     more, less = ("slower", "faster") if timed else ("more", "less")
     if metric == "perplexity_per_byte":
         more, less = "worse", "better"

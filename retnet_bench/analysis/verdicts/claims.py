@@ -25,14 +25,19 @@ RATES: dict[str, tuple[str, Callable[[pd.DataFrame], pd.Series]]] = {
     "train_tokens_per_s": ("train_step_s", lambda steps: steps["batch"] * steps["length"]),
     "prefill_tokens_per_s": ("prefill_s", lambda steps: steps["batch"] * steps["length"]),
     "decode_tokens_per_s": ("decode_step_s", lambda steps: steps["batch"]),
+    "generate_tokens_per_s": ("request_s", lambda of: of["batch"] * of["new_tokens"]),
 }
 """Metrics that are so many tokens over a time of the records."""
 
-CROSSES = {"train": "length", "prefill": "length", "decode": "position", "perplexity": "n_params"}
+CROSSES = {
+    **dict.fromkeys(("train", "prefill", "generate"), "length"),
+    "decode": "position",
+    "perplexity": "n_params",
+}
 
 
 _SETTINGS = (
-    *("size", "length", "batch", "dtype", "mode"),
+    *("size", "length", "batch", "new_tokens", "dtype", "mode"),
     *("seed", "token_budget", "tokens_per_param", "learning_rate"),
 )
 """Of `Where`: those that a study's settings name, too."""
@@ -56,6 +61,8 @@ class Where(Strict):
     size: Word | None = None
     length: Integer | Literal["max"] | None = None
     batch: Integer | Literal["max"] | None = None
+    new_tokens: Integer | Literal["max"] | None = None
+    """Generation."""
     position: Integer | Literal["max"] | None = None
     """Unsaid: the mean of times over all positions, and memory at the last one."""
     dtype: Word | None = None

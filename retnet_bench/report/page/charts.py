@@ -9,17 +9,26 @@ from typing import Any
 
 import pandas as pd
 
-from retnet_bench.analysis.tables import best_rates, curves, quality, recall
+from retnet_bench.analysis.tables import best_rates, curves, quality, recall, serving
 from retnet_bench.base import UserError
 from retnet_bench.figures import laws, panels
 from retnet_bench.report.page.keys import Cells, word
 from retnet_bench.report.page.sides import Side
 from retnet_bench.results import quantities
 from retnet_bench.results.numbers import quantity
-from retnet_bench.results.quantities import DECODE_STEP, MEMORY, RATE, TOKENS_SEEN, Quantity
+from retnet_bench.results.quantities import (
+    DECODE_STEP,
+    FIRST_TOKEN,
+    MEMORY,
+    OUTPUT_TOKEN,
+    RATE,
+    TOKENS_SEEN,
+    Quantity,
+)
 
 Read = Callable[[pd.DataFrame], pd.DataFrame]
 LENGTH = "sequence length (tokens)"
+_PROMPT = "prompt (tokens)"
 PERPLEXITY = Quantity("perplexity", "", "per byte")
 _PER_TOKEN = replace(PERPLEXITY, unit="per token")
 _LOSS = Quantity("loss", "nat", "nat per token")
@@ -65,6 +74,11 @@ def _train_memory(records: pd.DataFrame) -> pd.DataFrame:
 
 def _prefill(records: pd.DataFrame) -> pd.DataFrame:
     return curves.curve(records, "prefill_s", "length")
+
+
+def _served(what: str) -> Read:
+    """What a server is judged by, as `serving` has it: the median over blocks."""
+    return lambda records: serving.medians(records, what)
 
 
 def _one_rate(read: Read) -> Read:
@@ -143,6 +157,24 @@ CHARTS = (
     Chart(
         *("fig6c", "Decode latency at the last position", "decode", "batch", "batch (sequences)"),
         *(curves.final_latency, DECODE_STEP),
+        from_zero=True,
+    ),
+    Chart(
+        *("generate", "Generation: time to first token", "generate", "length", _PROMPT),
+        *(_served("first_token_s"), FIRST_TOKEN),
+        log_x=True,
+        log_y=True,
+    ),
+    Chart(
+        *("generate", "Generation: time per output token", "generate", "length", _PROMPT),
+        *(_served("output_token_s"), OUTPUT_TOKEN),
+        log_x=True,
+        from_zero=True,
+    ),
+    Chart(
+        *("generate", "Generation: rate, prompts included", "generate", "length", _PROMPT),
+        *(_served(serving.RATE), RATE),
+        log_x=True,
         from_zero=True,
     ),
     Chart(

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 NAMES = (
-    *("workload", "size", "length", "batch", "dtype", "mode"),
+    *("workload", "size", "length", "batch", "new_tokens", "dtype", "mode"),
     *("token_budget", "learning_rate", "arm"),
 )
 """The filters of a page, columns of the records, in the order they stand in its filter row."""

@@ -22,6 +22,7 @@ _OF = {
     "train_step_s": "training step",
     "prefill_s": "prefill",
     "decode_step_s": "decode step, mean over positions",
+    "request_s": "request from prompt to last token",
     "perplexity_per_byte": "perplexity",
     "peak_tensor_bytes": "peak memory of tensors",
 }
