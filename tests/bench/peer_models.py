@@ -59,7 +59,7 @@ TRAINED = (
         "retention",
         "paper",
         peers.torchscale,
-        "their block: RMSNorm, SwiGLU of 2/3 the width",
+        "RMSNorm, SwiGLU in theirs: other weights",
     ),
     Match(
         "torchscale",
@@ -110,8 +110,8 @@ DECODED = (
     Match("transformers", "LLaMA", "attention", "modern", peers.llama, _CACHE, (MIDDLE, LATE)),
 )
 COLUMNS = (
-    "step|arm|peer|parameters, ours / theirs|largest difference|our step, ms|theirs, ms"
-    "|ours is faster, times|what differs"
+    "step|arm|peer|parameters, ours / theirs|apart|our step, ms|theirs, ms|ours is faster, times"
+    "|what differs"
 )
 
 
@@ -135,8 +135,8 @@ def _title(here: dict[str, Path], used: set[str]) -> str:
     left = "" if "nanogpt" in used else ". nanoGPT is in no registry: --nanogpt PATH"
     return (
         f"Ours beside other people's models ({whose}): training at T = {cells.TRAIN_LENGTH}, "
-        f"decode with {cells.DECODE_LENGTH} slots. Difference: of logits on the same weights, as a "
-        f"share of the largest{left}"
+        f"decode at a position of {cells.DECODE_LENGTH}. Apart: the largest difference of logits "
+        f"on the same weights, as a share of the largest logit{left}"
     )
 
 
@@ -184,7 +184,7 @@ def _decoding(
             "ours": cells.decode_step(ours, p),
             "theirs": peers.decode_step(theirs[p]),
         }
-        label = f"{size} x {batch}, decode at {p}"
+        label = f"{size} x {batch}, at {p}"
         yield _row(label, match, (same, peer.model), apart[p], steps, protocol)
 
 
@@ -225,7 +225,7 @@ def _row(
 
 def _shown(apart: float | None) -> str:
     if apart is None:
-        return "no common weights"
+        return "-"
     return f"{apart:.0e}" if apart else "none"
 
 

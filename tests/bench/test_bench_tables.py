@@ -18,6 +18,7 @@ import cells
 import every_mixer
 import peer_kernels
 from checkouts import Peer
+from timing import milliseconds, speed_ratio
 
 from retnet_bench.analysis.statistics.resampling import TimedBlock
 from retnet_bench.kernels import KERNELS
@@ -34,6 +35,12 @@ def lasting(seconds: float) -> list[TimedBlock]:
 def test_a_share_is_the_machine_s_time_for_our_work_over_ours():
     times = {"ours": lasting(4.0), "limit": lasting(1.0)}
     assert every_mixer._share(times, "ours", "limit", 2.0) == "50 [50, 50]"
+
+
+def test_fewer_than_four_blocks_have_no_interval():
+    two = {name: lasting(seconds)[:2] for name, seconds in (("ours", 0.1), ("other", 0.2))}
+    assert speed_ratio(two, "ours", "other") == "2.00 [no interval]"
+    assert milliseconds(lasting(0.1)) == "100.00 [100.00, 100.00]"
 
 
 def test_every_mixer_has_a_row_unless_some_are_named():

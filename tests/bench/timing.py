@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -43,9 +44,11 @@ def fastest(times: Times, work: Mapping[str, float]) -> str:
 
 
 def text(interval: Interval, scale: float = 1.0, digits: int = 2) -> str:
-    """`estimate [low, high]`."""
-    low, high = (f"{end * scale:.{digits}f}" for end in (interval.low, interval.high))
-    return f"{interval.estimate * scale:.{digits}f} [{low}, {high}]"
+    """`estimate [low, high]`; without an interval (too few blocks) it says so."""
+    value, low, high = (
+        f"{end * scale:.{digits}f}" for end in (interval.estimate, interval.low, interval.high)
+    )
+    return f"{value} [no interval]" if math.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def milliseconds(blocks: list[TimedBlock]) -> str:
