@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -57,12 +59,17 @@ def _note(records: pd.DataFrame, found: pd.DataFrame) -> str:
 
 
 def _slow(sheet: Sheet, frame: pd.DataFrame) -> None:
-    """A thin line for what 90 % of requests reach, where there are enough of them."""
-    known = frame[frame["estimate"].notna()]
+    """A thin line for what 90 % of requests reach, where there are enough of them, in the shade of
+    the medians' line and with the arm's marker, so that a grey printer tells them apart."""
     per = panels.varying(frame, "length")
-    for keys, line in known.sort_values("length").groupby(["arm", *per], dropna=False):
-        color = sheet.styles[str(keys[0])].color
-        sheet.ours.plot(line["length"], line["estimate"], ls=":", lw=0.9, color=color)
+    frame = frame.sort_values([*per, "length"]).assign(variant=lambda f: panels.variants(f, per))
+    steps = list(dict.fromkeys(frame["variant"]))
+    known = frame[frame["estimate"].notna()]
+    for (variant, arm), line in known.groupby(["variant", "arm"], sort=False):
+        look = sheet.styles[str(arm)]
+        color = style.shade(look.color, steps.index(variant), len(steps))
+        thin: dict[str, Any] = {"color": color, "marker": look.marker, "markerfacecolor": "white"}
+        sheet.ours.plot(line["length"], line["estimate"], ls=":", lw=0.9, markersize=3, **thin)
     if len(known):
         handle = Line2D([], [], ls=":", lw=0.9, color=style.GREY)
         sheet.explain("90 % of requests are at least so fast", handle)
