@@ -23,7 +23,7 @@ ENERGIES = ("gpu_energy_j", "gpu_integrated_energy_j", "cpu_energy_j")
 UNITS = ("tokens", "words", "bytes")
 
 PAIR_KEYS = [
-    *("size", "batch", "length", "dtype", "mode", "threads", "device", "machine"),
+    *("size", "batch", "length", "new_tokens", "dtype", "mode", "threads", "device", "machine"),
     *("match", "corpus", "tokenizer", "vocab_size", "seed", "token_budget", "learning_rate"),
 ]
 """The contract of a pair: columns that are equal in all of its arms."""
