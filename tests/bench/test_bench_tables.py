@@ -39,7 +39,7 @@ def test_a_share_is_the_machine_s_time_for_our_work_over_ours():
 
 def test_fewer_than_four_blocks_have_no_interval():
     two = {name: lasting(seconds)[:2] for name, seconds in (("ours", 0.1), ("other", 0.2))}
-    assert speed_ratio(two, "ours", "other") == "2.00 [no interval]"
+    assert speed_ratio(two, "ours", "other") == "2.00 (no interval)"
     assert milliseconds(lasting(0.1)) == "100.00 [100.00, 100.00]"
 
 

@@ -48,7 +48,7 @@ def text(interval: Interval, scale: float = 1.0, digits: int = 2) -> str:
     value, low, high = (
         f"{end * scale:.{digits}f}" for end in (interval.estimate, interval.low, interval.high)
     )
-    return f"{value} [no interval]" if math.isnan(interval.low) else f"{value} [{low}, {high}]"
+    return f"{value} (no interval)" if math.isnan(interval.low) else f"{value} [{low}, {high}]"
 
 
 def milliseconds(blocks: list[TimedBlock]) -> str:

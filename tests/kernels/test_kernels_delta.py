@@ -117,8 +117,8 @@ def test_with_beta_one_a_key_that_comes_back_replaces_its_value(form):
     k = torch.tensor([0.6, 0.8, 0, 0]).expand(1, 64, 1, 4)
     v = torch.randn(1, 64, 1, 5)
     out, state = form(k, k, v, torch.ones(1, 64, 1), None, chunk=64)
-    assert relative(out, v / 2) < 1e-6
-    assert relative(state[0, 0], k[0, 0, 0][:, None] * v[0, -1]) < 1e-6
+    assert relative(out, v / 2) < 1e-5
+    assert relative(state[0, 0], k[0, 0, 0][:, None] * v[0, -1]) < 1e-5
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,7 @@ def measured(
     """Rows of `metric` that carry a value (status ok or impure), with `samples` never null."""
     chosen = (records["metric"] == metric) & records["status"].isin(OK_STATUSES)
     rows = records[chosen & _within(records, workload, phase) & records["value"].notna()]
-    return with_samples(rows, [_samples(row) for row in rows[["samples", "value"]].to_numpy()])
+    return with_samples(rows, samples(rows))
 
 
 def failed(
@@ -65,19 +65,36 @@ def failed(
     return records[(lost | unread) & placed & ~records["status"].isin(OK_STATUSES)]
 
 
-def with_samples(rows: pd.DataFrame, samples: Sequence[np.ndarray]) -> pd.DataFrame:
+def with_samples(rows: pd.DataFrame, samples: Iterable[np.ndarray]) -> pd.DataFrame:
     return rows.assign(samples=pd.Series(list(samples), index=rows.index, dtype=object))
 
 
-def blocks(rows: pd.DataFrame) -> list[TimedBlock]:
-    """The blocks of `rows`, which must be of one point; rows without a block make one a process."""
+def samples(rows: pd.DataFrame) -> np.ndarray:
+    """Those of each row, an array of arrays: its value alone where it has none."""
+    found = np.empty(len(rows), dtype=object)
+    for i, row in enumerate(rows[["samples", "value"]].to_numpy()):
+        found[i] = _samples(row)
+    return found
+
+
+def places(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """A number for the process of each row, and one for its block; rows without a block make one a
+    process."""
     process = rows.groupby(PROCESS_KEYS, dropna=False).ngroup().to_numpy()
-    block = rows.groupby(BLOCK_KEYS, dropna=False).ngroup().to_numpy()
-    samples = rows["samples"].to_numpy()
+    return process, rows.groupby(BLOCK_KEYS, dropna=False).ngroup().to_numpy()
+
+
+def timed(process: np.ndarray, block: np.ndarray, samples: np.ndarray) -> list[TimedBlock]:
+    """The blocks of one point, from the places and samples of its rows."""
     parts = [np.flatnonzero(block == index) for index in np.unique(block)]
     return [
         TimedBlock(int(process[part[0]]), np.concatenate(list(samples[part]))) for part in parts
     ]
+
+
+def blocks(rows: pd.DataFrame) -> list[TimedBlock]:
+    """The blocks of `rows`, which must be of one point."""
+    return timed(*places(rows), rows["samples"].to_numpy())
 
 
 def per_block(records: pd.DataFrame, metric: str) -> pd.DataFrame:
