@@ -235,6 +235,11 @@ _EACH = "samples: one a document"
 _HIT = "they end a bigram seen before in their context and rare in training (setting `ar_hits`)"
 _ASKED = "in phase `validate` or `score`, of sequences of `pairs` pairs"
 _PEAK = "highest during `phase` (train, prefill, decode or generate)"
+OF_RANKS = (
+    *("weight_bytes", "state_bytes", "peak_rss_bytes", "peak_tensor_bytes"),
+    *("cuda_peak_allocated_bytes", "cuda_peak_reserved_bytes", "nvml_used_bytes"),
+)
+"""Memory that each rank of a world has for itself."""
 METRICS: dict[str, Metric] = {
     row[0]: Metric(*row)
     for row in (
@@ -266,10 +271,7 @@ METRICS: dict[str, Metric] = {
                 f"{name} of each rank of a world; samples: one a rank, of which the largest stands "
                 f"under {name}",
             )
-            for name in (
-                *("weight_bytes", "state_bytes", "peak_rss_bytes", "peak_tensor_bytes"),
-                *("cuda_peak_allocated_bytes", "cuda_peak_reserved_bytes", "nvml_used_bytes"),
-            )
+            for name in OF_RANKS
         ),
         (
             "forms_relative_error",

@@ -15,6 +15,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from retnet_bench.results.schema import OF_RANKS
 from retnet_bench.run import wire
 from retnet_bench.run.launchers.base import Launcher
 from retnet_bench.run.wire import Failure, Samples
@@ -160,12 +161,12 @@ def _together(answers: dict[int, wire.Answer]) -> wire.Answer:
 
 
 def _largest(found: list[Samples]) -> list[Sample]:
-    """The first rank's samples; of bytes the largest of all ranks', and all of them beside it."""
+    """The first rank's samples; of memory the largest of all ranks', and all of them beside it."""
     samples = []
     for first in found[0].samples:
         same = [s for one in found for s in one.samples if _key(s) == _key(first)]
         values = [value for s in same for value in s.values]
-        if first.unit != "bytes" or len(values) != len(found):
+        if first.metric not in OF_RANKS or len(values) != len(found):
             samples.append(first)
             continue
         samples.append(replace(first, values=(max(values),)))

@@ -12,7 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 from fakes import faults
-from fakes.cells import QUICK, cell
+from fakes.cells import QUICK, cell, texts
 
 from retnet_bench.analysis.tables import curves
 from retnet_bench.measure.protocol import Protocol
@@ -112,6 +112,26 @@ def test_the_loss_after_steps_is_one_processs(records, tmp_path):
     (expected,) = alone[alone["metric"] == metric]["value"]
     (found,) = records[(records["metric"] == metric) & (records["arm"] == "retnet")]["value"]
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_world_trains_and_scores_on_the_documents_that_one_process_does(tmp_path):
+    """Sizes of documents are in bytes, too, and no rank's own."""
+    common = {
+        "corpus": str(texts(tmp_path / "texts")),
+        "tokenizer": "byte",
+        "vocab_size": 257,
+        "token_budget": 256,
+        "documents": 1,
+    }
+    found = {}
+    for name, parallel in (("world", TWO), ("alone", None)):
+        (finished,) = measure(tmp_path / name, [cell("perplexity", parallel=parallel, **common)])
+        assert finished.status in OK_STATUSES, finished.reason
+        found[name] = read_records(tmp_path / name).set_index("metric")["value"]
+    assert found["world"]["document_bytes"] == found["alone"]["document_bytes"] > 0
+    nats = [values["document_nll_nat"] for values in found.values()]
+    assert nats[0] == pytest.approx(nats[1], rel=1e-5)
+    assert "rank_document_bytes" not in found["world"]
 
 
 FAILURES = {
