@@ -302,9 +302,8 @@ def devices_of(pairs: list[Pair]) -> list[str]:
 
 def _threads() -> int:
     """Physical cores this process may use: a thread on a hyper-thread slows a matmul down."""
-    allowed = _allowed_cores() if hasattr(psutil.Process, "cpu_affinity") else 0
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    return min(physical, allowed) if allowed else physical
+    return min(physical, _allowed_cores())
 
 
 def _allowed_cores() -> int:

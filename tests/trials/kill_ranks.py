@@ -10,7 +10,6 @@ takes what the kills cost, until at the end every cell is measured and nothing i
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import re
@@ -131,7 +130,7 @@ def one_run(place: Place, mark: str, most: int, rng: random.Random) -> int:
 def outcomes(place: Place) -> pd.DataFrame:
     """The rows of cells that failed, and have not been measured since."""
     if not place.parts():
-        return pd.DataFrame({"metric": [], "status": [], "reason": []})
+        return pd.DataFrame({"metric": [], "status": [], "reason": [], "run_id": []})
     records = read_records(place.out)
     return records[records["metric"] == "outcome"]
 
@@ -145,6 +144,8 @@ def main(times: int, seed: int) -> None:
 
 def _kill_often(place: Place, times: int, rng: random.Random) -> None:
     kept: dict[str, str] = {}
+    earlier: set[str] = set()
+    """Runs that have failures on record; one whose runner is killed at once leaves those."""
     kills, run = 0, 0
     print(f"{'run':>4} {'kills':>6} {'failed':>7} {'parts':>6} {'processes left':>15}")
     while True:
@@ -158,7 +159,8 @@ def _kill_often(place: Place, times: int, rng: random.Random) -> None:
         assert kept.items() <= found.items(), "a finished part was lost or changed"
         assert set(failed["status"]) <= {"killed"}, set(failed["reason"])
         assert all(REASON.match(reason) for reason in failed["reason"]), set(failed["reason"])
-        assert len(failed) <= taken
+        assert (~failed["run_id"].isin(earlier)).sum() <= taken, "a cell failed that lost no rank"
+        earlier |= set(failed["run_id"])
         kept = found
         whole = failed.empty and len(Store(place.out).finished()) == CELLS
         if whole and kills == times:
@@ -179,8 +181,4 @@ def _complete(place: Place) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    main(arguments.times, arguments.seed)
+    main(**vars(kill_resume.arguments(__doc__, times=20)))

@@ -188,9 +188,13 @@ def _complete(place: Place) -> None:
     assert not place.half_made(), f"left over: {place.half_made()}"
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--times", type=int, default=40)
+def arguments(about: str, times: int) -> argparse.Namespace:
+    """`times` and `seed` from the command line of a trial that kills."""
+    parser = argparse.ArgumentParser(description=about.split("\n\n")[0])
+    parser.add_argument("--times", type=int, default=times)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    main(arguments.times, arguments.seed)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(**vars(arguments(__doc__, times=40)))

@@ -14,6 +14,7 @@ import torch
 from fakes import killed_training
 from fakes.cells import cell, texts
 from fakes.clock import FakeClock
+from workloads.worlds_tasks import end_after
 
 from retnet_bench.base import UserError
 from retnet_bench.measure.protocol import Protocol
@@ -49,14 +50,7 @@ def interrupted(of: Cell, folder: Path, after: int) -> None:
     found = Perplexity(of)
     found.checkpoints = folder
     found.prepare()
-    step = found.step
-
-    def failing() -> None:
-        if found.done == after:
-            raise KeyboardInterrupt
-        step()
-
-    found.step = failing  # type: ignore[method-assign]
+    end_after(found, after, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
         list(found.block(FakeClock(), Protocol(), 0.0))
 

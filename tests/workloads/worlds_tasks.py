@@ -57,6 +57,18 @@ def logits(rank: int, rendezvous: Path | None, cell: Cell) -> torch.Tensor:
     return torch.cat(found, 1)
 
 
+def end_after(training: Learning, steps: int, error: type[BaseException]) -> None:
+    """Have a training raise `error` once it has taken so many steps."""
+    step = training.step
+
+    def ending() -> None:
+        if training.done == steps:
+            raise error
+        step()
+
+    training.step = ending  # type: ignore[method-assign]
+
+
 class Stopped(Exception):
     """A training that is ended in its midst."""
 
@@ -70,14 +82,7 @@ def learned(
     assert isinstance(run, Learning)
     run.checkpoints = folder
     if stop is not None:
-        step = run.step
-
-        def stopping() -> None:
-            if run.done == stop:
-                raise Stopped
-            step()
-
-        run.step = stopping  # type: ignore[method-assign]
+        end_after(run, stop, Stopped)
     said: list[str] = []
     run.report = said.append
     try:
