@@ -533,6 +533,12 @@ def test_a_figure_s_caption_has_what_a_reader_of_it_needs():
     assert captions.conditions(frame([failure("retnet", "train", "oom")])) == "Nothing measured"
 
 
+def test_a_figure_s_caption_says_what_several_processes_ran_together():
+    rows = [row | {"threads": 1, "parallel": "data 2"} for row in small_study()]
+    text = captions.conditions(frame(rows))
+    assert text.startswith("Measured on Test CPU, 1 thread; ranks: data 2; fp32, eager; ")
+
+
 def test_the_caption_says_how_often_trainings_read_their_corpus():
     rows = small_study()
     assert "epochs" not in captions.contract_text(frame(rows))

@@ -46,7 +46,8 @@ def conditions(records: pd.DataFrame) -> str:
     if measured.empty:
         return "Nothing measured"
     parts = [
-        f"{_list(measured['machine'])}, {_list(measured['threads'])} threads",
+        f"{_list(measured['machine'])}, {_threads(measured)}",
+        _ranks(measured),
         f"{_list(measured['dtype'])}, {_list(measured['mode'])}",
         *_few_kernels(measured),
         _list(measured.sort_values("n_params")["size"], ordered=True),
@@ -97,6 +98,11 @@ def _list(column: pd.Series, ordered: bool = False) -> str:
     if len(words) > MOST:
         words = [*words[:MOST], f"{len(words) - MOST} more"]
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]])) or "not recorded"
+
+
+def _threads(measured: pd.DataFrame) -> str:
+    known = _list(measured["threads"])
+    return f"{known} thread" if known == "1" else f"{known} threads"
 
 
 def _ranks(measured: pd.DataFrame) -> str:
