@@ -14,13 +14,13 @@ START = """\
 while [ "${1#-}" != "$1" ]; do shift; done
 export SLURMD_NODENAME=n2 SLURM_LAUNCH_NODE_IPADDR=127.0.0.1
 """
-SOUND = START + 'exec "$@"\n'
 FAULTY = START + 'python=$1; shift 3\nexec "$python" -m fakes.faulty_node "$@"\n'
 """Its workers have faults, as those of `fakes.faults`."""
 
 
-def job(monkeypatch, folder: Path, srun: str | None = SOUND, cores: int = 1) -> None:
-    """Have this process be on the first of the job's nodes, whose srun is a script of that text."""
+def job(monkeypatch, folder: Path, srun: str | None) -> None:
+    """Have this process be on the first of the job's nodes, whose srun is a script of that text;
+    with None there is none."""
     if srun is not None:
         folder.mkdir(exist_ok=True)
         program = folder / "srun"
@@ -28,11 +28,11 @@ def job(monkeypatch, folder: Path, srun: str | None = SOUND, cores: int = 1) -> 
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     variables = {
-        "PATH": f"{folder}:/usr/bin:/bin",
+        "PATH": f"{folder}:/usr/bin:/bin" if srun is not None else str(folder),
         "PYTHONPATH": paths,
         "SLURMD_NODENAME": "n1",
         "SLURM_JOB_NUM_NODES": "2",
-        "SLURM_JOB_CPUS_PER_NODE": f"{cores}(x2)",
+        "SLURM_JOB_CPUS_PER_NODE": "1(x2)",
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

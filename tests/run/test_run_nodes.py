@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,29 @@ TWO = Parallel(data=2)
 WITHOUT_MEMORY = {"measure": ("time",)}
 
 
-@pytest.fixture(autouse=True)
-def _closed():
-    """No server outlives its test, nor serves the next one."""
-    yield
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Path]:
+    """The folder of an srun for all tests that need no other: workers of both nodes have the fault
+    that their arm is named after."""
+    yield tmp_path_factory.mktemp("bin")
     launching.close()
     assert gone(servers()), "a server lives on"
 
 
 @pytest.fixture
-def faulty(monkeypatch, tmp_path):
-    """A job whose nodes both start workers with the fault that their arm is named after."""
+def job(monkeypatch, server):
+    """A job whose nodes both have one core."""
     monkeypatch.setattr(local, "serve", faults.serve)
-    nodes.job(monkeypatch, tmp_path / "bin", nodes.FAULTY)
+    nodes.job(monkeypatch, server, nodes.FAULTY)
+
+
+@pytest.fixture
+def fresh():
+    """For tests with a server of their own."""
+    launching.close()
+    yield
+    launching.close()
+    assert gone(servers()), "a server lives on"
 
 
 def servers() -> list[psutil.Process]:
@@ -76,9 +87,8 @@ def measure(
     return list(Runner("tiny", "run-1", Store(folder), job=job).run(pair))
 
 
-def test_a_pair_of_worlds_over_two_nodes_is_measured(tmp_path, monkeypatch):
+def test_a_pair_of_worlds_over_two_nodes_is_measured(tmp_path, monkeypatch, job):
     measure(tmp_path / "alone", [cell()])
-    nodes.job(monkeypatch, tmp_path / "bin")
     started: list[WorldHandle] = []
     start = WorldHandle.__init__
 
@@ -88,8 +98,8 @@ def test_a_pair_of_worlds_over_two_nodes_is_measured(tmp_path, monkeypatch):
 
     monkeypatch.setattr(WorldHandle, "__init__", noted)
     cells = [world_of(), world_of("transformer", mixer="attention")]
-    job = {"scheduler": "slurm", "id": "7", "node": "n1"}
-    finished = measure(tmp_path / "out", cells, **job)
+    own = {"scheduler": "slurm", "id": "7", "node": "n1"}
+    finished = measure(tmp_path / "out", cells, **own)
     assert [f.reason for f in finished if f.status not in OK_STATUSES] == []
     records = read_records(tmp_path / "out")
     steps = records[records["metric"] == "train_step_s"].sort_values("order")
@@ -113,8 +123,8 @@ def test_a_pair_of_worlds_over_two_nodes_is_measured(tmp_path, monkeypatch):
     assert set(records["fingerprint"]) != set(alone["fingerprint"])
 
 
-def test_four_ranks_are_two_on_each_of_two_nodes(tmp_path, monkeypatch):
-    nodes.job(monkeypatch, tmp_path / "bin", cores=2)
+def test_four_ranks_are_two_on_each_of_two_nodes(tmp_path, monkeypatch, job):
+    monkeypatch.setenv("SLURM_JOB_CPUS_PER_NODE", "2(x2)")
     parallel = Parallel(data=2, shard="fsdp", tensor=2)
     (finished,) = measure(tmp_path / "out", [world_of(parallel=parallel, **WITHOUT_MEMORY)])
     assert finished.status in OK_STATUSES, finished.reason
@@ -130,7 +140,7 @@ FAILURES = {
 }
 
 
-def test_what_a_rank_of_another_node_fails_at_is_the_cells_outcome(tmp_path, faulty):
+def test_what_a_rank_of_another_node_fails_at_is_the_cells_outcome(tmp_path, job):
     """One after another, by the same server; a sound world after them is measured."""
     for arm, (status, reason) in FAILURES.items():
         (finished,) = measure(tmp_path / arm, [world_of(f"{arm}-last", **WITHOUT_MEMORY)])
@@ -144,14 +154,14 @@ def test_what_a_rank_of_another_node_fails_at_is_the_cells_outcome(tmp_path, fau
     assert sound.status in OK_STATUSES, sound.reason
 
 
-def test_a_rank_of_this_node_that_dies_takes_that_of_the_other_with_it(tmp_path, faulty):
+def test_a_rank_of_this_node_that_dies_takes_that_of_the_other_with_it(tmp_path, job):
     parallel = Parallel(data=2)
     (finished,) = measure(tmp_path, [world_of("killed", parallel=parallel, **WITHOUT_MEMORY)])
     assert finished.status == "killed"
     assert len(servers()) <= 2
 
 
-def test_a_rank_of_another_node_that_hangs_ends_the_cell_in_time(tmp_path, faulty):
+def test_a_rank_of_another_node_that_hangs_ends_the_cell_in_time(tmp_path, job):
     protocol = replace(QUICK, timeout_s=10.0)
     begun = time.monotonic()
     (finished,) = measure(tmp_path, [world_of("sleeps-last", **WITHOUT_MEMORY)], protocol)
@@ -161,16 +171,14 @@ def test_a_rank_of_another_node_that_hangs_ends_the_cell_in_time(tmp_path, fault
     assert len(servers()) <= 2
 
 
-def test_a_nodes_server_that_died_has_a_successor(tmp_path, monkeypatch):
-    nodes.job(monkeypatch, tmp_path / "bin")
-    (finished,) = measure(tmp_path / "one", [world_of(**WITHOUT_MEMORY)])
-    assert finished.status in OK_STATUSES, finished.reason
+def test_a_nodes_server_that_died_has_a_successor(tmp_path, job):
+    launching.others(1)
     there = servers()
     assert there
     for process in there:
         process.kill()
     assert gone(there)
-    (finished,) = measure(tmp_path / "two", [world_of(**WITHOUT_MEMORY)])
+    (finished,) = measure(tmp_path, [world_of(**WITHOUT_MEMORY)])
     assert finished.status in OK_STATUSES, finished.reason
 
 
@@ -189,7 +197,7 @@ def test_a_nodes_server_that_died_has_a_successor(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_nodes_that_can_not_be_started_are_one_line(tmp_path, monkeypatch, srun, words):
+def test_nodes_that_can_not_be_started_are_one_line(tmp_path, monkeypatch, fresh, srun, words):
     monkeypatch.setattr(launching, "SERVER_START_S", 1.0)
     nodes.job(monkeypatch, tmp_path / "bin", srun)
     begun = time.monotonic()
@@ -203,7 +211,7 @@ def test_nodes_that_can_not_be_started_are_one_line(tmp_path, monkeypatch, srun,
     )
 
 
-def test_nodes_of_two_kinds_make_no_world(tmp_path, monkeypatch):
+def test_nodes_of_two_kinds_make_no_world(tmp_path, monkeypatch, fresh):
     """What they measured together would be of neither."""
     other = nodes.START + "export OMP_NUM_THREADS=1\npython=$1; shift 3\n"
     other += 'exec "$python" -m fakes.other_node "$@"\n'
