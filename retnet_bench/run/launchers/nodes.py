@@ -137,6 +137,7 @@ class RemoteProcess:
         return None if told is None else told["code"]
 
     def abandon(self) -> None:
+        self.node.lost = True
         self.node.srun.kill()
 
     def told(self) -> dict[str, Any]:
@@ -216,6 +217,7 @@ def _started(count: int) -> _Step:
         try:
             _await_calls(step, count, log)
         except BaseException:
+            srun.kill()
             step.close()
             raise
     return step
