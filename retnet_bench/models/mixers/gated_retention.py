@@ -16,7 +16,7 @@ from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import scalar_decay as kernel_costs
 from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig, Size
-from retnet_bench.models.layers import norm_heads
+from retnet_bench.models.gated_heads import GatedHeads
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 PAPERS_HEAD_DIM = 128
@@ -87,7 +87,8 @@ class GatedRetention(Mixer):
         self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
         self.gate = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
         self.decay = nn.Linear(cfg.d_model, cfg.n_heads, bias=False)
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        shape = (cfg.d_value, cfg.d_model)
+        self.out = GatedHeads(*shape, bias=cfg.bias, norm="rms", eps=cfg.norm_eps)
 
     def initialise(self, gain: float) -> None:
         super().initialise(gain)
@@ -121,8 +122,7 @@ class GatedRetention(Mixer):
         return context.rotate(q) * self.cfg.key_dim**-0.5, context.rotate(k), v, log_decay
 
     def _finish(self, x: Tensor, y: Tensor) -> Tensor:
-        y = norm_heads(y, self.cfg.norm_eps)  # (B, T, H, d_v)
-        return self.out((F.silu(self.gate(x)).view(y.shape) * y).flatten(-2))
+        return self.out(y, self.gate(x))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y, _ = self.kernel.run(*self._project(x, context), chunk=self.options.chunk)

@@ -16,7 +16,7 @@ from retnet_bench.kernels import KERNELS, Kernel, retention
 from retnet_bench.kernels import channel_decay as kernel_costs
 from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig, Size
-from retnet_bench.models.layers import norm_heads
+from retnet_bench.models.gated_heads import GatedHeads
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 PAPERS_HEADS = 4
@@ -78,7 +78,8 @@ class GLA(Mixer):
         self.decay_down = nn.Linear(cfg.d_model, RANK, bias=cfg.bias)
         self.decay_up = nn.Linear(RANK, cfg.d_key)
         self.norm = nn.RMSNorm(cfg.value_dim, eps=cfg.norm_eps)
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        shape = (cfg.d_value, cfg.d_model)
+        self.out = GatedHeads(*shape, bias=cfg.bias, norm="rms", eps=cfg.norm_eps)
 
     def initialise(self, gain: float) -> None:
         super().initialise(gain)
@@ -112,8 +113,7 @@ class GLA(Mixer):
         return q, k, v, F.logsigmoid(logits) / TEMPERATURE
 
     def _finish(self, x: Tensor, y: Tensor) -> Tensor:
-        y = norm_heads(y, self.cfg.norm_eps, weight=self.norm.weight)  # (B, T, H, d_v)
-        return self.out((F.silu(self.gate(x)).view(y.shape) * y).flatten(-2))
+        return self.out(y, self.gate(x), self.norm.weight)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y, _ = self.kernel.run(*self._project(x), chunk=_options(self.cfg).chunk)
