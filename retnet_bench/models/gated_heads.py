@@ -35,7 +35,9 @@ class GatedHeads(nn.Linear):
         super().__init__(d_value, d_model, bias=bias)
         self.norm, self.eps = norm, eps
 
-    def forward(self, heads: Tensor, gate: Tensor, scale: Tensor | None = None) -> Tensor:
+    def forward(  # type: ignore[override]  # an output map takes what it is the map of
+        self, heads: Tensor, gate: Tensor, scale: Tensor | None = None
+    ) -> Tensor:
         """heads (B, T, H, d_v), gate (B, T, H d_v), scale (d_v,) of the norm -> (B, T, d_model)."""
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             device = device_of(heads)
@@ -87,7 +89,7 @@ class _Gated(torch.autograd.Function):
             add_product(to_weight, grad[part].t(), product.value.to(ctx.low))
             to_product = (grad[part] @ W).to(product.swish.dtype)
             to_gate[part], to_heads[part], more = product.backward(to_product)
-            if to_scale is not None:
+            if to_scale is not None and more is not None:
                 to_scale += more
         to_bias = grad.sum(0, dtype=weight.dtype) if ctx.needs_input_grad[4] else None
         to_heads, to_gate = (x.unflatten(0, ctx.shape) for x in (to_heads, to_gate))
