@@ -143,19 +143,21 @@ class _Chunkwise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         groups = _groups(q, v, C, device)
         out = torch.empty_like(v, memory_format=torch.contiguous_format)
-        q, k, v = (_taken(x, C, slice(None)) for x in (q, k, v))
-        kept = q.shape[0] if any(ctx.needs_input_grad) else 0
-        before = q.new_empty(kept, *state.shape[2:])
+        learns = any(ctx.needs_input_grad)
+        kept = [_taken(x, C, slice(None)) for x in (q, k, v)] if learns else []
+        before = q.new_empty(len(kept[0]) if kept else 0, *state.shape[2:])
         for group in groups:
             rows = group.rows(state)
-            Q, K, V = q[rows], k[rows], v[rows]
+            Q, K, V = [x[rows] for x in kept] or [_taken(x, C, group.chunks) for x in (q, k, v)]
             scores = _scale_(torch.bmm(Q, K.mT), factors.inner)
-            increments = torch.bmm(_scaled(K, factors.to_end).mT, V)
-            states = before[rows] if kept else torch.empty_like(increments)
-            state = _through(increments, state, factors.whole, states)
             part = torch.bmm(scores, V)
+            del scores
+            increments = torch.bmm(_scaled(K, factors.to_end).mT, V)
+            states = before[rows] if learns else torch.empty_like(increments)
+            state = _through(increments, state, factors.whole, states)
+            del increments
             _put(out, C, group, _add_(part, _scaled(Q, factors.from_start), states))
-        ctx.save_for_backward(q, k, v, before, *vars(factors).values())
+        ctx.save_for_backward(*kept, before, *vars(factors).values())
         ctx.C, ctx.groups, ctx.state = C, groups, (state.shape, state.dtype)
         ctx.set_materialize_grads(False)
         return out, state
@@ -179,23 +181,24 @@ class _Chunkwise(torch.autograd.Function):
             Q, K, V, R = q[rows], k[rows], v[rows], before[rows]
             G = _taken(grad_out, C, group.chunks)
             scores = _scale_(torch.bmm(Q, K.mT), factors.inner)
+            to_v = torch.bmm(scores.mT, G)
+            del scores
             to_scores = _scale_(torch.bmm(G, V.mT), factors.inner)
+            to_q = _scale_(torch.bmm(G, R.mT), factors.from_start)
+            _put(grads[0], C, group, _add_(to_q, to_scores, K))
+            to_k = torch.bmm(to_scores.mT, Q)
+            del to_q, to_scores
             after = torch.empty_like(R)
             if to_start or not alone:
                 read = torch.bmm(_scaled(Q, factors.from_start).mT, G)
                 grad_state = _through(read, grad_state, factors.whole, after, back=True)
             else:
                 after.copy_(grad_state.view_as(after))
-            to_q = _add_(_scale_(torch.bmm(G, R.mT), factors.from_start), to_scores, K)
-            to_v = torch.bmm(scores.mT, G)
             if to_end:
-                to_k = _scale_(torch.bmm(V, after.mT), factors.to_end)
-                _add_(to_k, to_scores.mT, Q)
+                _add_(to_k, _scaled(V, factors.to_end), after.mT)
                 _add_(to_v, _scaled(K, factors.to_end), after)
-            else:
-                to_k = torch.bmm(to_scores.mT, Q)
-            for grad, part in zip(grads, (to_q, to_k, to_v), strict=True):
-                _put(grad, C, group, part)
+            _put(grads[1], C, group, to_k)
+            _put(grads[2], C, group, to_v)
         return *grads, grad_state if to_start else None, None, None, None
 
 
