@@ -16,6 +16,7 @@ from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import scalar_decay as kernel_costs
 from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.joined import Joined
 from retnet_bench.models.layers import norm_heads
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
@@ -88,6 +89,7 @@ class GatedRetention(Mixer):
         self.gate = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
         self.decay = nn.Linear(cfg.d_model, cfg.n_heads, bias=False)
         self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        self.joined = Joined((self.query, self.key), (self.value,), (self.gate,), (self.decay,))
 
     def initialise(self, gain: float) -> None:
         super().initialise(gain)
@@ -116,13 +118,18 @@ class GatedRetention(Mixer):
         """q, k, v (B, T, H, d) and the log decay (B, T, H), in fp32 at least."""
         H = self.cfg.n_heads
         q, k, v = (f(x).unflatten(-1, (H, -1)) for f in (self.query, self.key, self.value))
-        logits = self.decay(x).to(state_dtype(x.dtype))
-        log_decay = F.logsigmoid(logits) / self.options.temperature
+        log_decay = self._log_decay(self.decay(x))
         return context.rotate(q) * self.cfg.key_dim**-0.5, context.rotate(k), v, log_decay
 
-    def _finish(self, x: Tensor, y: Tensor) -> Tensor:
+    def _log_decay(self, logits: Tensor) -> Tensor:
+        """In fp32 at least."""
+        return F.logsigmoid(logits.to(state_dtype(logits.dtype))) / self.options.temperature
+
+    def _finish(self, x: Tensor, y: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`gate`: X W_G, where it is known."""
         y = norm_heads(y, self.cfg.norm_eps)  # (B, T, H, d_v)
-        return self.out((F.silu(self.gate(x)).view(y.shape) * y).flatten(-2))
+        gate = self.gate(x) if gate is None else gate
+        return self.out((F.silu(gate).view(y.shape) * y).flatten(-2))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y, _ = self.kernel.run(*self._project(x, context), chunk=self.options.chunk)
@@ -140,8 +147,13 @@ class GatedRetention(Mixer):
         return self._finish(x, y)
 
     def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
-        y = self.kernel.step(*(z.squeeze(1) for z in self._project(x, context)), state)
-        return self._finish(x, y.unsqueeze(1))
+        qk, v, gate, logits = self.joined(x)
+        H = self.cfg.n_heads
+        q, k = context.rotate(qk.view(len(x), 2 * H, -1)).chunk(2, 1)  # (B, H, d)
+        log_decay = self._log_decay(logits.view(len(x), H))
+        scaled = q * self.cfg.key_dim**-0.5
+        y = self.kernel.step(scaled, k, v.view(len(x), H, -1), log_decay, state)
+        return self._finish(x, y.unsqueeze(1), gate)
 
     @staticmethod
     def defaults(size: Size, family: str, options: GatedRetentionOptions) -> dict[str, Any]:

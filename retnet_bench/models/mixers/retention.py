@@ -16,6 +16,7 @@ from retnet_bench.fields import Count, Flag
 from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import retention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.joined import Joined
 from retnet_bench.models.layers import norm_heads
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
@@ -113,6 +114,8 @@ class Retention(Mixer):
             nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias) if self.options.gate else None
         )
         self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        gate = () if self.gate is None else ((self.gate,),)
+        self.joined = Joined((self.query, self.key), (self.value,), *gate)
         self.register_exact("log_decay", log_decay(self.options.decay, cfg.n_heads))
 
     def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,12 +123,13 @@ class Retention(Mixer):
         q, k, v = (f(x).unflatten(-1, (H, -1)) for f in (self.query, self.key, self.value))
         return context.rotate(q), context.rotate(k), v  # (B, T, H, d_k), (B, T, H, d_v)
 
-    def _finish(self, x: Tensor, y: Tensor) -> Tensor:
+    def _finish(self, x: Tensor, y: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`gate`: X W_G, where it is known."""
         kind = self.options.head_norm
         if kind != "none":
             y = norm_heads(y, self.cfg.norm_eps, subtract_mean=kind == "group")  # (B, T, H, d_v)
         if self.gate is not None:
-            y = F.silu(self.gate(x)).view(y.shape) * y
+            y = F.silu(self.gate(x) if gate is None else gate).view(y.shape) * y
         return self.out(y.flatten(-2))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -146,9 +150,11 @@ class Retention(Mixer):
         return self._finish(x, y)
 
     def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
-        q, k, v = (z.squeeze(1) for z in self._project(x, context))  # (B, H, d)
+        qk, v, *gate = self.joined(x)
+        q, k = context.rotate(qk.view(len(x), 2 * self.cfg.n_heads, -1)).chunk(2, 1)  # (B, H, d)
+        v = v.view(len(x), self.cfg.n_heads, -1)
         y = self.kernel.step(q, k, v, self.log_decay, state)
-        return self._finish(x, y.unsqueeze(1))
+        return self._finish(x, y.unsqueeze(1), *gate)
 
     @staticmethod
     def defaults(size: Size, family: str, options: RetentionOptions) -> dict[str, Any]:
