@@ -291,7 +291,8 @@ def recurrent_step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Te
     dtype, scale = state.dtype, q.shape[-1] ** -0.5
     gamma = torch.exp(log_decay)[:, None, None]
     state.mul_(gamma).addcmul_(k.to(dtype)[..., :, None], v.to(dtype)[..., None, :])
-    return ((q.to(dtype) * scale)[..., None, :] @ state).squeeze(-2).to(v.dtype)
+    q = (q.to(dtype) * scale).flatten(0, 1)[:, None]  # (B H, 1, d_k)
+    return torch.bmm(q, state.flatten(0, 1)).view(v.shape).to(v.dtype)
 
 
 def fla_chunkwise(

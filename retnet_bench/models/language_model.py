@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.layers import FeedForward, Rotary, drop, make_norm
 from retnet_bench.models.mixers import MIXERS
-from retnet_bench.models.mixers.base import Context, Mixer, State
+from retnet_bench.models.mixers.base import Angles, Context, Mixer, State
 from retnet_bench.models.nats import nats
 
 
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
     def step(self, x: Tensor, context: Context, state: State, position: int | Tensor) -> Tensor:
         x = x + self.mixer.step(self.mixer_norm(x), context, state, position)
-        return x if self.ffn is None else x + self.ffn(self.ffn_norm(x))
+        return x if self.ffn is None else x + self.ffn.step(self.ffn_norm(x))
 
 
 @dataclass
@@ -126,10 +126,13 @@ class LanguageModel(nn.Module):
             for name in b.mixer.undecayed
         }
 
-    def _contexts(self, start: int | Tensor, length: int) -> list[Context]:
+    def _contexts(self, start: int, length: int) -> list[Context]:
         """What each layer is given of positions start .. start + length - 1."""
+        return self._given(lambda rotary: rotary.at(start, length))
+
+    def _given(self, angles_of: Callable[[Rotary], Angles]) -> list[Context]:
         angles = {
-            int(key_dim): cast("Rotary", rotary).at(start, length)
+            int(key_dim): angles_of(cast("Rotary", rotary))
             for key_dim, rotary in self.rotaries.items()
         }
         shared: dict[str, Tensor] = {}
@@ -219,7 +222,7 @@ class LanguageModel(nn.Module):
     def step_at(self, token: Tensor, layers: list[State], position: int | Tensor) -> Tensor:
         """One token (B, 1) at `position` (a tensor (1,) inside a captured graph)."""
         x = self._embed(token, position)  # (B, 1, d)
-        contexts = self._contexts(position, 1)
+        contexts = self._given(lambda rotary: rotary.at_one(position))
         for block, context, layer in zip(self.blocks, contexts, layers, strict=True):
             x = block.step(x, context, layer, position)
         return self.joined(self._logits(x))

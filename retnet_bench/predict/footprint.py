@@ -28,6 +28,7 @@ from retnet_bench.kernels import KERNELS
 from retnet_bench.kernels.device import Device, modelled
 from retnet_bench.models import MIXERS, LanguageModel, ModelConfig, cost
 from retnet_bench.models.agreement import DTYPES
+from retnet_bench.models.joined import join
 from retnet_bench.models.split import Split, split
 from retnet_bench.predict.device_operators import DeviceOperators
 from retnet_bench.predict.shared_weights import shared
@@ -224,6 +225,8 @@ def _run(step: Step, layers: int) -> Footprint:
         ranks = step.parallel.tensor
         if ranks > 1:
             split(model, Split(0, ranks, partial(_reduce, counter)))
+        if step.workload == "decode":
+            join(model)
         with ExitStack() as stack:
             if step.parallel.shard == "fsdp":
                 stack.enter_context(shared(model, step.parallel.data, low, counter))
