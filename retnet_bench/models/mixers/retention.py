@@ -130,6 +130,9 @@ class Retention(Mixer):
         q, k, v = (f(x).unflatten(-1, (H, -1)) for f in (self.query, self.key, self.value))
         return context.rotate(q), context.rotate(k), v  # (B, T, H, d_k), (B, T, H, d_v)
 
+    def _gate(self, x: Tensor) -> Tensor | None:
+        return None if self.gate is None else self.gate(x)
+
     def _finish(self, y: Tensor, gate: Tensor | None) -> Tensor:
         """Heads y (B, T, H, d_v) and X W_G -> (B, T, d)."""
         if gate is not None:
@@ -141,7 +144,7 @@ class Retention(Mixer):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y, _ = self.kernel.run(*self._project(x, context), self.log_decay, chunk=self.options.chunk)
-        return self._finish(y, None if self.gate is None else self.gate(x))
+        return self._finish(y, self._gate(x))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
         c = self.cfg
@@ -154,7 +157,7 @@ class Retention(Mixer):
         q, k, v = self._project(x, context)
         y, new = self.kernel.run(q, k, v, self.log_decay, chunk=self.options.chunk, state=state)
         state.copy_(new)
-        return self._finish(y, None if self.gate is None else self.gate(x))
+        return self._finish(y, self._gate(x))
 
     def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
         qk, v, *gate = self.joined(x)
