@@ -83,7 +83,10 @@ def run_lint(session: nox.Session) -> None:
 def slurm(session: nox.Session) -> None:
     """A study on a real Slurm of two nodes on this machine, with jobs and nodes killed: minutes."""
     install(session, "-e", ".[slurm]")
-    arguments = session.posargs or ("--times", "20")
+    run_slurm(session, *(session.posargs or ("--times", "20")))
+
+
+def run_slurm(session: nox.Session, *arguments: str) -> None:
     session.run("python", "tests/trials/slurm.py", *arguments, env={"PYTHONPATH": "tests"})
 
 

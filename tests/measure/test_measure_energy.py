@@ -88,6 +88,16 @@ def test_a_cpu_block_starts_no_thread_and_has_its_joules(tmp_path, now):
     assert telemetry.judge() is None
 
 
+def test_joules_of_one_machine_are_not_those_of_two(tmp_path, now):
+    machine = FakeMachine(tmp_path)
+    machine.energy("intel-rapl:0", "package-0", 0)
+    with Telemetry("cpu", now=lambda: now[0], root=tmp_path, machines=2) as telemetry:
+        now[0] += 3.0
+        machine.energy("intel-rapl:0", "package-0", 45_000_000)
+    (series,) = telemetry.readings()
+    assert series.reason == "2 machines worked on it, of which one is watched"
+
+
 def test_a_cpu_block_without_rapl_says_so(tmp_path, now):
     with Telemetry("cpu", now=lambda: now[0], root=tmp_path) as telemetry:
         now[0] += 3.0
