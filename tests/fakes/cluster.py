@@ -104,6 +104,10 @@ class Cluster:
             and _environment(process).get("SLURM_CONF") == str(self.folder / "slurm.conf")
         ]
 
+    def job(self, number: str) -> str:
+        """What Slurm says of a job."""
+        return _run("scontrol", "--oneliner", "show", "job", number).strip()
+
     def states(self) -> dict[str, str]:
         text = _run("sinfo", "--noheader", "-N", "-o", "%N %T")
         return dict(line.split()[:2] for line in text.splitlines())

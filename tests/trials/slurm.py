@@ -122,11 +122,13 @@ def _kill_often(sweep: Sweep, slurm: Cluster, times: int, rng: random.Random) ->
 
 
 def _strike(slurm: Cluster, node: str, what: str) -> list[str]:
-    """End one job on a node in one of four ways. Returns what still lives of it after GONE_S."""
+    """End one job on a node in one of four ways. Returns what still lives of it after GONE_S, and
+    then what Slurm was told and says."""
     there = slurm.on_node(node)
     ids = {_environment(process).get("SLURM_JOB_ID") for process in there} - {None}
     chosen = sorted(filter(None, ids))[:1]
     own = [p for p in there if _environment(p).get("SLURM_JOB_ID") in chosen]
+    asked = what
     if what == "job":
         _kill(own[:1])
     elif what == "node":
@@ -136,8 +138,10 @@ def _strike(slurm: Cluster, node: str, what: str) -> list[str]:
         slurm.start_node(node)
     else:
         command = ["scancel", *chosen] if what == "scancel" else ["scontrol", what, *chosen]
-        subprocess.run(command, check=False, capture_output=True, timeout=60)
-    return left_of(own)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        asked = f"{' '.join(command)}: {done.returncode} {done.stderr.strip()}"
+    left = left_of(own)
+    return [*left, asked, *map(slurm.job, chosen)] if left else []
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
