@@ -16,6 +16,7 @@ from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.layers import FeedForward, Rotary, drop, make_norm
 from retnet_bench.models.mixers import MIXERS
 from retnet_bench.models.mixers.base import Angles, Context, Mixer, State
+from retnet_bench.models.nats import nats
 
 
 class Block(nn.Module):
@@ -60,10 +61,6 @@ def _rows(layer: State, rows: Tensor) -> State:
     return replace(layer, **selected)
 
 
-def _nats(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-
-
 def _as_they_are(logits: Tensor) -> Tensor:
     return logits
 
@@ -96,9 +93,10 @@ class LanguageModel(nn.Module):
         self.recompute_contexts: Callable[[], tuple[Any, Any]] = noop_context_fn
         """Makes the contexts of a recomputed block's first and second run."""
         self.joined: Callable[[Tensor], Tensor] = _as_they_are
-        self.nats: Callable[[Tensor, Tensor], Tensor] = _nats
-        """The whole vocabulary's logits, and the loss, from what `_logits` gives: of a model that
-        is split over ranks (`models.split`) those of a part of the vocabulary."""
+        """The whole vocabulary's logits from what `_logits` gives: of a model that is split over
+        ranks (`models.split`) those of a part of the vocabulary."""
+        self.nats: Callable[[Tensor, Tensor, Tensor], Tensor] = nats
+        """The loss from what goes into the head, the head's weight and the targets; likewise."""
         self.head = None if cfg.tied else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
         self._initialise()
 
@@ -149,9 +147,12 @@ class LanguageModel(nn.Module):
             return x
         return x + self.positions(torch.arange(tokens.shape[1], device=tokens.device) + start)
 
+    @property
+    def _head_weight(self) -> Tensor:
+        return (self.embedding if self.head is None else self.head).weight
+
     def _logits(self, x: Tensor) -> Tensor:
-        head = self.embedding if self.head is None else self.head
-        return F.linear(self.norm(x), head.weight)
+        return F.linear(self.norm(x), self._head_weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Whole sequences from an empty state: (B, T) -> (B, T, vocab)."""
@@ -159,8 +160,11 @@ class LanguageModel(nn.Module):
 
     def logits_at(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """The same at `positions` (B, D) only: (B, D, vocab)."""
+        return self._logits(self._mixed_at(tokens, positions))
+
+    def _mixed_at(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = self._mixed(tokens)
-        return self._logits(x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1])))
+        return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
 
     def _mixed(self, tokens: Tensor) -> Tensor:
         """What comes out of the last block: (B, T, d)."""
@@ -177,11 +181,12 @@ class LanguageModel(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood in nats per token, in fp32."""
-        return self.nats(self._logits(self._mixed(tokens)), targets)
+        return self.nats(self.norm(self._mixed(tokens)), self._head_weight, targets)
 
     def loss_at(self, tokens: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """The same of `targets` (B, D) at `positions` (B, D) alone, in nats per target."""
-        return _nats(self.logits_at(tokens, positions), targets)
+        x = self.norm(self._mixed_at(tokens, positions))
+        return self.nats(x, self._head_weight, targets)
 
     def new_state(self, batch: int, capacity: int) -> DecodeState:
         """An empty state for up to `capacity` tokens of `batch` sequences."""

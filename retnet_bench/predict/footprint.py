@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS
+from retnet_bench.kernels.device import Device, modelled
 from retnet_bench.models import MIXERS, LanguageModel, ModelConfig, cost
 from retnet_bench.models.agreement import DTYPES
 from retnet_bench.models.joined import join
@@ -216,7 +217,8 @@ def _run(step: Step, layers: int) -> Footprint:
     counter = TensorCounter(CUDA_GRANULE if cuda else 1)
     low = _low(step)
     weights = DTYPES[step.dtype] if low is None else torch.float32
-    with torch.device("meta"), DeviceOperators(cuda, low):
+    device = Device("cuda" if cuda else "cpu", low)
+    with torch.device("meta"), modelled(device), DeviceOperators(cuda, low):
         model = LanguageModel(config).to(weights)
         # The second run is called from inside the backward pass, where the mode around is off.
         model.recompute_contexts = lambda: (nullcontext(), DeviceOperators(cuda, low))

@@ -50,6 +50,7 @@ class WorkerHandle:
                 if not isinstance(answer, wire.Progress):
                     return answer
                 on_progress(answer.words)
+                self.spent_s, start = 0.0, time.monotonic()  # a training may take days
         except (EOFError, ConnectionError):
             return self._death()
         finally:

@@ -78,6 +78,7 @@ class WorldHandle:
                         del waiting[rank]
                     elif rank == 0:
                         on_progress(answer.words)
+                        self.spent_s, start = 0.0, time.monotonic()
                 if failures := {r: a for r, a in found.items() if isinstance(a, Failure)}:
                     return self._ended(failures, waiting)
         finally:

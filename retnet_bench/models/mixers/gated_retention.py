@@ -16,8 +16,8 @@ from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import scalar_decay as kernel_costs
 from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.gated_heads import GatedHeads
 from retnet_bench.models.joined import Joined
-from retnet_bench.models.layers import norm_heads
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 PAPERS_HEAD_DIM = 128
@@ -88,7 +88,8 @@ class GatedRetention(Mixer):
         self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
         self.gate = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
         self.decay = nn.Linear(cfg.d_model, cfg.n_heads, bias=False)
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        shape = (cfg.d_value, cfg.d_model)
+        self.out = GatedHeads(*shape, bias=cfg.bias, norm="rms", eps=cfg.norm_eps)
         self.joined = Joined((self.query, self.key), (self.value,), (self.gate,), (self.decay,))
 
     def initialise(self, gain: float) -> None:
@@ -125,15 +126,9 @@ class GatedRetention(Mixer):
         """In fp32 at least."""
         return F.logsigmoid(logits.to(state_dtype(logits.dtype))) / self.options.temperature
 
-    def _finish(self, x: Tensor, y: Tensor, gate: Tensor | None = None) -> Tensor:
-        """`gate`: X W_G, where it is known."""
-        y = norm_heads(y, self.cfg.norm_eps)  # (B, T, H, d_v)
-        gate = self.gate(x) if gate is None else gate
-        return self.out((F.silu(gate).view(y.shape) * y).flatten(-2))
-
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y, _ = self.kernel.run(*self._project(x, context), chunk=self.options.chunk)
-        return self._finish(x, y)
+        return self.out(y, self.gate(x))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
         c = self.cfg
@@ -144,7 +139,7 @@ class GatedRetention(Mixer):
         projected = self._project(x, context)
         y, new = self.kernel.run(*projected, chunk=self.options.chunk, state=state)
         state.copy_(new)
-        return self._finish(x, y)
+        return self.out(y, self.gate(x))
 
     def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
         qk, v, gate, logits = self.joined(x)
@@ -153,7 +148,7 @@ class GatedRetention(Mixer):
         log_decay = self._log_decay(logits.view(len(x), H))
         scaled = q * self.cfg.key_dim**-0.5
         y = self.kernel.step(scaled, k, v.view(len(x), H, -1), log_decay, state)
-        return self._finish(x, y.unsqueeze(1), gate)
+        return self.out(y.unsqueeze(1), gate)
 
     @staticmethod
     def defaults(size: Size, family: str, options: GatedRetentionOptions) -> dict[str, Any]:

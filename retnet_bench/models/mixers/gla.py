@@ -16,8 +16,8 @@ from retnet_bench.kernels import KERNELS, Kernel, retention
 from retnet_bench.kernels import channel_decay as kernel_costs
 from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.gated_heads import GatedHeads
 from retnet_bench.models.joined import Joined
-from retnet_bench.models.layers import norm_heads
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 PAPERS_HEADS = 4
@@ -79,7 +79,8 @@ class GLA(Mixer):
         self.decay_down = nn.Linear(cfg.d_model, RANK, bias=cfg.bias)
         self.decay_up = nn.Linear(RANK, cfg.d_key)
         self.norm = nn.RMSNorm(cfg.value_dim, eps=cfg.norm_eps)
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        shape = (cfg.d_value, cfg.d_model)
+        self.out = GatedHeads(*shape, bias=cfg.bias, norm="rms", eps=cfg.norm_eps)
         maps = (self.query, self.key, self.value, self.gate, self.decay_down)
         self.joined = Joined(*((map_,) for map_ in maps))
 
@@ -118,15 +119,9 @@ class GLA(Mixer):
         logits = self.decay_up(narrow)
         return F.logsigmoid(logits.to(state_dtype(logits.dtype))) / TEMPERATURE
 
-    def _finish(self, x: Tensor, y: Tensor, gate: Tensor | None = None) -> Tensor:
-        """`gate`: X W_R, where it is known."""
-        y = norm_heads(y, self.cfg.norm_eps, weight=self.norm.weight)  # (B, T, H, d_v)
-        gate = self.gate(x) if gate is None else gate
-        return self.out((F.silu(gate).view(y.shape) * y).flatten(-2))
-
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y, _ = self.kernel.run(*self._project(x), chunk=_options(self.cfg).chunk)
-        return self._finish(x, y)
+        return self.out(y, self.gate(x), self.norm.weight)
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
         c = self.cfg
@@ -136,13 +131,14 @@ class GLA(Mixer):
     def prefill(self, x: Tensor, context: Context, state: Tensor, start: int) -> Tensor:
         y, new = self.kernel.run(*self._project(x), chunk=_options(self.cfg).chunk, state=state)
         state.copy_(new)
-        return self._finish(x, y)
+        return self.out(y, self.gate(x), self.norm.weight)
 
     def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
         q, k, v, gate, narrow = self.joined(x)
         taken = (q, k, v, self._log_decay(narrow))
         heads = (z.view(len(x), self.cfg.n_heads, -1) for z in taken)
-        return self._finish(x, self.kernel.step(*heads, state).unsqueeze(1), gate)
+        y = self.kernel.step(*heads, state)
+        return self.out(y.unsqueeze(1), gate, self.norm.weight)
 
     @staticmethod
     def defaults(size: Size, family: str, options: GLAOptions) -> dict[str, Any]:

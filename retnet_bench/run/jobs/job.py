@@ -24,6 +24,7 @@ from retnet_bench.predict import prediction
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store
 from retnet_bench.run import session
+from retnet_bench.run.jobs import places
 from retnet_bench.run.jobs.book import LOCK_WAIT_S, Book, Job, Outcome
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
@@ -123,7 +124,7 @@ def _measure(
 
 def _planned(book: Book, job: Job) -> tuple[list[Pair], Source, Study]:
     study, source = studies.load(str(book.folder / job.study))
-    pairs = plan.make(study)
+    pairs = places.pairs(study, book)
     if job.index >= len(pairs):
         raise UserError(f"{printable(source.path)} has {len(pairs)} pairs, none number {job.index}")
     return pairs, source, study
