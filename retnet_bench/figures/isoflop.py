@@ -18,6 +18,10 @@ from retnet_bench.figures.sheet import End, Sheet
 from retnet_bench.results.quantities import COMPUTATION
 
 LAYOUT = ((0.6, 3.2), (4.8, 2.0))
+SLICES = (
+    "No compute was given to three sizes: lines are the joint law at that compute, marks its least "
+    "loss with the interval of the size."
+)
 
 
 @figure("isoflop")
@@ -82,10 +86,7 @@ def _slices(sheet: Sheet, records: pd.DataFrame) -> str:
             size = best.frontiers[arm].interval("size", compute)
             _mark_least(sheet, arm, size, best.frontiers[arm].interval("loss", compute).estimate)
             _least(sheet, arm, compute, size)
-    return (
-        "No compute was given to three sizes: lines are the joint law at that compute, marks its "
-        f"least loss with the interval of the size.{_none(beyond)}"
-    )
+    return f"{SLICES}{_none(beyond)}"
 
 
 def _none(beyond: list[str]) -> str:

@@ -25,6 +25,10 @@ from retnet_bench.results.schema import OK_STATUSES
 
 TRANSFORMER = "transformer"
 _MARKERS = "osDv^<>dPX*ph8"
+SOURCE = (
+    "published by others, each against the Transformer of its own source (docs/paper.md "
+    "says which and how it came here); other models, data and machines; not measured here."
+)
 _ASIDE = 0.3
 """Rows from the middle of an arm's to its outermost marks."""
 
@@ -41,6 +45,9 @@ class _Row:
     title: str
     ours: Callable[[Sheet, pd.DataFrame, Sequence[str]], list[str] | None]
     published: Callable[[], pd.DataFrame]
+    what: str
+    """What others measured, where no axis says it."""
+    unit: str
 
 
 @figure("published")
@@ -194,13 +201,30 @@ def _against(frame: pd.DataFrame, setting: list[str]) -> pd.DataFrame:
     return others.merge(over[[*setting, "over_value"]], on=setting)
 
 
+def others(arms: Sequence[str]) -> pd.DataFrame:
+    """The numbers of others as a table: columns [arm, what, relative, unit, source], of `arms`."""
+    names = _citations()
+    shown = pd.Series(list(arms)).replace(style.NAMED_BY_MIXER)
+    found = [
+        row.published()[["arm", "source", "relative"]].assign(what=row.what, unit=row.unit)
+        for row in _ROWS
+    ]
+    frame = pd.concat(found, ignore_index=True)
+    frame = frame[frame["arm"].isin(set(shown))]
+    return frame.assign(source=frame["source"].map(names)).drop_duplicates()
+
+
+def _citations() -> dict[str, str]:
+    table = paper.load("published_sources").frame
+    named = dict(zip(table["source"], table["citation"], strict=True))
+    return named | {"later": "Retentive Network, NeurIPS 2024 submission"}
+
+
 class _Sources:
     """A grey mark for each source, the same in all panels of a sheet, named in the legend."""
 
     def __init__(self, sheet: Sheet) -> None:
-        table = paper.load("published_sources").frame
-        self.names = dict(zip(table["source"], table["citation"], strict=True))
-        self.names["later"] = "Retentive Network, NeurIPS 2024 submission"
+        self.names = _citations()
         self.sheet = sheet
         self.marks: dict[str, str] = {}
 
@@ -225,10 +249,7 @@ def _beside(sheet: Sheet, row: _Row, names: Sequence[str], sources: _Sources) ->
     frame = frame[frame["arm"].isin(names)]
     ax = sheet.paper
     panels.style_paper_axes(sheet, paper.load("published_sources"), row.title)
-    sheet.source = (
-        "published by others, each against the Transformer of its own source (docs/paper.md "
-        "says which and how it came here); other models, data and machines; not measured here."
-    )
+    sheet.source = SOURCE
     for source, points in frame.groupby("source", sort=False):
         places = [names.index(arm) for arm in points["arm"]]
         ax.plot(points["relative"], places, label=f"paper {source}", **sources.look(str(source)))
@@ -246,6 +267,8 @@ _ROWS = (
         "Others: 40M to 1.3B,\none seed each",
         _perplexity,
         lambda: _published(*_WHOLE),
+        "perplexity per token, difference",
+        "%",
     ),
     _Row(
         f"perplexity of AR hits, from {TRANSFORMER} (%)",
@@ -253,6 +276,8 @@ _ROWS = (
         "Others: 125M to 400M,\none seed each",
         _ar_hits,
         lambda: _published("ar_hit"),
+        "perplexity of AR hits, difference",
+        "%",
     ),
     _Row(
         f"training tokens/s, times {TRANSFORMER}'s",
@@ -260,6 +285,8 @@ _ROWS = (
         "Others: GPUs, lengths 1k to 32k;\nsome of the kernel alone",
         _training,
         _throughput,
+        "training throughput, of the kernel alone in some",
+        "times the Transformer's",
     ),
     _Row(
         "answers right (%)",
@@ -267,5 +294,7 @@ _ROWS = (
         "Others: 340M and 1.3B on SWDE,\nSQuAD and FDA; other tasks than ours",
         _recall,
         _recalled,
+        "answers right about a given text",
+        "%",
     ),
 )

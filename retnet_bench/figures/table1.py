@@ -20,7 +20,7 @@ from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import NAMES_BESIDE_PAPER, OPEN, Sheet
 from retnet_bench.results.schema import OK_STATUSES
 
-_ROWS = {  # workload and what it costs, from the top
+ROWS = {  # workload and what it costs, from the top
     ("train", "time"): "training time",
     ("train", "memory"): "training memory",
     ("prefill", "time"): "prefill time",
@@ -31,7 +31,7 @@ _ROWS = {  # workload and what it costs, from the top
 }
 _STATED = {"long_sequence_memory": ("train", "memory"), "inference_cost": ("decode", "time")}
 """The rows in which Table 1 says something."""
-_POWERS = {"O(1)": 0, "O(N)": 1, "O(N^2)": 2}
+POWERS = {"O(1)": 0, "O(N)": 1, "O(N^2)": 2}
 _ASIDE = 0.22
 """Rows between two arms' marks, at most."""
 _NOTE = (
@@ -44,10 +44,22 @@ _NOTE = (
 @figure("table1")
 def draw(records: pd.DataFrame) -> Figure:
     """The exponent p of cost ~ length^p, a point an arm: training, prefill and decoding."""
+    chosen = needed(records)
+    size = chosen["size"].iloc[0]
+    sheet = Sheet("How time and memory grow with length", records["arm"], NAMES_BESIDE_PAPER)
+    _marks(sheet, chosen)
+    _paper(sheet)
+    _frame(sheet)
+    workloads = {workload for workload, _ in ROWS}
+    timed = records[records["workload"].isin(workloads) & (records["size"] == size)]
+    return sheet.finish(captions.conditions(timed), remark(chosen), _NOTE)
+
+
+def needed(records: pd.DataFrame) -> pd.DataFrame:
+    """The exponents of the largest size (`curves.exponents`), each cost at one batch; `variant`
+    tells contracts of one arm and cost apart."""
     found = curves.exponents(records)
-    found = found.loc[
-        [cost in _ROWS for cost in zip(found["workload"], found["what"], strict=True)]
-    ]
+    found = found.loc[[cost in ROWS for cost in zip(found["workload"], found["what"], strict=True)]]
     if found["estimate"].isna().all():
         raise UserError(
             'figure "table1" needs times or memory of workload train, prefill or decode at two '
@@ -55,14 +67,12 @@ def draw(records: pd.DataFrame) -> Figure:
         )
     size = laws.largest(found[found["estimate"].notna()], records)["size"].iloc[0]
     chosen = pd.concat(_at_one_batch(found[found["size"] == size]))
-    sheet = Sheet("How time and memory grow with length", records["arm"], NAMES_BESIDE_PAPER)
-    _marks(sheet, chosen)
-    _paper(sheet)
-    _frame(sheet)
-    workloads = {workload for workload, _ in _ROWS}
-    timed = records[records["workload"].isin(workloads) & (records["size"] == size)]
-    remark = f"Size {size}, lengths: {'; '.join(_ranges(chosen))}."
-    return sheet.finish(captions.conditions(timed), remark, _NOTE)
+    return chosen.assign(variant=_variants(chosen))
+
+
+def remark(chosen: pd.DataFrame) -> str:
+    """Of which size and lengths the exponents are."""
+    return f"Size {chosen['size'].iloc[0]}, lengths: {'; '.join(_ranges(chosen))}."
 
 
 def _at_one_batch(found: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -80,7 +90,7 @@ def _ranges(chosen: pd.DataFrame) -> list[str]:
     for (workload, what, batch), cost in known.groupby(["workload", "what", "batch"], sort=False):
         lengths = f"{cost['shortest'].min():,.0f} to {cost['longest'].max():,.0f}"
         at = f" at batch {batch:g}" if batch else ""
-        alike.setdefault(lengths + at, []).append(_ROWS[str(workload), str(what)])
+        alike.setdefault(lengths + at, []).append(ROWS[str(workload), str(what)])
     return [f"{', '.join(names)} {lengths}" for lengths, names in alike.items()]
 
 
@@ -89,7 +99,6 @@ def _ranges(chosen: pd.DataFrame) -> list[str]:
 
 def _marks(sheet: Sheet, chosen: pd.DataFrame) -> None:
     """A lane in each row for every arm and, where contracts differ, for each of these."""
-    chosen = chosen.assign(variant=_variants(chosen))
     variants, arms = sorted(chosen["variant"].unique()), list(sheet.styles)
     lanes = [(arm, name) for arm in arms for name in variants]
     apart = min(_ASIDE, 0.7 / len(lanes))
@@ -98,11 +107,11 @@ def _marks(sheet: Sheet, chosen: pd.DataFrame) -> None:
         look = sheet.styles[row["arm"]]
         color = style.shade(look.color, variants.index(name), len(variants))
         shape: dict[str, Any] = {"color": color, "marker": look.marker, "linestyle": "none"}
-        place = list(_ROWS).index((row["workload"], row["what"]))
+        place = list(ROWS).index((row["workload"], row["what"]))
         _mark(sheet, row, place + apart * (lane - (len(lanes) - 1) / 2), shape)
         sheet.explain(f"{row['arm']} {name}".strip(), Line2D([], [], **shape))
     measured = set(zip(chosen["workload"], chosen["what"], strict=True))
-    for place, cost in enumerate(_ROWS):
+    for place, cost in enumerate(ROWS):
         if cost not in measured:
             _at_the_edge(sheet.ours, "not measured", place, style.GREY)
 
@@ -153,7 +162,7 @@ def _frame(sheet: Sheet) -> None:
     for ax in (sheet.ours, sheet.paper):
         ax.set_xlim(*ends)
         ax.set_xticks(range(math.ceil(ends[0]), math.floor(ends[1]) + 1))
-        for power in _POWERS.values():
+        for power in POWERS.values():
             ax.axvline(power, color=style.GREY, lw=0.6, ls=":", zorder=1)
         ax.set_xlabel("exponent p of cost ~ length^p")
         _rows(ax)
@@ -161,8 +170,8 @@ def _frame(sheet: Sheet) -> None:
 
 
 def _rows(ax: Axes) -> None:
-    ax.set_yticks(range(len(_ROWS)), list(_ROWS.values()))
-    ax.set_ylim(len(_ROWS) - 0.5, -0.5)
+    ax.set_yticks(range(len(ROWS)), list(ROWS.values()))
+    ax.set_ylim(len(ROWS) - 0.5, -0.5)
 
 
 # --- the paper's panel --------------------------------------------------------------------------
@@ -172,11 +181,11 @@ def _paper(sheet: Sheet) -> None:
     """Table 1's statements as faint marks; those that are no power of N are left out."""
     table = paper.load("table1")
     frame = table.frame[table.frame["arm"].isin({"retnet", "transformer", *sheet.styles})]
-    frame = frame[frame["metric"].isin(_STATED) & frame["value"].isin(_POWERS)]
+    frame = frame[frame["metric"].isin(_STATED) & frame["value"].isin(POWERS)]
     styles = style.arm_styles(frame["arm"])
     for arm, metric, value in frame[["arm", "metric", "value"]].itertuples(index=False):
-        look, power = styles[arm], _POWERS[value]
-        place = list(_ROWS).index(_STATED[metric])
+        look, power = styles[arm], POWERS[value]
+        place = list(ROWS).index(_STATED[metric])
         shape: dict[str, Any] = {
             "color": look.color,
             "marker": look.marker,

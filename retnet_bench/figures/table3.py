@@ -31,7 +31,7 @@ _BESIDE = 0.14
 @figure("table3")
 def draw(records: pd.DataFrame) -> Figure:
     """Share of right answers per task: without examples filled, with examples open."""
-    frame = _ours(records)
+    frame = needed(records)
     sheet = Sheet("Accuracy on the paper's seven tasks", records["arm"], NAMES_BESIDE_PAPER)
     arms = sorted(frame["arm"].unique())
     for _, row in frame.iterrows():
@@ -46,7 +46,8 @@ def draw(records: pd.DataFrame) -> Figure:
     return sheet.finish(panels.conditions(records, "downstream"), "Bars are Wilson's intervals.")
 
 
-def _ours(records: pd.DataFrame) -> pd.DataFrame:
+def needed(records: pd.DataFrame) -> pd.DataFrame:
+    """Shares of right answers (%), the tasks by the paper's names."""
     frame = scores(records)
     frame = frame[(frame["metric"] == "acc") & frame["task"].isin(list(TASKS))]
     if frame.empty:

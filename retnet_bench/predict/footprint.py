@@ -258,6 +258,7 @@ def _training(step: Step, model: LanguageModel, counter: TensorCounter) -> Calla
         block.register_forward_hook(partial(_mark_backward, counter, part))
     inputs, targets = _tokens(step, counter), _tokens(step, counter)
     model.train().recompute = step.checkpointed
+    counter.keeps = True
 
     def call() -> None:
         at_once = step.micro_batch or step.batch

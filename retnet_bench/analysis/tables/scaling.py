@@ -53,6 +53,8 @@ class Fit:
     tokens: np.ndarray  # (P,)
     nat_per_token: float
     """What one of `unit` is in nat per token of the scored documents; nan where not recorded."""
+    sizes: tuple[str, ...]
+    """Names of the sizes of the points (P,)."""
 
     @property
     def compute(self) -> np.ndarray:
@@ -229,8 +231,9 @@ def _fit_arms(kind: str, at: str, group: list[Model], unit: str) -> list[Fit | s
         law = power_law.fit(x, level, drawn, found.n)
         ends = np.array([percentiles(*point, found.n)[1:3] for point in zip(level, drawn.T)])
         seeds = int(found.seeds[members].min())
+        sizes = tuple(group[i].size for i in members)
         ratio = found.nat_per_token
-        fitted.append(Fit(arm, kind, at, unit, seeds, law, ends, flops, tokens, ratio))
+        fitted.append(Fit(arm, kind, at, unit, seeds, law, ends, flops, tokens, ratio, sizes))
     name = "joint law" if kind == JOINT else kind
     return [*fitted, *(f"{', '.join(a)}, {name}, {at}: {why}" for why, a in reasons.items())]
 

@@ -119,9 +119,12 @@ class GLA(Mixer):
         logits = self.decay_up(narrow)
         return F.logsigmoid(logits.to(state_dtype(logits.dtype))) / TEMPERATURE
 
+    def _finish(self, y: Tensor, gate: Tensor) -> Tensor:
+        return self.out(y, gate, self.norm.weight)
+
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y, _ = self.kernel.run(*self._project(x), chunk=_options(self.cfg).chunk)
-        return self.out(y, self.gate(x), self.norm.weight)
+        return self._finish(y, self.gate(x))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
         c = self.cfg
@@ -131,14 +134,13 @@ class GLA(Mixer):
     def prefill(self, x: Tensor, context: Context, state: Tensor, start: int) -> Tensor:
         y, new = self.kernel.run(*self._project(x), chunk=_options(self.cfg).chunk, state=state)
         state.copy_(new)
-        return self.out(y, self.gate(x), self.norm.weight)
+        return self._finish(y, self.gate(x))
 
     def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
         q, k, v, gate, narrow = self.joined(x)
         taken = (q, k, v, self._log_decay(narrow))
         heads = (z.view(len(x), self.cfg.n_heads, -1) for z in taken)
-        y = self.kernel.step(*heads, state)
-        return self.out(y.unsqueeze(1), gate, self.norm.weight)
+        return self._finish(self.kernel.step(*heads, state).unsqueeze(1), gate)
 
     @staticmethod
     def defaults(size: Size, family: str, options: GLAOptions) -> dict[str, Any]:

@@ -130,11 +130,11 @@ class Retention(Mixer):
         q, k, v = (f(x).unflatten(-1, (H, -1)) for f in (self.query, self.key, self.value))
         return context.rotate(q), context.rotate(k), v  # (B, T, H, d_k), (B, T, H, d_v)
 
-    def _gated(self, x: Tensor) -> Tensor | None:
+    def _gate(self, x: Tensor) -> Tensor | None:
         return None if self.gate is None else self.gate(x)
 
-    def _finish(self, y: Tensor, gate: Tensor | None = None) -> Tensor:
-        """y (B, T, H, d_v), gate (B, T, d_value)"""
+    def _finish(self, y: Tensor, gate: Tensor | None) -> Tensor:
+        """Heads y (B, T, H, d_v) and X W_G -> (B, T, d)."""
         if gate is not None:
             return self.out(y, gate)
         kind = self.options.head_norm
@@ -144,7 +144,7 @@ class Retention(Mixer):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y, _ = self.kernel.run(*self._project(x, context), self.log_decay, chunk=self.options.chunk)
-        return self._finish(y, self._gated(x))
+        return self._finish(y, self._gate(x))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
         c = self.cfg
@@ -157,14 +157,14 @@ class Retention(Mixer):
         q, k, v = self._project(x, context)
         y, new = self.kernel.run(q, k, v, self.log_decay, chunk=self.options.chunk, state=state)
         state.copy_(new)
-        return self._finish(y, self._gated(x))
+        return self._finish(y, self._gate(x))
 
     def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
         qk, v, *gate = self.joined(x)
         q, k = context.rotate(qk.view(len(x), 2 * self.cfg.n_heads, -1)).chunk(2, 1)  # (B, H, d)
         v = v.view(len(x), self.cfg.n_heads, -1)
         y = self.kernel.step(q, k, v, self.log_decay, state)
-        return self._finish(y.unsqueeze(1), *gate)
+        return self._finish(y.unsqueeze(1), gate[0] if gate else None)
 
     @staticmethod
     def defaults(size: Size, family: str, options: RetentionOptions) -> dict[str, Any]:

@@ -77,44 +77,69 @@
     },
   };
 
+  const several = () => data.sides.length > 1;
   const told = (point, chart) =>
     [
-      [point.arm, point.variant, data.sides.length > 1 ? point.results : ""].filter(Boolean).join(", "),
+      [point.arm, point.variant, point.mark, several() ? point.results : ""].filter(Boolean).join(", "),
       point.y === null ? `${point.status}: ${point.reason}` : `${point.text}`,
-      chart.kind === "rows" ? "" : `${chart.xLabel}: ${point.name || point.at}`,
+      chart.kind === "rows" ? (point.at === point.arm ? "" : point.at) : `${chart.xLabel}: ${point.name || point.at}`,
       point.y === null ? "" : `${point.n} ${chart.counted}; ${point.status}${point.reason ? ": " + point.reason : ""}`,
     ].filter(Boolean).join("\n");
+  const digits = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
 
-  /** The points that are shown now, with what a mark of Vega needs beside. */
-  const shownPoints = (chart) => {
+  /** Of points, curves or places of a chart: those of the choice. */
+  const visible = (chart, parts) => {
     const wanted = chosen();
     for (const [key, value] of Object.entries(chart.narrowed)) wanted[key] ||= value;
     const { results, ...rest } = wanted;
-    const points = chart.points.filter((p) => fits(p.keys, rest) && (!results || p.results === results));
-    const several = unique(points.map((p) => p.results)).length > 1;
-    const series = (p) => [p.arm, p.variant, p.results].join("\u0000");
-    const variants = unique(points.map((p) => p.variant + "\u0000" + p.results));
+    const first = chart.line && !wanted[chart.line];
+    return parts.filter((p) => fits(p.keys, rest, p.arms) && (!results || p.results === results) && !(first && p.first === false));
+  };
+
+  /** The points and curves that are shown now, with what a mark of Vega needs beside. */
+  const shown = (chart) => {
+    const points = visible(chart, chart.points);
+    const curves = visible(chart, chart.curves);
+    const both = points.concat(curves);
+    const many = unique(both.map((p) => p.results)).length > 1;
+    const variants = unique(both.map((p) => p.variant + "\u0000" + p.results));
     const parts = (p) => p.variant.split(", ");
-    const shared = parts(points[0] || { variant: "" }).filter((part) => points.every((p) => parts(p).includes(part)));
+    const shared = parts(both[0] || { variant: "" }).filter((part) => both.every((p) => parts(p).includes(part)));
     const short = (p) => parts(p).filter((part) => !shared.includes(part)).join(", ").replaceAll("_", " ");
-    return points.map((p) => ({
-      ...p,
-      series: series(p),
+    const look = (p) => ({
+      arm: p.arm,
+      series: [p.arm, p.variant, p.results].join("\u0000"),
+      lane: [short(p), many ? p.results : ""].filter(Boolean).join(", "),
       shade: 1 - 0.55 * (1 - (variants.indexOf(p.variant + "\u0000" + p.results) + 1) / variants.length),
-      end: [variants.length > 1 ? short(p) : "", several ? p.results : ""].filter(Boolean).join(", "),
-      tip: told(p, chart),
-      label: `${p.arm} ${p.variant} ${chart.xLabel} ${p.name || p.at}: ${p.y === null ? p.status : p.text}`,
-    }));
+      end: [variants.length > 1 ? short(p) : "", many ? p.results : ""].filter(Boolean).join(", "),
+    });
+    return {
+      points: points.map((p) => ({
+        ...p,
+        ...look(p),
+        tip: told(p, chart),
+        label: `${p.arm} ${p.variant} ${chart.xLabel} ${p.name || p.at}: ${p.y === null ? p.status : p.text}`,
+      })),
+      curves: curves.flatMap((c) => c.x.map((x, i) => ({
+        ...look(c), x, y: c.y[i], low: c.low[i], high: c.high[i], inside: c.inside[i],
+        tip: [
+          [c.arm, c.variant, c.inside[i] ? "fit" : "fit, extrapolated", several() ? c.results : ""].filter(Boolean).join(", "),
+          digits(c.y[i]) + (c.low[i] === null ? "" : ` [${digits(c.low[i])}, ${digits(c.high[i])}]`),
+          `${chart.xLabel}: ${digits(x)}`,
+        ].join("\n"),
+      }))).filter((p) => p.y !== null),
+      places: visible(chart, chart.places),
+    };
   };
 
   const HEIGHT = 270;
   const AXIS = 45; // what the x axis takes of it
   const LINE = 13;
-  /** The ends of the y axis: all points, and their intervals as far as those are not much longer. */
-  const domainOf = (points, fromZero, log) => {
+  /** The ends of an axis: all values, and their intervals as far as those are not much longer. */
+  const domainOf = (points, fromZero, log, guides = []) => {
     const to = log ? Math.log : (v) => v;
     const back = log ? Math.exp : (v) => v;
-    const middles = points.map((p) => to(p.y));
+    const middles = points.map((p) => p.y).concat(guides).map(to);
     if (!middles.length) return log ? [1, 10] : [0, 1];
     const [least, most] = [Math.min(...middles), Math.max(...middles)];
     const reach = Math.max((most - least) / 2, log ? Math.log(1.3) : Math.abs(back(most)) / 20);
@@ -158,75 +183,162 @@
   };
 
   const hasData = (layer) => layer.data.values.length > 0; // the library warns of a layer without
-  const spec = (chart, points, log) => {
+  const MOST_PLACES = 4; // lines that can be told apart; more stand in the tables alone
+  const SHORT = "replace(format(datum.value, '.3~s'), 'G', 'B')"; // 400k, 3M, 1.3B
+  const encodings = () => {
     const { color, shape, dash } = scales();
+    const field = (scale) => ({ field: "arm", type: "nominal", scale, legend: null });
+    return {
+      color: field(color), shape: field(shape), dash: field(dash),
+      tip: { tooltip: { field: "tip" }, description: { field: "label" } },
+      pale: { field: "shade", type: "quantitative", scale: null },
+    };
+  };
+  const baseOf = (chart, count) => ({
+    $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: "container", config: looks,
+    autosize: { type: "fit", contains: "padding" },
+    description: `${chart.title}: ${chart.yLabel} by ${chart.xLabel || "arm"}; ${count} points. The tables below have the same numbers.`,
+  });
+
+  /** A row for each arm, cost or task; arms or settings that share a row have lanes in it. */
+  const rowsSpec = (chart, { points }) => {
+    const { color, shape, tip, pale } = encodings();
+    const measured = points.filter((p) => p.y !== null);
+    const failed = points.filter((p) => p.y === null);
+    const ofArms = points.every((p) => p.x === p.arm);
+    const ordered = ofArms ? [...points].sort((a, b) => (a.y ?? 1e99) - (b.y ?? 1e99)) : points;
+    const rows = unique(ordered.map((p) => p.x));
+    const most = Math.max(...rows.map((row) => unique(points.filter((p) => p.x === row).map((p) => p.series)).length));
+    const y = { field: "x", type: "nominal", sort: rows, title: null, axis: { grid: true, domain: false, labelLimit: 160 } };
+    const yOffset = { field: "series", type: "nominal", sort: unique(points.map((p) => p.series)) };
+    const place = most > 1 ? { y, yOffset } : { y };
+    const guides = chart.guides.filter((v) => !(chart.logX && v <= 0));
+    const domain = domainOf(measured, false, chart.logX, guides);
+    const axis = { format: ",.3~r", ...(chart.logX ? { values: logTicks(domain) } : {}) };
+    const scale = { type: chart.logX ? "log" : "linear", domain, zero: false, nice: false, clamp: true };
+    const x = { field: "y", type: "quantitative", title: chart.yLabel, scale: chart.logX ? scale : { ...scale, type: "linear" }, axis };
+    const layer = [
+      { data: { values: guides.map((v) => ({ v })) }, mark: { type: "rule", color: "var(--soft)", aria: false }, encoding: { x: { ...x, field: "v" } } },
+      { data: { values: measured.filter((p) => p.low !== null && p.high !== null) }, mark: { type: "rule", strokeWidth: 2, aria: false },
+        encoding: { ...place, x: { ...x, field: "low" }, x2: { field: "high" }, color, opacity: pale } },
+      { data: { values: measured.filter((p) => !p.hollow) }, mark: { type: "point", filled: true, size: 70 },
+        encoding: { ...place, x, color, shape, opacity: pale, ...tip } },
+      { data: { values: measured.filter((p) => p.hollow) }, mark: { type: "point", filled: false, size: 70, fill: "var(--ground)", strokeWidth: 1.8 },
+        encoding: { ...place, x, color, shape, ...tip } },
+      { data: { values: failed }, mark: { type: "point", filled: false, size: 80 }, encoding: { ...place, x: { value: 8 }, color, ...tip } },
+    ];
+    return { ...baseOf(chart, measured.length), height: 60 + rows.length * (most > 1 ? 10 + 13 * most : 30), layer: layer.filter(hasData) };
+  };
+
+  const rule = (values, encoding, more = {}) => ({ data: { values }, mark: { type: "rule", aria: false, clip: true, ...more }, encoding });
+
+  /** The band, the line and the dashes of every fitted curve. */
+  const curveLayers = (curves, x, y, { color, pale }) => {
+    const detail = { field: "series" };
+    const line = { x, y, color, detail, opacity: pale };
+    const known = curves.filter((p) => p.low !== null && p.high !== null);
+    return [
+      { data: { values: known }, mark: { type: "area", opacity: 0.12, aria: false, clip: true },
+        encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color, detail } },
+      { data: { values: curves }, mark: { type: "line", strokeWidth: 1.3, strokeDash: [5, 4], aria: false, clip: true }, encoding: line },
+      { data: { values: curves.filter((p) => p.inside) }, mark: { type: "line", strokeWidth: 1.6, aria: false, clip: true }, encoding: line },
+      { data: { values: curves }, mark: { type: "point", filled: true, size: 50, opacity: 0, aria: false },
+        encoding: { x, y, tooltip: { field: "tip" } } },
+    ];
+  };
+  const placeLayers = (places, x) => {
+    const told = places.map((p) => ({ ...p, tip: p.text }));
+    const words = { tooltip: { field: "tip" } };
+    return [
+      { data: { values: told.filter((p) => p.low !== null && p.high !== null) }, mark: { type: "rect", color: "var(--soft)", opacity: 0.16, aria: false, clip: true },
+        encoding: { x: { ...x, field: "low" }, x2: { field: "high" }, ...words } },
+      rule(told, { x, ...words }, { color: "var(--soft)", strokeDash: [2, 3], strokeWidth: 1.5 }),
+    ];
+  };
+  /** Bars with caps, or a band, for the intervals of points. */
+  const intervalLayers = (chart, measured, x, y, log, { color, pale }) => {
+    const bars = measured.filter((p) => p.low !== null && p.high !== null && !(log.y && p.low <= 0));
+    if (chart.kind === "band") {
+      return [{ data: { values: bars }, mark: { type: "area", opacity: 0.2, aria: false, clip: true },
+        encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color, detail: { field: "series" } } }];
+    }
+    const cap = (end) => ({ data: { values: bars }, mark: { type: "tick", orient: "horizontal", size: 7, thickness: 1.5, aria: false, clip: true },
+      encoding: { x, y: { ...y, field: end }, color, opacity: pale } });
+    const across = measured.filter((p) => p.xLow !== undefined && p.xLow !== null && p.xHigh !== null && !(log.x && p.xLow <= 0));
+    return [
+      rule(bars, { x, y: { ...y, field: "low" }, y2: { field: "high" }, color, opacity: pale }, { strokeWidth: 1.5 }),
+      cap("low"), cap("high"),
+      rule(across, { y, x: { ...x, field: "xLow" }, x2: { field: "xHigh" }, color, opacity: pale }, { strokeWidth: 1.5 }),
+    ];
+  };
+  const xOf = (chart, points, curves, log) => {
+    const placed = points.concat(curves).map((p) => p.x).filter((v) => v !== null && !(log.x && v <= 0));
+    const at = unique(placed).sort((a, b) => a - b);
+    const own = chart.kind === "line" && !curves.length && at.length <= 9 && !points.some((p) => p.mark || p.xLow !== undefined);
+    const sizes = Object.fromEntries(points.filter((p) => p.name).map((p) => [String(p.x), p.name]));
+    const named = Object.keys(sizes).length > 0;
+    const axis = { title: chart.xLabel, labelOverlap: "greedy", labelFlush: false, grid: false, format: ",.6~r" };
+    const [first, last] = [at[0] ?? 1, at.at(-1) ?? 2];
+    let span = first < last ? [first, last] : log.x ? [first / 2, first * 2] : [first - 1, first + 1];
+    if (points.some((p) => p.xLow !== undefined)) {
+      span = domainOf(points.map((p) => ({ y: p.x, low: p.xLow ?? null, high: p.xHigh ?? null })), false, log.x, curves.map((p) => p.x));
+    }
+    if (own || named) axis.values = named ? unique(points.filter((p) => p.name).map((p) => p.x)) : at;
+    else if (log.x) axis.values = logTicks(span);
+    if (named) axis.labelExpr = `${JSON.stringify(sizes)}['' + datum.value]`;
+    else if (span[1] >= 1e5) axis.labelExpr = SHORT;
+    const scale = { type: log.x ? "log" : "linear", domain: span, nice: false, padding: 6, ...(log.x ? {} : { zero: false }) };
+    return { field: "x", type: "quantitative", axis, scale };
+  };
+  const yOf = (chart, values, log) => {
+    const guides = chart.guides.filter((v) => !(log.y && v <= 0));
+    const domain = domainOf(values, chart.fromZero, log.y, guides);
+    const axis = { title: chart.yLabel, format: ",.3~r", tickCount: 6, labelOverlap: true, labelFlush: false };
+    if (log.y) axis.values = logTicks(domain);
+    if (domain[1] >= 1e6) axis.labelExpr = SHORT;
+    const scale = { type: log.y ? "log" : "linear", domain, nice: false, ...(log.y ? {} : { zero: false }) };
+    return { field: "y", type: "quantitative", scale, axis };
+  };
+
+  const spec = (chart, { points, curves, places }, log) => {
+    if (chart.kind === "rows") return rowsSpec(chart, { points });
+    const marks = encodings();
+    const { color, shape, dash, tip, pale } = marks;
     const placed = points.filter((p) => p.x !== null && !(log.x && p.x <= 0));
     const measured = placed.filter((p) => p.y !== null && !(log.y && p.y <= 0));
     const failed = placed.filter((p) => p.y === null);
-    const c = { field: "arm", type: "nominal", scale: color, legend: null };
-    const s = { field: "arm", type: "nominal", scale: shape, legend: null };
-    const d = { field: "arm", type: "nominal", scale: dash, legend: null };
-    const tip = { tooltip: { field: "tip" }, description: { field: "label" } };
-    const pale = { field: "shade", type: "quantitative", scale: null };
-    const base = { $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: "container", config: looks,
-      autosize: { type: "fit", contains: "padding" },
-      description: `${chart.title}: ${chart.yLabel} by ${chart.xLabel || "arm"}; ${measured.length} points. The tables below have the same numbers.` };
-    if (chart.kind === "rows") {
-      const arms = unique(measured.concat(failed).sort((a, b) => (a.y ?? 1e99) - (b.y ?? 1e99)).map((p) => p.arm));
-      const y = { field: "arm", type: "nominal", sort: arms, title: null, axis: { grid: true, domain: false, labelLimit: 140 } };
-      const x = { field: "y", type: "quantitative", title: chart.yLabel, scale: { zero: true, nice: true } };
-      const layer = [
-        { data: { values: [{ v: 0 }] }, mark: { type: "rule", color: "var(--soft)" }, encoding: { x: { datum: 0 } } },
-        { data: { values: measured.filter((p) => p.low !== null) }, mark: { type: "rule", strokeWidth: 2, aria: false },
-          encoding: { y, x: { ...x, field: "low" }, x2: { field: "high" }, color: c } },
-        { data: { values: measured }, mark: { type: "point", filled: true, size: 70, opacity: 1 }, encoding: { y, x, color: c, shape: s, ...tip } },
-        { data: { values: failed }, mark: { type: "point", filled: false, size: 80 }, encoding: { y, x: { value: 8 }, color: c, ...tip } },
-      ];
-      return { ...base, height: 60 + 30 * arms.length, layer: layer.filter(hasData) };
+    const fitted = curves.filter((p) => !(log.x && p.x <= 0) && !(log.y && p.y <= 0));
+    const x = xOf(chart, placed, fitted, log);
+    const y = yOf(chart, measured.concat(fitted), log);
+    const band = chart.kind === "band";
+    const domain = y.scale.domain;
+    const ends = named(fitted.some((p) => p.end) ? fitted : measured, domain, log.y);
+    const guides = chart.guides.filter((v) => v >= domain[0] && v <= domain[1]).map((y) => ({ y }));
+    const layer = [
+      ...placeLayers(places.length > MOST_PLACES ? [] : places, x),
+      rule(guides, { y }, { color: "var(--soft)", strokeDash: [2, 3] }),
+      ...curveLayers(fitted, x, y, marks),
+      ...intervalLayers(chart, measured, x, y, log, marks),
+    ];
+    if (chart.kind !== "points" && !fitted.length) {
+      const order = measured.some((p) => p.order !== undefined) ? { order: { field: "order", type: "quantitative" } } : {};
+      layer.push({ data: { values: measured }, mark: { type: "line", strokeWidth: band ? 1.5 : 2, aria: false },
+        encoding: { x, y, color, strokeDash: dash, detail: { field: "series" }, opacity: pale, ...order } });
     }
-    const at = unique(points.map((p) => p.x)).filter((v) => v !== null && !(log.x && v <= 0)).sort((a, b) => a - b);
-    const ticks = at.length <= 9 ? at : null;
-    const sizes = Object.fromEntries(points.filter((p) => p.name).map((p) => [String(p.x), p.name]));
-    const xAxis = { title: chart.xLabel, labelOverlap: "greedy", labelFlush: false, grid: false, format: ",.6~r" };
-    if (ticks) xAxis.values = ticks;
-    if (Object.keys(sizes).length) xAxis.labelExpr = `${JSON.stringify(sizes)}['' + datum.value]`;
-    const [first, last] = [at[0] ?? 1, at.at(-1) ?? 2];
-    const span = first < last ? [first, last] : log.x ? [first / 2, first * 2] : [first - 1, first + 1];
-    const xScale = { type: log.x ? "log" : "linear", domain: span, nice: false, padding: 6, ...(log.x ? {} : { zero: false }) };
-    const x = { field: "x", type: "quantitative", axis: xAxis, scale: xScale };
-    const domain = domainOf(measured, chart.fromZero, log.y);
-    const yScale = { type: log.y ? "log" : "linear", domain, nice: false, ...(log.y ? {} : { zero: false }) };
-    const yAxis = { title: chart.yLabel, format: ",.3~r", tickCount: 6, labelOverlap: true, labelFlush: false };
-    if (log.y) yAxis.values = logTicks(domain);
-    const y = { field: "y", type: "quantitative", scale: yScale, axis: yAxis };
-    const bars = measured.filter((p) => p.low !== null && p.high !== null && !(log.y && p.low <= 0));
-    const ends = named(measured, domain, log.y);
-    const layer = [];
-    if (chart.kind === "band") {
-      layer.push({ data: { values: bars }, mark: { type: "area", opacity: 0.2, aria: false, clip: true },
-        encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, color: c, detail: { field: "series" } } });
-    } else {
-      const bar = { color: c, opacity: pale };
-      layer.push({ data: { values: bars }, mark: { type: "rule", strokeWidth: 1.5, aria: false, clip: true },
-        encoding: { x, y: { ...y, field: "low" }, y2: { field: "high" }, ...bar } });
-      for (const end of ["low", "high"]) {
-        layer.push({ data: { values: bars }, mark: { type: "tick", orient: "horizontal", size: 7, thickness: 1.5, aria: false, clip: true },
-          encoding: { x, y: { ...y, field: end }, ...bar } });
-      }
-    }
-    layer.push({ data: { values: measured }, mark: { type: "line", strokeWidth: chart.kind === "band" ? 1.5 : 2, aria: false },
-      encoding: { x, y, color: c, strokeDash: d, detail: { field: "series" }, opacity: pale } });
-    layer.push({ data: { values: measured }, mark: { type: "point", filled: true, size: 60, aria: chart.kind !== "band" },
-      encoding: { x, y, color: c, shape: s, opacity: chart.kind === "band" ? { value: 0 } : pale, ...tip } });
-    layer.push({ data: { values: ends }, mark: { type: "text", align: "left", dx: 8, fontSize: 11, aria: false },
-      encoding: { x, y, color: c, text: { field: "end" } } });
-    if (failed.length) {
-      layer.push({ data: { values: failed }, mark: { type: "point", filled: false, size: 80, strokeWidth: 1.8 },
-        encoding: { x, y: { value: 8 }, color: c, shape: s, ...tip } });
-      layer.push({ data: { values: failed }, mark: { type: "text", angle: 90, align: "left", dx: 9, fontSize: 10, aria: false, fill: "var(--soft)" },
+    layer.push(
+      { data: { values: measured.filter((p) => !p.hollow) }, mark: { type: "point", filled: true, size: 60, aria: !band },
+        encoding: { x, y, color, shape, opacity: band ? { value: 0 } : pale, ...tip } },
+      { data: { values: measured.filter((p) => p.hollow) }, mark: { type: "point", filled: false, fill: "var(--ground)", size: 60, strokeWidth: 1.6 },
+        encoding: { x, y, color, shape, ...tip } },
+      { data: { values: measured.filter((p) => p.mark) }, mark: { type: "text", align: "left", dx: 6, dy: -7, fontSize: 10, aria: false },
+        encoding: { x, y, color, text: { field: "mark" } } },
+      { data: { values: ends }, mark: { type: "text", align: "left", dx: 8, fontSize: 11, aria: false },
+        encoding: { x, y, color, text: { field: "end" } } },
+      { data: { values: failed }, mark: { type: "point", filled: false, size: 80, strokeWidth: 1.8 },
+        encoding: { x, y: { value: 8 }, color, shape, ...tip } },
+      { data: { values: failed }, mark: { type: "text", angle: 90, align: "left", dx: 9, fontSize: 10, aria: false, fill: "var(--soft)" },
         encoding: { x, y: { value: 8 }, text: { field: "status" } } });
-    }
-    return { ...base, height: HEIGHT, padding: { left: 4, top: 6, bottom: 4, right: ends.length ? 12 : 6 }, layer: layer.filter(hasData) };
+    return { ...baseOf(chart, measured.length), height: HEIGHT, padding: { left: 4, top: 6, bottom: 4, right: ends.length ? 12 : 6 }, layer: layer.filter(hasData) };
   };
 
   const tip = made("div", { id: "tip", hidden: true });
@@ -246,7 +358,7 @@
     constructor(chart) {
       this.chart = chart;
       this.log = { x: chart.logX, y: chart.logY };
-      this.arms = names.filter((name) => chart.points.some((p) => p.arm === name));
+      this.arms = names.filter((name) => chart.points.concat(chart.curves).some((p) => p.arm === name));
       this.legend = made("div", { className: "tools" });
       this.legend.setAttribute("role", "group");
       this.legend.setAttribute("aria-label", `Arms of ${chart.title}: press to hide or show`);
@@ -269,25 +381,35 @@
       say();
       return button;
     }
-    async draw() {
-      const turn = ++this.turn;
-      const points = shownPoints(this.chart);
-      this.legend.replaceChildren(...legend(this.arms));
+    /** The caption: what is shown of several, what lines and open marks are, and what follows. */
+    words({ points, curves, places }) {
       const narrowed = Object.entries(this.chart.narrowed).filter(([key]) => !chosen()[key]);
       const lost = points.filter((p) => p.y === null).length;
-      this.caption.textContent = [
+      const lanes = this.chart.kind === "rows" ? unique(points.map((p) => p.lane)).filter(Boolean) : [];
+      const first = this.chart.line && !chosen()[this.chart.line];
+      return [
         narrowed.length ? `Shown: ${narrowed.map(([k, v]) => `${k.replace("_", " ")} ${v}`).join(", ")}; choose others above.` : "",
-        this.chart.note,
+        first ? `${this.chart.remark} Choose others above.` : "",
+        curves.length ? "Curves are fits, dashed where extrapolated." : "",
+        lanes.length > 1 ? `In a row, from the top: ${lanes.join("; ")}.` : "",
         lost ? `${lost} failed cells: open markers.` : "",
-      ].filter(Boolean).join(" ");
-      this.figure.dataset.points = points.length;
-      if (!points.length) {
+        ...(places.length > MOST_PLACES ? [`${places.length} crossovers: see the tables.`] : places.map((p) => `Dotted: ${p.text}.`)),
+        ...this.chart.notes,
+      ].filter(Boolean);
+    }
+    async draw() {
+      const turn = ++this.turn;
+      const parts = shown(this.chart);
+      this.legend.replaceChildren(...legend(this.arms));
+      this.caption.replaceChildren(...this.words(parts).map((textContent) => made("p", { textContent })));
+      this.figure.dataset.points = parts.points.length;
+      if (!parts.points.length && !parts.curves.length) {
         if (this.view) this.view.finalize();
         this.view = null;
         this.plot.replaceChildren(made("p", { className: "note", textContent: "No points for this choice." }));
         return;
       }
-      const result = await vegaEmbed(this.plot, spec(this.chart, points, this.log), {
+      const result = await vegaEmbed(this.plot, spec(this.chart, parts, this.log), {
         renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: pointAt });
       if (turn !== this.turn) { result.finalize(); return; }
       if (this.view) this.view.finalize();

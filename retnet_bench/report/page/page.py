@@ -45,6 +45,7 @@ class Shown:
     contract: str
     tables: list[Table]
     claims: Table | None
+    published: Table | None
     failures: Table | None
     environment: list[tuple[str, list[tuple[str, str]]]]
     download: records.Download
@@ -82,7 +83,7 @@ def html(found: Sequence[Side], command: Sequence[str] = ()) -> str:
         title=_title(found),
         shown=[_shown(side) for side in found],
         filters=_filters(found),
-        joined=tables.joined(found),
+        joined=tables.joined(sides.across(found)),
         policy=_policy([script, code], style),
         scripts=[markup(script), markup(code)],
         style=markup(style),
@@ -164,6 +165,7 @@ def _shown(side: Side) -> Shown:
         contract=contract_text(known),
         tables=[table for table in made if table.title != "Not measured"],
         claims=tables.claims(side),
+        published=tables.published(side),
         failures=tables.failures(side),
         environment=list(_environments(known)),
         download=records.download(side),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from retnet_bench import yaml_file
-from retnet_bench.analysis.tables import baselines
+from retnet_bench.analysis.tables import baselines, scaling
 from retnet_bench.analysis.tables.floor import Floors, read_floors
+from retnet_bench.analysis.tables.scaling import Scaling
 from retnet_bench.analysis.verdicts import claims, judging
 from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.base import UserError, printable
@@ -42,6 +44,20 @@ class Side:
     """Whether another process is writing to the folder now."""
 
     @property
+    def has_losses(self) -> bool:
+        """Whether any trained model was scored."""
+        return bool((self.records["metric"] == "document_nll_nat").any())
+
+    @cached_property
+    def laws(self) -> Scaling:
+        """The scaling laws of its losses in bits per byte, fitted once for all charts; none where
+        the records can't be fitted as one (`show` says why)."""
+        try:
+            return scaling.fits(self.records) if self.has_losses else Scaling([], [])
+        except UserError:
+            return Scaling([], [])
+
+    @property
     def study(self) -> str:
         return ", ".join(sorted(self.records["study"].unique()))
 
@@ -65,6 +81,17 @@ def labels(paths: Sequence[Path]) -> list[str]:
         if len(set(found)) == len(found):
             break
     return found
+
+
+def across(found: Sequence[Side]) -> Side | None:
+    """All sides as one, where models were trained in one folder and timed in another: of one
+    machine, and without a cell in common, which would be runs of the same; else None."""
+    cells = [set(side.records["cell_id"]) for side in found]
+    machines = {name for side in found for name in side.records["fingerprint"]}
+    if len(found) < 2 or len(machines) > 1 or len(set.union(*cells)) < sum(map(len, cells)):
+        return None
+    records = pd.concat([side.records for side in found], ignore_index=True)
+    return replace(found[0], label=" + ".join(side.label for side in found), records=records)
 
 
 def _side(path: Path, label: str) -> Side:

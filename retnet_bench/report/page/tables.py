@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pandas as pd
 from rich.table import Table as RichTable
 
+from retnet_bench.figures import published as figure
 from retnet_bench.report import card, quality
 from retnet_bench.report.page.keys import NAMES, Cells
 from retnet_bench.report.page.sides import Side
 from retnet_bench.report.tables import by_workload
+from retnet_bench.results.numbers import quantity
 from retnet_bench.results.schema import METRICS
 from retnet_bench.results.store import of_latest_runs
 
@@ -95,12 +96,23 @@ def claims(side: Side) -> Table | None:
     return Table(card.TITLE, columns, rows, card.NOTE) if rows else None
 
 
-def joined(sides: Sequence[Side]) -> Table | None:
-    """Quality beside speed of models that were trained in one folder and timed in another: of one
-    machine, and of folders that have no cell in common, which would be runs of the same."""
-    cells = [set(side.records["cell_id"]) for side in sides]
-    machines = {name for side in sides for name in side.records["fingerprint"]}
-    if len(sides) < 2 or len(machines) > 1 or len(set.union(*cells)) < sum(map(len, cells)):
+def joined(both: Side | None) -> Table | None:
+    """Quality beside speed of models that were trained in one folder and timed in another."""
+    table = None if both is None else quality.joined(both.records)
+    return None if both is None or table is None else _table(table, "", Cells(both.records))
+
+
+def published(side: Side) -> Table | None:
+    """What others published of the arms here, for a study that ends in that figure."""
+    if "published" not in side.figures:
         return None
-    table = quality.joined(pd.concat([side.records for side in sides], ignore_index=True))
-    return None if table is None else _table(table, "", Cells(sides[0].records))
+    columns = [Column(name, False) for name in ("arm", "what", "number", "published by")]
+    rows = [
+        Row([str(row.arm), str(row.what), _printed(row), str(row.source)], {"arm": str(row.arm)})
+        for row in figure.others(sorted(side.records["arm"].unique())).itertuples()
+    ]
+    return Table("As others published it", columns, rows, figure.SOURCE) if rows else None
+
+
+def _printed(row: Any) -> str:
+    return f"{quantity(row.relative)} {row.unit}"

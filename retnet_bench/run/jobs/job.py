@@ -34,7 +34,7 @@ from retnet_bench.study import plan
 from retnet_bench.study import study as studies
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.study import Source, Study
-from retnet_bench.workloads import WORKLOADS
+from retnet_bench.workloads import WORKLOADS, world
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _fingerprint(planned: plan.Planned) -> str:
     """As the cell's worker will have it: fingerprints say how many threads computed."""
     env = environment.capture(planned.cell.device)
     env["threads"]["intra_op"] = planned.cell.threads
-    return environment.fingerprint(env)
+    return environment.fingerprint(env | world.section(planned.cell))
 
 
 def environment_name(planned: plan.Planned) -> str:
