@@ -188,7 +188,7 @@ def _sweep(study: Study, given: Path | None, here: bool) -> Sweep | None:
 def _sweep_lines(sweep: Sweep, cells: list[Planned]) -> Iterator[str]:
     """How far the sweep is, which cells wait for it, and what it led to for the others."""
     waiting, arms = len(sweep.waiting), Counter(p.cell.arm for p in cells if p.waits)
-    of = len(sweep.pairs)
+    of = len(sweep.cells) + len(sweep.further)
     further = "; a best rate at an end of the grid adds one" if waiting else ""
     yield f"sweep: {of} trainings, {of - waiting} of them done{further}"
     for arm, count in arms.items():

@@ -191,11 +191,14 @@ def math_step(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     On CPU this beats SDPA's flash kernel (about 1.1 times at 8k positions), which is made for
     blocks of queries. `mask` (S,) is True where a slot may be read.
     """
-    H = q.shape[1]
-    scores = (_fold(q, k) @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5  # (B, G, H/G, S)
+    (B, H), G, scale = q.shape[:2], k.shape[1], q.shape[-1] ** -0.5
+    q = (q * scale).view(B * G, H // G, -1)  # the rows of a group, in one product
+    k, v = (x.flatten(0, 1) for x in (k, v))
+    scores = torch.bmm(q, k.transpose(1, 2))  # (B G, H/G, S)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
-    return _split(scores.softmax(-1, dtype=_at_least_fp32(q)).to(v.dtype) @ v, H)
+    weights = scores.softmax(-1, dtype=_at_least_fp32(q)).to(v.dtype)
+    return torch.bmm(weights, v).view(B, H, 1, -1)
 
 
 def sdpa_step(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -8,10 +8,13 @@ every kernel. Every form returns the output (B, T, H, d_v) and the state after t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from retnet_bench.kernels.chunks import (
     by_chunk,
@@ -21,6 +24,7 @@ from retnet_bench.kernels.chunks import (
     scan,
     state_dtype,
 )
+from retnet_bench.kernels.device import Device, device_of
 
 
 def _empty_state(q: Tensor, v: Tensor) -> Tensor:
@@ -69,20 +73,200 @@ def _chunks(
 ) -> tuple[Tensor, Tensor]:
     """Eq. 7 where C divides T."""
     state = _empty_state(q, v) if state is None else state
-    row = torch.arange(C, device=q.device, dtype=log_decay.dtype)
-    scale = q.shape[-1] ** -0.5
-    D = (_decay_mask(log_decay, C) * scale).to(q.dtype)[:, None]  # (H, 1, C, C)
-    zeta = torch.exp((C - 1 - row) * log_decay[:, None]).to(q.dtype)[:, None, :, None]
-    xi = (torch.exp((row + 1) * log_decay[:, None]) * scale).to(q.dtype)[:, None, :, None]
-    gamma_C = torch.exp(C * log_decay)[None, :, None, None, None]
+    if torch.compiler.is_compiling():
+        return _all_chunks(_Factors.of(log_decay, C, q, state), q, k, v, C, state)
+    device = device_of(q)
+    if device.low is not None:
+        q, k, v = (x.to(device.low) for x in (q, k, v))
+    factors = _Factors.of(log_decay, C, q, state)
+    return _Chunkwise.apply(q, k, v, state, factors, C, device)
 
+
+@dataclass(frozen=True)
+class _Factors:
+    """What decays by place in a chunk, of the dtype of q (`whole`: of the state), for operands
+    (..., H, C, d)."""
+
+    inner: Tensor
+    """D of Eq. 5 times the scale d_k^-1/2: (H, C, C)."""
+    to_end: Tensor
+    """gamma^(C-1-n): (H, C, 1)."""
+    from_start: Tensor
+    """gamma^(n+1) times the scale: (H, C, 1)."""
+    whole: Tensor
+    """gamma^C: (H, 1, 1)."""
+
+    @staticmethod
+    def of(log_decay: Tensor, C: int, q: Tensor, state: Tensor) -> _Factors:
+        scale = q.shape[-1] ** -0.5
+        row = torch.arange(C, device=q.device, dtype=log_decay.dtype)
+        return _Factors(
+            (_decay_mask(log_decay, C) * scale).to(q.dtype),
+            torch.exp((C - 1 - row) * log_decay[:, None])[..., None].to(q.dtype),
+            (torch.exp((row + 1) * log_decay[:, None]) * scale)[..., None].to(q.dtype),
+            torch.exp(C * log_decay)[:, None, None].to(state.dtype),
+        )
+
+
+def _all_chunks(
+    factors: _Factors, q: Tensor, k: Tensor, v: Tensor, C: int, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All chunks together, in operators that a compiler fuses and differentiates."""
     q, k, v = (by_chunk(x, C) for x in (q, k, v))
-    increments = ((k * zeta).transpose(-1, -2) @ v).to(state.dtype)  # (B, H, T/C, d_k, d_v)
-    before, state = scan(increments, state, gamma_C.expand(-1, -1, increments.shape[2], 1, 1))
-    del increments  # as large as the states
-    inner = (q @ k.transpose(-1, -2)).mul_(D) @ v
+    to_end, from_start = factors.to_end[:, None], factors.from_start[:, None]
+    increments = ((k * to_end).transpose(-1, -2) @ v).to(state.dtype)  # (B, H, N, d_k, d_v)
+    decay = factors.whole[None, :, None].expand(-1, -1, increments.shape[2], 1, 1)
+    before, state = scan(increments, state, decay)
+    inner = (q @ k.transpose(-1, -2)).mul(factors.inner[:, None]) @ v
     cross = q @ before.to(q.dtype)
-    return in_order(inner.addcmul_(cross, xi)), state
+    return in_order(inner.addcmul(cross, from_start)), state
+
+
+class _Chunkwise(torch.autograd.Function):
+    """Eq. 7 that keeps q, k, v and the state before each chunk, and computes all else again in the
+    backward pass. Chunks are worked on in groups, in place; on a CPU a group stays in its caches.
+
+    Of N chunks, in groups of n: what is kept (N B H, C, d), a group (n B H, C, d), states
+    (n B H, d_k, d_v). `log_decay` is a constant. A second derivative raises RuntimeError.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Tensor,
+        factors: _Factors,
+        C: int,
+        device: Device,
+    ) -> tuple[Tensor, Tensor]:
+        groups = _groups(q, v, C, device)
+        out = torch.empty_like(v, memory_format=torch.contiguous_format)
+        learns = any(ctx.needs_input_grad)
+        kept = [_taken(x, C, slice(None)) for x in (q, k, v)] if learns else []
+        before = q.new_empty(len(kept[0]) if kept else 0, *state.shape[2:])
+        for group in groups:
+            rows = group.rows(state)
+            Q, K, V = [x[rows] for x in kept] or [_taken(x, C, group.chunks) for x in (q, k, v)]
+            scores = _scale_(torch.bmm(Q, K.mT), factors.inner)
+            part = torch.bmm(scores, V)
+            del scores
+            increments = torch.bmm(_scaled(K, factors.to_end).mT, V)
+            states = before[rows] if learns else torch.empty_like(increments)
+            state = _through(increments, state, factors.whole, states)
+            del increments
+            _put(out, C, group, _add_(part, _scaled(Q, factors.from_start), states))
+        ctx.save_for_backward(*kept, before, *vars(factors).values())
+        ctx.C, ctx.groups, ctx.state = C, groups, (state.shape, state.dtype)
+        ctx.set_materialize_grads(False)
+        return out, state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor | None, grad_state: Tensor | None) -> tuple[Any, ...]:
+        q, k, v, before, *rest = ctx.saved_tensors
+        factors, C = _Factors(*rest), ctx.C
+        shape, state_dtype = ctx.state
+        alone, to_start = len(before) == shape[0] * shape[1], ctx.needs_input_grad[3]
+        to_end = not alone or grad_state is not None
+        if grad_state is None:
+            grad_state = before.new_zeros(shape, dtype=state_dtype)
+        B, T = shape[0], C * (len(before) // (shape[0] * shape[1]))
+        if grad_out is None:
+            grad_out = v.new_zeros(B, T, shape[1], shape[3])
+        grads = [q.new_empty(B, T, shape[1], x.shape[-1]) for x in (q, k, v)]
+        for group in reversed(ctx.groups):
+            rows = group.rows(grad_state)
+            Q, K, V, R = q[rows], k[rows], v[rows], before[rows]
+            G = _taken(grad_out, C, group.chunks)
+            scores = _scale_(torch.bmm(Q, K.mT), factors.inner)
+            to_v = torch.bmm(scores.mT, G)
+            del scores
+            to_scores = _scale_(torch.bmm(G, V.mT), factors.inner)
+            to_q = _scale_(torch.bmm(G, R.mT), factors.from_start)
+            _put(grads[0], C, group, _add_(to_q, to_scores, K))
+            to_k = torch.bmm(to_scores.mT, Q)
+            del to_q, to_scores
+            after = torch.empty_like(R)
+            if to_start or not alone:
+                read = torch.bmm(_scaled(Q, factors.from_start).mT, G)
+                grad_state = _through(read, grad_state, factors.whole, after, back=True)
+            else:
+                after.copy_(grad_state.view_as(after))
+            if to_end:
+                _add_(to_k, _scaled(V, factors.to_end), after.mT)
+                _add_(to_v, _scaled(K, factors.to_end), after)
+            _put(grads[1], C, group, to_k)
+            _put(grads[2], C, group, to_v)
+        return *grads, grad_state if to_start else None, None, None, None
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Chunks that are worked on together: from `first`, before `end`."""
+
+    first: int
+    end: int
+
+    @property
+    def chunks(self) -> slice:
+        return slice(self.first, self.end)
+
+    def rows(self, state: Tensor) -> slice:
+        """Of what is kept: each chunk has one for every sequence and head."""
+        each = state.shape[0] * state.shape[1]
+        return slice(self.first * each, self.end * each)
+
+
+def _groups(q: Tensor, v: Tensor, C: int, device: Device) -> list[_Group]:
+    """The groups of q, v (B, T, H, d), by what a chunk's scores and operands take."""
+    B, T, H, d_k = q.shape
+    chunk_bytes = B * H * C * (2 * C + 3 * d_k + 3 * v.shape[-1]) * q.element_size()
+    n = device.at_once(chunk_bytes, T // C)
+    return [_Group(first, min(first + n, T // C)) for first in range(0, T // C, n)]
+
+
+def _taken(x: Tensor, C: int, chunks: slice) -> Tensor:
+    """A copy of some chunks of x (B, T, H, d): (n B H, C, d)."""
+    part = x.unflatten(1, (-1, C))[:, chunks].permute(1, 0, 3, 2, 4)
+    return part.clone(memory_format=torch.contiguous_format).flatten(0, 2)
+
+
+def _put(x: Tensor, C: int, group: _Group, part: Tensor) -> None:
+    """Write a group to its place in x (B, T, H, d): the reverse of `_taken`."""
+    place = x.unflatten(1, (-1, C))[:, group.chunks].permute(1, 0, 3, 2, 4)
+    place.copy_(part.view(place.shape))
+
+
+def _scaled(x: Tensor, factor: Tensor) -> Tensor:
+    """x (n B H, ...) times what each head (H, ...) has of a factor."""
+    return (x.unflatten(0, (-1, len(factor))) * factor).flatten(0, 1)
+
+
+def _scale_(x: Tensor, factor: Tensor) -> Tensor:
+    """The same in place."""
+    x.unflatten(0, (-1, len(factor))).mul_(factor)
+    return x
+
+
+def _add_(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """x + a b, in place. (`baddbmm_` is the same, and no counter of FLOPs knows it.)"""
+    return torch.baddbmm(x, a, b, out=x)
+
+
+def _through(
+    increments: Tensor, state: Tensor, decay: Tensor, states: Tensor, back: bool = False
+) -> Tensor:
+    """Write the state (B, H, d_k, d_v) before each chunk of a group to `states`; returns the one
+    after the last. `back`: likewise for gradients, from the last chunk to the first."""
+    shape = (-1, *state.shape[:2])
+    places, added = (x.unflatten(0, shape).unbind(0) for x in (states, increments))
+    order = range(len(places))
+    for n in reversed(order) if back else order:
+        places[n].copy_(state)
+        state = torch.addcmul(added[n].to(state.dtype), state, decay)
+    return state
 
 
 def recurrent(
@@ -107,7 +291,8 @@ def recurrent_step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, state: Te
     dtype, scale = state.dtype, q.shape[-1] ** -0.5
     gamma = torch.exp(log_decay)[:, None, None]
     state.mul_(gamma).addcmul_(k.to(dtype)[..., :, None], v.to(dtype)[..., None, :])
-    return ((q.to(dtype) * scale)[..., None, :] @ state).squeeze(-2).to(v.dtype)
+    q = (q.to(dtype) * scale).flatten(0, 1)[:, None]  # (B H, 1, d_k)
+    return torch.bmm(q, state.flatten(0, 1)).view(v.shape).to(v.dtype)
 
 
 def fla_chunkwise(
@@ -154,6 +339,12 @@ def chunkwise_flops(length: int, chunk: int, d_k: int, d_v: int, masked: bool) -
         return 2 * pairs * (d_k + d_v) + 4 * c * d_k * d_v
 
     return flops_over_chunks(length, chunk, one)
+
+
+def scores_flops(length: int, chunk: int, d_k: int) -> float:
+    """Matmul FLOPs of Q K^T of one head's `chunkwise`, masked scores included: what the backward
+    pass computes again."""
+    return flops_over_chunks(length, chunk, lambda c: 2.0 * c * c * d_k)
 
 
 def unused_backward_flops(length: int, chunk: int, d_k: int, d_v: int) -> float:

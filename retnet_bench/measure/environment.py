@@ -54,8 +54,9 @@ STABLE_FIELDS = (
     "threads.intra_op",
 )
 """What must be equal for two records to be comparable; memory is rounded to whole GiB."""
-STABLE_WHERE_KNOWN = ("cgroup.cpus", "device.power_limit_w")
-"""The same for limits that few machines have: left out where unknown."""
+STABLE_WHERE_KNOWN = ("cgroup.cpus", "device.power_limit_w", "world.ranks_by_machine")
+"""The same for limits that few machines have, and for cells that several machines ran: left out
+where unknown."""
 GIT_TIMEOUT_S = 2.0
 GPU_STATE = {
     "sm_clock_mhz": nvml.sm_clock_mhz,

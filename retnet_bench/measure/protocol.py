@@ -76,7 +76,8 @@ class Protocol:
     """Seconds in which the kernels and chunks of a cell that leaves them open (`kernel: auto`) are
     timed, all of them together: the same for every arm."""
     timeout_s: Seconds = 600.0
-    """Seconds a cell may take in all before it is stopped."""
+    """Seconds a cell may take before it is stopped; of a training or scoring, which says how far it
+    is, the seconds without a word."""
     interleave: Literal["blocks", "processes"] = "blocks"
     """"blocks": the arms' processes live side by side and their blocks alternate (ABBA).
     "processes": one process at a time, ABBA over processes."""

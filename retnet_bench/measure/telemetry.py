@@ -51,8 +51,8 @@ class Telemetry:
     """`with Telemetry("cuda", uuid, pids) as t: worker.ask("block")`, then `t.readings()`.
 
     `uuid`: as `nvml.torch_uuid` gives it in the worker; torch and NVML may number GPUs differently.
-    `pids`: the worker processes of this pair, which are not foreign. `gpus`: how many work on the
-    block, of which this is the first. One block, one object.
+    `pids`: the worker processes of this pair, which are not foreign. `gpus`, `machines`: how many
+    work on the block, of which these are the first. One block, one object.
     """
 
     def __init__(
@@ -65,8 +65,9 @@ class Telemetry:
         sample_s: float = SAMPLE_S,
         root: Path = ROOT,
         gpus: int = 1,
+        machines: int = 1,
     ) -> None:
-        self.on_gpu, self.gpus = device.startswith("cuda"), gpus
+        self.on_gpu, self.gpus, self.machines = device.startswith("cuda"), gpus, machines
         self.pids = frozenset(pids)
         self._now, self._sample_s, self._root = now, sample_s, root
         self._uuid = uuid or ""
@@ -122,6 +123,9 @@ class Telemetry:
         gpu = [*self._gauges(), self._foreign(), *self._gpu_energy()] if self.on_gpu else []
         window_s = self._end_s - self._start_s
         joules = energy.cpu_energy_j(self._rapl, self._rapl_after, window_s)
+        if self.machines > 1:
+            words = f"{self.machines} machines worked on it, of which one is watched"
+            joules = Reading.missing(words)
         found = [*gpu, Series.of("cpu_energy_j", "j", joules)]
         if any(one.unit == "j" and one.values for one in found):
             found.append(Series("energy_window_s", "s", (window_s,)))

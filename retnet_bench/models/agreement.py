@@ -11,6 +11,7 @@ from torch import Tensor
 
 from retnet_bench.kernels import KERNELS
 from retnet_bench.models.config import ModelConfig
+from retnet_bench.models.joined import join
 from retnet_bench.models.language_model import LanguageModel
 from retnet_bench.models.mixers import MIXERS, Mixer
 
@@ -122,6 +123,7 @@ def _check_setting(cfg: ModelConfig, device: str, dtype: str, seed: int, setting
     for kernels in _assignments(cfg, device, dtype):
         model = LanguageModel(cfg.with_kernels(kernels.__getitem__)).to(device, DTYPES[dtype])
         model.load_state_dict(exact.state_dict())
+        join(model)  # as it decodes; the reference is not
         name = "+".join(dict.fromkeys(kernels.values()))
         found = [
             (f"{name} {where}", logits.double(), truth[:, start : start + logits.shape[1]])

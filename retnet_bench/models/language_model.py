@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.layers import FeedForward, Rotary, drop, make_norm
 from retnet_bench.models.mixers import MIXERS
-from retnet_bench.models.mixers.base import Context, Mixer, State
+from retnet_bench.models.mixers.base import Angles, Context, Mixer, State
+from retnet_bench.models.nats import nats
 
 
 class Block(nn.Module):
@@ -41,7 +42,7 @@ class Block(nn.Module):
 
     def step(self, x: Tensor, context: Context, state: State, position: int | Tensor) -> Tensor:
         x = x + self.mixer.step(self.mixer_norm(x), context, state, position)
-        return x if self.ffn is None else x + self.ffn(self.ffn_norm(x))
+        return x if self.ffn is None else x + self.ffn.step(self.ffn_norm(x))
 
 
 @dataclass
@@ -58,10 +59,6 @@ def _rows(layer: State, rows: Tensor) -> State:
         return layer[rows]
     selected = {name: v[rows] for name, v in vars(layer).items() if isinstance(v, Tensor)}
     return replace(layer, **selected)
-
-
-def _nats(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 def _as_they_are(logits: Tensor) -> Tensor:
@@ -96,9 +93,10 @@ class LanguageModel(nn.Module):
         self.recompute_contexts: Callable[[], tuple[Any, Any]] = noop_context_fn
         """Makes the contexts of a recomputed block's first and second run."""
         self.joined: Callable[[Tensor], Tensor] = _as_they_are
-        self.nats: Callable[[Tensor, Tensor], Tensor] = _nats
-        """The whole vocabulary's logits, and the loss, from what `_logits` gives: of a model that
-        is split over ranks (`models.split`) those of a part of the vocabulary."""
+        """The whole vocabulary's logits from what `_logits` gives: of a model that is split over
+        ranks (`models.split`) those of a part of the vocabulary."""
+        self.nats: Callable[[Tensor, Tensor, Tensor], Tensor] = nats
+        """The loss from what goes into the head, the head's weight and the targets; likewise."""
         self.head = None if cfg.tied else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
         self._initialise()
 
@@ -128,10 +126,13 @@ class LanguageModel(nn.Module):
             for name in b.mixer.undecayed
         }
 
-    def _contexts(self, start: int | Tensor, length: int) -> list[Context]:
+    def _contexts(self, start: int, length: int) -> list[Context]:
         """What each layer is given of positions start .. start + length - 1."""
+        return self._given(lambda rotary: rotary.at(start, length))
+
+    def _given(self, angles_of: Callable[[Rotary], Angles]) -> list[Context]:
         angles = {
-            int(key_dim): cast("Rotary", rotary).at(start, length)
+            int(key_dim): angles_of(cast("Rotary", rotary))
             for key_dim, rotary in self.rotaries.items()
         }
         shared: dict[str, Tensor] = {}
@@ -146,9 +147,12 @@ class LanguageModel(nn.Module):
             return x
         return x + self.positions(torch.arange(tokens.shape[1], device=tokens.device) + start)
 
+    @property
+    def _head_weight(self) -> Tensor:
+        return (self.embedding if self.head is None else self.head).weight
+
     def _logits(self, x: Tensor) -> Tensor:
-        head = self.embedding if self.head is None else self.head
-        return F.linear(self.norm(x), head.weight)
+        return F.linear(self.norm(x), self._head_weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Whole sequences from an empty state: (B, T) -> (B, T, vocab)."""
@@ -156,8 +160,11 @@ class LanguageModel(nn.Module):
 
     def logits_at(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """The same at `positions` (B, D) only: (B, D, vocab)."""
+        return self._logits(self._mixed_at(tokens, positions))
+
+    def _mixed_at(self, tokens: Tensor, positions: Tensor) -> Tensor:
         x = self._mixed(tokens)
-        return self._logits(x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1])))
+        return x.gather(1, positions[..., None].expand(-1, -1, x.shape[-1]))
 
     def _mixed(self, tokens: Tensor) -> Tensor:
         """What comes out of the last block: (B, T, d)."""
@@ -174,11 +181,12 @@ class LanguageModel(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood in nats per token, in fp32."""
-        return self.nats(self._logits(self._mixed(tokens)), targets)
+        return self.nats(self.norm(self._mixed(tokens)), self._head_weight, targets)
 
     def loss_at(self, tokens: Tensor, positions: Tensor, targets: Tensor) -> Tensor:
         """The same of `targets` (B, D) at `positions` (B, D) alone, in nats per target."""
-        return _nats(self.logits_at(tokens, positions), targets)
+        x = self.norm(self._mixed_at(tokens, positions))
+        return self.nats(x, self._head_weight, targets)
 
     def new_state(self, batch: int, capacity: int) -> DecodeState:
         """An empty state for up to `capacity` tokens of `batch` sequences."""
@@ -214,7 +222,7 @@ class LanguageModel(nn.Module):
     def step_at(self, token: Tensor, layers: list[State], position: int | Tensor) -> Tensor:
         """One token (B, 1) at `position` (a tensor (1,) inside a captured graph)."""
         x = self._embed(token, position)  # (B, 1, d)
-        contexts = self._contexts(position, 1)
+        contexts = self._given(lambda rotary: rotary.at_one(position))
         for block, context, layer in zip(self.blocks, contexts, layers, strict=True):
             x = block.step(x, context, layer, position)
         return self.joined(self._logits(x))

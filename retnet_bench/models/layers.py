@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retnet_bench.models.config import ModelConfig
+from retnet_bench.models.joined import Joined
 
 
 class Exact(nn.Module):
@@ -81,9 +82,18 @@ class Rotary(Exact):
         angle = ((steps + start)[:, None] * self.frequency)[:, None, :]
         return angle.cos(), angle.sin()
 
+    def at_one(self, position: int | Tensor) -> tuple[Tensor, Tensor]:
+        """The same for one position, as a decode step takes it in fewer operators: cos (d/2,), and
+        sin (2, d/2) with the sign it has in front of either half."""
+        angle = self.frequency * position
+        sin = angle.sin()
+        return angle.cos(), torch.stack((-sin, sin))
+
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate x (B, T, H, d); the product is taken in the angles' precision."""
+    if angles[0].dim() == 1:
+        return _turned_at_one(x, *angles)
     if torch.compiler.is_compiling():
         cos, sin = angles
         a, b = x.chunk(2, dim=-1)
@@ -112,6 +122,12 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     torch.mul(a, cos, out=u).addcmul_(b, sin, value=-1)
     torch.mul(b, cos, out=w).addcmul_(a, sin)
     return out.to(x.dtype)
+
+
+def _turned_at_one(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """By the angles of `Rotary.at_one`: of few numbers, so that operators count, not passes."""
+    halves = x.unflatten(-1, (2, -1))
+    return (halves * cos).addcmul_(halves.flip(-2), sin).flatten(-2).to(x.dtype)
 
 
 def make_norm(cfg: ModelConfig, width: int) -> nn.Module:
@@ -169,11 +185,19 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(cfg.d_model, cfg.d_ffn, bias=cfg.bias)
         self.down = nn.Linear(cfg.d_ffn, cfg.d_model, bias=cfg.bias)
         self.gate = nn.Linear(cfg.d_model, cfg.d_ffn, bias=cfg.bias) if modern else None
+        self.joined = None if self.gate is None else Joined((self.gate,), (self.up,))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
         return self.down(self.activation(self.gate(x)) * self.up(x))
+
+    def step(self, x: Tensor) -> Tensor:
+        """The same of one token, in fewer operators."""
+        if self.joined is None:
+            return self.forward(x)
+        gate, up = self.joined(x)
+        return self.down(self.activation(gate) * up)
 
 
 def ffn_matrices(cfg: ModelConfig) -> int:

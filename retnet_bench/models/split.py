@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retnet_bench.base import UserError
@@ -215,9 +216,10 @@ class VocabularyPart(nn.Embedding):
         rows, here = self._own(ids)
         return _Leave.apply(super().forward(rows) * here[..., None], self.by)
 
-    def nats(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def nats(self, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood of targets (B, T), in fp32 as that of a whole model, from
-        this rank's logits (B, T, rows here)."""
+        what goes into the head (B, T, d) and this rank's part of its weight (rows here, d)."""
+        logits = F.linear(x, weight)
         own = self._own(targets.flatten())
         return _Nats.apply(logits.flatten(0, 1).float(), *own, self.by).mean()
 

@@ -25,8 +25,10 @@ from torch import Tensor, nn
 
 from retnet_bench.base import UserError
 from retnet_bench.kernels import KERNELS
+from retnet_bench.kernels.device import Device, modelled
 from retnet_bench.models import MIXERS, LanguageModel, ModelConfig, cost
 from retnet_bench.models.agreement import DTYPES
+from retnet_bench.models.joined import join
 from retnet_bench.models.split import Split, split
 from retnet_bench.predict.device_operators import DeviceOperators
 from retnet_bench.predict.shared_weights import shared
@@ -215,13 +217,16 @@ def _run(step: Step, layers: int) -> Footprint:
     counter = TensorCounter(CUDA_GRANULE if cuda else 1)
     low = _low(step)
     weights = DTYPES[step.dtype] if low is None else torch.float32
-    with torch.device("meta"), DeviceOperators(cuda, low):
+    device = Device("cuda" if cuda else "cpu", low)
+    with torch.device("meta"), modelled(device), DeviceOperators(cuda, low):
         model = LanguageModel(config).to(weights)
         # The second run is called from inside the backward pass, where the mode around is off.
         model.recompute_contexts = lambda: (nullcontext(), DeviceOperators(cuda, low))
         ranks = step.parallel.tensor
         if ranks > 1:
             split(model, Split(0, ranks, partial(_reduce, counter)))
+        if step.workload == "decode":
+            join(model)
         with ExitStack() as stack:
             if step.parallel.shard == "fsdp":
                 stack.enter_context(shared(model, step.parallel.data, low, counter))
@@ -253,6 +258,7 @@ def _training(step: Step, model: LanguageModel, counter: TensorCounter) -> Calla
         block.register_forward_hook(partial(_mark_backward, counter, part))
     inputs, targets = _tokens(step, counter), _tokens(step, counter)
     model.train().recompute = step.checkpointed
+    counter.keeps = True
 
     def call() -> None:
         at_once = step.micro_batch or step.batch

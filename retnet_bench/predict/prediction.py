@@ -22,6 +22,7 @@ from retnet_bench.predict.targets import Target
 from retnet_bench.results.numbers import size_bytes
 from retnet_bench.study.plan import Pair, Planned, cell_seconds
 from retnet_bench.workloads import WORKLOADS, Cell
+from retnet_bench.workloads.world import ranks_by_machine
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def predict(
         step_s *= calibration.factor(planned.running)
     peak = target.rates.flops_per_s.get(cell.dtype)
     if target.device == "cpu":
-        share *= cell.ranks  # which have the machine's memory together, and GPUs each its own
+        # Ranks of a machine have its memory together, and GPUs each its own.
+        share *= max(ranks_by_machine(cell.parallel, cell.device, cell.threads))
     limit = None if target.memory_bytes is None else target.memory_bytes // share
     fits = None if limit is None else found.peak_bytes <= limit
     return Prediction(

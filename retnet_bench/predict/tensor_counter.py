@@ -57,6 +57,9 @@ class TensorCounter(TorchDispatchMode):
         """Bytes of the whole tensors that were exchanged."""
         self.part = "forward"
         self.counting = False
+        self.keeps = False
+        """Whether a backward pass follows, for which the forward pass keeps what it makes. (Inside
+        of an autograd function's forward no gradients are recorded, and it may keep most.)"""
 
     def mark(self, part: str) -> None:
         """A new part of the step begins, with what is alive now."""
@@ -112,10 +115,10 @@ class TensorCounter(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         packet = func._overloadpacket
-        forward = self.part == "forward" and torch.is_grad_enabled()
+        kept = self.part == "forward" and self.keeps
         for t in tree_leaves(out):
             if isinstance(t, Tensor):
-                self._note(local(t).untyped_storage(), "activations" if forward else "workspace")
+                self._note(local(t).untyped_storage(), "activations" if kept else "workspace")
         self._high()
         if self.counting and func.namespace == "aten" and not func.is_view:
             self._note_op(packet, args, kwargs, out)

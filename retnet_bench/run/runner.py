@@ -36,7 +36,7 @@ from retnet_bench.run.worker_handle import WorkerHandle
 from retnet_bench.run.world_handle import WorldHandle
 from retnet_bench.run.world_handle import started as start_processes
 from retnet_bench.study.plan import Pair, Planned
-from retnet_bench.workloads import WORKLOADS, Sample
+from retnet_bench.workloads import WORKLOADS, Sample, world
 
 CHECKPOINTS = "checkpoints"
 """Folder beside the records; one folder in it for each training cell."""
@@ -213,7 +213,8 @@ class Runner:
             return
         assert isinstance(answer, Prepared)
         self._agreements[key] = answer.agreements
-        env = answer.environment | {"study": {"yaml": self.study_text}} | self._job_section()
+        env = answer.environment | {"study": {"yaml": self.study_text}}
+        env |= self._job_section(cell_run.worker.nodes) | world.section(cell)
         if cell.device not in self._targets:
             self._targets[cell.device] = targets.target_of_records(cell.device)
         cell_run.made = Rows(
@@ -259,7 +260,8 @@ class Runner:
         cell, made = cell_run.planned.cell, cell_run.made
         self.on_turn(f"{cell.name}: block {block + 1}")
         uuid = made.env["device"].get("uuid")
-        with Telemetry(cell.device, uuid, pids, gpus=cell.ranks) as telemetry:
+        machines = 1 + len(cell_run.worker.nodes)
+        with Telemetry(cell.device, uuid, pids, gpus=cell.ranks, machines=machines) as telemetry:
             found = self._answer(cell_run, "block")
         if found is None:
             return
@@ -313,8 +315,11 @@ class Runner:
         row = made.outcome(failure.status, failure.reason, cell_run.tail)
         return Finished(cell_run.planned, failure.status, failure.reason, cell_run.seconds, [row])
 
-    def _job_section(self) -> dict[str, Any]:
-        return {"job": self.job} if self.job else {}
+    def _job_section(self, further: Sequence[str] = ()) -> dict[str, Any]:
+        """`further`: the job's other nodes that worked on the cell."""
+        if not self.job:
+            return {}
+        return {"job": self.job | {"node": ", ".join([self.job["node"], *further])}}
 
 
 @contextmanager
@@ -338,7 +343,13 @@ def _workers(cell_runs: Sequence[CellRun], folder: Path, process: int) -> Iterat
 
 
 def environment_variables() -> None:
-    """Set what workers inherit, before the server starts: quiet libraries, no surprises."""
+    """Set what workers inherit, before the server starts: quiet libraries, no surprises. UserError
+    for one of several processes that torchrun has started."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError(
+            "torchrun started this process; retnet-bench starts the ranks of a cell itself: run it "
+            "once, without torchrun, on several machines by --on slurm --slurm nodes=N"
+        )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     # GNU OpenMP's threads wait for each other by spinning 300,000 turns. Where someone else wants

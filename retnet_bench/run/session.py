@@ -15,16 +15,14 @@ from retnet_bench.measure import environment
 from retnet_bench.predict import prediction, targets
 from retnet_bench.results.live import Live, LiveFile
 from retnet_bench.results.schema import OK_STATUSES
-from retnet_bench.results.store import Store, read_records
+from retnet_bench.results.store import Store
 from retnet_bench.run import choosing
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
 from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
-from retnet_bench.study import changes, plan
+from retnet_bench.study import changes, plan, tuning
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.study import Source, Study
-from retnet_bench.study.sweep import SWEEP
-from retnet_bench.study.tuning import Sweep
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.progress import require_tensorboard
 
@@ -72,28 +70,13 @@ def run(
         pairs = plan.make(study)  # refuses what is wrong before the folder is touched
 
     def stages(store: Store) -> Iterator[list[Pair]]:
-        for stage in [pairs] if study.tune is None else _tuned_stages(study, store):
+        staged = tuning.stages(lambda: tuning.of_folder(study, store.folder))
+        for stage in [pairs] if study.tune is None else staged:
             known = choosing.with_remembered(stage)
             yield prediction.skip_oom(known, target_of(known)) if skip_oom else known
 
     with Store.alone(folder) as store:
         return _run(study, source, stages, store, console, fresh, retry, tensorboard)
-
-
-def _tuned_stages(study: Study, store: Store) -> Iterator[list[Pair]]:
-    """The parts of the plan of a study that tunes, each of which needs the records of those before
-    it: its sweep, what extends that, and the cells that wait for it."""
-    sweep = Sweep(study)
-    yield sweep.pairs
-    sweep = Sweep(study, read_records(store.folder))
-    if sweep.further:
-        yield [[planned] for planned in sweep.further]
-        sweep = Sweep(study, read_records(store.folder))
-    with_choices = plan.make(study, sweep.choose)
-    if any(planned.waits for pair in with_choices for planned in pair):
-        lost = ", ".join(planned.cell.name for planned in sweep.waiting)
-        raise UserError(f"{store.folder}: the sweep's records can't be read back: {lost}")
-    yield [pair for pair in with_choices if pair[0].cell.workload != SWEEP]
 
 
 def selftest(

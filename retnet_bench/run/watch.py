@@ -16,9 +16,8 @@ from retnet_bench.results import live
 from retnet_bench.results.live import Live
 from retnet_bench.results.numbers import seconds
 from retnet_bench.results.schema import OK_STATUSES
-from retnet_bench.results.store import finished, read_records
-from retnet_bench.study import plan, study
-from retnet_bench.study.tuning import Sweep
+from retnet_bench.results.store import finished
+from retnet_bench.study import plan, study, tuning
 
 LOOK_EVERY_S = 2.0
 BAR = 24
@@ -96,7 +95,7 @@ def _check(folder: Path) -> None:
 def _what_is_there(folder: Path) -> str:
     """Cells that have records, of those of the study as it stands there."""
     loaded, _ = study.load(str(folder / "study.yaml"))
-    tuned = Sweep(loaded, read_records(folder)).known if loaded.tune and finished(folder) else None
+    tuned = tuning.of_folder(loaded, folder).known if loaded.tune else None
     cells = {planned.cell.cell_id for pair in tuned or plan.make(loaded) for planned in pair}
     found = finished(folder)
     done = [status for cell, status in found.items() if cell in cells]

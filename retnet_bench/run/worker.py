@@ -50,8 +50,8 @@ class Session:
     protocol: Protocol
     device: str = field(init=False)
     """This process's own: the cell's, or that of its rank."""
-    rank: int = field(default=0, init=False)
-    rendezvous: str | None = field(default=None, init=False)
+    seat: world.Seat | None = field(default=None, init=False)
+    """Its place among the ranks of a world."""
     clock_of: Callable[[str], Clock] = WallClock
     step_s: float = field(default=0.0, init=False)
     report: Callable[[str], None] = field(default=lambda words: None, init=False)
@@ -67,13 +67,12 @@ class Session:
         memory_bytes: int | None = None,
         checkpoints: str | None = None,
         tensorboard: str | None = None,
-        rank: int = 0,
-        rendezvous: str | None = None,
+        seat: dict[str, Any] | None = None,
     ) -> Prepared:
         """Check the forms, build, warm up. `agreements` are those found before for the same model;
-        `checkpoints` and `tensorboard` are folders for this cell's. `rank` is this process's among
-        those that run the cell together, which meet at the file `rendezvous`."""
-        self.rank, self.rendezvous = rank, rendezvous
+        `checkpoints` and `tensorboard` are folders for this cell's. `seat`: this process's place
+        among those that run the cell together."""
+        self.seat = world.Seat(**seat) if seat else None
         found = self._build(agreements, memory_bytes, checkpoints, tensorboard)
         self.clock_cost_s = purity.clock_cost_s(self.clock)
         env = environment.capture(self.device)
@@ -110,7 +109,7 @@ class Session:
         # so a speed would hang on how fast states decay. Threads made from here on do the same.
         torch.set_flush_denormal(True)
         torch.set_num_threads(self.cell.threads)
-        cores.pin(self.cell.threads, place=self.rank)
+        cores.pin(self.cell.threads, place=self.seat.local_rank if self.seat else 0)
         if memory_bytes is not None:
             memory.limit_memory(memory_bytes)
         memory.keep_freed_memory(True)
@@ -122,11 +121,9 @@ class Session:
             if not compared.ok:
                 raise Incorrect(f"forms disagree: {compared.line()}")
         self.workload = WORKLOADS[self.cell.workload](self.cell)
-        if self.cell.parallel is not None and self.rendezvous is not None:
+        if self.cell.parallel is not None and self.seat is not None:
             limit_s = self.protocol.timeout_s
-            joined = world.join(
-                self.cell.parallel, self.rank, self.rendezvous, self.cell.device, limit_s
-            )
+            joined = world.join(self.cell.parallel, self.seat, self.cell.device, limit_s)
             self.workload.world, self.workload.device = joined, joined.device
             self.device = str(joined.device)
         self.workload.report = self.report
@@ -246,7 +243,7 @@ def _exit_with_runner(liveness: Connection) -> None:
     """Wait, without waking, for the runner's end of the pipe to close; then end at once."""
     try:
         liveness.recv()
-    except EOFError:
+    except (EOFError, OSError):  # of a runner on another machine: the connection was lost
         os._exit(3)
 
 

@@ -18,6 +18,7 @@ from retnet_bench.run.launchers.base import (
     deadline,
     lost_server,
 )
+from retnet_bench.run.launchers.network import LOST
 from retnet_bench.study.plan import Planned
 
 TAIL_BYTES = 4000
@@ -26,6 +27,9 @@ TAIL_BYTES = 4000
 
 class WorkerHandle:
     """The runner's end of one worker process."""
+
+    nodes: tuple[str, ...] = ()
+    """Names of further machines that work on the cell."""
 
     def __init__(self, planned: Planned, launcher: Launcher, output: Path) -> None:
         self.planned, self.output = planned, output
@@ -50,7 +54,8 @@ class WorkerHandle:
                 if not isinstance(answer, wire.Progress):
                     return answer
                 on_progress(answer.words)
-        except (EOFError, ConnectionError):
+                self.spent_s, start = 0.0, time.monotonic()  # a training may take days
+        except LOST:
             return self._death()
         finally:
             self.spent_s += time.monotonic() - start
@@ -59,7 +64,7 @@ class WorkerHandle:
         """The answer that it has begun, or a Failure: its own, a stop amid it, or its death."""
         try:
             return self._answer(0.0)
-        except (EOFError, ConnectionError):
+        except LOST:
             return self._death()
 
     def _answer(self, timeout_s: float) -> wire.Answer:
@@ -69,7 +74,7 @@ class WorkerHandle:
             try:
                 with deadline(ANSWER_S, self.kill):
                     return wire.receive(self.started.conn)
-            except (EOFError, ConnectionError):
+            except LOST:
                 if time.monotonic() - begun < ANSWER_S:
                     raise
             words = f"stopped for {ANSWER_S:g} s in the midst of an answer"
@@ -87,17 +92,21 @@ class WorkerHandle:
 
     def _killed(self) -> wire.Failure:
         """The kernel counts whom it kills for memory; anyone else's kill -9 is not counted."""
-        now = cgroup.oom_kills()
-        if now is not None and now != self.oom_kills:
+        for_memory = self._for_memory()
+        if for_memory:
             return wire.Failure("oom", "killed by the system, which had run out of memory")
-        unknown = "" if now is not None else "; whether for memory this system does not tell"
+        unknown = "" if for_memory is False else "; whether for memory this system does not tell"
         return wire.Failure("killed", f"killed by signal 9 from outside{unknown}")
+
+    def _for_memory(self) -> bool | None:
+        """Whether the kernel has killed someone for want of memory since it began; None where that
+        is not known."""
+        now = cgroup.oom_kills()
+        return None if now is None else now != self.oom_kills
 
     def tail(self) -> str | None:
         """The end of what the worker wrote to stdout and stderr."""
-        if not self.output.exists():
-            return None
-        return self.output.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace") or None
+        return tail_of(self.output)
 
     def kill(self) -> None:
         self.started.process.kill()
@@ -125,6 +134,13 @@ class WorkerHandle:
             process.abandon()
         self.started.conn.close()
         self.started.liveness.close()
+
+
+def tail_of(output: Path) -> str | None:
+    """The end of what a worker wrote."""
+    if not output.exists():
+        return None
+    return output.read_bytes()[-TAIL_BYTES:].decode("utf-8", "replace") or None
 
 
 def _end_text(code: int) -> str:

@@ -2,7 +2,8 @@
 
 Each rank is a worker like any other, with an output file and a pipe of its own, and is asked the
 same. What one of them fails at ends the cell: the others may wait for it in an exchange, and are
-killed.
+killed. Where this machine has no room for all ranks, those that are left are on the job's other
+nodes.
 """
 
 from __future__ import annotations
@@ -10,18 +11,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from retnet_bench.measure import environment
 from retnet_bench.results.schema import OF_RANKS
 from retnet_bench.run import wire
+from retnet_bench.run.launchers import nodes
 from retnet_bench.run.launchers.base import Launcher
-from retnet_bench.run.wire import Failure, Samples
+from retnet_bench.run.launchers.nodes import RemoteProcess
+from retnet_bench.run.wire import Failure, Prepared, Samples
 from retnet_bench.run.worker_handle import WorkerHandle
 from retnet_bench.study.plan import Planned
-from retnet_bench.workloads import Sample
+from retnet_bench.workloads import Sample, world
+from retnet_bench.workloads.world import Seat
 
 ROOT_S = 2.0
 """Once a rank has failed: what the others may take to tell of it, or to turn out to be dead. The
@@ -37,26 +42,68 @@ def started(planned: Planned, launcher: Launcher, output: Path) -> WorkerHandle 
     return WorldHandle(planned, launcher, output)
 
 
+class RemoteWorkerHandle(WorkerHandle):
+    """The runner's end of a worker on another node, which tells what can't be seen from here."""
+
+    @property
+    def pids(self) -> list[int]:
+        return []
+
+    @property
+    def _told(self) -> dict[str, Any]:
+        process = self.started.process
+        assert isinstance(process, RemoteProcess)
+        return process.told()
+
+    def _for_memory(self) -> bool | None:
+        return self._told.get("for_memory")
+
+    def tail(self) -> str | None:
+        return self._told.get("tail")
+
+
 class WorldHandle:
     """The runner's end of the ranks of one cell."""
 
     def __init__(self, planned: Planned, launcher: Launcher, output: Path) -> None:
         self.planned = planned
         self.spent_s = 0.0
-        self.rendezvous = output.with_suffix(".rendezvous").absolute()
         self.ranks: list[WorkerHandle] = []
+        self.seats: list[Seat] = []
+        self.nodes: tuple[str, ...] = ()
+        """Names of the other machines that it has ranks on."""
         self.failed = 0
         """The rank whose output tells what happened."""
+        cell = planned.cell
+        counts = world.ranks_by_machine(cell.parallel, cell.device, cell.threads)
+        self.rendezvous = str(output.with_suffix(".rendezvous").absolute())
+        launchers: list[Launcher] = [launcher]
+        if len(counts) > 1:
+            address, found = nodes.others(len(counts) - 1)
+            self.nodes = tuple(node.name for node in found)
+            launchers += found
+            # Here, where it ends with the runner, and its port is one that nobody else has.
+            self.store = world.held_store(address, cell.ranks)
+            self.rendezvous = f"{world.TCP}{address}:{self.store.port}"
         try:
-            for rank in range(planned.cell.ranks):
-                place = output.with_name(f"{output.stem}-rank{rank}{output.suffix}")
-                self.ranks.append(WorkerHandle(planned, launcher, place))
+            for machine, count in enumerate(counts):
+                self._start(launchers[machine], output, count, machine > 0)
         except BaseException:
             self.kill()
             raise
 
+    def _start(self, launcher: Launcher, output: Path, count: int, remote: bool) -> None:
+        """Start a machine's ranks."""
+        for local_rank in range(count):
+            rank = len(self.ranks)
+            place = output.with_name(f"{output.stem}-rank{rank}{output.suffix}")
+            handle = RemoteWorkerHandle if remote else WorkerHandle
+            self.seats.append(Seat(rank, self.rendezvous, local_rank, count))
+            self.ranks.append(handle(self.planned, launcher, place))
+
     @property
     def pids(self) -> list[int]:
+        """Of those on this machine."""
         return [pid for worker in self.ranks for pid in worker.pids]
 
     def ask(
@@ -78,20 +125,39 @@ class WorldHandle:
                         del waiting[rank]
                     elif rank == 0:
                         on_progress(answer.words)
+                        self.spent_s, start = 0.0, time.monotonic()
                 if failures := {r: a for r, a in found.items() if isinstance(a, Failure)}:
                     return self._ended(failures, waiting)
         finally:
             self.spent_s += time.monotonic() - start
-        return _together(answers)
+        return self._unlike(answers) or _together(answers)
+
+    def _unlike(self, answers: dict[int, wire.Answer]) -> Failure | None:
+        """That the machines are of several kinds: what they measured together is of neither."""
+        found: dict[str, str] = {}
+        for rank, answer in sorted(answers.items()):
+            if isinstance(answer, Prepared) and self.nodes and not self.seats[rank].local_rank:
+                name = environment.machine_name(answer.environment)
+                known = environment.fingerprint(answer.environment)
+                found.setdefault(known, f"rank {rank} on {name} (fingerprint {known})")
+        if len(found) < 2:
+            return None
+        self.kill()
+        return Failure(
+            "error",
+            f"the world's machines are unlike: {', '.join(found.values())}; ask for nodes of one "
+            "kind (--slurm constraint=..., nodelist=...)",
+        )
 
     def _request(
         self, rank: int, worker: WorkerHandle, name: str, arguments: dict[str, Any]
     ) -> None:
         own = dict(arguments)
         if name == "prepare":
-            own |= {"rank": rank, "rendezvous": str(self.rendezvous)}
+            seat = self.seats[rank]
+            own["seat"] = asdict(seat)
             if own.get("memory_bytes") is not None:
-                own["memory_bytes"] //= len(self.ranks)
+                own["memory_bytes"] //= seat.local_ranks
             if rank:  # the first checks the forms, and writes
                 own["agreements"] = []
                 own.pop("tensorboard", None)

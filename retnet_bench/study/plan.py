@@ -16,7 +16,7 @@ from retnet_bench.base import UserError, quoted
 from retnet_bench.data import is_remote, load_corpus, load_tokenizer, vocabulary_of
 from retnet_bench.data.corpora import Split
 from retnet_bench.kernels import KERNELS, Setting, best
-from retnet_bench.measure import cores
+from retnet_bench.measure import allocation
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS, ModelConfig, cost, split
 from retnet_bench.models.checkpoint import identity
@@ -191,7 +191,7 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings, here: bool) -> Ce
     values["device"] = device(given.device or "auto")
     if "parallel" in values:
         values["parallel"] = Parallel(**values["parallel"])
-    ranks = values["parallel"].ranks if "parallel" in values else 1
+    ranks = max(world.ranks_by_machine(values.get("parallel"), values["device"], 1))
     values["threads"] = given.threads or max(1, _threads() // ranks)
     if workload == "recall":
         vocabulary = values.get("vocabulary", VOCABULARY)
@@ -303,12 +303,7 @@ def devices_of(pairs: list[Pair]) -> list[str]:
 def _threads() -> int:
     """Physical cores this process may use: a thread on a hyper-thread slows a matmul down."""
     physical = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-    return min(physical, _allowed_cores())
-
-
-def _allowed_cores() -> int:
-    """Logical cores this process may use; all of them where the system does not say."""
-    return len(cores.allowed().value or ()) or psutil.cpu_count() or 1
+    return min(physical, allocation.here().cores)
 
 
 _VOCABULARIES: dict[tuple[str, str], int] = {}
@@ -345,10 +340,10 @@ def _why_not(cell: Cell) -> str | None:
 
 
 def _world_why_not(cell: Cell) -> str | None:
-    """Why this machine has no such world."""
+    """Why this machine, or this job's, have no such world."""
     if cell.parallel is None:
         return None
-    return world.why_not(cell.parallel, cell.device, _allowed_cores())
+    return world.why_not(cell.parallel, cell.device, cell.threads, allocation.here())
 
 
 def parallel_why_not(cell: Cell) -> str | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from retnet_bench.analysis.tables import tuning
+from retnet_bench.base import UserError
 from retnet_bench.models.config import size as size_of
+from retnet_bench.results.store import finished, read_records
 from retnet_bench.study import plan
 from retnet_bench.study.choices import Best, Choice, choose
 from retnet_bench.study.plan import Pair, Planned
@@ -44,14 +47,19 @@ class Sweep:
         return [p for group in self._places.values() for p in self._extended(group)]
 
     @property
-    def pairs(self) -> list[Pair]:
-        """Everything to train that is known so far."""
-        return [[planned] for planned in (*self.cells, *self.further)]
+    def grid(self) -> list[Pair]:
+        """The trainings of the grid, those of all arms with the same settings together."""
+        return _in_pairs(self.cells)
+
+    @property
+    def extension(self) -> list[Pair]:
+        """`further`, likewise."""
+        return _in_pairs(self.further)
 
     @property
     def waiting(self) -> list[Planned]:
         """What is still to be trained of it."""
-        return [planned for (planned,) in self.pairs if not self._has([planned])]
+        return [planned for planned in (*self.cells, *self.further) if not self._has([planned])]
 
     def choose(self, arm: str, size: str) -> Choice | None:
         """The settings of an arm at a size; None as long as a training of its is waiting."""
@@ -69,8 +77,13 @@ class Sweep:
     @property
     def known(self) -> list[Pair]:
         """Every pair of the study as far as it is known: the sweep, then what waits for it."""
+        return [*self.grid, *self.extension, *self.rest]
+
+    @property
+    def rest(self) -> list[Pair]:
+        """Every pair that is not of the sweep, with the settings that it has led to so far."""
         found = plan.make(self.study, self.choose, here=self.here)
-        return [*self.pairs, *(pair for pair in found if pair[0].cell.workload != SWEEP)]
+        return [pair for pair in found if pair[0].cell.workload != SWEEP]
 
     # --- what is there -------------------------------------------------------------------------
 
@@ -130,6 +143,35 @@ class Sweep:
         rates = ", ".join(f"{rate:g}" for rate in sorted(table[RATE].unique()))
         why = table["why"].dropna()
         return f"size {size} at {rates}{f' ({why.iloc[0]})' if len(why) else ''}"
+
+
+def of_folder(study: Study, folder: Path) -> Sweep:
+    """The study's sweep as far as the records of a results folder have come."""
+    return Sweep(study, read_records(folder) if finished(folder) else None)
+
+
+def stages(sweep: Callable[[], Sweep]) -> Iterator[list[Pair]]:
+    """The parts of the plan of a study that tunes, each of which needs the records of those before
+    it: the sweep's grid, what extends that, and the cells that wait for it.
+
+    `sweep` gives the study's sweep with the records that there are at that time. Raises UserError
+    for records of the sweep that can't be read back.
+    """
+    yield sweep().grid
+    if extension := sweep().extension:
+        yield extension
+    last = sweep()
+    if lost := ", ".join(planned.cell.name for planned in last.waiting):
+        raise UserError(f"the sweep's records can't be read back: {lost}")
+    yield last.rest
+
+
+def _in_pairs(cells: Iterable[Planned]) -> list[Pair]:
+    """Cells that are equal in everything but the arm, together, where the first of them stands."""
+    found: dict[str, Pair] = {}
+    for planned in cells:
+        found.setdefault(planned.cell.pair_id, []).append(planned)
+    return [*found.values()]
 
 
 def _beyond(rates: list[float], best: float) -> float:

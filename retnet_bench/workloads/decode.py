@@ -11,6 +11,7 @@ from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.protocol import Protocol, run_block, samples_per_block
 from retnet_bench.models import cost
 from retnet_bench.models.agreement import DTYPES
+from retnet_bench.models.joined import join
 from retnet_bench.models.language_model import DecodeState
 from retnet_bench.workloads.base import (
     WORKLOADS,
@@ -63,7 +64,7 @@ class Decode(Workload):
     @torch.no_grad()
     def prepare(self) -> None:
         cell = self.cell
-        self.model = self.build_model(cell.dtype).eval()
+        self.model = join(self.build_model(cell.dtype).eval())
         self.tokens = self.sample_tokens(cell.batch, cell.length)[:, : cell.length]
         self.positions = positions(cell.length, cell.positions or 8)
         self.states = dict(self._prefilled())

@@ -8,6 +8,7 @@ import torch
 
 from retnet_bench.measure.clock import Clock, time_call
 from retnet_bench.measure.protocol import Protocol, run_block, samples_per_block
+from retnet_bench.models.joined import join
 from retnet_bench.models.language_model import DecodeState
 from retnet_bench.workloads.base import WORKLOADS, NotFinite, Sample, Workload, weight_bytes
 from retnet_bench.workloads.cell import Cell
@@ -40,7 +41,7 @@ class Generate(Workload):
     def prepare(self) -> None:
         cell = self.cell
         self.new_tokens = new_tokens(cell)
-        self.model = self.build_model(cell.dtype).eval()
+        self.model = join(self.build_model(cell.dtype).eval())
         self.prompt = self.sample_tokens(cell.batch, cell.length)[:, :-1].contiguous()
         self.empty: DecodeState = self.model.new_state(
             cell.batch, cell.length + self.new_tokens - 1

@@ -9,19 +9,26 @@ gloo, CUDA tensors through NCCL. A single process is `ALONE`, in which nothing i
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from retnet_bench.measure import allocation
+from retnet_bench.measure.allocation import Allocation
 from retnet_bench.models import LanguageModel
 from retnet_bench.models import split as splitting
+from retnet_bench.workloads.cell import Cell
 from retnet_bench.workloads.settings import ONE_RANK, Parallel
 
+TCP = "tcp://"
 LOOPBACK = "lo"
 """Linux's network interface of the machine itself, which gloo takes: nobody else can connect."""
 
@@ -258,19 +265,32 @@ def _norm(gradients: Iterable[Tensor | None]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
 
-def join(parallel: Parallel, rank: int, rendezvous: str, device: str, timeout_s: float) -> World:
-    """Become rank `rank` of a world whose ranks all come to the file `rendezvous`, which is not
-    there yet. The others are waited for, here and in every exchange, for `timeout_s` at most."""
+@dataclass(frozen=True)
+class Seat:
+    """Where a process stands among those that run a cell together, and where they meet."""
+
+    rank: int
+    rendezvous: str
+    """A file that is not there yet, or, of a world over several machines, tcp://ADDRESS:PORT: a
+    TCPStore that the runner holds."""
+    local_rank: int
+    """Which it is of the ranks on its machine: it has the device of that number."""
+    local_ranks: int
+    """How many ranks its machine has."""
+
+
+def join(parallel: Parallel, seat: Seat, device: str, timeout_s: float) -> World:
+    """Become a rank of a world. The others are waited for, here and in every exchange, for
+    `timeout_s` at most."""
     cuda = torch.device(device).type == "cuda"
-    own = torch.device("cuda", rank) if cuda else torch.device(device)
+    own = torch.device("cuda", seat.local_rank) if cuda else torch.device(device)
     if cuda:
         torch.cuda.set_device(own)
-    if sys.platform.startswith("linux"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
+    _say(parallel, seat)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        init_method=f"file://{rendezvous}",
-        rank=rank,
+        store=_store(parallel, seat, timedelta(seconds=timeout_s)),
+        rank=seat.rank,
         world_size=parallel.ranks,
         timeout=timedelta(seconds=timeout_s),
     )
@@ -278,7 +298,58 @@ def join(parallel: Parallel, rank: int, rendezvous: str, device: str, timeout_s:
 
     shape = (parallel.data, parallel.tensor)
     mesh = init_device_mesh(own.type, shape, mesh_dim_names=("data", "tensor"))
-    return World(parallel, rank, own, mesh)
+    return World(parallel, seat.rank, own, mesh)
+
+
+def _say(parallel: Parallel, seat: Seat) -> None:
+    """Say it in the environment, as torchrun does: torch and others look there."""
+    os.environ |= {
+        "RANK": str(seat.rank),
+        "WORLD_SIZE": str(parallel.ranks),
+        "LOCAL_RANK": str(seat.local_rank),
+        "LOCAL_WORLD_SIZE": str(seat.local_ranks),
+    }
+
+
+def _store(parallel: Parallel, seat: Seat, timeout: timedelta) -> dist.Store:
+    """Where the ranks tell each other their addresses; and gloo's network, which is that by which
+    the others can be reached, unless the user says another."""
+    if not seat.rendezvous.startswith(TCP):
+        _use_network(LOOPBACK)
+        store = dist.FileStore(seat.rendezvous, parallel.ranks)
+        store.set_timeout(timeout)
+        return store
+    host, port = seat.rendezvous.removeprefix(TCP).rsplit(":", 1)
+    _use_network(network_to(host))
+    return dist.TCPStore(host, int(port), parallel.ranks, is_master=False, timeout=timeout)
+
+
+def held_store(address: str, ranks: int) -> dist.TCPStore:
+    """A store that processes of other machines can meet at: it listens at `address`, on a port that
+    the system chooses, as long as this process has it."""
+    with socket.create_server((address, 0)) as listening:
+        port = listening.getsockname()[1]
+        return dist.TCPStore(
+            *(address, port, ranks),
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listening.detach(),
+        )
+
+
+def _use_network(name: str | None) -> None:
+    if name is not None and sys.platform.startswith("linux"):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def network_to(host: str) -> str | None:
+    """Name of this machine's network interface by which it reaches `host`; None where the system
+    does not tell."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))  # of a datagram's socket: nothing is sent
+        own = probe.getsockname()[0]
+    found = psutil.net_if_addrs().items()
+    return next((name for name, every in found if own in [one.address for one in every]), None)
 
 
 def leave() -> None:
@@ -287,19 +358,61 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def why_not(parallel: Parallel, device: str, cores: int) -> str | None:
-    """Why the world is not available on this machine, or None. `cores`: those this process may
-    use."""
+def spread(parallel: Parallel, each: int, machines: int) -> list[int] | None:
+    """How many ranks each machine has, of `machines` that hold at most `each`: as few machines as
+    hold them, as evenly as can be. Ranks that share one model stay on one machine where that has
+    room for them, for they exchange the most. None where there is no room."""
+    for unit in (parallel.tensor, 1):
+        if unit > each:
+            continue
+        units = parallel.ranks // unit
+        used = -(-units // (each // unit))
+        if used <= machines:
+            most = -(-units // used) * unit
+            left = parallel.ranks - most * (used - 1)
+            return [*[most] * (used - 1), left]
+    return None
+
+
+def ranks_by_machine(parallel: Parallel | None, device: str, threads: int) -> list[int]:
+    """How many ranks each machine has, this one first; all here where there is no room for them."""
+    if parallel is None:
+        return [1]
+    within = allocation.here()
+    each, _ = _room(device, threads, within)
+    return spread(parallel, each, within.nodes) or [parallel.ranks]
+
+
+def section(cell: Cell) -> dict[str, Any]:
+    """What the environment of a cell's records says of a world over several machines: it is part of
+    the fingerprint, for what the same ranks measure on one machine is another thing."""
+    counts = ranks_by_machine(cell.parallel, cell.device, cell.threads)
+    return {"world": {"ranks_by_machine": counts}} if len(counts) > 1 else {}
+
+
+def _room(device: str, threads: int, within: Allocation) -> tuple[int, str]:
+    """How many ranks a machine has room for, and of what it has so many. On one machine ranks with
+    several threads may share its cores; of several machines others are taken first."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.device_count(), "GPUs"
+    if within.nodes == 1 or threads == 1:
+        return within.cores, "cores"
+    return max(1, within.cores // threads), f"cores by {threads} threads"
+
+
+def why_not(parallel: Parallel, device: str, threads: int, within: Allocation) -> str | None:
+    """Why the world is not available here, or None."""
     if not dist.is_available():
         return "this build of torch has no torch.distributed, which parallel needs"
-    there, what = cores, "cores"
-    if torch.device(device).type == "cuda":
-        if not dist.is_nccl_available():
-            return "this build of torch has no NCCL, which parallel needs on CUDA"
-        there, what = torch.cuda.device_count(), "GPUs"
-    if parallel.ranks > there:
-        return (
-            f"parallel asks for {parallel.ranks} ranks, {parallel.data} x {parallel.tensor}, each "
-            f"on one of this machine's {what}, of which there are {there}"
-        )
-    return None
+    if torch.device(device).type == "cuda" and not dist.is_nccl_available():
+        return "this build of torch has no NCCL, which parallel needs on CUDA"
+    each, what = _room(device, threads, within)
+    there = each * within.nodes
+    if parallel.ranks <= there:
+        return None
+    more = f", {each} a node" if within.nodes > 1 else ""
+    return (
+        f"parallel asks for {parallel.ranks} ranks, {parallel.data} x {parallel.tensor}, each on "
+        f"one of the {what} of {within.name}, of which there are {there}{more}; more machines: "
+        "run --on slurm --slurm nodes=N"
+    )

@@ -22,7 +22,8 @@ def workload(cell: Cell, rank: int = 0, rendezvous: Path | None = None) -> Workl
     """The cell's workload, prepared: alone, or as one rank of its world."""
     made = WORKLOADS[cell.workload](cell)
     if cell.parallel is not None and rendezvous is not None:
-        made.world = world.join(cell.parallel, rank, str(rendezvous), cell.device, LIMIT_S)
+        seat = world.Seat(rank, str(rendezvous), rank, cell.parallel.ranks)
+        made.world = world.join(cell.parallel, seat, cell.device, LIMIT_S)
         made.device = made.world.device
     made.prepare()
     return made

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kernel_inputs import Case, by_eq5, cases, relative
 
 from retnet_bench.kernels import retention
+from retnet_bench.kernels.device import Device
 
 FORMS = (retention.parallel, retention.chunkwise, retention.recurrent)
 EXACT = 1e-12
@@ -163,3 +164,76 @@ def test_gradients_are_finite_at_a_fast_decay_and_great_length():
     out, _ = retention.parallel(q, k, v, torch.log(torch.tensor([0.5])))
     out.sum().backward()
     assert all(torch.isfinite(x.grad).all() for x in (q, k, v))
+
+
+@pytest.mark.parametrize("group", [1, 2, 3])
+@pytest.mark.parametrize("length", [7, 8, 40, 41])
+def test_groups_of_chunks_change_nothing(length, group, monkeypatch):
+    """Whatever fits in a cache at once: forward, backward and both ends of the state."""
+    case = replace(SMALL, length=length)
+    expected = _gradients(retention.recurrent, case, 0)
+    q, k, v, decay, state = case.tensors()
+    wanted = retention.recurrent(q, k, v, decay, state=state)
+    monkeypatch.setattr(Device, "at_once", lambda self, piece_bytes, pieces: min(group, pieces))
+    for found, right in zip(_gradients(retention.chunkwise, case, 8), expected, strict=True):
+        assert relative(found, right) < EXACT
+    for found, right in zip(retention.chunkwise(q, k, v, decay, 8, state), wanted, strict=True):
+        assert relative(found, right) < EXACT
+
+
+@pytest.mark.parametrize("read", ["output", "state"])
+def test_gradients_where_only_one_of_both_results_is_used(read):
+    for length in (8, 24):
+        found, wanted = (
+            _gradients_of(form, replace(SMALL, length=length), read)
+            for form in (retention.chunkwise, retention.recurrent)
+        )
+        for a, b in zip(found, wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=EXACT, atol=EXACT)
+
+
+def _gradients_of(form, case: Case, read: str):
+    q, k, v, decay, state = case.tensors()
+    leaves = [x.requires_grad_() for x in (q, k, v, state)]
+    out, new = form(q, k, v, decay, chunk=8, state=state)
+    chosen = out if read == "output" else new
+    return torch.autograd.grad(chosen.square().sum(), leaves, materialize_grads=True)
+
+
+def test_chunkwise_keeps_its_inputs_and_the_states_alone():
+    """Not the scores (B H T C), nor the states' increments."""
+    case = replace(SMALL, length=24, chunk=8, stateful=False)
+    q, k, v, decay, _ = case.tensors()
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    kept: dict[int, int] = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.update({x.data_ptr(): x.numel()}) or x, lambda x: x
+    ):
+        retention.chunkwise(*leaves, decay, chunk=8)
+    B, T, H, d_k = q.shape
+    states = T // 8 * B * H * d_k * v.shape[-1]
+    factors = H * (8 * 8 + 8 + 8 + 1)
+    assert sum(kept.values()) == sum(x.numel() for x in leaves) + states + factors
+
+
+def test_bf16_autocast_is_near_fp32_and_gives_gradients_of_the_inputs_dtype():
+    case = Case(2, 40, 2, 8, 8, 8, stateful=False, seed=0)
+    q, k, v, decay, _ = case.tensors(torch.float32)
+    decay, leaves = decay.float(), [x.requires_grad_() for x in (q, k, v)]
+    with torch.autocast("cpu", torch.bfloat16):
+        out, new = retention.chunkwise(q, k, v, decay, 8)
+    assert new.dtype == torch.float32
+    found = torch.autograd.grad(out.float().square().sum(), leaves)
+    exact, _ = retention.recurrent(q, k, v, decay)
+    expected = torch.autograd.grad(exact.square().sum(), leaves)
+    for a, b in zip((out, *found), (exact, *expected), strict=True):
+        assert relative(a.float(), b) < 0.02
+    assert {x.dtype for x in found} == {torch.float32}
+
+
+def test_a_second_derivative_of_chunkwise_is_refused():
+    q, k, v, decay, _ = SMALL.tensors()
+    out, _ = retention.chunkwise(q.requires_grad_(), k, v, decay, chunk=8)
+    (first,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

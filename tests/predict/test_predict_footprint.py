@@ -305,3 +305,17 @@ def test_paper_sizes_take_no_memory():
     found = footprint(step)
     assert found.memory["weights"] == pytest.approx(13.41e9, rel=1e-3)
     assert found.memory["state"] == 8 * 8192 * 524288
+
+
+def test_a_block_of_retention_keeps_what_its_backward_pass_reads():
+    """Hand count in fp32 (T = B N d numbers): per layer, both norms' inputs and outputs 4 T; q and
+    k 2 T, v, the heads' output and the gate 2 T each; up and its gelu 2 T each; for each chunk its
+    state; and the decays in a chunk."""
+    config = match("3M", "retention", vocab_size=64, kernel="chunkwise").config
+    step = Step(workload="train", config=config, batch=1, length=1024, dtype="fp32")
+    one, two = (_run(step, n).peaks["backward: head"] for n in (1, 2))
+    unit = 1024 * config.d_model
+    states = 1024 // 128 * config.n_heads * config.key_dim * config.value_dim / unit
+    decays = config.n_heads * (128 * 128 + 2 * 128) / unit
+    per_layer = (two["activations"] - one["activations"]) / unit / 4
+    assert per_layer == pytest.approx(4 + 2 + 3 * 2 + 2 * 2 + states + decays, rel=0.002)

@@ -61,6 +61,8 @@ def test_times_are_slurms(text, minutes):
         ("time=soon", "--slurm: time: must be minutes, H:MM:SS or D-HH:MM:SS"),
         ("time=0", "--slurm: time: must be minutes"),
         ("gpus_per_node=two", "--slurm: gpus_per_node: input should be a valid integer"),
+        ("nodes=0", "--slurm: nodes: input should be greater than 0, not 0"),
+        ("nodes=two", "--slurm: nodes: input should be a valid integer"),
         ("gpus_per_node=0", "--slurm: gpus_per_node: input should be greater than 0, not 0"),
         ("mem=lots", "--slurm: mem: must be a number and K, M, G or T, such as 16G, not 'lots'"),
         ("exclusive=2", "--slurm: exclusive: input should be a valid boolean"),
@@ -135,6 +137,17 @@ def test_jobs_get_cores_of_their_own_and_timed_ones_the_machine():
 )
 def test_a_job_of_slurm_has_cores_for_all_ranks(given, threads):
     assert submission._threads(Settings.model_validate(given)) == threads
+
+
+@pytest.mark.parametrize(
+    ("given", "nodes", "cores"),
+    [("time=5", 1, 4), ("nodes=2", 2, 2), ("nodes=3", 3, 2), ("nodes=2,cpus_per_task=8", 2, 8)],
+)
+def test_a_jobs_cores_are_those_of_each_of_its_nodes(given, nodes, cores):
+    """For a world of four ranks of one thread."""
+    found = slurm._parameters(options.read(given), [job(threads=4)], 1, [])
+    assert (found["nodes"], found["ntasks_per_node"]) == (nodes, 1)
+    assert found["cpus_per_task"] == cores
 
 
 # --- a study as jobs of this machine --------------------------------------------------------------

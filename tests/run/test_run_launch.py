@@ -21,7 +21,7 @@ from retnet_bench.results.store import Store, read_records
 from retnet_bench.run import stopping, wire
 from retnet_bench.run.launchers import revision
 from retnet_bench.run.launchers.revision import RevisionLauncher
-from retnet_bench.run.runner import CellRun, Runner
+from retnet_bench.run.runner import CellRun, Runner, environment_variables
 from retnet_bench.run.worker_handle import WorkerHandle
 from retnet_bench.study.plan import Planned
 from retnet_bench.workloads import Sample
@@ -177,3 +177,11 @@ def test_a_dead_server_is_one_line(tmp_path):
     there = RevisionLauncher(TREE, listener=None, control=Dead(), process=Dead())
     with pytest.raises(UserError, match=r"has died, .*the same command goes on"):
         WorkerHandle(Planned(cell(), QUICK, None), there, tmp_path / "log")
+
+
+def test_a_process_that_torchrun_started_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+    with pytest.raises(UserError) as caught:
+        environment_variables()
+    assert "starts the ranks of a cell itself: run it once, without torchrun" in str(caught.value)
+    assert "\n" not in str(caught.value)

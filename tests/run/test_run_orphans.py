@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -175,6 +176,30 @@ def test_a_worker_stopped_in_the_midst_of_an_answer_is_a_timeout(tmp_path, quick
     worker = WorkerHandle(planned(), Half(), tmp_path / "log")
     answer = worker.ask("prepare")
     assert answer == wire.Failure("timeout", "stopped for 0.3 s in the midst of an answer")
+
+
+class Talks(Half):
+    """A worker that says how far it is, a few times, and then nothing."""
+
+    def __init__(self, every_s: float, words: int) -> None:
+        self.conn, self.theirs = multiprocessing.Pipe()
+        threading.Thread(target=self._talk, args=(every_s, words), daemon=True).start()
+
+    def _talk(self, every_s: float, words: int) -> None:
+        for step in range(words):
+            time.sleep(every_s)
+            wire.send(self.theirs, wire.Progress(f"step {step}"))
+
+
+def test_a_training_is_no_timeout_as_long_as_it_says_how_far_it_is(tmp_path):
+    """It may take days: only its silence is limited."""
+    worker = WorkerHandle(planned(timeout_s=1.0), Talks(0.4, 5), tmp_path / "log")
+    said: list[str] = []
+    begun = time.monotonic()
+    answer = worker.ask("finish", said.append)
+    assert answer == wire.Failure("timeout", "not finished after timeout_s = 1 s")
+    assert said == [f"step {n}" for n in range(5)]
+    assert 5 * 0.4 + 1.0 <= time.monotonic() - begun < 5
 
 
 # --- someone is killed ---------------------------------------------------------------------------

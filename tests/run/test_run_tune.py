@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
 import yaml
 from fakes.cells import study, texts
 from rich.console import Console
 
 from retnet_bench.analysis.tables import captions, ratios
-from retnet_bench.base import UserError
 from retnet_bench.data import load_corpus
 from retnet_bench.report.tables import tables
 from retnet_bench.results.store import read_records
 from retnet_bench.run import session
-from retnet_bench.run.jobs import submission
+from retnet_bench.run.jobs import places, slurm, submission
+from retnet_bench.run.jobs.book import Book, Job, Outcome
 from retnet_bench.study.study import Source, parse
 
 RATES = [2e-3, 8e-3]
@@ -101,13 +105,109 @@ def test_tables_show_the_sweep_the_choices_and_the_pair(made):
     assert "each arm's learning rate from its own sweep" in captions.contract_text(records)
 
 
-def test_it_is_no_study_for_jobs(made, tmp_path):
-    _, source = made
-    asked = submission.asked("local", None, None, False, **dict.fromkeys(OTHERS, False))
+@pytest.mark.slow
+def test_as_jobs_it_chooses_and_trains_the_same(made, tmp_path, capsys):
+    folder, source = made
+    asked = submission.asked("local", 2, None, False, **dict.fromkeys(OTHERS, False))
     assert asked is not None
-    with pytest.raises(UserError, match="its cells wait for one another"):
-        submission.run(parse(source), source, tmp_path / "jobs", Console(quiet=True), asked)
-    assert not (tmp_path / "jobs").exists()
+    out = tmp_path / "jobs"
+    summary = submission.run(parse(source), source, out, Console(quiet=True), asked)
+    assert summary is not None
+    assert (summary.cells, summary.kept, summary.failed) == (8, 0, 0)
+    found, expected = (read_records(at) for at in (out, folder / "out"))
+    assert set(found["cell_id"]) == set(expected["cell_id"])
+    pd.testing.assert_series_equal(losses(found), losses(expected))
+    again = submission.run(parse(source), source, out, Console(quiet=True), asked)
+    assert again == replace(summary, kept=8)
+
+
+def test_slurm_gets_what_waits_for_the_sweep_by_the_same_command(
+    made, tmp_path, monkeypatch, capsys
+):
+    folder, source = made
+    asked = submission.asked("slurm", None, None, False, **dict.fromkeys(OTHERS, False))
+    assert asked is not None
+    submitted: list[list[int]] = []
+
+    def submit(book: Book, jobs: list[Job], *others: Any) -> list[Job]:
+        submitted.append([job.index for job in jobs])
+        return [replace(job, scheduler_id="7") for job in jobs]
+
+    monkeypatch.setattr(slurm, "require", lambda: None)
+    monkeypatch.setattr(slurm, "submit", submit)
+    monkeypatch.setattr(slurm, "queue", lambda ids: {})
+    out = tmp_path / "out"
+    console = Console(width=200)
+    assert submission.run(parse(source), source, out, console, asked) is None
+    assert submitted == [[0, 1]]
+    assert "2 cells wait for these; the same command submits them" in capsys.readouterr().out
+    for path in (folder / "out" / "records").iterdir():  # the sweep has ended, and no more
+        if pd.read_parquet(path)["workload"].iloc[0] == "tune":
+            shutil.copy(path, out / "records")
+    assert submission.run(parse(source), source, out, console, asked) is None
+    assert len(submitted) == 2
+    (last,) = submitted[-1]
+    assert last == len(places.pairs(parse(source), Book(out))) - 1
+
+
+def test_places_of_jobs_stay_as_a_sweep_grows(made, tmp_path):
+    """A job is named by its place, and may start after others have ended."""
+    folder, source = made
+    study_ = parse(source)
+    book = Book(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    records = folder / "out" / "records"
+
+    def names() -> list[list[tuple[str, float | None]]]:
+        found = places.pairs(study_, book)
+        return [[(p.cell.arm, p.cell.learning_rate) for p in pair] for pair in found]
+
+    empty = names()
+    assert [rate for ((_, rate), _) in empty[:2]] == RATES
+    assert len(empty) == 3
+    (tmp_path / "records").mkdir()
+    swept = read_records(folder / "out")
+    grid = swept[(swept["workload"] == "tune") & swept["learning_rate"].isin(RATES)]
+    for cell in grid["cell_id"].unique():
+        shutil.copy(records / f"{cell}.parquet", tmp_path / "records")
+    extended = names()
+    assert extended[:2] == empty[:2]
+    assert {rate for pair in extended[2:-1] for _, rate in pair} <= {5e-4, 0.032}
+    for path in records.iterdir():
+        shutil.copy(path, tmp_path / "records")
+    whole = names()
+    assert whole[:-1] == extended[:-1]
+    rates = dict(swept[swept["workload"] == "perplexity"].groupby("arm")["learning_rate"].first())
+    assert whole[-1] == [*rates.items()]
+    stages = [stage.places for stage in places.stages(study_, book)]
+    assert stages == [range(2), range(2, len(whole) - 1), range(len(whole) - 1, len(whole))]
+
+
+def test_a_sweep_is_known_by_the_ids_that_its_cells_had_where_they_ran(made, tmp_path):
+    """Where a job ran, `auto` may have meant another kernel, and so other ids."""
+    folder, source = made
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    study_ = parse(source)
+    book = Book(out)
+    known = places.pairs(study_, Book(folder / "out"))
+    cells = [planned.cell for pair in known for planned in pair]
+    renamed = {cell.cell_id: f"theirs{i}" for i, cell in enumerate(cells)}
+    for path in (out / "records").glob("*.parquet"):
+        table = parquet.read_table(path)
+        place = table.schema.get_field_index("cell_id")
+        ids = pa.array([renamed[path.stem]] * len(table), table.schema.field(place).type)
+        path.unlink()
+        named = path.with_name(f"{renamed[path.stem]}.parquet")
+        parquet.write_table(table.set_column(place, table.schema.field(place), ids), named)
+    (out / "jobs").mkdir()
+    for index, pair in enumerate(known[:-1]):
+        cells = tuple(p.cell.cell_id for p in pair)
+        key = pair[0].cell.pair_id
+        book.keep(Job(key, index, "t", cells, timed=False, threads=1, study="s"))
+        ran = tuple(renamed[cell] for cell in cells)
+        book.say(key, Outcome("done", cells=ran))
+    assert places.pairs(study_, book) == known
 
 
 def test_it_goes_on_where_it_stopped(made):

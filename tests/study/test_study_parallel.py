@@ -84,8 +84,8 @@ def test_a_world_larger_than_the_machine_says_both_numbers():
     assert found == {"retnet": None, "transformer": None}
     found = reasons({"data": 16}, fixed={"batch": 16})
     assert found["retnet"] == (
-        "parallel asks for 16 ranks, 16 x 1, each on one of this machine's cores, of which there "
-        "are 8"
+        "parallel asks for 16 ranks, 16 x 1, each on one of the cores of this machine, of which "
+        "there are 8; more machines: run --on slurm --slurm nodes=N"
     )
 
 

@@ -11,7 +11,6 @@ is half-made is left.
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import signal
 import subprocess
@@ -19,18 +18,18 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import psutil
 from fakes import cluster
 from fakes.cluster import Cluster
+from trials import slurm_worlds
 from trials.kill_resume import Place
+from trials.sweep import WORKS_S, Sweep, left_of, until
 
 from retnet_bench.results.store import read_records
 from retnet_bench.run.jobs import states
-from retnet_bench.run.jobs.book import Book
 
 STUDY = """
 name: sweep
@@ -48,50 +47,6 @@ workloads:
 protocol: {blocks: 2, block_s: 0.05, warmup_max_s: 0.2}
 """
 CELLS = 12
-GONE_S = 60.0
-"""What the processes of a killed job may take to be gone: Slurm ends them, and the kernel."""
-WORKS_S = 900.0
-"""What may pass until a first job is at work, or a queue is empty again."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The study in a folder, and the command that runs it."""
-
-    place: Place
-
-    def run(self, *options: str, out: Path | None = None) -> str:
-        command = [sys.executable, "-m", "retnet_bench", "run", str(self.place.study)]
-        return self._said(*command, "--out", str(out or self.place.out), "--no-plot", *options)
-
-    def submit(self, *more: str) -> str:
-        return self.run("--on", "slurm", "--slurm", "time=10", "--jobs", "4", *more)
-
-    def status(self) -> str:
-        command = [sys.executable, "-m", "retnet_bench", "status", str(self.place.out)]
-        return self._said(*command)
-
-    def _said(self, *command: str) -> str:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=2 * WORKS_S,
-            check=False,
-            env=os.environ | {"RETNET_BENCH_CACHE": str(self.place.root / "cache")},
-        )
-        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
-        return done.stdout
-
-    def states(self) -> list[states.State]:
-        return states.of_all(Book(self.place.out))
-
-    def wait(self, states_left: tuple[str, ...], limit_s: float = WORKS_S) -> None:
-        """Until no job is in one of these states."""
-        last = time.monotonic() + limit_s
-        while left := [s.job.title for s in self.states() if s.state in states_left]:
-            assert time.monotonic() < last, f"{left} after {limit_s:g} s"
-            time.sleep(0.5)
 
 
 def main(times: int, seed: int, only_kills: bool = False) -> None:
@@ -110,6 +65,7 @@ def main(times: int, seed: int, only_kills: bool = False) -> None:
                 _compare(sweep.place.out, local)
                 print(f"{CELLS} cells, as on this machine: none twice, none lost", flush=True)
                 _set_aside(sweep, "first")
+                slurm_worlds.check(Path(name) / "worlds", slurm)
             if times:
                 _kill_often(sweep, slurm, times, random.Random(seed))
         assert not _processes(slurm), "processes outlive the cluster"
@@ -118,7 +74,7 @@ def main(times: int, seed: int, only_kills: bool = False) -> None:
 def _kill_in_the_middle(sweep: Sweep, slurm: Cluster) -> None:
     """One job and one node, while jobs of both nodes are at work; then the same command again."""
     print(sweep.submit(), end="")
-    _until(lambda: all(slurm.on_node(name) for name in cluster.NODES), "both nodes at work")
+    until(lambda: all(slurm.on_node(name) for name in cluster.NODES), "both nodes at work")
     time.sleep(3)
     kept = sweep.place.parts()
     _kill(slurm.on_node("n1"))
@@ -139,7 +95,7 @@ def _kill_often(sweep: Sweep, slurm: Cluster, times: int, rng: random.Random) ->
     while done < times:
         if not (sweep.place.out.exists() and _left(sweep)):
             sweep.submit()
-        _until(lambda: slurm.on_node("n1") or slurm.on_node("n2") or not _left(sweep), "work")
+        until(lambda: slurm.on_node("n1") or slurm.on_node("n2") or not _left(sweep), "work")
         time.sleep(rng.uniform(0, 6))
         busy = [name for name in cluster.NODES if slurm.on_node(name)]
         if busy:
@@ -181,14 +137,7 @@ def _strike(slurm: Cluster, node: str, what: str) -> list[str]:
     else:
         command = ["scancel", *chosen] if what == "scancel" else ["scontrol", what, *chosen]
         subprocess.run(command, check=False, capture_output=True, timeout=60)
-    _, alive = psutil.wait_procs(own, timeout=GONE_S)
-    return [_described(p) for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
-def _described(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        return f"{process.pid} {process.status()} {' '.join(process.cmdline())[:80]}"
-    return f"{process.pid}"
+    return left_of(own)
 
 
 def _environment(process: psutil.Process) -> dict[str, str]:
@@ -209,14 +158,6 @@ def _processes(slurm: Cluster) -> list[psutil.Process]:
 
 def _left(sweep: Sweep) -> list[states.State]:
     return [state for state in sweep.states() if state.state in states.ACTIVE]
-
-
-def _until(holds: object, what: str) -> None:
-    assert callable(holds)
-    last = time.monotonic() + WORKS_S
-    while not holds():
-        assert time.monotonic() < last, f"{what}: not within {WORKS_S:g} s"
-        time.sleep(0.1)
 
 
 def _cells(folder: Path) -> set[str]:

@@ -17,6 +17,7 @@ from retnet_bench.fields import Count
 from retnet_bench.kernels import KERNELS, Setting
 from retnet_bench.kernels import attention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.joined import Joined
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 from retnet_bench.models.options import MixerOptions
 
@@ -131,6 +132,7 @@ class Attention(Mixer):
         self.key = nn.Linear(cfg.d_model, d_key, bias=cfg.bias)
         self.value = nn.Linear(cfg.d_model, d_value, bias=cfg.bias)
         self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        self.joined = Joined((self.query, self.key), (self.value,))
         window = _options(cfg).window
         self.mix = partial(self.kernel.run, window=window) if window else self.kernel.run
 
@@ -139,6 +141,13 @@ class Attention(Mixer):
         maps = ((self.query, H), (self.key, G), (self.value, G))
         q, k, v = (f(x).unflatten(-1, (heads, -1)) for f, heads in maps)
         return context.rotate(q), context.rotate(k), v  # (B, T, H, d), (B, T, G, d)
+
+    def _project_one(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one token (B, 1, d): q (B, H, 1, d), k and v (B, G, 1, d)."""
+        H, G = self.cfg.n_heads, _kv_heads(self.cfg)
+        qk, v = self.joined(x)
+        q, k = context.rotate(qk.view(len(x), H + G, 1, -1)).split((H, G), 1)
+        return q, k, v.view(len(x), G, 1, -1)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         return self.out(self.mix(*self._project(x, context)).flatten(-2))
@@ -157,7 +166,7 @@ class Attention(Mixer):
         return self.out(self.mix(q, *state.extend(k, v, start)).flatten(-2))
 
     def step(self, x: Tensor, context: Context, state: KVCache, position: int | Tensor) -> Tensor:
-        q, k, v = (z.transpose(1, 2) for z in self._project(x, context))  # (B, H, 1, d)
+        q, k, v = self._project_one(x, context)  # (B, H, 1, d), (B, G, 1, d)
         slot = position % state.rows if state.ring else position
         if isinstance(slot, int):
             assert slot < state.rows, "the KV cache is full"
@@ -171,7 +180,7 @@ class Attention(Mixer):
             keys, values = (c[:, :, : state.window] for c in (state.keys, state.values))
             mask = torch.arange(keys.shape[2], device=x.device) <= position
         y = self.kernel.step(q, keys, values, mask)  # (B, H, 1, d)
-        return self.out(y.transpose(1, 2).flatten(-2))
+        return self.out(y.view(x.shape[0], 1, -1))
 
     def fork(self, state: KVCache) -> KVCache:
         """The same cache: slots up to a position don't change when later ones are written. Those of

@@ -16,7 +16,8 @@ from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import scalar_decay as kernel_costs
 from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig, Size
-from retnet_bench.models.layers import norm_heads
+from retnet_bench.models.gated_heads import GatedHeads
+from retnet_bench.models.joined import Joined
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 PAPERS_HEAD_DIM = 128
@@ -87,7 +88,9 @@ class GatedRetention(Mixer):
         self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
         self.gate = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
         self.decay = nn.Linear(cfg.d_model, cfg.n_heads, bias=False)
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        shape = (cfg.d_value, cfg.d_model)
+        self.out = GatedHeads(*shape, bias=cfg.bias, norm="rms", eps=cfg.norm_eps)
+        self.joined = Joined((self.query, self.key), (self.value,), (self.gate,), (self.decay,))
 
     def initialise(self, gain: float) -> None:
         super().initialise(gain)
@@ -116,17 +119,16 @@ class GatedRetention(Mixer):
         """q, k, v (B, T, H, d) and the log decay (B, T, H), in fp32 at least."""
         H = self.cfg.n_heads
         q, k, v = (f(x).unflatten(-1, (H, -1)) for f in (self.query, self.key, self.value))
-        logits = self.decay(x).to(state_dtype(x.dtype))
-        log_decay = F.logsigmoid(logits) / self.options.temperature
+        log_decay = self._log_decay(self.decay(x))
         return context.rotate(q) * self.cfg.key_dim**-0.5, context.rotate(k), v, log_decay
 
-    def _finish(self, x: Tensor, y: Tensor) -> Tensor:
-        y = norm_heads(y, self.cfg.norm_eps)  # (B, T, H, d_v)
-        return self.out((F.silu(self.gate(x)).view(y.shape) * y).flatten(-2))
+    def _log_decay(self, logits: Tensor) -> Tensor:
+        """In fp32 at least."""
+        return F.logsigmoid(logits.to(state_dtype(logits.dtype))) / self.options.temperature
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y, _ = self.kernel.run(*self._project(x, context), chunk=self.options.chunk)
-        return self._finish(x, y)
+        return self.out(y, self.gate(x))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
         c = self.cfg
@@ -137,11 +139,16 @@ class GatedRetention(Mixer):
         projected = self._project(x, context)
         y, new = self.kernel.run(*projected, chunk=self.options.chunk, state=state)
         state.copy_(new)
-        return self._finish(x, y)
+        return self.out(y, self.gate(x))
 
     def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
-        y = self.kernel.step(*(z.squeeze(1) for z in self._project(x, context)), state)
-        return self._finish(x, y.unsqueeze(1))
+        qk, v, gate, logits = self.joined(x)
+        H = self.cfg.n_heads
+        q, k = context.rotate(qk.view(len(x), 2 * H, -1)).chunk(2, 1)  # (B, H, d)
+        log_decay = self._log_decay(logits.view(len(x), H))
+        scaled = q * self.cfg.key_dim**-0.5
+        y = self.kernel.step(scaled, k, v.view(len(x), H, -1), log_decay, state)
+        return self.out(y.unsqueeze(1), gate)
 
     @staticmethod
     def defaults(size: Size, family: str, options: GatedRetentionOptions) -> dict[str, Any]:

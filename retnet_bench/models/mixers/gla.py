@@ -16,7 +16,8 @@ from retnet_bench.kernels import KERNELS, Kernel, retention
 from retnet_bench.kernels import channel_decay as kernel_costs
 from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig, Size
-from retnet_bench.models.layers import norm_heads
+from retnet_bench.models.gated_heads import GatedHeads
+from retnet_bench.models.joined import Joined
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 PAPERS_HEADS = 4
@@ -78,7 +79,10 @@ class GLA(Mixer):
         self.decay_down = nn.Linear(cfg.d_model, RANK, bias=cfg.bias)
         self.decay_up = nn.Linear(RANK, cfg.d_key)
         self.norm = nn.RMSNorm(cfg.value_dim, eps=cfg.norm_eps)
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        shape = (cfg.d_value, cfg.d_model)
+        self.out = GatedHeads(*shape, bias=cfg.bias, norm="rms", eps=cfg.norm_eps)
+        maps = (self.query, self.key, self.value, self.gate, self.decay_down)
+        self.joined = Joined(*((map_,) for map_ in maps))
 
     def initialise(self, gain: float) -> None:
         super().initialise(gain)
@@ -108,16 +112,19 @@ class GLA(Mixer):
         """q, k, v (B, T, H, d), and the log decay (B, T, H, d_k) in fp32 at least."""
         maps = (self.query, self.key, self.value)
         q, k, v = (f(x).unflatten(-1, (self.cfg.n_heads, -1)) for f in maps)
-        logits = self.decay_up(self.decay_down(x)).to(state_dtype(x.dtype)).view(q.shape)
-        return q, k, v, F.logsigmoid(logits) / TEMPERATURE
+        return q, k, v, self._log_decay(self.decay_down(x)).view(q.shape)
 
-    def _finish(self, x: Tensor, y: Tensor) -> Tensor:
-        y = norm_heads(y, self.cfg.norm_eps, weight=self.norm.weight)  # (B, T, H, d_v)
-        return self.out((F.silu(self.gate(x)).view(y.shape) * y).flatten(-2))
+    def _log_decay(self, narrow: Tensor) -> Tensor:
+        """In fp32 at least."""
+        logits = self.decay_up(narrow)
+        return F.logsigmoid(logits.to(state_dtype(logits.dtype))) / TEMPERATURE
+
+    def _finish(self, y: Tensor, gate: Tensor) -> Tensor:
+        return self.out(y, gate, self.norm.weight)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y, _ = self.kernel.run(*self._project(x), chunk=_options(self.cfg).chunk)
-        return self._finish(x, y)
+        return self._finish(y, self.gate(x))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
         c = self.cfg
@@ -127,11 +134,13 @@ class GLA(Mixer):
     def prefill(self, x: Tensor, context: Context, state: Tensor, start: int) -> Tensor:
         y, new = self.kernel.run(*self._project(x), chunk=_options(self.cfg).chunk, state=state)
         state.copy_(new)
-        return self._finish(x, y)
+        return self._finish(y, self.gate(x))
 
     def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
-        y = self.kernel.step(*(z.squeeze(1) for z in self._project(x)), state)
-        return self._finish(x, y.unsqueeze(1))
+        q, k, v, gate, narrow = self.joined(x)
+        taken = (q, k, v, self._log_decay(narrow))
+        heads = (z.view(len(x), self.cfg.n_heads, -1) for z in taken)
+        return self._finish(self.kernel.step(*heads, state).unsqueeze(1), gate)
 
     @staticmethod
     def defaults(size: Size, family: str, options: GLAOptions) -> dict[str, Any]:

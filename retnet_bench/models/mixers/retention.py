@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -16,6 +15,8 @@ from retnet_bench.fields import Count, Flag
 from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import retention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.gated_heads import GatedHeads
+from retnet_bench.models.joined import Joined
 from retnet_bench.models.layers import norm_heads
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
@@ -112,7 +113,16 @@ class Retention(Mixer):
         self.gate = (
             nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias) if self.options.gate else None
         )
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        norm = self.options.head_norm
+        assert norm is not None
+        shape = (cfg.d_value, cfg.d_model)
+        self.out = (
+            nn.Linear(*shape, bias=cfg.bias)
+            if self.gate is None
+            else GatedHeads(*shape, bias=cfg.bias, norm=norm, eps=cfg.norm_eps)
+        )
+        gate = () if self.gate is None else ((self.gate,),)
+        self.joined = Joined((self.query, self.key), (self.value,), *gate)
         self.register_exact("log_decay", log_decay(self.options.decay, cfg.n_heads))
 
     def _project(self, x: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,17 +130,21 @@ class Retention(Mixer):
         q, k, v = (f(x).unflatten(-1, (H, -1)) for f in (self.query, self.key, self.value))
         return context.rotate(q), context.rotate(k), v  # (B, T, H, d_k), (B, T, H, d_v)
 
-    def _finish(self, x: Tensor, y: Tensor) -> Tensor:
+    def _gate(self, x: Tensor) -> Tensor | None:
+        return None if self.gate is None else self.gate(x)
+
+    def _finish(self, y: Tensor, gate: Tensor | None) -> Tensor:
+        """Heads y (B, T, H, d_v) and X W_G -> (B, T, d)."""
+        if gate is not None:
+            return self.out(y, gate)
         kind = self.options.head_norm
         if kind != "none":
-            y = norm_heads(y, self.cfg.norm_eps, subtract_mean=kind == "group")  # (B, T, H, d_v)
-        if self.gate is not None:
-            y = F.silu(self.gate(x)).view(y.shape) * y
+            y = norm_heads(y, self.cfg.norm_eps, subtract_mean=kind == "group")
         return self.out(y.flatten(-2))
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         y, _ = self.kernel.run(*self._project(x, context), self.log_decay, chunk=self.options.chunk)
-        return self._finish(x, y)
+        return self._finish(y, self._gate(x))
 
     def new_state(self, batch: int, capacity: int, like: Tensor) -> Tensor:
         c = self.cfg
@@ -143,12 +157,14 @@ class Retention(Mixer):
         q, k, v = self._project(x, context)
         y, new = self.kernel.run(q, k, v, self.log_decay, chunk=self.options.chunk, state=state)
         state.copy_(new)
-        return self._finish(x, y)
+        return self._finish(y, self._gate(x))
 
     def step(self, x: Tensor, context: Context, state: Tensor, position: int | Tensor) -> Tensor:
-        q, k, v = (z.squeeze(1) for z in self._project(x, context))  # (B, H, d)
+        qk, v, *gate = self.joined(x)
+        q, k = context.rotate(qk.view(len(x), 2 * self.cfg.n_heads, -1)).chunk(2, 1)  # (B, H, d)
+        v = v.view(len(x), self.cfg.n_heads, -1)
         y = self.kernel.step(q, k, v, self.log_decay, state)
-        return self._finish(x, y.unsqueeze(1))
+        return self._finish(y.unsqueeze(1), gate[0] if gate else None)
 
     @staticmethod
     def defaults(size: Size, family: str, options: RetentionOptions) -> dict[str, Any]:
@@ -190,16 +206,17 @@ class Retention(Mixer):
 
     @staticmethod
     def backward_flops(cfg: ModelConfig, length: int) -> float:
-        """Two products for each of the forward's, but for those that no loss depends on."""
+        """Two products for each of the forward's, but for those that no loss depends on; chunkwise
+        computes its scores again."""
         twice = 2 * Retention.mixing_flops(cfg, length, masked=True)
         if _form(cfg) == "recurrent":
             return twice
         dims = (cfg.key_dim, cfg.value_dim)
         if _form(cfg) == "parallel":  # the state after the last token reaches no loss
             return twice - cfg.n_heads * 4.0 * length * math.prod(dims)
-        return twice - cfg.n_heads * kernel_costs.unused_backward_flops(
-            length, _options(cfg).chunk, *dims
-        )
+        chunk = _options(cfg).chunk
+        unused = kernel_costs.unused_backward_flops(length, chunk, *dims)
+        return twice + cfg.n_heads * (kernel_costs.scores_flops(length, chunk, dims[0]) - unused)
 
     @staticmethod
     def step_flops(cfg: ModelConfig, position: int) -> float:

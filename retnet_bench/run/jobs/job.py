@@ -24,6 +24,7 @@ from retnet_bench.predict import prediction
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store
 from retnet_bench.run import session
+from retnet_bench.run.jobs import places
 from retnet_bench.run.jobs.book import LOCK_WAIT_S, Book, Job, Outcome
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
@@ -33,7 +34,7 @@ from retnet_bench.study import plan
 from retnet_bench.study import study as studies
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.study import Source, Study
-from retnet_bench.workloads import WORKLOADS
+from retnet_bench.workloads import WORKLOADS, world
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _measure(
 
 def _planned(book: Book, job: Job) -> tuple[list[Pair], Source, Study]:
     study, source = studies.load(str(book.folder / job.study))
-    pairs = plan.make(study)
+    pairs = places.pairs(study, book)
     if job.index >= len(pairs):
         raise UserError(f"{printable(source.path)} has {len(pairs)} pairs, none number {job.index}")
     return pairs, source, study
@@ -150,7 +151,7 @@ def _fingerprint(planned: plan.Planned) -> str:
     """As the cell's worker will have it: fingerprints say how many threads computed."""
     env = environment.capture(planned.cell.device)
     env["threads"]["intra_op"] = planned.cell.threads
-    return environment.fingerprint(env)
+    return environment.fingerprint(env | world.section(planned.cell))
 
 
 def environment_name(planned: plan.Planned) -> str:

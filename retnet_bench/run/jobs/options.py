@@ -40,12 +40,14 @@ class SlurmOptions(Strict):
     """Nodes that they must run on."""
     exclude: Word | None = None
     """Nodes that they must not run on."""
+    nodes: Annotated[Count, Field(le=4096)] = 1
+    """Nodes of each job: more than one for cells whose `parallel` no single one has room for."""
     gpus_per_node: Annotated[Count, Field(le=1024)] | None = None
-    """GPUs of each job."""
+    """GPUs of each job on each of its nodes."""
     cpus_per_task: Annotated[Count, Field(le=4096)] | None = None
-    """Cores of each job; by default the threads that the study says."""
+    """Cores of each job on each of its nodes; by default for the threads that the study says."""
     mem: Word | None = None
-    """Memory of each job: 16G, 4000M."""
+    """Memory of each job on each of its nodes: 16G, 4000M."""
     time: int = DEFAULT_MINUTES
     """Minutes that a job may take, or H:MM:SS, D-HH:MM:SS."""
     exclusive: Flag | None = None

@@ -150,10 +150,9 @@ def _parameters(
     if after:
         more["dependency"] = "afterany:" + ":".join(after)
     alone = jobs[0].timed if options.exclusive is None else options.exclusive
-    threads = max(job.threads for job in jobs)
+    threads = -(-max(job.threads for job in jobs) // options.nodes)
     return {
         "job_name": NAME,
-        "nodes": 1,
         "ntasks_per_node": 1,
         **({"cpus_per_task": threads} if threads else {}),
         **given,

@@ -19,12 +19,14 @@ from retnet_bench.results.store import finished as finished_cells
 from retnet_bench.run import session
 from retnet_bench.run.jobs import local, options, slurm, states
 from retnet_bench.run.jobs.book import Book, Job
+from retnet_bench.run.jobs.places import Stage, stages
 from retnet_bench.run.jobs.states import ACTIVE, DONE, State
 from retnet_bench.run.runner import environment_variables
 from retnet_bench.study import plan
 from retnet_bench.study.plan import Pair
 from retnet_bench.study.settings import Settings
 from retnet_bench.study.study import Source, Study
+from retnet_bench.study.sweep import SWEEP
 from retnet_bench.workloads import WORKLOADS
 from retnet_bench.workloads.progress import require_tensorboard
 
@@ -90,10 +92,7 @@ def run(
         slurm.require()
     environment_variables()
     with source.named():
-        pairs = plan.make(study)
-        if study.tune is not None:
-            words = "its cells wait for one another, so it runs as one; leave out --on"
-            raise UserError(f"tune: {words}")
+        pairs = plan.make(study)  # refuses what is wrong before the folder is touched
         if how.on == "slurm":
             _check_gpus(study, how.slurm)
     new = not folder.exists()
@@ -126,18 +125,44 @@ def _run(
             if how.on == "local":
                 session.refuse_other_machine(store, pairs)
     session.keep_copy(source, book.results)
-    finished = finished_cells(book.results)
-    todo = _todo(book, pairs, finished, how.retry, {state.job.key for state in active})
+    if active:
+        session.say(console, f"{len(active)} jobs of this study are queued or running already")
+    summary = session.Summary(book.results, 0, 0, 0)
     cells = sum(map(len, pairs))
-    left = [session.missing([pair], finished, how.retry) for pair in pairs]
+    for stage in stages(study, book):
+        done = _run_stage(study, source, stage, book, console, how, active)
+        if done is None:
+            if rest := cells - summary.cells - sum(map(len, stage.own)):
+                words = f"{rest} cells wait for these; the same command submits them afterwards"
+                session.say(console, words)
+            return None
+        summary = summary.and_more(done.cells, done.kept, done.failed)
+    return summary
+
+
+def _run_stage(
+    study: Study,
+    source: Source,
+    stage: Stage,
+    book: Book,
+    console: Console,
+    how: Submission,
+    active: list[State],
+) -> session.Summary | None:
+    """Submit what is missing of a stage, and follow it to its end; None where that is left to
+    Slurm."""
+    finished = finished_cells(book.results)
+    own = {pair[0].cell.pair_id for pair in stage.own}
+    active = [state for state in active if state.job.key in own]
+    todo = _todo(book, stage, finished, how.retry, {state.job.key for state in active})
+    cells = sum(map(len, stage.own))
+    left = [session.missing([pair], finished, how.retry) for pair in stage.own]
     kept = cells - sum(len(pair) for pairs in left for pair in pairs)
     if kept:
         session.say(console, f"{kept} of {cells} cells are in {book.results} already")
-    if active:
-        session.say(console, f"{len(active)} jobs of this study are queued or running already")
-    jobs = _jobs(book, study, source, pairs, todo, how)
+    jobs = _jobs(book, study, source, stage, todo, how)
     if how.on == "local":
-        _run_here(book, jobs, pairs, console, how)
+        _run_here(book, jobs, console, how)
     else:
         submitted = _submit(book, jobs, console, how, active)
         jobs = [*(state.job for state in active), *submitted]
@@ -166,12 +191,12 @@ def _still_active(book: Book, active: list[State]) -> str:
 
 
 def _todo(
-    book: Book, pairs: list[Pair], finished: dict[str, str], retry: bool, active: set[str]
+    book: Book, stage: Stage, finished: dict[str, str], retry: bool, active: set[str]
 ) -> list[int]:
     """Places of the pairs that lack a cell and have no job. A pair's cells may have other ids where
     its job ran, which the job has said."""
     found = []
-    for i, pair in enumerate(pairs):
+    for i, pair in zip(stage.places, stage.own, strict=True):
         key = pair[0].cell.pair_id
         if key in active or not session.missing([pair], finished, retry):
             continue
@@ -190,13 +215,14 @@ def _jobs(
     book: Book,
     study: Study,
     source: Source,
-    pairs: list[Pair],
+    stage: Stage,
     todo: list[int],
     how: Submission,
 ) -> list[Job]:
     """The jobs of these places, the shortest first on this machine."""
     if not todo:
         return []
+    pairs = stage.pairs
     name = book.keep_study(source.text)
     chosen = {pairs[i][0].cell.pair_id: i for i in todo}
     order = [pairs[i] for i in todo]
@@ -204,7 +230,7 @@ def _jobs(
         order = session.shortest_first(order, session.predicted_seconds(order))
         threads = [max(p.cell.threads * p.cell.ranks for p in pair) for pair in pairs]
     else:
-        threads = [_threads(point) for _, point, _ in study.points()]
+        threads = _threads_asked(study, len(pairs))
     own = labels.differences((p.cell.name, p.cell.canonical()) for pair in pairs for p in pair)
     made = []
     for pair in order:
@@ -228,6 +254,14 @@ def _jobs(
         )
         made.append(job)
     return made
+
+
+def _threads_asked(study: Study, pairs: int) -> list[int]:
+    """Of each pair. What extends a sweep has no point of the study, and asks as the sweep does."""
+    points = [(group.workload, _threads(point)) for group, point, _ in study.points()]
+    swept = [threads for workload, threads in points if workload == SWEEP]
+    further = swept[:1] * (pairs - len(points))
+    return [*swept, *further, *(threads for _, threads in points[len(swept) :])]
 
 
 def _threads(point: Settings) -> int:
@@ -268,9 +302,7 @@ def _remove_unused(book: Book) -> None:
 # --- this machine ---------------------------------------------------------------------------------
 
 
-def _run_here(
-    book: Book, jobs: list[Job], pairs: list[Pair], console: Console, how: Submission
-) -> None:
+def _run_here(book: Book, jobs: list[Job], console: Console, how: Submission) -> None:
     for job in jobs:
         book.submit(job)
     with _Bar(console, len(jobs)) as bar:
