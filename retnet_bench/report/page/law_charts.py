@@ -68,8 +68,8 @@ def _fit(fit: Fit, keys: dict[str, str], first: bool) -> Curve:
     past = np.geomspace(fit.high, laws.EXTRAPOLATED * fit.high, _STEPS // 2)[1:]
     x = np.concatenate([np.geomspace(fit.low, fit.high, _STEPS), past])
     low, high = fit.law.band(x)
-    shown = (np.exp2(values) for values in (fit.law.at(x), low, high))
-    return Curve(fit.arm, x, *shown, x <= fit.high, "", keys, first)
+    y, below, above = (np.exp2(values) for values in (fit.law.at(x), low, high))
+    return Curve(fit.arm, x, y, below, above, x <= fit.high, "", keys, first)
 
 
 def _is_inside(crossing: Crossing) -> bool:
