@@ -14,6 +14,8 @@ TEST = ("-e", ".[report,slurm]", "pytest", "pytest-xdist", "pytest-timeout", "hy
 PEERS = ("transformers", "einops", "fla-core")
 PEERS_ALONE = ("torchscale", "fairscale")
 """Without what they ask for: torchscale names a fairscale and a timm that it doesn't need."""
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+"""Those that are tested; the oldest is what pyproject.toml admits."""
 BROWSER = ("playwright", "axe-playwright-python")
 
 
@@ -33,8 +35,29 @@ def quickstart(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The fast tests: about five minutes on two cores."""
     install(session, *TEST)
+    run_tests(session)
+
+
+def run_tests(session: nox.Session) -> None:
     arguments = session.posargs or ["-n", "2", "-m", "not gpu and not slow and not browser"]
     session.run("pytest", *arguments, env={"OMP_NUM_THREADS": "1"})
+
+
+for _python in PYTHONS:  # names of their own, so that `-s tests` is one run
+    nox.session(tests, python=_python, name=f"tests-{_python}")
+
+
+@nox.session(name="tests-oldest", python=PYTHONS[0])
+def tests_oldest(session: nox.Session) -> None:
+    """The same on the oldest Python and the oldest torch that pyproject.toml admits."""
+    needed = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
+    (floor,) = (n.removeprefix("torch>=") for n in needed if n.startswith("torch>="))
+    pinned = Path("constraints.txt").read_text().splitlines()
+    others = Path(session.create_tmp()).resolve() / "constraints.txt"
+    lines = [line for line in pinned if not line.startswith("torch==")]
+    others.write_text("\n".join([*lines, f"torch=={floor}", ""]))
+    session.install("-q", "-c", str(others), "-e", ".", *TEST)
+    run_tests(session)
 
 
 @nox.session

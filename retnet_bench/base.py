@@ -19,6 +19,10 @@ class UserError(Exception):
     """A mistake the user can mend. Its message is the one line they see; exit code 2."""
 
 
+class PackageMissing(UserError):
+    """Of a part of what was asked for, which can be left out."""
+
+
 @contextmanager
 def located(place: str) -> Iterator[None]:
     """A UserError raised within says the place first."""

@@ -110,7 +110,7 @@ class _Product:
     @staticmethod
     def of(heads: Tensor, gate: Tensor, scale: Tensor | None, norm: str, eps: float) -> _Product:
         exact = state_dtype(heads.dtype)
-        heads, gate = heads.to(exact), gate.to(exact)
+        heads, gate = heads.to(exact).contiguous(), gate.to(exact)
         normed, backward = NORMS[norm](heads, eps)
         return _Product(gate, F.silu(gate), normed, scale, backward)
 

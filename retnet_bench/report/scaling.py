@@ -19,13 +19,13 @@ from retnet_bench.results.quantities import COMPUTATION
 UNIT = "bits per byte"
 
 
-def tables(records: pd.DataFrame) -> Iterator[Table]:
-    """The laws of the loss in bits per byte, each fitted once; or one line for why there are none.
-    Nothing where there are neither."""
+def tables(records: pd.DataFrame, found: Scaling | None = None) -> Iterator[Table]:
+    """The laws of the loss in bits per byte, each fitted once (`found`: before); or one line for
+    why there are none. Nothing where there are neither."""
     if not (records["metric"] == "document_nll_nat").any():
         return
     try:
-        found = scaling.fits(records, UNIT)
+        found = found or scaling.fits(records, UNIT)
     except UserError as error:
         yield layout.table("Scaling laws", "not fitted, because", [[str(error)]])
         return

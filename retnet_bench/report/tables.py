@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from retnet_bench.analysis.tables import curves, ratios, serving
 from retnet_bench.analysis.tables import rows as contracts
 from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
+from retnet_bench.analysis.tables.scaling import Scaling
 from retnet_bench.report import layout, quality, scaling
 from retnet_bench.report.downstream import scores_table
 from retnet_bench.report.recall import recall_table
@@ -39,7 +41,18 @@ def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Tabl
     return (table for _, table in by_workload(records, floors))
 
 
-def by_workload(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[tuple[str, Table]]:
+@dataclass(frozen=True)
+class Known:
+    """What a caller has worked out of the same records already; None: not yet."""
+
+    laws: Scaling | None = None
+    ratios: pd.DataFrame | None = None
+    crossovers: pd.DataFrame | None = None
+
+
+def by_workload(
+    records: pd.DataFrame, floors: Floors | None = None, known: Known = Known()
+) -> Iterator[tuple[str, Table]]:
     """The same, each with the workload that it is of; empty where its rows say it."""
     makers: tuple[tuple[str, Callable[[pd.DataFrame], Table | Iterable[Table] | None]], ...] = (
         ("train", _throughput),
@@ -51,12 +64,12 @@ def by_workload(records: pd.DataFrame, floors: Floors | None = None) -> Iterator
         ("perplexity", _perplexity),
         ("tune", sweep_table),
         ("perplexity", choices_table),
-        ("perplexity", scaling.tables),
+        ("perplexity", partial(scaling.tables, found=known.laws)),
         *(("perplexity", make) for make in quality.TABLES),
         ("recall", recall_table),
         ("downstream", scores_table),
-        ("", partial(_ratios, floors=floors)),
-        ("", _crossovers),
+        ("", partial(_ratios, floors=floors, found=known.ratios)),
+        ("", partial(_crossovers, found=known.crossovers)),
         ("", _failures),
     )
     for workload, make in makers:
@@ -230,8 +243,10 @@ def _perplexity(records: pd.DataFrame) -> Table | None:
     )
 
 
-def _ratios(records: pd.DataFrame, floors: Floors | None) -> Table | None:
-    frame = ratios.pair_ratios(records, floors)
+def _ratios(
+    records: pd.DataFrame, floors: Floors | None, found: pd.DataFrame | None
+) -> Table | None:
+    frame = ratios.pair_ratios(records, floors) if found is None else found
     shown = frame[~frame["metric"].isin(["weight_bytes", "outcome", "peak_rss_bytes"])]
     budgets = ["token_budget"] if shown["token_budget"].notna().any() else []
     usual = ["metric", "phase", "size", "batch", "length", *budgets]
@@ -261,8 +276,8 @@ def _ratio(row: pd.Series) -> str:
     return f"{quantity(row['estimate'])} (exact)" if row["metric"] in EXACT else interval(row)
 
 
-def _crossovers(records: pd.DataFrame) -> Table | None:
-    frame = ratios.crossovers(records)
+def _crossovers(records: pd.DataFrame, found: pd.DataFrame | None) -> Table | None:
+    frame = ratios.crossovers(records) if found is None else found
     if frame.empty:
         return None
     columns = list(frame.columns)

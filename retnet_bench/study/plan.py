@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import psutil
 import torch
 
 from retnet_bench.analysis.tables.floor import TWIN_SUFFIX
-from retnet_bench.base import UserError, quoted
+from retnet_bench.base import PackageMissing, UserError, quoted
 from retnet_bench.data import is_remote, load_corpus, load_tokenizer, vocabulary_of
-from retnet_bench.data.corpora import Split
+from retnet_bench.data.corpora import CORPORA, Split
 from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.measure import allocation
 from retnet_bench.measure.protocol import Protocol
@@ -102,9 +102,29 @@ def make(study: Study, choose: Choose = lambda arm, size: None, *, here: bool = 
         if planned.cell.cell_id in seen:
             raise UserError(f"the study lists one cell twice: {planned.cell.name}")
         seen.add(planned.cell.cell_id)
+    _check_packages([planned for pair in pairs for planned in pair])
     for name in study.arms:
         _check_exists(name, [p for pair in pairs for p in pair if p.cell.arm == name])
     return pairs
+
+
+def _check_packages(cells: list[Planned]) -> None:
+    """UserError where every cell lacks a package. Where only some do, those are recorded as
+    unsupported."""
+    lacking = [_package_missing(planned.cell.corpus) for planned in cells]
+    if cells and all(lacking):
+        raise UserError(str(lacking[0]))
+
+
+@cache
+def _package_missing(corpus: str) -> str | None:
+    """What one of the corpora that have a name lacks, if it is a package."""
+    try:
+        if corpus in CORPORA:
+            load_corpus(corpus)
+    except PackageMissing as error:
+        return str(error)
+    return None
 
 
 def _check_exists(arm: str, cells: list[Planned]) -> None:
@@ -197,6 +217,7 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings, here: bool) -> Ce
         vocabulary = values.get("vocabulary", VOCABULARY)
         values |= {"corpus": "random", "tokenizer": f"random:{vocabulary}", "match": "none"}
     unseen = not here and is_remote(values["corpus"])
+    unseen = unseen or _package_missing(values["corpus"]) is not None
     values["vocab_size"] = (
         vocabulary_of(values["tokenizer"])
         if unseen
@@ -320,6 +341,8 @@ def _why_not(cell: Cell) -> str | None:
     """Why the cell makes no sense here, or None. Such a cell becomes a record, not silence."""
     if cell.device.startswith("cuda") and not torch.cuda.is_available():
         return "no CUDA device on this machine"
+    if missing := _package_missing(cell.corpus):
+        return missing
     if cell.workload == "decode" and cell.length <= MAX_STEPS:
         return f"decode needs a length above {MAX_STEPS}, the steps it takes at the last position"
     try:

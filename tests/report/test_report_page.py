@@ -132,7 +132,7 @@ def test_numbers_are_sorted_by_size():
 
 
 def test_points_of_a_chart_are_the_numbers_of_its_table(side):
-    (chart,) = charts.drawn([side])
+    chart = charts.drawn([side])[0]
     assert chart["name"] == "throughput"
     points = [p for p in chart["points"] if p["y"] is not None]
     texts = {(p["arm"], f"{p['x']:.0f}"): p["text"] for p in points}
@@ -142,7 +142,7 @@ def test_points_of_a_chart_are_the_numbers_of_its_table(side):
 
 
 def test_a_failed_cell_is_a_point_with_its_reason(side):
-    (chart,) = charts.drawn([side])
+    chart = charts.drawn([side])[0]
     (point,) = (p for p in chart["points"] if p["y"] is None)
     assert (point["arm"], point["x"], point["status"]) == ("transformer", 4096, "oom")
     assert point["reason"] == "it ended in oom"
@@ -183,13 +183,14 @@ def test_quality_and_speed_of_two_folders_are_joined_on_one_machine(tmp_path):
         for row in document(arm, name, nll, size="3M")
     ]
     found = sides.read([results(tmp_path / "speed"), results(tmp_path / "quality", trained)])
-    table = tables.joined(found)
+    table = tables.joined(sides.across(found))
     assert table is not None
     assert {row.cells[0] for row in table.rows} == {"retnet", "transformer"}
     assert "not measured" not in {row.cells[2] for row in table.rows}
     elsewhere = found[1].records.assign(fingerprint="another")
-    assert tables.joined([found[0], replace(found[1], records=elsewhere)]) is None
-    assert tables.joined([found[0], replace(found[0], label="again")]) is None
+    assert sides.across([found[0], replace(found[1], records=elsewhere)]) is None
+    assert sides.across([found[0], replace(found[0], label="again")]) is None
+    assert tables.joined(None) is None
 
 
 def test_the_verdict_is_the_first_claim_that_was_measured(side, text):

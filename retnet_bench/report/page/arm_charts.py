@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from retnet_bench.analysis.tables import accuracy, curves, quality, ratios
+from retnet_bench.analysis.tables import accuracy, curves, quality
 from retnet_bench.figures import table1, table3
 from retnet_bench.report.page.chart import Drawn, Read
 from retnet_bench.report.page.sides import Side
@@ -51,14 +51,14 @@ def ar_hits(records: pd.DataFrame) -> pd.DataFrame:
     return _rows(found.assign(n=found["seeds"]), "arm", ["size", "token_budget"])
 
 
-def training(records: pd.DataFrame) -> pd.DataFrame:
+def training(side: Side) -> Drawn:
     """Each arm's tokens a second of training in times of the baseline's, in the same pair."""
-    trained = _among_many(records[records["metric"] == "train_step_s"])
-    found = ratios.pair_ratios(trained) if len(trained) else ratios.pair_ratios(records.iloc[:0])
-    found = found[found["estimate"].notna()]
+    many = side.records["arm"].nunique() > 2
+    found = side.ratios if many else side.ratios.iloc[:0]
+    found = found[(found["metric"] == "train_step_s") & found["estimate"].notna()]
     faster = {"estimate": 1 / found["estimate"], "low": 1 / found["high"], "high": 1 / found["low"]}
     found = found.assign(**faster, arm=found["a"], reason="over " + found["b"])
-    return _rows(found, "arm", ["size", "length", "batch", "dtype", "mode"])
+    return Drawn(_rows(found, "arm", ["size", "length", "batch", "dtype", "mode"]))
 
 
 def exponents(side: Side) -> Drawn:
@@ -95,7 +95,9 @@ def beside_speed(name: str) -> Read:
     from the smallest to the largest."""
 
     def read(side: Side) -> Drawn:
-        found = quality.joined(side.records)
+        if not (side.has_losses and side.workloads & {"train", "decode"}):
+            return Drawn(pd.DataFrame(columns=["arm", name, *curves.SUMMARY]))
+        found = side.quality_and_speed
         if name not in found.frame:
             return Drawn(pd.DataFrame(columns=["arm", name, *curves.SUMMARY]))
         frame = found.frame.dropna(subset=name)
@@ -117,8 +119,9 @@ def by_model_size(read: Callable[[pd.DataFrame], pd.DataFrame]) -> Read:
     """A cost of training against model size; nothing of one size."""
 
     def by_size(records: pd.DataFrame) -> pd.DataFrame:
-        found = read(records)
-        found = found if found["size"].nunique() > 1 else found.iloc[:0]
+        trained = records["workload"] == "train"
+        several = records.loc[trained, "size"].nunique() > 1
+        found = read(records if several else records.iloc[:0])
         per = [name for name in curves.separators(found) if name != "n_params"]
         return found[["arm", "n_params", "length", *per, *curves.SUMMARY]]
 

@@ -83,6 +83,7 @@ class Chart:
     """The figure that shows the same on paper."""
     title: str
     workload: str
+    """Empty where it is of several."""
     x: str
     """Column of the points; of kind `rows` the one that names the row."""
     x_label: str
@@ -151,10 +152,13 @@ def _axes(chart: Chart) -> dict[str, Any]:
 
 def _drawn(chart: Chart, side: Side) -> Drawn:
     """What the side shows; nothing where its records can't be read as one table."""
+    nothing = Drawn(pd.DataFrame(columns=["arm", chart.x, *curves.SUMMARY]))
+    if chart.workload and chart.workload not in side.workloads:
+        return nothing
     try:
         return chart.read(side)
     except UserError:  # `show` says what is wrong with them
-        return Drawn(pd.DataFrame(columns=["arm", chart.x, *curves.SUMMARY]))
+        return nothing
 
 
 def _narrowed(chart: Chart, frame: pd.DataFrame, records: pd.DataFrame) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from retnet_bench.analysis.tables import accuracy, best_rates, curves, ratios, recall, serving
+from retnet_bench.analysis.tables import accuracy, best_rates, curves, recall, serving
 from retnet_bench.figures import downstream
 from retnet_bench.report.page import arm_charts, law_charts
 from retnet_bench.report.page.arm_charts import of_records
@@ -89,7 +89,8 @@ def _with_crossovers(read: Table, workload: str) -> Read:
 
 
 def _crossovers(side: Side, workload: str) -> list[Place]:
-    found = ratios.crossovers(side.records[side.records["workload"] == workload])
+    found = side.crossovers
+    found = found[found["workload"] == workload]
     names = list(found.columns)
     per = names[names.index("x") + 1 : names.index("estimate")]
     found = found[found["estimate"].notna()]
@@ -133,7 +134,7 @@ CHARTS = (
         "Training speed of every arm beside the baseline's",
         "train",
         **_ROWS,
-        read=of_records(arm_charts.training),
+        read=arm_charts.training,
         shown=_TIMES,
         log_x=True,
         guides=(1.0,),

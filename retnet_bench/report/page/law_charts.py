@@ -12,7 +12,7 @@ from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.tables import best_rates, curves, law_crossings, optimum
 from retnet_bench.analysis.tables.law_crossings import Crossing
 from retnet_bench.analysis.tables.optimum import IsoFlop, Optimum
-from retnet_bench.analysis.tables.scaling import Fit
+from retnet_bench.analysis.tables.scaling import Fit, Scaling
 from retnet_bench.base import UserError
 from retnet_bench.figures import isoflop, laws, scaling_law
 from retnet_bench.report.page.chart import Curve, Drawn, Place, Read
@@ -39,11 +39,12 @@ def by_size(side: Side) -> Drawn:
         return Drawn(frame.iloc[:0])
     shown, remark = laws.one_line(frame, records)
     points = frame.assign(first=frame.index.isin(shown.index))
-    fits = [fit for fit in side.laws.fits if fit.variable == "parameters"]
+    laws_ = side.laws or Scaling([], [])
+    fits = [fit for fit in laws_.fits if fit.variable == "parameters"]
     first = {fit.at for fit in fits if _is_line(fit, shown)}
     keys = {fit.at: {"token_budget": _budget(fit)} for fit in fits}
     found = [_fit(fit, keys[fit.at], fit.at in first) for fit in fits]
-    crossings = law_crossings.crossings(records, side.laws)
+    crossings = law_crossings.crossings(records, laws_)
     places = [_place(one, keys[one.at], one.at in first) for one in crossings if _is_inside(one)]
     apart = [one for one in crossings if one.at in first and not _is_inside(one)]
     notes = [f"Crossover of the fits: {one.text}." for one in apart]
@@ -67,8 +68,8 @@ def _fit(fit: Fit, keys: dict[str, str], first: bool) -> Curve:
     past = np.geomspace(fit.high, laws.EXTRAPOLATED * fit.high, _STEPS // 2)[1:]
     x = np.concatenate([np.geomspace(fit.low, fit.high, _STEPS), past])
     low, high = fit.law.band(x)
-    shown = (np.exp2(values) for values in (fit.law.at(x), low, high))
-    return Curve(fit.arm, x, *shown, x <= fit.high, "", keys, first)
+    y, below, above = (np.exp2(values) for values in (fit.law.at(x), low, high))
+    return Curve(fit.arm, x, y, below, above, x <= fit.high, "", keys, first)
 
 
 def _is_inside(crossing: Crossing) -> bool:
@@ -89,8 +90,8 @@ def frontier(of: str) -> Read:
     the loss the models measured, else the marks where arms are compared."""
 
     def read(side: Side) -> Drawn:
-        best = optimum.optimum(side.laws)
-        if best is None:
+        best = optimum.optimum(side.laws) if side.laws else None
+        if best is None or side.laws is None:
             return _NOTHING
         found = [_frontier(best, arm, of) for arm in best.frontiers]
         if of != "loss":
@@ -156,8 +157,8 @@ def equal_compute(side: Side) -> Drawn:
         rows = (row for one in measured for row in _parabola_points(one))
         words = "Points are models, lines the parabolas through them in log size."
         return Drawn(_frame(rows, "n_body"), [_parabola(one) for one in measured], notes=[words])
-    best = optimum.optimum(side.laws)
-    if best is None:
+    best = optimum.optimum(side.laws) if side.laws else None
+    if best is None or side.laws is None:
         return _NOTHING
     fits = side.laws.joint()
     found = [_slice(best, fit, compute) for fit in fits.values() for compute in best.levels]

@@ -100,19 +100,23 @@
   const shown = (chart) => {
     const points = visible(chart, chart.points);
     const curves = visible(chart, chart.curves);
-    const both = points.concat(curves);
-    const many = unique(both.map((p) => p.results)).length > 1;
-    const variants = unique(both.map((p) => p.variant + "\u0000" + p.results));
+    const many = unique(points.concat(curves).map((p) => p.results)).length > 1;
     const parts = (p) => p.variant.split(", ");
-    const shared = parts(both[0] || { variant: "" }).filter((part) => both.every((p) => parts(p).includes(part)));
-    const short = (p) => parts(p).filter((part) => !shared.includes(part)).join(", ").replaceAll("_", " ");
-    const look = (p) => ({
-      arm: p.arm,
-      series: [p.arm, p.variant, p.results].join("\u0000"),
-      lane: [short(p), many ? p.results : ""].filter(Boolean).join(", "),
-      shade: 1 - 0.55 * (1 - (variants.indexOf(p.variant + "\u0000" + p.results) + 1) / variants.length),
-      end: [variants.length > 1 ? short(p) : "", many ? p.results : ""].filter(Boolean).join(", "),
-    });
+    /** What tells one of `lines` from the others of its arm: in words, and as a shade. */
+    const looks = (lines) => {
+      const name = (p) => p.variant + "\u0000" + p.results;
+      const variants = unique(lines.map(name));
+      const shared = parts(lines[0] || { variant: "" }).filter((part) => lines.every((p) => parts(p).includes(part)));
+      const short = (p) => parts(p).filter((part) => !shared.includes(part)).join(", ").replaceAll("_", " ");
+      return (p) => ({
+        arm: p.arm,
+        series: [p.arm, p.variant, p.results].join("\u0000"),
+        lane: [short(p), many ? p.results : ""].filter(Boolean).join(", "),
+        shade: 1 - 0.55 * (1 - (variants.indexOf(name(p)) + 1) / variants.length),
+        end: [variants.length > 1 ? short(p) : "", many ? p.results : ""].filter(Boolean).join(", "),
+      });
+    };
+    const [look, lookOfCurve] = [looks(points), looks(curves)];
     return {
       points: points.map((p) => ({
         ...p,
@@ -121,7 +125,7 @@
         label: `${p.arm} ${p.variant} ${chart.xLabel} ${p.name || p.at}: ${p.y === null ? p.status : p.text}`,
       })),
       curves: curves.flatMap((c) => c.x.map((x, i) => ({
-        ...look(c), x, y: c.y[i], low: c.low[i], high: c.high[i], inside: c.inside[i],
+        ...lookOfCurve(c), x, y: c.y[i], low: c.low[i], high: c.high[i], inside: c.inside[i],
         tip: [
           [c.arm, c.variant, c.inside[i] ? "fit" : "fit, extrapolated", several() ? c.results : ""].filter(Boolean).join(", "),
           digits(c.y[i]) + (c.low[i] === null ? "" : ` [${digits(c.low[i])}, ${digits(c.high[i])}]`),
@@ -392,6 +396,7 @@
         first ? `${this.chart.remark} Choose others above.` : "",
         curves.length ? "Curves are fits, dashed where extrapolated." : "",
         lanes.length > 1 ? `In a row, from the top: ${lanes.join("; ")}.` : "",
+        points.some((p) => p.hollow) ? (this.chart.kind === "rows" ? "Open marks: with solved examples." : "Open marks are extrapolated: nobody measured the like.") : "",
         lost ? `${lost} failed cells: open markers.` : "",
         ...(places.length > MOST_PLACES ? [`${places.length} crossovers: see the tables.`] : places.map((p) => `Dotted: ${p.text}.`)),
         ...this.chart.notes,

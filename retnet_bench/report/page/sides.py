@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from retnet_bench import yaml_file
-from retnet_bench.analysis.tables import baselines, scaling
+from retnet_bench.analysis.tables import baselines, quality, ratios, scaling
 from retnet_bench.analysis.tables.floor import Floors, read_floors
 from retnet_bench.analysis.tables.scaling import Scaling
 from retnet_bench.analysis.verdicts import claims, judging
@@ -49,13 +49,32 @@ class Side:
         return bool((self.records["metric"] == "document_nll_nat").any())
 
     @cached_property
-    def laws(self) -> Scaling:
-        """The scaling laws of its losses in bits per byte, fitted once for all charts; none where
-        the records can't be fitted as one (`show` says why)."""
+    def laws(self) -> Scaling | None:
+        """The scaling laws of its losses in bits per byte; None where the records can't be fitted
+        as one (`show` says why)."""
         try:
-            return scaling.fits(self.records) if self.has_losses else Scaling([], [])
+            return scaling.fits(self.records) if self.has_losses else None
         except UserError:
-            return Scaling([], [])
+            return None
+
+    @cached_property
+    def ratios(self) -> pd.DataFrame:
+        """See `ratios.pair_ratios`."""
+        return ratios.pair_ratios(self.records, self.floors)
+
+    @cached_property
+    def crossovers(self) -> pd.DataFrame:
+        """See `ratios.crossovers`."""
+        return ratios.crossovers(self.records)
+
+    @cached_property
+    def quality_and_speed(self) -> quality.Joined:
+        """See `quality.joined`."""
+        return quality.joined(self.records)
+
+    @cached_property
+    def workloads(self) -> set[str]:
+        return set(self.records["workload"])
 
     @property
     def study(self) -> str:

@@ -13,7 +13,7 @@ from retnet_bench.figures import published as figure
 from retnet_bench.report import card, quality
 from retnet_bench.report.page.keys import NAMES, Cells
 from retnet_bench.report.page.sides import Side
-from retnet_bench.report.tables import by_workload
+from retnet_bench.report.tables import Known, by_workload
 from retnet_bench.results.numbers import quantity
 from retnet_bench.results.schema import METRICS
 from retnet_bench.results.store import of_latest_runs
@@ -51,7 +51,8 @@ class Table:
 def tables(side: Side) -> Iterator[Table]:
     """Every table that `show` prints of one results folder."""
     cells = Cells(side.records)
-    for workload, table in by_workload(side.records, side.floors):
+    known = Known(side.laws, side.ratios, side.crossovers)
+    for workload, table in by_workload(side.records, side.floors, known):
         yield _table(table, workload, cells)
 
 
