@@ -334,15 +334,17 @@ def summarised(
 def _point(
     group: pd.DataFrame, summary: Summary
 ) -> tuple[float, float, float, int, str, str | None]:
-    measured = group[group["has_value"]]
-    if measured.empty:
+    has_value = group["has_value"].to_numpy(dtype=bool)
+    if not has_value.any():
         last = group.sort_values("recorded_at").iloc[-1]
         return (np.nan, np.nan, np.nan, 0, last["status"], _text(last["reason"]))
+    whole = has_value.all()  # nearly always: a copy of so many columns takes longer than the rest
+    measured = group if whole else group[has_value]
     interval = summary(measured)
-    impure = measured[measured["status"] == "impure"]
+    impure = measured["reason"][measured["status"] == "impure"]
     if len(impure):
-        return (*interval, "impure", "; ".join(impure["reason"].dropna().unique()))
-    lost = group[~group["has_value"]]
+        return (*interval, "impure", "; ".join(impure.dropna().unique()))
+    lost = group.iloc[:0] if whole else group[~has_value]
     return (*interval, "ok", _caveat(interval, str(measured["metric"].iloc[0]), lost))
 
 
