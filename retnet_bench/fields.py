@@ -3,7 +3,7 @@ line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -67,8 +67,12 @@ REFUSED = "refused"
 def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], list[str]]) -> str:
     """pydantic's first complaint in the house's words. `keys_at` gives the keys that are allowed at
     a place."""
-    first = error.errors()[0]
+    first, *others = error.errors()
     place, given, kind = first["loc"], first["input"], first["type"]
+    if words := _words_beside(first, others):
+        where = ".".join(quoted(part) for part in place[:-1])
+        message = f"{_lowered(first['msg'])} or {words}"
+        return f"{where}: {message}, not {quoted(repr(given))}"
     where = ".".join(quoted(part) for part in place)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         prefix = "".join(f"{quoted(part)}." for part in place[:-1])[:-1]
@@ -88,6 +92,18 @@ def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], l
         return f"{where} is empty; give it at least {first['ctx']['min_length']}"
     message = f"{where}: {_lowered(first['msg'])}"
     return message if kind in ("too_long", REFUSED) else f"{message}, not {quoted(repr(given))}"
+
+
+def _words_beside(first: Any, others: Sequence[Any]) -> str:
+    """The words that a field takes beside numbers. pydantic complains of each of both kinds, at a
+    place of its own behind the field's."""
+    field, given = first["loc"][:-1], first["input"]
+    for other in others if first["type"] != "literal_error" else ():
+        *place, kind = other["loc"]
+        same = tuple(place) == field and other["input"] is given
+        if same and other["type"] == "literal_error" and str(kind).startswith("literal["):
+            return ", ".join(_choices(other))
+    return ""
 
 
 def _missing(error: ValidationError) -> str:

@@ -271,7 +271,7 @@ def test_match_state_finds_a_state_of_retnets_size():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"groups": 3}, "groups 3 does not divide the 4 heads"),
+        ({"groups": 3}, "groups 3 does not divide the 4 heads; choose one of 1, 2, 4"),
         ({"state_dim": 16}, "state_dim is 16, but the model's widths make it 8"),
         ({"head_dim": 16}, "head_dim is 16, but the model's widths make it 8"),
         ({"expand": 3}, "expand is 3, but the model's widths make it 2"),

@@ -54,6 +54,7 @@ def without(*keys: str) -> dict[str, Any]:
     return made
 
 
+HELD = {"workload": "perplexity"}
 WRONG = [
     (put("arm", 1), 'unknown key "arm"; did you mean "arms"?'),
     (put("fixed.lenght", 1), 'fixed: unknown key "lenght"; did you mean "length"?'),
@@ -88,6 +89,14 @@ WRONG = [
     (
         put("arms.retnet.chunk", None),
         "arms.retnet.chunk: input should be a valid integer, not None",
+    ),
+    (
+        put("claims", [{"claim": "perplexity_lower", "where": {**HELD, "learning_rate": "bests"}}]),
+        "claims.0.where.learning_rate: input should be a valid number or best, not 'bests'",
+    ),
+    (
+        put("claims", [{"claim": "perplexity_lower", "where": {**HELD, "length": "best"}}]),
+        "claims.0.where.length: input should be a valid integer or max, not 'best'",
     ),
     (put("arms.retnet.options", {}), "arms.retnet.options: mixer retention does not read it; its"),
     (

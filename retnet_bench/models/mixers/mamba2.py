@@ -56,7 +56,11 @@ class Mamba2Options(MixerOptions):
     def settled(self: Own, cfg: ModelConfig) -> Own:
         """Heads and widths say what is None then."""
         if cfg.n_heads % self.groups:
-            raise UserError(f"groups {self.groups} does not divide the {cfg.n_heads} heads")
+            fitting = (n for n in range(1, min(cfg.n_heads, 256) + 1) if cfg.n_heads % n == 0)
+            raise UserError(
+                f"groups {self.groups} does not divide the {cfg.n_heads} heads; choose one of "
+                f"{', '.join(map(str, fitting))}"
+            )
         said = {
             "state_dim": cfg.key_dim,
             "head_dim": cfg.value_dim,
