@@ -22,7 +22,10 @@ HEAD = f"""\
 
 Each of these is an arm (`myarm: {{mixer: <name>, <option>: <value>}}`), or an entry of a pattern of
 layers (`myhybrid: {{layers: [gated_deltanet, gated_deltanet, gated_deltanet, attention]}}`, which
-repeats over the depth). Before any of them is timed, all its forms are held against each other, on
+repeats over the depth). RWKV-7 is not among them: its state changes by a diagonal plus a product of
+two vectors of which neither is the key, which the delta rule's kernels do not compute.
+
+Before any of them is timed, all its forms are held against each other, on
 weights that were moved from their start and on adversarial ones, in fp64 to 1e-10. An arm may say
 `kernel: <name>`, or `kernel: auto` and, where there are chunks, `chunk: auto`: the fastest of those
 that were timed where it runs.
@@ -89,7 +92,8 @@ def _entry(kind: type[Mixer]) -> Iterator[str]:
 
 
 def _default(said: dict) -> str:
-    return "" if said["default"] is None else str(said["default"])
+    value = said["default"]
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _needs(kernel: Kernel) -> str:

@@ -53,8 +53,8 @@ def _options() -> Table:
 
 
 def _default(value: object) -> str:
-    """None: the meaning says what it is derived from."""
-    return "" if value is None else str(value)
+    """As a study says it; None: the meaning says what it is derived from."""
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _sizes() -> Table:

@@ -46,8 +46,7 @@ def draw(records: pd.DataFrame, name: str, title: str, study: str, beside: str) 
     rows(sheet.ours, names, PERPLEXITY.format(baseline))
     _paper(sheet, names, paper.load(name), beside)
     same_scale(sheet.ours, sheet.paper)
-    zero = "the full RetNet" if ours else baseline
-    note = f"Size {table['size'].iloc[0]}; worse lies to the right of 0, {zero}."
+    note = f"Size {table['size'].iloc[0]}; worse lies to the right of 0, {baseline}."
     contract = panels.conditions(records, "perplexity")
     return sheet.finish(contract, note, budget, best_rates.said(records))
 

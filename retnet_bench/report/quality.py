@@ -21,14 +21,14 @@ def _ends(estimate: float, low: float, high: float, scale: float = 1.0) -> str:
 
 
 def ablations(records: pd.DataFrame) -> Table | None:
-    """Each arm's difference to the full RetNet, with the paper's for in-domain text."""
+    """Each arm's difference to the baseline, with the paper's for in-domain text."""
     found = quality.ablations(records)
     if found["arm"].nunique() < 2:
         return None  # one arm beside the full model is a pair, and has its own table
     reference = quality.reference(records)
     published = _paper_arms() if reference == paper.FULL_MODEL else {}
     columns = "arm|size|>bits per byte|>perplexity per token, %|>paper, in domain, %|>seeds|remark"
-    title = f"Ablations: difference to {reference}; above 0 is worse"
+    title = f"Every arm against {reference}; above 0 is worse"
     table = layout.table(title, columns, caption=best_rates.said(records))
     for _, row in found.sort_values(["size", "relative"]).iterrows():
         bits = interval(row)

@@ -15,6 +15,7 @@ from retnet_bench.models.config import MOST_LAYERS
 from retnet_bench.models.options import MixerOptions, validate
 from retnet_bench.models.pattern import AUTO, HYBRID, OPEN, opened
 from retnet_bench.models.strict import near
+from retnet_bench.study.settings import CommonSettings
 
 
 class Layer(Strict):
@@ -40,6 +41,8 @@ class Layer(Strict):
     def _apart(cls, given: Any) -> Any:
         given = cls._mapping(given)
         if not isinstance(given, dict):
+            if cls is Layer:  # in a pattern a name is what one writes
+                raise refused("mixer", f"must be a mixer's name, is {quoted(repr(given))}")
             return given
         common = {key: value for key, value in given.items() if key in cls.common()}
         mixer = given.get("mixer")
@@ -120,6 +123,8 @@ def _options(
     for key, value in given.items():
         if key not in known and not (key in others and value is None):
             words = f"its settings are {', '.join(settings)}{near(key, settings)}"
+            if key in CommonSettings.model_fields:
+                words = "it is every arm's; say it in fixed"
             raise refused(key, f"mixer {mixer} does not read it; {words}")
     for key in given.keys() & _unread(mixer, kernel):
         raise refused(key, f"kernel {kernel} does not read it")

@@ -240,7 +240,9 @@ class RecallSettings:
     ] = None
     rounds: Annotated[
         Annotated[Count, Field(le=512)] | None,
-        Field(description="mixers in the model; as many as the size's layers by default"),
+        Field(
+            description="times that the mixer (of a pattern: all its entries) stands in the model; as many as the size's layers by default"
+        ),
     ] = None
     key_dim: Annotated[
         Count | None,

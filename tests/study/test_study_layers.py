@@ -73,7 +73,12 @@ def test_a_pattern_of_one_is_that_mixer():
     [
         ({"layers": []}, "arms.h.layers is empty; give it at least 1"),
         ({"layers": "retention"}, "arms.h.layers must be a list, is 'retention'"),
-        ({"layers": ["retention", 3]}, "arms.h.layers.1 must be a mapping, is 3"),
+        ({"layers": ["retention", 3]}, "arms.h.layers.1.mixer: must be a mixer's name, is 3"),
+        ({"layers": ["retention", None]}, "arms.h.layers.1.mixer: must be a mixer's name, is None"),
+        (
+            {"mixer": "gla", "match": "state"},
+            "arms.h.match: mixer gla does not read it; it is every arm's; say it in fixed",
+        ),
         ({"layers": ["retenton"]}, 'unknown mixer "retenton"; did you mean "retention"?'),
         ({"layers": [{"kernel": "math"}]}, "arms.h.layers.0.mixer is missing"),
         (

@@ -38,7 +38,7 @@ class GatedRetentionOptions(HeadOptions):
         float,
         Field(
             strict=True,
-            gt=0,
+            ge=1e-3,
             allow_inf_nan=False,
             description="the decay is sigmoid(x W)^(1 / temperature)",
         ),
