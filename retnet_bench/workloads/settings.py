@@ -241,7 +241,8 @@ class RecallSettings:
     rounds: Annotated[
         Annotated[Count, Field(le=512)] | None,
         Field(
-            description="times that the mixer (of a pattern: all its entries) stands in the model; as many as the size's layers by default"
+            description="times that the mixer (of a pattern: all its entries) stands in the model; "
+            "as many as the size's layers by default"
         ),
     ] = None
     key_dim: Annotated[
