@@ -46,12 +46,15 @@ class _Nats(torch.autograd.Function):
         for first in range(0, len(x), n):
             part = slice(first, first + n)
             inputs, wanted = x[part].to(low), targets[part, None]
-            log_share = F.log_softmax((inputs @ W.t()).to(exact), -1)
-            total -= log_share.gather(1, wanted).sum()
+            logits = (inputs @ W.t()).to(exact)
+            logits -= logits.amax(-1, keepdim=True)
+            found = logits.gather(1, wanted)
+            whole = logits.exp_().sum(-1, keepdim=True)
+            total += (whole.log() - found).sum()
             if to_x is None or to_weight is None:
                 continue
             # Not yet divided by the number of tokens, which fp16 would lose digits by.
-            share = log_share.exp_()
+            share = logits.div_(whole)
             share.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=exact))
             share = share.to(low)
             to_x[part] = share @ W
