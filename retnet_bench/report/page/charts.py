@@ -218,6 +218,7 @@ CHARTS = (
         of_records(curves.final_latency),
         DECODE_STEP,
         from_zero=True,
+        narrowed=("length",),
     ),
     Chart(
         "generate",

@@ -254,7 +254,7 @@
     const told = places.map((p) => ({ ...p, tip: p.text }));
     const words = { tooltip: { field: "tip" } };
     return [
-      { data: { values: told.filter((p) => p.low !== null && p.high !== null) }, mark: { type: "rect", color: "var(--soft)", opacity: 0.16, aria: false, clip: true },
+      { data: { values: told.filter((p) => p.low !== null && p.high !== null) }, mark: { type: "rect", color: "var(--soft)", opacity: 0.16 / Math.max(1, told.length), aria: false, clip: true },
         encoding: { x: { ...x, field: "low" }, x2: { field: "high" }, ...words } },
       rule(told, { x, ...words }, { color: "var(--soft)", strokeDash: [2, 3], strokeWidth: 1.5 }),
     ];
@@ -363,7 +363,7 @@
       this.chart = chart;
       this.log = { x: chart.logX, y: chart.logY };
       this.arms = names.filter((name) => chart.points.concat(chart.curves).some((p) => p.arm === name));
-      this.legend = made("div", { className: "tools" });
+      this.legend = made("div", { className: "tools legend" });
       this.legend.setAttribute("role", "group");
       this.legend.setAttribute("aria-label", `Arms of ${chart.title}: press to hide or show`);
       this.plot = made("div", { className: "plot" });
