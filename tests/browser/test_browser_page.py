@@ -226,6 +226,10 @@ def test_it_prints_on_a4(opened, pages, run):
     paper = found.page.pdf(path=PICTURES / f"{run}.pdf", prefer_css_page_size=True)
     assert paper.startswith(b"%PDF")
     found.page.emulate_media(media="print")
+    legends = found.page.locator("figure .legend")
+    assert legends.count() == found.page.locator("figure .plot").count()
+    assert all(legend.is_visible() for legend in legends.all())
+    assert not found.page.locator("figure .tools:not(.legend)").first.is_visible()
     ground = found.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == "rgb(255, 255, 255)"  # the theme of the screen costs no ink
 
