@@ -59,7 +59,9 @@ def test_list_models_prints_every_option(mixer):
     for option, said in schemas(MIXERS[mixer].Options).items():
         (row,) = [row for row in rows if row[:2] == [mixer, option]]
         assert row[4] == said["description"]
-        assert row[3] == ("" if said["default"] is None else str(said["default"]))
+        default = said["default"]
+        spelled = str(default).lower() if isinstance(default, bool) else str(default)
+        assert row[3] == ("" if default is None else spelled)
 
 
 def test_values_are_listed_in_words():
