@@ -90,7 +90,7 @@ def test_every_row_says_what_was_run_on_what(records):
         assert set(rows["cell_json"]) == {found.canonical()}
         assert set(rows["kernel"]) == {found.kernel}
         assert set(rows["kernel_dispatched"]) == {
-            "chunkwise / bmm"
+            "chunkwise / baddbmm / bmm"
             if arm == "retnet"
             else "sdpa / _scaled_dot_product_flash_attention_for_cpu"
         }

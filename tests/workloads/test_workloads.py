@@ -248,7 +248,7 @@ def test_weights_that_are_not_finite_are_no_result(name, mixer):
         ("train", "attention", "sdpa", "sdpa / _scaled_dot_product_flash_attention_for_cpu"),
         ("prefill", "attention", "sdpa", "sdpa / _scaled_dot_product_flash_attention_for_cpu"),
         ("train", "attention", "math", "math / bmm"),
-        ("train", "retention", "chunkwise", "chunkwise / bmm"),
+        ("train", "retention", "chunkwise", "chunkwise / baddbmm / bmm"),
         ("decode", "attention", "sdpa", "sdpa / bmm"),  # one query against the cache: no flash
     ],
 )
