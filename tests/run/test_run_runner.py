@@ -269,10 +269,10 @@ def test_the_sound_arms_beside_failing_ones_are_measured_whole(failed, arm):
 
 def test_a_sleeping_worker_is_stopped_when_its_time_is_spent(tmp_path, faulty):
     start = time.monotonic()
-    limit = 4.0
+    limit = 10.0  # the sound one must be done by then on a slow machine, too
     cells = pair_of("sleeps", "sound", measure=("time",))
     slow, sound = measure(tmp_path, cells, replace(QUICK, timeout_s=limit))
-    assert (slow.status, slow.reason) == ("timeout", "not finished after timeout_s = 4 s")
+    assert (slow.status, slow.reason) == ("timeout", "not finished after timeout_s = 10 s")
     assert limit <= slow.seconds < limit + 1
     assert time.monotonic() - start < 3 * limit
     assert sound.status in OK_STATUSES
@@ -320,7 +320,7 @@ def test_no_worker_outlives_the_pair(tmp_path, monkeypatch):
 
 def test_an_interrupt_stops_the_workers_at_once(tmp_path, monkeypatch, faulty):
     """Ctrl-C must not wait for whatever a worker is doing."""
-    started = []
+    started, pressed = [], []
     ask = WorkerHandle.ask
 
     def interrupted(self, request, **arguments):
@@ -328,14 +328,14 @@ def test_an_interrupt_stops_the_workers_at_once(tmp_path, monkeypatch, faulty):
         if self.planned.cell.arm == "sleeps":
             wire.request(self.started.conn, request)
             time.sleep(0.2)
+            pressed.append(time.monotonic())
             raise KeyboardInterrupt
         return ask(self, request, **arguments)
 
     monkeypatch.setattr(WorkerHandle, "ask", interrupted)
-    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         measure(tmp_path, pair_of("sound", "sleeps"))
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - pressed[0] < 4
     assert not any(alive(process) for process in started)
     assert list((tmp_path / "records").iterdir()) == []
 
