@@ -31,6 +31,11 @@ class Device:
         budget = CACHE_BYTES if self.kind == "cpu" else MEMORY_BYTES
         return max(1, min(pieces, budget // max(1, piece_bytes)))
 
+    def slices(self, piece_bytes: int, pieces: int) -> list[slice]:
+        """All pieces, those together that are worked on at once."""
+        n = self.at_once(piece_bytes, pieces)
+        return [slice(first, min(first + n, pieces)) for first in range(0, pieces, n)]
+
 
 CPU = Device("cpu", None)
 _MODELLED: ContextVar[Device] = ContextVar("modelled", default=CPU)

@@ -25,6 +25,7 @@ from retnet_bench.kernels.chunks import (
     state_dtype,
 )
 from retnet_bench.kernels.device import Device, device_of
+from retnet_bench.kernels.products import add_product
 
 
 def _empty_state(q: Tensor, v: Tensor) -> Tensor:
@@ -141,14 +142,14 @@ class _Chunkwise(torch.autograd.Function):
         C: int,
         device: Device,
     ) -> tuple[Tensor, Tensor]:
-        groups = _groups(q, v, C, device)
+        groups = device.slices(_chunk_bytes(q, v, C), q.shape[1] // C)
         out = torch.empty_like(v, memory_format=torch.contiguous_format)
         learns = any(ctx.needs_input_grad)
         kept = [_taken(x, C, slice(None)) for x in (q, k, v)] if learns else []
         before = q.new_empty(len(kept[0]) if kept else 0, *state.shape[2:])
         for group in groups:
-            rows = group.rows(state)
-            Q, K, V = [x[rows] for x in kept] or [_taken(x, C, group.chunks) for x in (q, k, v)]
+            rows = _rows(group, state)
+            Q, K, V = [x[rows] for x in kept] or [_taken(x, C, group) for x in (q, k, v)]
             scores = _scale_(torch.bmm(Q, K.mT), factors.inner)
             part = torch.bmm(scores, V)
             del scores
@@ -156,7 +157,7 @@ class _Chunkwise(torch.autograd.Function):
             states = before[rows] if learns else torch.empty_like(increments)
             state = _through(increments, state, factors.whole, states)
             del increments
-            _put(out, C, group, _add_(part, _scaled(Q, factors.from_start), states))
+            _put(out, C, group, add_product(part, _scaled(Q, factors.from_start), states))
         ctx.save_for_backward(*kept, before, *vars(factors).values())
         ctx.C, ctx.groups, ctx.state = C, groups, (state.shape, state.dtype)
         ctx.set_materialize_grads(False)
@@ -177,15 +178,15 @@ class _Chunkwise(torch.autograd.Function):
             grad_out = v.new_zeros(B, T, shape[1], shape[3])
         grads = [q.new_empty(B, T, shape[1], x.shape[-1]) for x in (q, k, v)]
         for group in reversed(ctx.groups):
-            rows = group.rows(grad_state)
+            rows = _rows(group, grad_state)
             Q, K, V, R = q[rows], k[rows], v[rows], before[rows]
-            G = _taken(grad_out, C, group.chunks)
+            G = _taken(grad_out, C, group)
             scores = _scale_(torch.bmm(Q, K.mT), factors.inner)
             to_v = torch.bmm(scores.mT, G)
             del scores
             to_scores = _scale_(torch.bmm(G, V.mT), factors.inner)
             to_q = _scale_(torch.bmm(G, R.mT), factors.from_start)
-            _put(grads[0], C, group, _add_(to_q, to_scores, K))
+            _put(grads[0], C, group, add_product(to_q, to_scores, K))
             to_k = torch.bmm(to_scores.mT, Q)
             del to_q, to_scores
             after = torch.empty_like(R)
@@ -195,36 +196,23 @@ class _Chunkwise(torch.autograd.Function):
             else:
                 after.copy_(grad_state.view_as(after))
             if to_end:
-                _add_(to_k, _scaled(V, factors.to_end), after.mT)
-                _add_(to_v, _scaled(K, factors.to_end), after)
+                add_product(to_k, _scaled(V, factors.to_end), after.mT)
+                add_product(to_v, _scaled(K, factors.to_end), after)
             _put(grads[1], C, group, to_k)
             _put(grads[2], C, group, to_v)
         return *grads, grad_state if to_start else None, None, None, None
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Chunks that are worked on together: from `first`, before `end`."""
-
-    first: int
-    end: int
-
-    @property
-    def chunks(self) -> slice:
-        return slice(self.first, self.end)
-
-    def rows(self, state: Tensor) -> slice:
-        """Of what is kept: each chunk has one for every sequence and head."""
-        each = state.shape[0] * state.shape[1]
-        return slice(self.first * each, self.end * each)
+def _chunk_bytes(q: Tensor, v: Tensor, C: int) -> int:
+    """What the scores and operands of a chunk of q, v (B, T, H, d) take."""
+    B, _, H, d_k = q.shape
+    return B * H * C * (2 * C + 3 * d_k + 3 * v.shape[-1]) * q.element_size()
 
 
-def _groups(q: Tensor, v: Tensor, C: int, device: Device) -> list[_Group]:
-    """The groups of q, v (B, T, H, d), by what a chunk's scores and operands take."""
-    B, T, H, d_k = q.shape
-    chunk_bytes = B * H * C * (2 * C + 3 * d_k + 3 * v.shape[-1]) * q.element_size()
-    n = device.at_once(chunk_bytes, T // C)
-    return [_Group(first, min(first + n, T // C)) for first in range(0, T // C, n)]
+def _rows(chunks: slice, state: Tensor) -> slice:
+    """Some chunks among what is kept, which has a row for each chunk, sequence and head."""
+    each = state.shape[0] * state.shape[1]
+    return slice(chunks.start * each, chunks.stop * each)
 
 
 def _taken(x: Tensor, C: int, chunks: slice) -> Tensor:
@@ -233,9 +221,9 @@ def _taken(x: Tensor, C: int, chunks: slice) -> Tensor:
     return part.clone(memory_format=torch.contiguous_format).flatten(0, 2)
 
 
-def _put(x: Tensor, C: int, group: _Group, part: Tensor) -> None:
+def _put(x: Tensor, C: int, chunks: slice, part: Tensor) -> None:
     """Write a group to its place in x (B, T, H, d): the reverse of `_taken`."""
-    place = x.unflatten(1, (-1, C))[:, group.chunks].permute(1, 0, 3, 2, 4)
+    place = x.unflatten(1, (-1, C))[:, chunks].permute(1, 0, 3, 2, 4)
     place.copy_(part.view(place.shape))
 
 
@@ -248,11 +236,6 @@ def _scale_(x: Tensor, factor: Tensor) -> Tensor:
     """The same in place."""
     x.unflatten(0, (-1, len(factor))).mul_(factor)
     return x
-
-
-def _add_(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """x + a b, in place. (`baddbmm_` is the same, and no counter of FLOPs knows it.)"""
-    return torch.baddbmm(x, a, b, out=x)
 
 
 def _through(

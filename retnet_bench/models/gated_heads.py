@@ -3,7 +3,7 @@ Eq. 8)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,12 +64,12 @@ class _Gated(torch.autograd.Function):
         low = device.low or heads.dtype
         shape = heads.shape[:2]
         heads, gate = heads.flatten(0, 1), gate.flatten(0, 1)
-        ctx.n = device.at_once(8 * gate.shape[-1] * state_dtype(low).itemsize, len(gate))
+        ctx.parts = device.slices(8 * gate.shape[-1] * state_dtype(low).itemsize, len(gate))
         ctx.shape, ctx.norm, ctx.eps, ctx.low = shape, layer.norm, layer.eps, low
         ctx.save_for_backward(heads, gate, scale, weight)
         W = weight.to(low)
         out = gate.new_empty(len(gate), len(weight), dtype=low)
-        for part in _slices(len(gate), ctx.n):
+        for part in ctx.parts:
             product = _Product.of(heads[part], gate[part], scale, ctx.norm, ctx.eps)
             torch.mm(product.value.to(low), W.t(), out=out[part])
         if bias is not None:
@@ -84,7 +84,7 @@ class _Gated(torch.autograd.Function):
         to_heads, to_gate = torch.empty_like(heads), torch.empty_like(gate)
         to_weight = torch.zeros_like(weight)
         to_scale = None if scale is None else torch.zeros_like(scale)
-        for part in _slices(len(gate), ctx.n):
+        for part in ctx.parts:
             product = _Product.of(heads[part], gate[part], scale, ctx.norm, ctx.eps)
             add_product(to_weight, grad[part].t(), product.value.to(ctx.low))
             to_product = (grad[part] @ W).to(product.swish.dtype)
@@ -160,7 +160,3 @@ def _as_they_are(y: Tensor, eps: float) -> tuple[Tensor, Callable[[Tensor], Tens
 
 NORMS = {"group": _group, "rms": _rms, "none": _as_they_are}
 """Of each head: heads and eps to the normed ones, and to the gradient of heads from theirs."""
-
-
-def _slices(length: int, n: int) -> Iterator[slice]:
-    return (slice(first, first + n) for first in range(0, length, n))

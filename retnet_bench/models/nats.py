@@ -42,9 +42,7 @@ class _Nats(torch.autograd.Function):
         to_x = torch.empty_like(x, dtype=exact) if learns else None
         to_weight = torch.zeros_like(weight, dtype=exact) if learns else None
         total = x.new_zeros((), dtype=exact)
-        n = device.at_once(3 * len(weight) * exact.itemsize, len(x))
-        for first in range(0, len(x), n):
-            part = slice(first, first + n)
+        for part in device.slices(3 * len(weight) * exact.itemsize, len(x)):
             inputs, wanted = x[part].to(low), targets[part, None]
             logits = (inputs @ W.t()).to(exact)
             logits -= logits.amax(-1, keepdim=True)
