@@ -125,6 +125,13 @@ def _lowered(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:]
 
 
+def spelled(default: object) -> str:
+    """A default as a study would say it; empty for None, of which the meaning says what it is."""
+    if default is None:
+        return ""
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
 def takes(schema: Mapping[str, Any]) -> str:
     """The values that a field takes, in words, from its JSON schema. That it may be left out (null)
     is not said."""

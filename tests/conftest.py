@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fakes.selection import is_of_gpus
 
 try:
     from hypothesis import settings
@@ -38,7 +39,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[Any]:
     """`pytest -m gpu` runs where nothing can be installed: a file of tests that needs a package
     which is missing there is skipped by name. In any other run it is the error that it is."""
     report = (yield).get_result()
-    if report.failed and re.search(r"\bgpu\b", collector.config.getoption("markexpr")):
+    if report.failed and is_of_gpus(collector.config.getoption("markexpr")):
         found = re.search(r"No module named '(\w+)", str(report.longrepr))
         if found and found[1] in MAY_BE_MISSING:
             report.outcome = "skipped"

@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 
-from retnet_bench.fields import takes
+from retnet_bench.fields import spelled, takes
 from retnet_bench.kernels import KERNELS, Setting, best
 from retnet_bench.kernels.registry import Kernel
 from retnet_bench.models import MIXERS, SIZES, cost, match
@@ -79,7 +79,7 @@ def _entry(kind: type[Mixer]) -> Iterator[str]:
     options = schemas(kind.Options).items()
     if options:
         rows = [
-            (f"`{option}`", takes(said), _default(said), said["description"])
+            (f"`{option}`", takes(said), spelled(said["default"]), said["description"])
             for option, said in options
         ]
         yield _table("option|values|default|meaning", rows)
@@ -89,11 +89,6 @@ def _entry(kind: type[Mixer]) -> Iterator[str]:
         if k.mixer == kind.kernels
     ]
     yield _table("kernel|form|needs|meaning", rows)
-
-
-def _default(said: dict) -> str:
-    value = said["default"]
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _needs(kernel: Kernel) -> str:

@@ -39,22 +39,17 @@ def _models() -> Table:
 
 
 def _options() -> Table:
-    from retnet_bench.fields import takes
+    from retnet_bench.fields import spelled, takes
     from retnet_bench.models import MIXERS
     from retnet_bench.models.options import schemas
 
     rows = (
-        (name, option, takes(schema), _default(schema["default"]), schema.get("description", ""))
+        (name, option, takes(schema), spelled(schema["default"]), schema.get("description", ""))
         for name, mixer in MIXERS.items()
         for option, schema in schemas(mixer.Options).items()
     )
     columns = "mixer|option|values|default|meaning"
     return table("Options of the mixers, said in a study's arm", columns, rows)
-
-
-def _default(value: object) -> str:
-    """As a study says it; None: the meaning says what it is derived from."""
-    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _sizes() -> Table:
@@ -105,12 +100,12 @@ def _settings() -> Table:
 
 
 def _protocol() -> Table:
+    from retnet_bench.fields import spelled
     from retnet_bench.measure.protocol import Protocol
 
     defaults = vars(Protocol())
     rows = (
-        (name, "" if defaults[name] is None else str(defaults[name]), meaning)
-        for name, meaning in Protocol.meanings().items()
+        (name, spelled(defaults[name]), meaning) for name, meaning in Protocol.meanings().items()
     )
     return table("The key protocol: how every cell is timed", "setting|default|meaning", rows)
 

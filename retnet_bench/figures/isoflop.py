@@ -18,6 +18,7 @@ from retnet_bench.figures.sheet import End, Sheet
 from retnet_bench.results.quantities import COMPUTATION
 
 LAYOUT = ((0.6, 3.2), (4.8, 2.0))
+PARABOLAS = "Points are models, lines the parabolas through them in log size."
 SLICES = (
     "No compute was given to three sizes: lines are the joint law at that compute, marks its least "
     "loss with the interval of the size."
@@ -62,10 +63,10 @@ def _parabolas(sheet: Sheet, measured: list[IsoFlop]) -> str:
         x = np.geomspace(curve.sizes.min(), curve.sizes.max(), 60)
         _curve(sheet, one.arm, one.compute, x, curve.at(x), color)
         if curve.minimum is None:
-            beyond.append(f"{one.arm} at {_compute(one.compute)}")
+            beyond.append(f"{one.arm} at {scaling_law.rounded(one.compute)}")
         else:
             _least(sheet, one.arm, one.compute, curve.minimum)
-    return f"Points are models, lines the parabolas through them in log size.{_none(beyond)}"
+    return f"{PARABOLAS}{_none(beyond)}"
 
 
 def _slices(sheet: Sheet, records: pd.DataFrame) -> str:
@@ -81,7 +82,7 @@ def _slices(sheet: Sheet, records: pd.DataFrame) -> str:
             loss = optimum.slice_of(fit, compute, x)
             _curve(sheet, arm, compute, x, loss, _shade(sheet, arm, compute, best.levels))
             if best.beyond(arm, compute):
-                beyond.append(f"{arm} at {_compute(compute)}")
+                beyond.append(f"{arm} at {scaling_law.rounded(compute)}")
                 continue
             size = best.frontiers[arm].interval("size", compute)
             _mark_least(sheet, arm, size, best.frontiers[arm].interval("loss", compute).estimate)
@@ -94,10 +95,6 @@ def _none(beyond: list[str]) -> str:
     return f" No least loss among the models measured: {', '.join(beyond)}." if beyond else ""
 
 
-def _compute(value: float) -> str:
-    return COMPUTATION.rounded(value, 3)
-
-
 def _shade(sheet: Sheet, arm: str, compute: float, levels: list[float]) -> style.Color:
     return style.shade(sheet.styles[arm].color, levels.index(compute), len(levels))
 
@@ -108,7 +105,7 @@ def _curve(
     look = sheet.styles[arm]
     sheet.ours.plot(x, loss, color=color, linestyle=look.linestyle, lw=1.0, label=f"{arm} curve")
     sheet.explain(arm, panels.line_handle(look))
-    words = _compute(compute).removesuffix(f" {COMPUTATION.unit}")
+    words = scaling_law.rounded(compute).removesuffix(f" {COMPUTATION.unit}")
     end = End(float(x[-1]), float(loss[-1]), words, look.color, arm * sheet.crowded)
     sheet.ends.append((sheet.ours, [end]))
 

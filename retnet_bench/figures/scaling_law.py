@@ -71,7 +71,7 @@ def sentence(fit: Fit) -> str:
 def equal_loss(records: pd.DataFrame, best: Optimum) -> list[str]:
     """How much compute each arm needs for the loss of the one that it is compared with."""
     return [
-        f"For the loss that {row.over} reaches with {_compute(row.compute)}, {row.arm} needs "
+        f"For the loss that {row.over} reaches with {rounded(row.compute)}, {row.arm} needs "
         f"{_ends(row.ratio)} times that compute."
         for row in optimum.bought(records, best)
         if row.ratio is not None and row.compute == best.levels[-1]
@@ -84,8 +84,19 @@ def beyond(best: Optimum) -> list[str]:
     return [f"The best {arm} for the most compute has {w}." for arm, w in words.items() if w]
 
 
-def _compute(value: float) -> str:
-    return COMPUTATION.rounded(value, 3)
+def rounded(compute: float) -> str:
+    """A compute in words."""
+    return COMPUTATION.rounded(compute, 3)
+
+
+def frontier(best: Optimum, arm: str, name: str) -> tuple[np.ndarray, ...]:
+    """An arm's frontier as far as it is drawn: compute, the `loss`, best `size` or best `tokens`
+    there with both ends of the band, and whether the like was measured, each (P,)."""
+    line = best.frontiers[arm]
+    shown = (line.compute > best.low / 1.1) & (line.compute < laws.EXTRAPOLATED * best.high)
+    compute = line.compute[shown]
+    known = np.array([c < 1.1 * best.high and not best.beyond(arm, c) for c in compute])
+    return (compute, *(part[shown] for part in line.band(name)), known)
 
 
 def _ends(found: Interval) -> str:
@@ -96,13 +107,8 @@ def _ends(found: Interval) -> str:
 
 
 def _panel(sheet: Sheet, ax: Axes, found: Scaling, best: Optimum, name: str) -> None:
-    for arm, frontier in best.frontiers.items():
-        shown = (frontier.compute > best.low / 1.1) & (
-            frontier.compute < laws.EXTRAPOLATED * best.high
-        )
-        compute = frontier.compute[shown]
-        middle, low, high = (part[shown] for part in frontier.band(name))
-        known = np.array([c < 1.1 * best.high and not best.beyond(arm, c) for c in compute])
+    for arm in best.frontiers:
+        compute, middle, low, high, known = frontier(best, arm, name)
         look, color = sheet.styles[arm], sheet.styles[arm].color
         x = COMPUTATION.factor * compute
         line: dict[str, Any] = {"color": color, "linewidth": 1.0, "zorder": 1.5}

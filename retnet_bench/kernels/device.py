@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CACHE_BYTES = 3 << 20
+CACHE_BYTES = 16 << 20
 """On a CPU: what is worked on at once stays in the caches of its cores."""
 MEMORY_BYTES = 256 << 20
 """Elsewhere, where one call costs more than it saves: only memory counts."""

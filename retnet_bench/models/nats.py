@@ -24,7 +24,8 @@ def nats(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """
     x, targets = x.flatten(0, 1), targets.flatten()
     if torch.compiler.is_compiling():
-        return F.cross_entropy(F.linear(x, weight).float(), targets)
+        logits = F.linear(x, weight)
+        return F.cross_entropy(logits.to(state_dtype(logits.dtype)), targets)
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     return _Nats.apply(x, weight, targets, device_of(x), learns)
 

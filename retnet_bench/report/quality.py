@@ -120,9 +120,10 @@ def precision(records: pd.DataFrame) -> Table | None:
     return table
 
 
-def joined(records: pd.DataFrame) -> Table | None:
-    """One row per arm and size: training, decoding, memory, and bits per byte."""
-    found = quality.joined(records)
+def joined(records: pd.DataFrame, found: quality.Joined | None = None) -> Table | None:
+    """One row per arm and size: training, decoding, memory, and bits per byte; `found`: what is
+    known of it already."""
+    found = quality.joined(records) if found is None else found
     if found.frame.empty:
         return None
     speed = f">training, {RATE.unit}|>decode step, {DECODE_STEP.unit}|>memory, {MEMORY.unit}"
@@ -146,4 +147,4 @@ def _speed(row: pd.Series, name: str, shown: Quantity) -> str:
     return _ends(row[name], row[f"{name}_low"], row[f"{name}_high"], shown.factor)
 
 
-TABLES = (context, ar_hits, ablations, precision, joined)
+TABLES = (context, ar_hits, ablations, precision)

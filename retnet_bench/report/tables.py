@@ -13,6 +13,7 @@ from rich.table import Table
 from retnet_bench.analysis.tables import curves, ratios, serving
 from retnet_bench.analysis.tables import rows as contracts
 from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
+from retnet_bench.analysis.tables.quality import Joined
 from retnet_bench.analysis.tables.scaling import Scaling
 from retnet_bench.report import layout, quality, scaling
 from retnet_bench.report.downstream import scores_table
@@ -48,6 +49,7 @@ class Known:
     laws: Scaling | None = None
     ratios: pd.DataFrame | None = None
     crossovers: pd.DataFrame | None = None
+    quality_and_speed: Joined | None = None
 
 
 def by_workload(
@@ -66,6 +68,7 @@ def by_workload(
         ("perplexity", choices_table),
         ("perplexity", partial(scaling.tables, found=known.laws)),
         *(("perplexity", make) for make in quality.TABLES),
+        ("perplexity", partial(quality.joined, found=known.quality_and_speed)),
         ("recall", recall_table),
         ("downstream", scores_table),
         ("", partial(_ratios, floors=floors, found=known.ratios)),

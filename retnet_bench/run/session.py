@@ -70,8 +70,8 @@ def run(
         pairs = plan.make(study)  # refuses what is wrong before the folder is touched
 
     def stages(store: Store) -> Iterator[list[Pair]]:
-        staged = tuning.stages(lambda: tuning.of_folder(study, store.folder))
-        for stage in [pairs] if study.tune is None else staged:
+        tuned = tuning.stages(lambda: tuning.of_folder(study, store.folder))
+        for stage in [pairs] if study.tune is None else (own for _, own in tuned):
             known = choosing.with_remembered(stage)
             yield prediction.skip_oom(known, target_of(known)) if skip_oom else known
 

@@ -41,8 +41,6 @@ class Layer(Strict):
     def _apart(cls, given: Any) -> Any:
         given = cls._mapping(given)
         if not isinstance(given, dict):
-            if cls is Layer:  # in a pattern a name is what one writes
-                raise refused("mixer", f"must be a mixer's name, is {quoted(repr(given))}")
             return given
         common = {key: value for key, value in given.items() if key in cls.common()}
         mixer = given.get("mixer")
@@ -54,6 +52,8 @@ class Layer(Strict):
 
     @classmethod
     def _mapping(cls, given: Any) -> Any:
+        if not isinstance(given, dict | str):
+            raise refused("mixer", f"must be a mixer's name, is {quoted(repr(given))}")
         return {"mixer": given} if isinstance(given, str) else given
 
 
@@ -122,9 +122,9 @@ def _options(
     others = {name for _, other in MIXERS.items() for name in mixer_options.names(other.Options)}
     for key, value in given.items():
         if key not in known and not (key in others and value is None):
-            words = f"its settings are {', '.join(settings)}{near(key, settings)}"
-            if key in CommonSettings.model_fields:
-                words = "it is every arm's; say it in fixed"
+            common_to_all = key in CommonSettings.model_fields
+            own = f"its settings are {', '.join(settings)}{near(key, settings)}"
+            words = "it is every arm's; say it in fixed" if common_to_all else own
             raise refused(key, f"mixer {mixer} does not read it; {words}")
     for key in given.keys() & _unread(mixer, kernel):
         raise refused(key, f"kernel {kernel} does not read it")

@@ -150,20 +150,23 @@ def of_folder(study: Study, folder: Path) -> Sweep:
     return Sweep(study, read_records(folder) if finished(folder) else None)
 
 
-def stages(sweep: Callable[[], Sweep]) -> Iterator[list[Pair]]:
+def stages(sweep: Callable[[], Sweep]) -> Iterator[tuple[Sweep, list[Pair]]]:
     """The parts of the plan of a study that tunes, each of which needs the records of those before
-    it: the sweep's grid, what extends that, and the cells that wait for it.
+    it: the sweep's grid, what extends that, and the cells that wait for it; and with each the sweep
+    as it is by then.
 
     `sweep` gives the study's sweep with the records that there are at that time. Raises UserError
     for records of the sweep that can't be read back.
     """
-    yield sweep().grid
-    if extension := sweep().extension:
-        yield extension
+    first = sweep()
+    yield first, first.grid
     last = sweep()
+    if last.extension:
+        yield last, last.extension
+        last = sweep()
     if lost := ", ".join(planned.cell.name for planned in last.waiting):
         raise UserError(f"the sweep's records can't be read back: {lost}")
-    yield last.rest
+    yield last, last.rest
 
 
 def _in_pairs(cells: Iterable[Planned]) -> list[Pair]:

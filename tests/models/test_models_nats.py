@@ -77,3 +77,11 @@ def test_a_second_derivative_is_refused():
     (first,) = torch.autograd.grad(nats(x, weight, targets).square(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
+
+
+def test_a_compiled_loss_is_as_exact():
+    compiled = torch.compile(nats, fullgraph=True, backend="aot_eager")
+    x, weight, targets = inputs()
+    found, expected = compiled(x, weight, targets), whole(x, weight, targets)
+    assert found.dtype == torch.float64
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-13)

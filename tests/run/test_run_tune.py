@@ -179,7 +179,7 @@ def test_places_of_jobs_stay_as_a_sweep_grows(made, tmp_path):
     assert whole[:-1] == extended[:-1]
     rates = dict(swept[swept["workload"] == "perplexity"].groupby("arm")["learning_rate"].first())
     assert whole[-1] == [*rates.items()]
-    stages = [stage.places for stage in places.stages(study_, book)]
+    stages = [stage.places for stage in places.stages(study_, [], book)]
     assert stages == [range(2), range(2, len(whole) - 1), range(len(whole) - 1, len(whole))]
 
 

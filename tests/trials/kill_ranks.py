@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 from trials import kill_resume
-from trials.kill_resume import Place, living, orphans
+from trials.kill_resume import Place, left_of, living, orphans
 
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store, read_records
@@ -102,8 +102,7 @@ def kill_one(mark: str, rng: random.Random) -> bool:
     others = [r.process for r in found if r.world == chosen.world and r != chosen]
     with suppress(psutil.NoSuchProcess):
         chosen.process.send_signal(signal.SIGKILL)
-    _, left = psutil.wait_procs(others, OTHERS_S)
-    left = [p for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    left = left_of(others, OTHERS_S)
     assert not left, f"ranks {left} of {chosen.world} live on"
     return True
 

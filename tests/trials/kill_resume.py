@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,6 +116,18 @@ def orphans(mark: str) -> list[int]:
     while (left := living(mark)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return left
+
+
+def left_of(processes: list[psutil.Process], limit_s: float) -> list[str]:
+    """What still lives of these processes after so long."""
+    _, alive = psutil.wait_procs(processes, timeout=limit_s)
+    return [_described(p) for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+
+def _described(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return f"{process.pid} {process.status()} {' '.join(process.cmdline())[:80]}"
+    return f"{process.pid}"
 
 
 def end(run: subprocess.Popen[str], number: signal.Signals, after_s: float) -> str:

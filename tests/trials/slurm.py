@@ -25,8 +25,8 @@ import psutil
 from fakes import cluster
 from fakes.cluster import Cluster
 from trials import slurm_worlds
-from trials.kill_resume import Place
-from trials.sweep import WORKS_S, Sweep, left_of, until
+from trials.kill_resume import Place, left_of
+from trials.sweep import GONE_S, WORKS_S, Sweep, scores_of, until
 
 from retnet_bench.results.store import read_records
 from retnet_bench.run.jobs import states
@@ -55,8 +55,7 @@ def main(times: int, seed: int, only_kills: bool = False) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory(dir="/tmp", prefix="slurm-") as name:
         sweep = Sweep(Place(Path(name)))
-        sweep.place.make()
-        sweep.place.study.write_text(STUDY)
+        sweep.place.make(STUDY)
         with cluster.running(Path(name) / "slurm") as slurm:
             if not only_kills:
                 _kill_in_the_middle(sweep, slurm)
@@ -140,7 +139,7 @@ def _strike(slurm: Cluster, node: str, what: str) -> list[str]:
         command = ["scancel", *chosen] if what == "scancel" else ["scontrol", what, *chosen]
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
         asked = f"{' '.join(command)}: {done.returncode} {done.stderr.strip()}"
-    left = left_of(own)
+    left = left_of(own, GONE_S)
     return [*left, asked, *map(slurm.job, chosen)] if left else []
 
 
@@ -192,15 +191,10 @@ def _compare(out: Path, local: Path) -> None:
     for records in (a, b):
         assert (records.groupby("cell_id")["run_id"].nunique() == 1).all()
         assert not (records["metric"] == "outcome").any()
-    scores = [_scores(records) for records in (a, b)]
+    scores = [scores_of(records) for records in (a, b)]
     assert len(scores[0]) == 8
     pd.testing.assert_frame_equal(*scores, check_exact=True)
     assert a["fingerprint"].nunique() == 1
-
-
-def _scores(records: pd.DataFrame) -> pd.DataFrame:
-    scored = records[records["metric"] == "document_nll_nat"]
-    return scored.set_index(["cell_id", "document"])[["value"]].sort_index()
 
 
 if __name__ == "__main__":

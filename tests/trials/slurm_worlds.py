@@ -12,8 +12,8 @@ import pandas as pd
 import psutil
 from fakes import cluster
 from fakes.cluster import Cluster
-from trials.kill_resume import Place
-from trials.sweep import Sweep, left_of, until
+from trials.kill_resume import Place, left_of
+from trials.sweep import GONE_S, Sweep, scores_of, until
 
 from retnet_bench.results.store import read_records
 from retnet_bench.run.jobs import states
@@ -69,12 +69,7 @@ def _compare(out: Path, local: Path) -> None:
         assert env["world"] == {"ranks_by_machine": [1, 1]}
         assert env["job"]["node"] == "n1, n2"
     assert not set(a["fingerprint"]) & set(b["fingerprint"])
-    scores = [
-        records[records["metric"] == "document_nll_nat"]
-        .set_index(["cell_id", "document"])[["value"]]
-        .sort_index()
-        for records in (a, b)
-    ]
+    scores = [scores_of(records) for records in (a, b)]
     assert len(scores[0]) == 2
     pd.testing.assert_frame_equal(*scores, rtol=1e-6)
 
@@ -121,7 +116,7 @@ def _kill(sweep: Sweep, slurm: Cluster, what: str) -> None:
         number = 0 if what.startswith("first") else 1
         assert reason == f"rank {number}: killed by signal 9 from outside", reason
     subprocess.run(["scancel", "--user", "root"], check=False, timeout=60)
-    left = left_of(there)
+    left = left_of(there, GONE_S)
     assert not left, f"{what}: processes live on: {left}"
     sweep.wait(states.ACTIVE)
     print(f"{what:>10} killed: nobody is left on either node", flush=True)

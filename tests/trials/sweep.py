@@ -7,11 +7,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+import pandas as pd
 from trials.kill_resume import Place
 
 from retnet_bench.run.jobs import states
@@ -70,13 +69,7 @@ def until(holds: Callable[[], object], what: str) -> None:
         time.sleep(0.1)
 
 
-def left_of(processes: list[psutil.Process]) -> list[str]:
-    """What still lives of these processes after GONE_S."""
-    _, alive = psutil.wait_procs(processes, timeout=GONE_S)
-    return [_described(p) for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
-
-
-def _described(process: psutil.Process) -> str:
-    with suppress(psutil.Error):
-        return f"{process.pid} {process.status()} {' '.join(process.cmdline())[:80]}"
-    return f"{process.pid}"
+def scores_of(records: pd.DataFrame) -> pd.DataFrame:
+    """What the trained cells score on each document."""
+    scored = records[records["metric"] == "document_nll_nat"]
+    return scored.set_index(["cell_id", "document"])[["value"]].sort_index()

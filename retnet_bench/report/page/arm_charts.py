@@ -8,7 +8,7 @@ import pandas as pd
 
 from retnet_bench.analysis.tables import accuracy, curves, quality
 from retnet_bench.figures import table1, table3
-from retnet_bench.report.page.chart import Drawn, Read
+from retnet_bench.report.page.chart import Drawn, Read, no_points
 from retnet_bench.report.page.sides import Side
 
 _ENDS = ("estimate", "low", "high")
@@ -34,19 +34,22 @@ def _rows(frame: pd.DataFrame, row: str, per: list[str]) -> pd.DataFrame:
 def perplexity(records: pd.DataFrame) -> pd.DataFrame:
     """Each arm's perplexity per token against the baseline's, on the same documents."""
     found = quality.ablations(_among_many(records))
-    ends = dict(zip(("relative", "relative_low", "relative_high"), _ENDS, strict=True))
-    found = found.drop(columns=list(_ENDS)).rename(columns=ends)
-    return _rows(found.assign(n=found["seeds"]), "arm", ["size", "token_budget"])
+    return _beside_baseline(found, "relative")
 
 
 def ar_hits(records: pd.DataFrame) -> pd.DataFrame:
     """Each arm's perplexity of AR hits against that of the arm it is compared with."""
     records = _among_many(records)
     if not (records["metric"] == "ar_hit_nll_nat").any():
-        return pd.DataFrame(columns=["arm", "place", *curves.SUMMARY])
+        return no_points("place")
     found = quality.ar_hits(records)
     found = found[(found["part"] == quality.HIT_PARTS["ar_hit"]) & found["over"].notna()]
-    ends = dict(zip(("over", "over_low", "over_high"), _ENDS, strict=True))
+    return _beside_baseline(found, "over")
+
+
+def _beside_baseline(found: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A row for each arm, its estimate that of column `name`."""
+    ends = dict(zip((name, f"{name}_low", f"{name}_high"), _ENDS, strict=True))
     found = found.drop(columns=list(_ENDS)).rename(columns=ends)
     return _rows(found.assign(n=found["seeds"]), "arm", ["size", "token_budget"])
 
@@ -95,11 +98,10 @@ def beside_speed(name: str) -> Read:
     from the smallest to the largest."""
 
     def read(side: Side) -> Drawn:
-        if not (side.has_losses and side.workloads & {"train", "decode"}):
-            return Drawn(pd.DataFrame(columns=["arm", name, *curves.SUMMARY]))
+        joins = side.has_losses and side.workloads & {"train", "decode"}
+        if not joins or name not in side.quality_and_speed.frame:
+            return Drawn(no_points(name))
         found = side.quality_and_speed
-        if name not in found.frame:
-            return Drawn(pd.DataFrame(columns=["arm", name, *curves.SUMMARY]))
         frame = found.frame.dropna(subset=name)
         bits = dict(zip(("bits_per_byte", "bits_low", "bits_high"), _ENDS, strict=True))
         ends = {f"{name}_low": "x_low", f"{name}_high": "x_high"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,15 +151,16 @@ def _axes(chart: Chart) -> dict[str, Any]:
     }
 
 
+def no_points(x: str) -> pd.DataFrame:
+    return pd.DataFrame(columns=["arm", x, *curves.SUMMARY])
+
+
 def _drawn(chart: Chart, side: Side) -> Drawn:
     """What the side shows; nothing where its records can't be read as one table."""
-    nothing = Drawn(pd.DataFrame(columns=["arm", chart.x, *curves.SUMMARY]))
-    if chart.workload and chart.workload not in side.workloads:
-        return nothing
-    try:
-        return chart.read(side)
-    except UserError:  # `show` says what is wrong with them
-        return nothing
+    if not chart.workload or chart.workload in side.workloads:
+        with suppress(UserError):  # `show` says what is wrong with them
+            return chart.read(side)
+    return Drawn(no_points(chart.x))
 
 
 def _narrowed(chart: Chart, frame: pd.DataFrame, records: pd.DataFrame) -> dict[str, str]:

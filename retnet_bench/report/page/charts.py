@@ -464,11 +464,12 @@ def named_first(sides: Sequence[Side]) -> list[Chart]:
     return sorted(CHARTS, key=lambda chart: place.get(chart.figure, len(named)))
 
 
-def drawn(sides: Sequence[Side]) -> list[dict[str, Any]]:
-    """Each chart that any side has points or curves for, as plain data."""
+def drawn(sides: Sequence[Side], one: Side | None = None) -> list[dict[str, Any]]:
+    """Each chart that any side has points or curves for, as plain data. `one`: all sides as one
+    (`sides.across`), where that is known already."""
     cells = [Cells(side.records) for side in sides]
     swept = " ".join(dict.fromkeys(best_rates.said(side.records) for side in sides)).strip()
-    one = across(sides)
+    one = one or across(sides)
     whole = ([one], [Cells(one.records)]) if one else (sides, cells)
     made = [
         plain(chart, *(whole if chart.across else (sides, cells)), swept)

@@ -15,15 +15,14 @@ from retnet_bench.analysis.tables.optimum import IsoFlop, Optimum
 from retnet_bench.analysis.tables.scaling import Fit, Scaling
 from retnet_bench.base import UserError
 from retnet_bench.figures import isoflop, laws, scaling_law
-from retnet_bench.report.page.chart import Curve, Drawn, Place, Read
+from retnet_bench.report.page.chart import Curve, Drawn, Place, Read, no_points
 from retnet_bench.report.page.keys import word
 from retnet_bench.report.page.sides import Side
-from retnet_bench.results.quantities import COMPUTATION
 
 BODY = "body parameters"
 _STEPS = 40
 """Places of a curve inside what was measured, and half as many past it."""
-_NOTHING = Drawn(pd.DataFrame(columns=["arm", "x", *curves.SUMMARY]))
+_NOTHING = Drawn(no_points("x"))
 Row = dict[str, Any]
 
 
@@ -122,12 +121,8 @@ def _row(arm: str, interval: Interval, **others: Any) -> Row:
 
 def _frontier(best: Optimum, arm: str, of: str) -> Curve:
     """As far as the figure draws it, dashed where nobody measured the like."""
-    line = best.frontiers[arm]
-    shown = (line.compute > best.low / 1.1) & (line.compute < laws.EXTRAPOLATED * best.high)
-    x = line.compute[shown]
-    inside = np.array([c < 1.1 * best.high and not best.beyond(arm, c) for c in x])
-    middle, low, high = (part[shown] for part in line.band(of))
-    return Curve(arm, x, middle, low, high, inside)
+    x, y, low, high, inside = scaling_law.frontier(best, arm, of)
+    return Curve(arm, x, y, low, high, inside)
 
 
 def _models(fit: Fit) -> Iterator[Row]:
@@ -155,8 +150,8 @@ def equal_compute(side: Side) -> Drawn:
     measured = _isoflops(side)
     if measured:
         rows = (row for one in measured for row in _parabola_points(one))
-        words = "Points are models, lines the parabolas through them in log size."
-        return Drawn(_frame(rows, "n_body"), [_parabola(one) for one in measured], notes=[words])
+        found = [_parabola(one) for one in measured]
+        return Drawn(_frame(rows, "n_body"), found, notes=[isoflop.PARABOLAS])
     best = optimum.optimum(side.laws) if side.laws else None
     if best is None or side.laws is None:
         return _NOTHING
@@ -182,17 +177,12 @@ def _isoflops(side: Side) -> list[IsoFlop]:
         return []
 
 
-def _compute(value: float) -> str:
-    return COMPUTATION.rounded(value, 3)
-
-
 def _parabola(one: IsoFlop) -> Curve:
     sizes = one.curve.sizes
     x = np.geomspace(sizes.min(), sizes.max(), _STEPS)
     low, high = _band(one, x)
-    return Curve(
-        one.arm, x, one.curve.at(x), low, high, np.full(len(x), True), _compute(one.compute)
-    )
+    inside, compute = np.full(len(x), True), scaling_law.rounded(one.compute)
+    return Curve(one.arm, x, one.curve.at(x), low, high, inside, compute)
 
 
 def _band(one: IsoFlop, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -206,7 +196,7 @@ def _band(one: IsoFlop, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _parabola_points(one: IsoFlop) -> Iterator[Row]:
     for size, loss in zip(one.curve.sizes, one.curve.loss, strict=True):
         known = Interval(float(loss), np.nan, np.nan, one.curve.n)
-        yield _row(one.arm, known, n_body=float(size), variant=_compute(one.compute))
+        yield _row(one.arm, known, n_body=float(size), variant=scaling_law.rounded(one.compute))
 
 
 def _slice(best: Optimum, fit: Fit, compute: float) -> Curve:
@@ -215,7 +205,7 @@ def _slice(best: Optimum, fit: Fit, compute: float) -> Curve:
     loss = optimum.slice_of(fit, compute, x)
     nothing = np.full(len(x), np.nan)
     inside = (x >= low) & (x <= high)
-    return Curve(fit.arm, x, loss, nothing, nothing, inside, _compute(compute))
+    return Curve(fit.arm, x, loss, nothing, nothing, inside, scaling_law.rounded(compute))
 
 
 def _slice_points(best: Optimum, arm: str) -> Iterator[Row]:
@@ -223,6 +213,7 @@ def _slice_points(best: Optimum, arm: str) -> Iterator[Row]:
     for compute in best.levels:
         if not best.beyond(arm, compute):
             loss, size = (best.frontiers[arm].interval(of, compute) for of in ("loss", "size"))
-            ends = {"x_low": size.low, "x_high": size.high}
+            others: Row = {"x_low": size.low, "x_high": size.high}
             known = Interval(loss.estimate, np.nan, np.nan, loss.n)
-            yield _row(arm, known, n_body=size.estimate, variant=_compute(compute), **ends)
+            others["variant"] = scaling_law.rounded(compute)
+            yield _row(arm, known, n_body=size.estimate, **others)

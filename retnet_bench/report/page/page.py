@@ -76,14 +76,15 @@ def html(found: Sequence[Side], command: Sequence[str] = ()) -> str:
         finalize=_printable,
     )
     arms = looks(sorted({str(arm) for side in found for arm in side.records["arm"].unique()}))
-    data = _data(found, arms)
+    one = sides.across(found)
+    data = _data(found, one, arms)
     code = library.inline(_read("page.js"))
     style = _read("page.css").replace("/* arms */", _arm_colours(arms))
     return environment.from_string(_read("page.html.jinja")).render(
         title=_title(found),
         shown=[_shown(side) for side in found],
         filters=_filters(found),
-        joined=tables.joined(sides.across(found)),
+        joined=tables.joined(one),
         policy=_policy([script, code], style),
         scripts=[markup(script), markup(code)],
         style=markup(style),
@@ -124,10 +125,10 @@ def _title(found: Sequence[Side]) -> str:
     return ", ".join(dict.fromkeys(side.study for side in found))
 
 
-def _data(found: Sequence[Side], arms: Sequence[Look]) -> dict[str, Any]:
+def _data(found: Sequence[Side], one: Side | None, arms: Sequence[Look]) -> dict[str, Any]:
     return {
         "arms": [asdict(look) for look in arms],
-        "charts": charts.drawn(found),
+        "charts": charts.drawn(found, one),
         "keys": [*NAMES, "results"],
         "sides": [side.label for side in found],
     }

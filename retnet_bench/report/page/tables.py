@@ -51,7 +51,7 @@ class Table:
 def tables(side: Side) -> Iterator[Table]:
     """Every table that `show` prints of one results folder."""
     cells = Cells(side.records)
-    known = Known(side.laws, side.ratios, side.crossovers)
+    known = Known(side.laws, side.ratios, side.crossovers, side.quality_and_speed)
     for workload, table in by_workload(side.records, side.floors, known):
         yield _table(table, workload, cells)
 
@@ -99,8 +99,10 @@ def claims(side: Side) -> Table | None:
 
 def joined(both: Side | None) -> Table | None:
     """Quality beside speed of models that were trained in one folder and timed in another."""
-    table = None if both is None else quality.joined(both.records)
-    return None if both is None or table is None else _table(table, "", Cells(both.records))
+    if both is None:
+        return None
+    table = quality.joined(both.records, both.quality_and_speed)
+    return None if table is None else _table(table, "", Cells(both.records))
 
 
 def published(side: Side) -> Table | None:

@@ -38,16 +38,15 @@ def pairs(study: Study, book: Book) -> list[Pair]:
     return plan.make(study) if study.tune is None else _sweep(study, book).known
 
 
-def stages(study: Study, book: Book) -> Iterator[Stage]:
-    """One; of a study that tunes up to three, each planned from the records of those before it.
-    Raises UserError for records of a sweep that can't be read back."""
+def stages(study: Study, planned: list[Pair], book: Book) -> Iterator[Stage]:
+    """One, of the study as it was planned; of a study that tunes up to three, each planned from the
+    records of those before it. Raises UserError for records of a sweep that can't be read back."""
     if study.tune is None:
-        every = plan.make(study)
-        yield Stage(every, range(len(every)))
+        yield Stage(planned, range(len(planned)))
         return
     before = 0
-    for own in tuning.stages(lambda: _sweep(study, book)):
-        yield Stage(pairs(study, book), range(before, before + len(own)))
+    for sweep, own in tuning.stages(lambda: _sweep(study, book)):
+        yield Stage(sweep.known, range(before, before + len(own)))
         before += len(own)
 
 

@@ -129,7 +129,7 @@ def _run(
         session.say(console, f"{len(active)} jobs of this study are queued or running already")
     summary = session.Summary(book.results, 0, 0, 0)
     cells = sum(map(len, pairs))
-    for stage in stages(study, book):
+    for stage in stages(study, pairs, book):
         done = _run_stage(study, source, stage, book, console, how, active)
         if done is None:
             if rest := cells - summary.cells - sum(map(len, stage.own)):
