@@ -129,6 +129,8 @@ def spelled(default: object) -> str:
     """A default as a study would say it; empty for None, of which the meaning says what it is."""
     if default is None:
         return ""
+    if isinstance(default, list | tuple):
+        return f"[{', '.join(map(spelled, default))}]"
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
@@ -139,6 +141,8 @@ def takes(schema: Mapping[str, Any]) -> str:
         return " or ".join(takes(one) for one in schema["anyOf"] if one.get("type") != "null")
     if choices := schema.get("enum", [schema["const"]] if "const" in schema else None):
         return ", ".join(map(str, choices))
+    if "$ref" in schema:
+        return "mapping"
     kind = schema.get("type", "any")
     if kind == "array":
         return f"list of {takes(schema.get('items', {}))}"

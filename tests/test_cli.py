@@ -5,14 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from rich.table import Table
 from typer.testing import CliRunner
 
 from retnet_bench.base import UserError
+from retnet_bench.catalogue.lists import listing
 from retnet_bench.cli import main as cli
+from retnet_bench.study.settings import Settings
 
 VERBS = (
     *("run", "plan", "show", "plot", "selftest", "check", "history", "bundle", "verify", "list"),
@@ -126,6 +130,25 @@ def test_each_list_names_its_things(what, name):
     assert done.exit_code == 0
     assert name in done.output
     assert "\x1b" not in done.output  # no colours where the output is not a terminal
+
+
+def rows_of(sheet: Table) -> Iterator[tuple[str, ...]]:
+    yield from zip(*(column.cells for column in sheet.columns), strict=True)
+
+
+def test_every_setting_has_its_values_default_and_meaning():
+    tables = listing("settings")
+    found = {row[0]: row[1:] for sheet in tables for row in rows_of(sheet)}
+    assert found.keys() == Settings.model_fields.keys()
+    assert found["batch"] == ("integer above 0, at most 16,777,216", "1", "sequences of a step")
+    assert found["measure"] == (
+        "list of time, memory",
+        "[time, memory]",
+        "what is measured in a cell",
+    )
+    assert found["parallel"][:2] == ("decode, train, perplexity, prefill", "mapping")
+    assert found["score_split"][:2] == ("perplexity", "valid, test")
+    assert all(cells[-1] for cells in found.values())
 
 
 def test_data_show_counts_a_corpus():

@@ -89,14 +89,44 @@ def _workloads() -> Table:
     return table("Workloads", "workload|what is measured", rows)
 
 
+def _common_settings() -> Table:
+    from retnet_bench.fields import spelled
+    from retnet_bench.study.settings import DEFAULTS, CommonSettings, as_given
+
+    defaults = as_given(DEFAULTS)
+    taken = _taken()
+    rows = (
+        (name, taken[name], spelled(defaults.get(name)), _phrase(field.description or ""))
+        for name, field in CommonSettings.model_fields.items()
+    )
+    return table("Settings of every workload", "setting|values|default|meaning", rows)
+
+
+def _phrase(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].rstrip(".")
+
+
 def _settings() -> Table:
     from retnet_bench.study.names import readers
     from retnet_bench.workloads.settings import EVERY, meanings
 
+    taken = _taken()
     read_by = {name: ", ".join(workloads) for name, workloads in readers().items()}
-    declared = (meanings(settings) for settings in EVERY)
-    rows = ((n, read_by[n], what) for meaning in declared for n, what in meaning.items())
-    return table("Settings of single workloads", "setting|workloads|meaning", rows)
+    rows = (
+        (name, read_by[name], taken[name], meaning)
+        for settings in EVERY
+        for name, meaning in meanings(settings).items()
+    )
+    return table("Settings of single workloads", "setting|workloads|values|meaning", rows)
+
+
+def _taken() -> dict[str, str]:
+    """What each setting of a study takes."""
+    from retnet_bench.fields import takes
+    from retnet_bench.study.settings import Settings
+
+    properties = Settings.model_json_schema()["properties"]
+    return {name: takes(schema) for name, schema in properties.items()}
 
 
 def _protocol() -> Table:
@@ -165,7 +195,7 @@ LISTS: dict[str, tuple[Callable[[], Table], ...]] = {
     "sizes": (_sizes,),
     "kernels": (_kernels,),
     "workloads": (_workloads,),
-    "settings": (_settings,),
+    "settings": (_common_settings, _settings),
     "protocol": (_protocol,),
     "figures": (_figures,),
     "corpora": (_corpora,),

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
-from pydantic import Field, PlainSerializer, ValidationError, WrapValidator, create_model
+from pydantic import (
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    WrapValidator,
+    create_model,
+)
 
 from retnet_bench.base import UserError, quoted
 from retnet_bench.fields import Count, Integer, Once, Place, Strict, Word, problem
@@ -19,23 +26,38 @@ ALTERNATIVES = (("batch", "batch_tokens"), ("token_budget", "tokens_per_param"))
 class CommonSettings(Strict):
     """What any cell may be given, as fixed setting or axis. None: not given here."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     size: Word | None = None
+    """Name of a size (`list sizes`)."""
     family: Literal["paper", "modern"] | None = None
+    """What stands around the mixer: the paper's blocks, or RMSNorm, SwiGLU and no biases."""
     match: Literal["params", "train_flops", "state"] | None = None
+    """What is made equal between arms: parameters, training FLOPs, or bytes of decoding state."""
     batch: Count | None = None
+    """Sequences of a step."""
     batch_tokens: Count | None = None
     """Instead of batch: as many sequences as make this many tokens, at least one."""
     length: Count | None = None
+    """Tokens of a sequence."""
     dtype: Literal["fp64", "fp32", "bf16", "fp16"] | None = None
+    """Of weights and products; training below fp32 is by autocast, weights and loss in fp32."""
     mode: Literal["eager", "compile", "cudagraph"] | None = None
+    """How operators are launched."""
     device: Word | None = None
+    """auto (the GPU where there is one), cpu, cuda or cuda:N."""
     threads: Annotated[Count, Field(le=4096)] | None = None
+    """Threads of a process; by default as many as it may have cores."""
     corpus: Place | None = None
+    """A name of `list corpora`, a path, or hf:owner/name."""
     tokenizer: Place | None = None
+    """byte; bpe:N, of N tokens, trained on the corpus; random:N, to time with."""
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] | None = None
+    """Of the weights and the order of the text."""
     measure: Annotated[tuple[Literal["time", "memory"], ...], Once] | None = Field(
         default=None, min_length=1
     )
+    """What is measured in a cell."""
 
 
 TUNED = "tuned"

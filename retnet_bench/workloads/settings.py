@@ -106,7 +106,10 @@ class LearningSettings:
 
     learning_rate: Annotated[
         Annotated[Number, Field(gt=0)] | None,
-        Field(description="peak learning rate of AdamW; the recipe's by default"),
+        Field(
+            description="peak learning rate of AdamW, or `tuned`: what the study's sweep led to; "
+            "the recipe's by default"
+        ),
     ] = None
     warmup_share: Annotated[
         Annotated[Number, Field(ge=0, lt=1)] | None,
