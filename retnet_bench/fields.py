@@ -3,6 +3,7 @@ line."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -36,7 +37,18 @@ def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 Once = AfterValidator(_once)
 """Of a tuple: no value stands in it twice."""
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+
+
+def _plain(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
+        raise PydanticCustomError(
+            "plain",
+            "must begin with a letter or digit and may go on with letters, digits, _, . and -",
+        )
+    return text
+
+
+Name = Annotated[str, Field(max_length=100), AfterValidator(_plain)]
 """What the user calls something; it becomes part of files' names, labels and XML."""
 Word = Annotated[str, Field(max_length=100), AfterValidator(_no_escapes)]
 """A name that is ours to know: of a size, a kernel, a task."""

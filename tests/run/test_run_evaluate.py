@@ -123,7 +123,7 @@ def test_nothing_is_written_for_a_task_nobody_knows(folder, monkeypatch):
         ({"dtype": "fp23"}, '--dtype "fp23" is unknown'),
         ({"device": "tpu"}, "--device tpu: torch has no such device here"),
         ({"device": "cpuu"}, '--device cpuu: torch has no such device here; did you mean "cpu"'),
-        ({"arm": "../a b"}, "--arm: string should match pattern"),
+        ({"arm": "../a b"}, "--arm: must begin with a letter or digit"),
         ({"tokenizer": "nope.json"}, "--tokenizer nope.json: there is no such file"),
         ({"shots": 500}, "pick: fewer documents to take examples from than shots"),
         ({"include": "/none"}, "--include /none: there is no such folder"),

@@ -118,7 +118,7 @@ WRONG = [
     ),
     (put("workloads.0.axes", {"length": [16, 16]}), "workloads.0.axes.length names a value twice"),
     (put("workloads.0.axes", {"length": ["long"]}), "length: input should be a valid integer"),
-    (put("name", "a b"), "name: string should match pattern"),
+    (put("name", "a b"), "name: must begin with a letter or digit"),
     (without("name"), "name is missing"),
     ({"name": "x"}, "question, arms, workloads are missing"),
     (put("protocol.blocks", 0), "protocol.blocks: input should be greater than or equal to 1"),
