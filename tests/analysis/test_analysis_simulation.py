@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from stats import trials
-from stats.trials import STUDIES, Design
+from stats.trials import BUSY, STUDIES, Design
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +16,12 @@ def fitted():
 
 def default(fitted, study: str) -> Design:
     return trials.default(study, fitted[study])
+
+
+@pytest.mark.parametrize("study", list(BUSY))
+def test_ratios_cover_the_truth_on_the_machine_of_the_reference_runs(study):
+    noise = trials.fitted({study: BUSY[study]})[study]
+    assert 0.93 <= trials.coverage(trials.default(study, noise), 1500) <= 0.975
 
 
 @pytest.mark.parametrize("study", list(STUDIES))

@@ -26,10 +26,10 @@ def main(factor: float) -> None:
     console.print(table)
     if short:
         raise SystemExit(f"coverage below {WANTED}: {'; '.join(short)}")
-    fitted = trials.fitted()
-    for study, noise in fitted.items():
+    fitted, busy = trials.fitted(), trials.fitted(trials.BUSY)
+    for study, noise in (fitted | busy).items():
         console.print(f"{study}: {noise}", highlight=False)
-    console.print(_coverage(fitted, int(1000 * factor)))
+    console.print(_coverage(fitted | busy, int(1000 * factor)))
     console.print(_gate(fitted, int(200 * factor)))
 
 
