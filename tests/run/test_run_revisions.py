@@ -152,7 +152,7 @@ def test_this_code_against_its_own_head(tmp_path, monkeypatch):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(study))
     monkeypatch.chdir(tmp_path)
-    how = (str(path), "HEAD", Policy(), 12.0, True)
+    how = (str(path), "HEAD", Policy(), 20.0, True)
     try:
         with against.measured(*how, Console(quiet=True)) as found:
             refused = pytest.raises(UserError, match=r"another run is writing to .*-against-")
