@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 CACHE_BYTES = 16 << 20
-"""On a CPU: what is worked on at once stays in the caches of its cores."""
+"""On a CPU: what is worked on at once stays in the cache that its cores share."""
 MEMORY_BYTES = 256 << 20
 """Elsewhere, where one call costs more than it saves: only memory counts."""
 

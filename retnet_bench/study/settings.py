@@ -31,7 +31,7 @@ class CommonSettings(Strict):
     size: Word | None = None
     """Name of a size (`list sizes`)."""
     family: Literal["paper", "modern"] | None = None
-    """What stands around the mixer: the paper's blocks, or RMSNorm, SwiGLU and no biases."""
+    """What stands around the mixer: LayerNorm and GELU (paper), or RMSNorm and SwiGLU (modern)."""
     match: Literal["params", "train_flops", "state"] | None = None
     """What is made equal between arms: parameters, training FLOPs, or bytes of decoding state."""
     batch: Count | None = None
@@ -43,7 +43,7 @@ class CommonSettings(Strict):
     dtype: Literal["fp64", "fp32", "bf16", "fp16"] | None = None
     """Of weights and products; training below fp32 is by autocast, weights and loss in fp32."""
     mode: Literal["eager", "compile", "cudagraph"] | None = None
-    """How operators are launched."""
+    """How operators are launched: one by one, by torch.compile, or as a captured CUDA graph."""
     device: Word | None = None
     """auto (the GPU where there is one), cpu, cuda or cuda:N."""
     threads: Annotated[Count, Field(le=4096)] | None = None

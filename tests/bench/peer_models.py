@@ -29,7 +29,7 @@ from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import ModelConfig
 from retnet_bench.workloads.decode import Decode
 
-EQUAL = 1e-3
+EQUAL = 1e-4
 """Largest difference of two models' logits in fp32, norm over norm."""
 NAMES = {"retention": "RetNet", "attention": "Transformer"}
 EARLY, MIDDLE, LATE = 0, 3, -1
@@ -202,8 +202,8 @@ def _made(match: Match, place: Path, cell: cells.Cell) -> PeerModel:
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
-    """Of two models' logits, norm over norm: a mapping that is wrong is far off, and one token
-    whose heads are so small that a norm's eps counts decides nothing."""
+    """Of two models' logits, norm over norm: a mapping that is wrong is far off, and two tokens of
+    8,192 at the start of a sequence, which differ by 1e-3 of the largest logit, decide nothing."""
     return float((ours - theirs).norm() / theirs.norm())
 
 
