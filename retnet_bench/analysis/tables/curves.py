@@ -22,6 +22,13 @@ SUMMARY = ["estimate", "low", "high", "n", "status", "reason"]
 MIN_TIMED_SHARE = 0.9
 """Least part of an energy window that must be timed steps: the rest is not work of tokens."""
 Summary = Callable[[pd.DataFrame], Interval]
+_READ = (
+    *(*rows.BLOCK_KEYS, "arm", "cell_id", "metric", "length", "seed", "position", "document"),
+    *(f"document_{unit}" for unit in rows.UNITS),
+    *("samples", "value", "status", "reason", "recorded_at", "has_value"),
+)
+"""What a summary may read of a point, beside its keys: every further column of a thousand small
+frames costs time."""
 UNITS = ("byte", "word", "token")
 """What perplexity is per: column `document_<unit>s` counts them."""
 
@@ -322,10 +329,11 @@ def summarised(
     over: str = "",
 ) -> pd.DataFrame:
     """A row for each arm, value of `x` and set of separators (`rows.separators`): `summary` of its
-    measured rows, which need a `value` or `samples` as it reads them, or why there is none."""
+    measured rows, of which it reads columns in `_READ`, or why there is none."""
     failed = failed[~failed["cell_id"].isin(measured["cell_id"])]
     keys = ["arm", x, *rows.separators(measured, failed, x, per, over)]
     both = pd.concat([measured.assign(has_value=True), failed.assign(has_value=False)])
+    both = both[[*dict.fromkeys([*keys, *(name for name in _READ if name in both)])]]
     points = [[*key, *_point(group, summary)] for key, group in both.groupby(keys, dropna=False)]
     frame = pd.DataFrame(points, columns=[*keys, *SUMMARY])
     return frame.astype({key: both[key].dtype for key in keys} | {"reason": object})
@@ -338,7 +346,7 @@ def _point(
     if not has_value.any():
         last = group.sort_values("recorded_at").iloc[-1]
         return (np.nan, np.nan, np.nan, 0, last["status"], _text(last["reason"]))
-    whole = has_value.all()  # nearly always: a copy of so many columns takes longer than the rest
+    whole = has_value.all()  # nearly always: a copy takes longer than the rest
     measured = group if whole else group[has_value]
     interval = summary(measured)
     impure = measured["reason"][measured["status"] == "impure"]

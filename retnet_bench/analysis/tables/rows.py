@@ -80,8 +80,8 @@ def samples(rows: pd.DataFrame) -> np.ndarray:
 def places(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """A number for the process of each row, and one for its block; rows without a block make one a
     process."""
-    process = rows.groupby(PROCESS_KEYS, dropna=False).ngroup().to_numpy()
-    return process, rows.groupby(BLOCK_KEYS, dropna=False).ngroup().to_numpy()
+    process = _numbers([rows[key] for key in PROCESS_KEYS])
+    return process, _numbers([process, rows["block"]])
 
 
 def timed(process: np.ndarray, block: np.ndarray, samples: np.ndarray) -> list[TimedBlock]:
@@ -232,17 +232,21 @@ def over_positions(rows: pd.DataFrame) -> pd.DataFrame:
     The mean is the trapezoid integral over the range of positions, so that positions need not be
     evenly spaced; position is no longer kept.
     """
-    groups = [block for _, block in rows.groupby(["cell_id", *BLOCK_KEYS], dropna=False)]
-    whole = pd.concat([block.iloc[:1] for block in groups]) if groups else rows
-    impure = [bool((block["status"] == "impure").any()) for block in groups]
+    block = _numbers([rows[key] for key in ("cell_id", *BLOCK_KEYS)])
+    position = rows["position"].to_numpy(dtype=float)
+    medians = np.array([np.median(samples) for samples in rows["samples"]], dtype=float)
+    order = np.lexsort((position, block))
+    parts = np.split(order, np.flatnonzero(np.diff(block[order])) + 1) if len(rows) else []
+    means = [_mean_over_positions(position[part], medians[part]) for part in parts]
+    impure = [(rows["status"].to_numpy()[part] == "impure").any() for part in parts]
+    whole = rows.iloc[[part.min() for part in parts]]
     whole = whole.assign(position=np.nan, status=np.where(impure, "impure", whole["status"]))
-    return with_samples(whole, [np.array([_mean_over_positions(block)]) for block in groups])
+    return with_samples(whole, [np.array([mean]) for mean in means])
 
 
-def _mean_over_positions(block: pd.DataFrame) -> float:
-    rows = block.sort_values("position")
-    values = np.array([np.median(samples) for samples in rows["samples"]])
-    steps = np.diff(rows["position"].to_numpy(dtype=float))
+def _mean_over_positions(position: np.ndarray, values: np.ndarray) -> float:
+    """The mean of `values` (n,) along `position` (n,), which rises."""
+    steps = np.diff(position)
     if not steps.sum() > 0:  # one position, or none that is known
         return float(values.mean())
     return float((steps * (values[1:] + values[:-1]) / 2).sum() / steps.sum())
@@ -271,10 +275,23 @@ def pair_keys(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 def _with_varying(frame: pd.DataFrame, keys: Sequence[str], columns: Sequence[str]) -> list[str]:
     """`keys` and, one by one, those of `columns` that still vary where all before are equal."""
     found = list(keys)
+    groups = _numbers([frame[column] for column in found])
     for column in columns:
         if column in found:
             continue
-        counts = frame.groupby(found, dropna=False)[column].nunique(dropna=False)
-        if (counts > 1).any():
+        finer = _numbers([groups, frame[column]])
+        if finer.max(initial=0) > groups.max(initial=0):
             found.append(column)
+            groups = finer
+    return found
+
+
+def _numbers(columns: Sequence[pd.Series | np.ndarray]) -> np.ndarray:
+    """A number for each row, equal where all `columns` are, from 0 without a gap in the order of
+    their values; nulls are equal, and come last. (As `groupby(...).ngroup()`, many times faster.)
+    """
+    found = np.zeros(len(columns[0]), dtype=np.int64)
+    for column in columns:
+        values, different = pd.factorize(column, sort=True, use_na_sentinel=False)
+        found = np.unique(found * len(different) + values, return_inverse=True)[1]
     return found
