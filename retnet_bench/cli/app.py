@@ -38,6 +38,11 @@ Set = Annotated[
         "repeated.",
     ),
 ]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")]
+StudyOut = Annotated[
+    Path | None,
+    typer.Option("--out", help="Results folder; default runs/<study>, with --set one of its own."),
+]
 Results = Annotated[
     list[Path], typer.Argument(help="Results folders or parquet files; several are read as one.")
 ]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from retnet_bench.cli import completion
-from retnet_bench.cli.app import Set, app, open_console
+from retnet_bench.cli.app import Fresh, Set, app, open_console
 from retnet_bench.cli.studies import run_study
 
 
@@ -45,7 +45,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Results folder; default runs/<all that is compared>.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Measure arms side by side without a study file, and show what came out."""
     from retnet_bench.catalogue.plan import check_figures

@@ -9,7 +9,7 @@ import typer
 
 from retnet_bench.base import UserError
 from retnet_bench.cli import completion
-from retnet_bench.cli.app import Set, StudyName, app, open_console
+from retnet_bench.cli.app import Fresh, Set, StudyName, StudyOut, app, open_console
 from retnet_bench.cli.results import findings_of, plot_study, show_results
 
 if TYPE_CHECKING:
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 def run(
     study: StudyName,
     changes: Set = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Results folder; default runs/<study>, with --set one of its own."),
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")] = False,
+    out: StudyOut = None,
+    fresh: Fresh = False,
     retry: Annotated[bool, typer.Option("--retry", help="Run failed cells again.")] = False,
     skip_oom: Annotated[
         bool, typer.Option("--skip-oom", help="Leave out cells that are predicted not to fit.")
@@ -116,7 +113,7 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="A results folder each goes in here.")] = Path(
         "runs/reproduce"
     ),
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Redo the paper's tables and figures at this machine's sizes, and hold its claims to them."""
     from retnet_bench.report import card
@@ -170,11 +167,8 @@ def plan(
 def selftest(
     study: StudyName,
     changes: Set = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Results folder; default runs/<study>, with --set one of its own."),
-    ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Set earlier records aside.")] = False,
+    out: StudyOut = None,
+    fresh: Fresh = False,
 ) -> None:
     """Run a study's plan against itself: the noise floor of this machine, per workload."""
     from retnet_bench.report.tables import floors_table

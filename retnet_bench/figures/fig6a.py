@@ -34,7 +34,7 @@ def draw(records: pd.DataFrame) -> Figure:
     axes.from_zero(sheet.ours)
     sheet.ours.set(xlabel="sequence length (tokens)", ylabel=shown.label())
     predicted = _paper(sheet)
-    return sheet.finish(panels.conditions(records, "decode"), f"Memory is {metric}.", predicted)
+    return sheet.finish(panels.conditions(records, "decode"), panels.memory_note(metric), predicted)
 
 
 def _at_largest_batch(records: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from retnet_bench.base import UserError
 from retnet_bench.figures import style
 from retnet_bench.figures.sheet import OPEN, End, Sheet
 from retnet_bench.paper import PaperTable
+from retnet_bench.results.schema import EXACT
 
 _PREDICTED: dict[str, Any] = {
     "linestyle": ":",
@@ -44,6 +45,11 @@ def needed(frame: pd.DataFrame, figure: str, workload: str, metric: str) -> pd.D
 def conditions(records: pd.DataFrame, workload: str) -> str:
     """The caption's first sentence: how `workload`'s records were measured."""
     return captions.conditions(records[records["workload"] == workload])
+
+
+def memory_note(metric: str) -> str:
+    """The caption's sentence on which memory is meant."""
+    return f"Memory is {metric}{' (exact)' if metric in EXACT else ''}."
 
 
 def scaled(frame: pd.DataFrame, factor: float) -> pd.DataFrame:

@@ -29,7 +29,7 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.turn(1)
     _memory(sheet, memory[memory["length"] == length])
     train_memory.paper_panel(sheet)
-    notes = (_length_said(rates, length), f"Memory is {metric}.", predicted)
+    notes = (_length_said(rates, length), panels.memory_note(metric), predicted)
     return sheet.finish(panels.conditions(records[records["length"] == length], "train"), *notes)
 
 

@@ -25,7 +25,7 @@ def draw(records: pd.DataFrame) -> Figure:
     axes.from_zero(sheet.ours)
     sheet.ours.set(xlabel="sequence length (tokens)", ylabel=shown.label())
     paper_panel(sheet)
-    return sheet.finish(panels.conditions(records, "train"), f"Memory is {metric}.")
+    return sheet.finish(panels.conditions(records, "train"), panels.memory_note(metric))
 
 
 def paper_panel(sheet: Sheet) -> None:
