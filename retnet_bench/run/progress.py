@@ -135,12 +135,19 @@ def scores(cell: Finished) -> str:
     return f"{', '.join(words)}{over}" if words else ""
 
 
+SCORED = {
+    ("document_nll_nat", "document_bytes"): "",
+    ("validation_nll_nat", "validation_bytes"): ", validation",
+}
+"""Metrics of the loss and the bytes of what a training is scored on, and how that is said."""
+
+
 def bits_per_byte(cell: Finished) -> str:
-    totals = {
-        metric: sum(row["samples"][0] for row in cell.rows if row["metric"] == metric)
-        for metric in ("document_nll_nat", "document_bytes")
-    }
-    if not totals["document_bytes"]:
-        return ""
-    bits = totals["document_nll_nat"] / totals["document_bytes"] / math.log(2)
-    return f"{bits:.3f} bits per byte"
+    for metrics, of in SCORED.items():
+        nll, n_bytes = (
+            sum(row["samples"][0] for row in cell.rows if row["metric"] == metric)
+            for metric in metrics
+        )
+        if n_bytes:
+            return f"{nll / n_bytes / math.log(2):.3f} bits per byte{of}"
+    return ""

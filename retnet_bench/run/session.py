@@ -105,6 +105,7 @@ def _run(
     folder = store.folder
     tidy(store, console, fresh)
     summary = Summary(folder, 0, 0, 0)
+    every: list[Cell] = []
     for pairs in stages(store):
         if not summary.cells:
             refuse_other_machine(store, pairs)
@@ -115,7 +116,7 @@ def _run(
         if kept:
             rest = "running the others" if todo else "nothing left to run"
             say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
-        every = [planned.cell for pair in pairs for planned in pair]
+        every += [planned.cell for pair in pairs for planned in pair]
         failed = _run_pairs(study, source, store, todo, every, console, tensorboard)
         summary = summary.and_more(cells, kept, failed)
     return summary

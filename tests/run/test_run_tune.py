@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -225,3 +226,13 @@ def test_it_goes_on_where_it_stopped(made):
     again = read_records(folder / "out")
     assert set(again["cell_id"]) == set(records["cell_id"])
     pd.testing.assert_series_equal(losses(again), losses(records))
+
+
+def test_a_training_of_the_sweep_is_summed_up_by_what_it_is_chosen_by(made, capsys):
+    folder, source = made
+    console = Console(width=200)
+    session.run(parse(source), source, folder / "shown", console)
+    lines = [line for line in capsys.readouterr().out.splitlines() if " tune " in line]
+    assert len(lines) == 6  # two rates an arm, and one that goes on from the better
+    said = r" learning_rate [\d.]+ +\d\.\d{3} bits per byte, validation$"
+    assert all(re.search(said, line.strip()) for line in lines)
