@@ -330,6 +330,9 @@ def summarised(
 ) -> pd.DataFrame:
     """A row for each arm, value of `x` and set of separators (`rows.separators`): `summary` of its
     measured rows, of which it reads columns in `_READ`, or why there is none."""
+    if measured.empty and failed.empty:  # as most are, of a study that asks one thing
+        frame = measured.reindex(columns=[*dict.fromkeys(["arm", x, *per]), *SUMMARY])
+        return frame.astype({"status": object, "reason": object})
     failed = failed[~failed["cell_id"].isin(measured["cell_id"])]
     keys = ["arm", x, *rows.separators(measured, failed, x, per, over)]
     both = pd.concat([measured.assign(has_value=True), failed.assign(has_value=False)])

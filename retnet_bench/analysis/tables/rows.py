@@ -275,6 +275,8 @@ def pair_keys(frame: pd.DataFrame, keys: Sequence[str]) -> list[str]:
 def _with_varying(frame: pd.DataFrame, keys: Sequence[str], columns: Sequence[str]) -> list[str]:
     """`keys` and, one by one, those of `columns` that still vary where all before are equal."""
     found = list(keys)
+    if frame.empty:
+        return found
     groups = _numbers([frame[column] for column in found])
     for column in columns:
         if column in found:
