@@ -146,8 +146,9 @@ def arm_styles(arms: Iterable[str]) -> dict[str, ArmStyle]:
 
 def printable_names(records: pd.DataFrame) -> pd.DataFrame:
     """`records` with every text as `name` makes it."""
-    columns = {name: records[name] for name in records if name != "samples"}
-    texts = {name: column for name, column in columns.items() if is_string_dtype(column)}
+    # A variable called as the function is unbound there on Python 3.12.1 (comprehensions inlined).
+    columns = {key: records[key] for key in records if key != "samples"}
+    texts = {key: column for key, column in columns.items() if is_string_dtype(column)}
     made = {key: {text: name(text) for text in texts[key].dropna().unique()} for key in texts}
     changed = {key: words for key, words in made.items() if any(a != b for a, b in words.items())}
     return records.assign(**{str(key): records[key].map(words) for key, words in changed.items()})

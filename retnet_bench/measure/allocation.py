@@ -36,4 +36,4 @@ def here(variables: Mapping[str, str] = os.environ) -> Allocation:
     if "SLURMD_NODENAME" not in variables or not nodes.isdigit() or int(nodes) < 2:
         return Allocation(1, own)
     found = _COUNTS.findall(variables.get("SLURM_JOB_CPUS_PER_NODE", ""))
-    return Allocation(int(nodes), min([own, *(int(cores) for cores, _ in found)]))
+    return Allocation(int(nodes), min([own, *(int(count) for count, _ in found)]))

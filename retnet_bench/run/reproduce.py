@@ -193,7 +193,7 @@ def _fits_budget(pairs: list[Pair], minutes: float) -> bool:
 def _predictions(pairs: list[Pair]) -> Iterator[prediction.Prediction]:
     target = targets.here(plan.devices_of(pairs)[0], {p.cell.dtype for pair in pairs for p in pair})
     found = prediction.predictions(pairs, target, OVER_FLOOR)
-    return (prediction for _, prediction in found if prediction is not None)
+    return (known for _, known in found if known is not None)
 
 
 def _keep_rates() -> None:
