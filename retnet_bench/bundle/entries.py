@@ -159,7 +159,15 @@ def read_entry(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
         data = stream.read(most + 1)
     if len(data) > most:
         raise ValueError(f"more than {most:,} bytes")
+    _check_size(archive, name, len(data))
     return data
+
+
+def _check_size(archive: zipfile.ZipFile, name: str, count: int) -> None:
+    """Raises ValueError where the list says another size: zipfile reads on without a word."""
+    listed = archive.getinfo(name).file_size
+    if count != listed:
+        raise ValueError(f"it has {count} bytes, the archive's list says {listed}")
 
 
 def unpack(archive: zipfile.ZipFile, name: str, target: Path) -> tuple[str, int]:
@@ -176,4 +184,5 @@ def unpack(archive: zipfile.ZipFile, name: str, target: Path) -> tuple[str, int]
             with guarded(target):
                 out.write(piece)
                 out.flush()
+    _check_size(archive, name, count)
     return digest.hexdigest(), count

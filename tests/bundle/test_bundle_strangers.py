@@ -289,6 +289,18 @@ def test_what_is_printed_is_printable(archive, tmp_path):
 
 # --- anything at all ------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize("name", ["data.json", "manifest.json"])
+def test_a_size_that_only_the_list_says_is_refused(archive, tmp_path, name):
+    """One changed byte that a reader of zips does not look at."""
+    content = bytearray(archive.read_bytes())
+    at = content.rindex(b"PK\x01\x02", 0, content.rindex(name.encode()))
+    content[at + 24] ^= 8  # the low byte of its size
+    (tmp_path / "changed.zip").write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}.*bytes, the archive's list says"):
+        checks_of(tmp_path / "changed.zip")
+
+
 UNSEEN = ("_added", "_file_bytes", "_cut", "_json_field")
 """Changes, honestly packed, of what nothing follows from: the study's question, a licence, the
 lock of packages, an empty folder of figures."""
