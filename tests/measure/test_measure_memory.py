@@ -241,10 +241,12 @@ def faults() -> int:
 assert memory.keep_freed_memory(sys.argv[1] == "keep")
 for _ in range(8):  # until the heap has found a place
     torch.ones(32 << 20)  # 128 MiB, freed at once
-before = faults()
+found = []
 for _ in range(4):
+    before = faults()
     torch.ones(32 << 20)
-print(faults() - before)
+    found.append(faults() - before)
+print(min(found))  # whatever else the process does may move the heap's end once
 """
 
 
@@ -257,5 +259,5 @@ def test_a_heap_that_keeps_what_is_freed_faults_its_pages_in_once():
     for mode in ("keep", "give"):
         command = [sys.executable, "-c", KEEPING, mode]
         found[mode] = int(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert found["keep"] < 200
-    assert found["give"] >= 4 * 64  # each anew: 32768 small pages, or 64 huge ones
+    assert found["keep"] < 50
+    assert found["give"] >= 64  # each anew: 32768 small pages, or 64 huge ones

@@ -91,7 +91,7 @@ def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch):
     [
         ("file", "file is a file, where a folder is needed"),
         ("file/below", "file is a file, where a folder is needed"),
-        ("a\0b", "embedded null byte"),
+        ("a\0b", "embedded null (byte|character in path)"),
     ],
 )
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, place, why):
