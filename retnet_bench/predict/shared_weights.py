@@ -29,11 +29,12 @@ def shared(
     """The model, on meta, as the first of so many ranks has it that share its weights. UserError
     where this torch's FSDP2 is another than is known here."""
     try:
-        from torch.distributed.fsdp._fully_shard import _fsdp_param, _fsdp_param_group
+        from torch.distributed.fsdp._fully_shard import _fsdp_api, _fsdp_param, _fsdp_param_group
         from torch.testing._internal.distributed.fake_pg import FakeStore
 
         group, resizers = _fsdp_param_group.FSDPParamGroup, ("alloc_storage", "free_storage")
         resize = {name: _watched(getattr(_fsdp_param, name), counter) for name in resizers}
+        exchanges = (_fsdp_api.AllGather, _fsdp_api.ReduceScatter)  # torch 2.6 has none
     except (ImportError, AttributeError) as error:
         raise UserError(f"shared weights are not modelled with this torch: {error}") from None
     if dist.is_initialized():
@@ -47,7 +48,7 @@ def shared(
             with torch.device("cpu"):
                 mesh = dist.init_device_mesh("cpu", (ranks,))
             share_weights(model, mesh, low)
-            _stand_in(model, counter)
+            _stand_in(model, counter, *exchanges)
             yield
     finally:
         dist.destroy_process_group()
@@ -61,9 +62,10 @@ def _watched(resize: Any, counter: TensorCounter) -> Any:
     return resized
 
 
-def _stand_in(model: LanguageModel, counter: TensorCounter) -> None:
+def _stand_in(
+    model: LanguageModel, counter: TensorCounter, all_gather: type, reduce_scatter: type
+) -> None:
     """Exchanges that only count, and buffers on meta."""
-    from torch.distributed.fsdp._fully_shard._fsdp_api import AllGather, ReduceScatter
 
     def allocate(self: Any, size: Any, *, dtype: torch.dtype, device: Any) -> Tensor:
         return torch.empty(*size, dtype=dtype, device="meta")
@@ -74,8 +76,8 @@ def _stand_in(model: LanguageModel, counter: TensorCounter) -> None:
     def scatter(self: Any, output_tensor: Tensor, input_tensor: Tensor, **others: Any) -> None:
         counter.exchange("reduce_scatter", "data", input_tensor.nbytes)
 
-    gathering = type("Gathering", (AllGather,), {"allocate": allocate, "__call__": gather})
-    scattering = type("Scattering", (ReduceScatter,), {"allocate": allocate, "__call__": scatter})
+    gathering = type("Gathering", (all_gather,), {"allocate": allocate, "__call__": gather})
+    scattering = type("Scattering", (reduce_scatter,), {"allocate": allocate, "__call__": scatter})
     for module in [*model.blocks, model]:
         sharded: Any = module
         sharded.set_custom_all_gather(gathering())
