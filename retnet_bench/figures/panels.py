@@ -60,7 +60,8 @@ def scaled(frame: pd.DataFrame, factor: float) -> pd.DataFrame:
 
 def variants(frame: pd.DataFrame, per: Sequence[str], named: bool = False) -> pd.Series:
     """Per row the words for its values of `per`: "512, fp32", or `named`: "length 512, fp32"."""
-    rows = frame[list(per)].itertuples(index=False)
+    # Of no columns pandas 2 has no rows, so they are not taken from itertuples.
+    rows = zip(*(frame[name] for name in per), strict=True) if per else [()] * len(frame)
     words = [", ".join(map(_words if named else _word, per, row)) for row in rows]
     return pd.Series(words, index=frame.index, dtype=object)
 
