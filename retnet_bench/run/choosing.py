@@ -4,7 +4,8 @@ timed on this machine, which is remembered.
 Each candidate has a worker process of its own, in which the forms are checked first; one whose
 forms disagree, or that fails, is none. They are timed in the order A B C C B A, each for its share
 of `choice_s`, and the better of the two times counts: a burst of foreign load makes nothing faster.
-In modes that compile there is one turn.
+The first step of a process, which may compile, is not timed; in modes that compile there is one
+turn. A choice is remembered until another study allows more `choice_s`.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from retnet_bench import kernels
-from retnet_bench.base import UserError, short_hash
+from retnet_bench.base import UserError, printable, short_hash
 from retnet_bench.data import cache as cache_files
 from retnet_bench.kernels import KERNELS
 from retnet_bench.measure import environment
+from retnet_bench.models.mixers import MIXERS
 from retnet_bench.models.pattern import LayerChoice
 from retnet_bench.run.candidates import Candidate, candidates, places
 from retnet_bench.run.wire import Failure, Trial
@@ -63,6 +65,8 @@ class Choice:
     """Of the candidates that were taken, one for each place."""
     table: tuple[Tried, ...]
     measured_at: str
+    choice_s: float
+    """The budget that it was made with."""
     remembered: bool = False
 
     def samples(self) -> Iterator[Sample]:
@@ -89,7 +93,7 @@ def choose(planned: Planned, time_it: TimeIt, say: Callable[[str], None]) -> Cho
 
     Raises NoneTimed where no candidate can be timed: one line that names each with its reason.
     """
-    before = remembered(planned.cell)
+    before = remembered(planned)
     if before is not None:
         return before
     every = {place: candidates(planned.cell, place) for place in places(planned.cell)}
@@ -107,6 +111,7 @@ def choose(planned: Planned, time_it: TimeIt, say: Callable[[str], None]) -> Cho
         labels=tuple(candidate.label for candidate in taken.values()),
         table=tuple(table),
         measured_at=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        choice_s=planned.protocol.choice_s,
     )
     _remember(planned.cell, choice)
     return choice
@@ -179,9 +184,10 @@ def foreseen(planned: Planned, elsewhere: bool) -> str:
     """What an open cell would take and why, as a plan says it."""
     if elsewhere:
         return f"{planned.cell.kernel} by rank: nothing can be timed for another machine"
-    found = remembered(planned.cell)
+    found = remembered(planned)
     if found is not None:
-        return f"{'; '.join(found.labels)}: timed {found.measured_at}, remembered"
+        where = printable(_path(planned.cell))
+        return f"{'; '.join(found.labels)}: timed {found.measured_at}, remembered in {where}"
     every = [c for place in places(planned.cell) for c in candidates(planned.cell, place)]
     able = "; ".join(c.label for c in every if c.hopeless is None)
     left_out = "; ".join(f"{c.label} ({c.hopeless})" for c in every if c.hopeless)
@@ -199,24 +205,36 @@ def with_remembered(pairs: list[Pair]) -> list[Pair]:
 def _with_remembered(planned: Planned) -> Planned:
     if planned.unsupported or not planned.cell.is_open:
         return planned
-    found = remembered(planned.cell)
+    found = remembered(planned)
     return planned if found is None else replace(planned, taken=found.taken)
 
 
-def remembered(cell: Cell) -> Choice | None:
-    """What was chosen before on this machine for such a cell, or None."""
+def remembered(planned: Planned) -> Choice | None:
+    """What was chosen before on this machine for such a cell, with at least its budget, or None:
+    also where the file is damaged or names what is not here."""
     try:
-        raw = json.loads(_path(cell).read_text("utf-8"))
+        raw = json.loads(_path(planned.cell).read_text("utf-8"))
         rows = (Tried(r["candidate"], tuple(r["times"]), r["reason"]) for r in raw["table"])
-        return Choice(
+        found = Choice(
             taken=tuple(LayerChoice.read(entry) for entry in raw["taken"]),
             labels=tuple(raw["labels"]),
             table=tuple(rows),
             measured_at=raw["measured_at"],
+            choice_s=float(raw["choice_s"]),
             remembered=True,
+        )
+        fits = all(
+            _may_stand(*both) for both in zip(found.taken, planned.cell.entries, strict=True)
         )
     except (OSError, ValueError, TypeError, KeyError, UserError):
         return None
+    return found if fits and found.choice_s >= planned.protocol.choice_s else None
+
+
+def _may_stand(taken: LayerChoice, asked: LayerChoice) -> bool:
+    """Whether an entry is a choice for what was asked: of its mixer, with a kernel that it has."""
+    mixers = taken.mixer == asked.mixer and not taken.open
+    return mixers and KERNELS[taken.kernel].mixer == MIXERS[asked.mixer].kernels
 
 
 def _remember(cell: Cell, choice: Choice) -> None:
@@ -226,6 +244,7 @@ def _remember(cell: Cell, choice: Choice) -> None:
         "labels": choice.labels,
         "table": [asdict(row) for row in choice.table],
         "measured_at": choice.measured_at,
+        "choice_s": choice.choice_s,
     }
     cache_files.replace(_path(cell), json.dumps(raw, indent=1).encode())
 
@@ -257,6 +276,10 @@ def _fingerprint(device: str, threads: int) -> str:
     return environment.fingerprint(found)
 
 
+_TIMED = "without the first step"
+"""How candidates are timed: what was timed in another way is not remembered."""
+
+
 @cache
 def _versions() -> tuple[str, ...]:
     """Of the kernels' packages that are here, and of our own kernels' code."""
@@ -265,4 +288,4 @@ def _versions() -> tuple[str, ...]:
     code = hashlib.sha256()
     for path in sorted(Path(kernels.__file__).parent.glob("*.py")):
         code.update(path.read_bytes())
-    return (*versions, code.hexdigest())
+    return (*versions, code.hexdigest(), _TIMED)

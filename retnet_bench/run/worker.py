@@ -90,8 +90,11 @@ class Session:
         self, agreements: list[dict[str, Any]] | None = None, memory_bytes: int | None = None
     ) -> Trial:
         """Time steps, whatever the workload, until they are steady or `warmup_max_s` is spent: the
-        cell's kernel and chunk are a candidate for one that leaves them open."""
+        cell's kernel and chunk are a candidate for one that leaves them open. The first steps are
+        not timed: they compile (a second one may do so again), tune or take memory."""
         found = self._build(agreements, memory_bytes)
+        for _ in range(1 if self.cell.mode == "eager" else 2):
+            self.workload.step()
         warm = warm_up(self.clock, self.workload.step, self.protocol)
         self.workload.check()
         self._mode_error()

@@ -28,6 +28,7 @@ from retnet_bench.study.plan import Planned
 from retnet_bench.workloads import Cell
 
 OPEN = cell(open=("kernel",))
+PLANNED = Planned(OPEN, QUICK, None)
 BOTH = cell(open=("kernel", "chunk"), length=256)
 WRONG = Failure("incorrect", "forms disagree: fp32: off by 1")
 
@@ -114,7 +115,7 @@ def test_where_none_can_be_timed_one_line_names_each_with_its_reason(clock):
     words = r"no kernel could be timed: chunkwise: incorrect.*parallel: incorrect"
     with pytest.raises(NoneTimed, match=words):
         workers.choose(OPEN)
-    assert not choosing.remembered(OPEN)
+    assert not choosing.remembered(PLANNED)
 
 
 def test_a_burst_of_load_during_one_turn_does_not_choose(clock):
@@ -239,9 +240,9 @@ def test_another_shape_is_timed_anew(clock, change):
 @pytest.mark.parametrize("what", ["_fingerprint", "_versions"])
 def test_another_machine_and_other_code_is_timed_anew(clock, monkeypatch, what):
     Workers(clock, by_kernel(chunkwise=0.02, parallel=0.01, recurrent=1.0)).choose(OPEN)
-    assert choosing.remembered(OPEN)
+    assert choosing.remembered(PLANNED)
     monkeypatch.setattr(choosing, what, lambda *arguments: ("another",))
-    assert not choosing.remembered(OPEN)
+    assert not choosing.remembered(PLANNED)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"taken": [{"mixer": "x", "kernel": "y"}]}'])
@@ -249,10 +250,33 @@ def test_a_damaged_memory_is_none(clock, tmp_path, text):
     Workers(clock, by_kernel(chunkwise=0.02, parallel=0.01, recurrent=1.0)).choose(OPEN)
     (file,) = (tmp_path / "cache/choices").iterdir()
     file.write_text(text)
-    assert choosing.remembered(OPEN) is None
+    assert choosing.remembered(PLANNED) is None
 
 
-def test_a_plan_says_what_would_be_taken_and_why(clock):
+@pytest.mark.parametrize("kernel", ["nosuch", "wkv_chunkwise", "auto"])
+def test_a_memory_of_a_kernel_that_is_none_of_the_mixer_s_is_none(clock, tmp_path, kernel):
+    Workers(clock, by_kernel(chunkwise=0.02, parallel=0.01, recurrent=1.0)).choose(OPEN)
+    (file,) = (tmp_path / "cache/choices").iterdir()
+    raw = json.loads(file.read_text())
+    raw["taken"][0]["kernel"] = kernel
+    file.write_text(json.dumps(raw))
+    assert choosing.remembered(PLANNED) is None
+    ((planned,),) = choosing.with_remembered([[PLANNED]])
+    assert planned is PLANNED
+
+
+def test_a_larger_budget_times_anew_and_a_smaller_one_does_not(clock):
+    seconds = by_kernel(chunkwise=0.02, parallel=0.01, recurrent=1.0)
+    workers = Workers(clock, seconds)
+    workers.choose(OPEN, choice_s=2.0)
+    asked = len(workers.asked)
+    workers.choose(OPEN, choice_s=1.0)
+    assert len(workers.asked) == asked
+    workers.choose(OPEN, choice_s=4.0)
+    assert len(workers.asked) == 2 * asked
+
+
+def test_a_plan_says_what_would_be_taken_and_why(clock, tmp_path):
     planned = Planned(replace(OPEN, length=16384, batch=1), QUICK, None)
     words = choosing.foreseen(planned, elsewhere=False)
     assert words.startswith("to be timed: chunkwise. Not timed: parallel (predicted ")
@@ -261,6 +285,7 @@ def test_a_plan_says_what_would_be_taken_and_why(clock):
     Workers(clock, by_kernel(chunkwise=0.02, parallel=0.01, recurrent=1.0)).choose(OPEN)
     again = choosing.foreseen(Planned(OPEN, QUICK, None), elsewhere=False)
     assert again.startswith("parallel: timed 20")
+    assert f"remembered in {tmp_path / 'cache/choices'}" in again
     ((known,),) = choosing.with_remembered([[Planned(OPEN, QUICK, None)]])
     assert known.matched.config.kernel == "parallel"
     assert known.cell.cell_id == OPEN.cell_id
