@@ -33,7 +33,7 @@ class Exact(nn.Module):
     def register_exact(self, name: str, value: Tensor) -> None:
         """`value` must be made on the CPU (`device="cpu"`): a model may be built on meta."""
         self._exact[name] = value.double().cpu()
-        start = self._exact[name].to(torch.empty(0).device, torch.float32)
+        start = self._exact[name].to(torch.get_default_device(), torch.float32)
         self.register_buffer(name, start, persistent=False)
 
     def keep_part(self, name: str, start: int, end: int) -> None:

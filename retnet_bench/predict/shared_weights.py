@@ -34,7 +34,7 @@ def shared(
 
         group, resizers = _fsdp_param_group.FSDPParamGroup, ("alloc_storage", "free_storage")
         resize = {name: _watched(getattr(_fsdp_param, name), counter) for name in resizers}
-        exchanges = (_fsdp_api.AllGather, _fsdp_api.ReduceScatter)  # torch 2.6 has none
+        exchanges = (_fsdp_api.AllGather, _fsdp_api.ReduceScatter)
     except (ImportError, AttributeError) as error:
         raise UserError(f"shared weights are not modelled with this torch: {error}") from None
     if dist.is_initialized():

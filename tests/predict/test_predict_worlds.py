@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 from fakes import worlds
 from fakes.cells import cell
 from workloads.worlds_tasks import memory
 
-from retnet_bench.base import UserError
 from retnet_bench.measure.devices import DEVICES, find
 from retnet_bench.models import cost
 from retnet_bench.predict import rooflines, targets
@@ -18,8 +16,6 @@ from retnet_bench.predict.footprint import footprint
 from retnet_bench.predict.tensor_counter import Exchange
 from retnet_bench.workloads.settings import Parallel
 
-OLD = torch.__version__ < "2.7"
-known = pytest.mark.skipif(OLD, reason="torch 2.6: FSDP2 is not modelled, as another test asserts")
 TWO = [Parallel(data=2), Parallel(data=2, shard="fsdp"), Parallel(tensor=2)]
 
 
@@ -27,7 +23,7 @@ def predicted(found):
     return footprint(rooflines.step_of(found, found.matched().config, "cpu"))
 
 
-@pytest.mark.parametrize("parallel", [TWO[0], pytest.param(TWO[1], marks=known), TWO[2]], ids=str)
+@pytest.mark.parametrize("parallel", TWO, ids=str)
 @pytest.mark.parametrize(
     ("mixer", "changes"),
     [
@@ -53,13 +49,6 @@ def test_a_ranks_peak_is_what_two_real_ranks_measure(mixer, changes, parallel, t
         assert (1 - within) * expected <= peak <= (1 + within) * expected + late
 
 
-@pytest.mark.skipif(not OLD, reason="FSDP2 of this torch is modelled")
-def test_an_old_torch_says_that_fsdp_is_not_modelled():
-    with pytest.raises(UserError, match="shared weights are not modelled with this torch"):
-        predicted(cell(batch=4, length=32, parallel=TWO[1]))
-
-
-@known
 def test_what_is_exchanged_follows_from_the_shapes():
     """DDP: every gradient once. A split: in each layer four tensors of the residual stream's size,
     one of the embedding, one in front of the head, and the loss's numbers a token."""
@@ -81,7 +70,6 @@ def test_what_is_exchanged_follows_from_the_shapes():
     }
 
 
-@known
 def test_memory_of_many_ranks_is_that_of_their_part():
     found = cell(batch=8, length=32, size="0.8M", vocab_size=64)
     alone = predicted(found).memory
