@@ -93,6 +93,7 @@ def _show(args: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench.py",
+        usage="%(prog)s [option ...]",  # with every choice it is ten lines before an error
         description=__doc__.split("\n\n")[0],
         epilog="Behind a colon: what is taken where nothing is said.",
     )
