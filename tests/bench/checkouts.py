@@ -7,6 +7,7 @@ import argparse
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+from retnet_bench.base import LISTED_LENGTH, printable
+
+
+class PeerFails(Exception):
+    """A peer's own code raised something. Its message is one line."""
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -22,10 +29,12 @@ class Peer:
 
     name: str
     repository: str
-    modules: tuple[str, ...] = ()
+    modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """And the classes that are taken from each."""
     packages: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-    """Modules that are read on their own, by path, because their package wants a GPU."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Modules that are read on their own, by path, because their package wants a GPU; and the
+    function that is taken from each."""
     absent: Mapping[str, str] = field(default_factory=dict)
     """What these import and never use here: module and name."""
     package: str = ""
@@ -35,7 +44,7 @@ class Peer:
 
     def problems(self, checkout: Path) -> list[str]:
         """Why it can't be used, a line for each thing that is missing; empty when it can."""
-        if not checkout.is_dir():
+        if not os.path.isdir(checkout):  # Path.is_dir raises where a path is too long
             return [f"{self.name}: there is no folder {checkout}; git clone {self.url} {checkout}"]
         lacking = [name for name in self.packages if importlib.util.find_spec(name) is None]
         if lacking:
@@ -43,18 +52,52 @@ class Peer:
         for file in self.files:
             if not (checkout / file).is_file():
                 return [f"{self.name}: there is no {file}; {self._no_checkout(checkout)}"]
+        for source in [*self.modules, *self.files]:
+            if problem := self._problem(checkout, source):
+                return [f"{self.name}: {problem}"]
+        return []
+
+    def _problem(self, checkout: Path, source: str) -> str:
+        """Why one of its modules or files can't be used; empty when it can."""
         try:
-            for module in self.modules:
-                self.load(checkout, module)
-            for file in self.files:
-                self.read(checkout, file)
+            if source in self.modules:
+                module, kind, names = self.load(checkout, source), "class", self.modules[source]
+            else:
+                module, kind, names = self.read(checkout, source), "function", (self.files[source],)
+            lacking = [name for name in names if not callable(getattr(module, name, None))]
         except ModuleNotFoundError as error:
             own = [m for m in self.modules if f"{m}.".startswith(f"{error.name}.")]
-            got = self._no_checkout(checkout) if own else "pip install it"
-            return [f"{self.name}: there is no module {error.name}; {got}"]
+            if own:
+                return f"there is no module {error.name}; {self._no_checkout(checkout)}"
+            return f"{checkout} imports {error.name}, which is not installed; pip install it"
         except ImportError as error:
-            return [f"{self.name}: can't be imported with what is installed here: {error}"]
-        return []
+            said = _first_line(error)
+            return f"{checkout} can't be imported with what is installed here: {said}"
+        except (Exception, SystemExit) as error:  # whatever foreign code does
+            return f"{source} of {checkout} {self._failing(error, checkout)}"
+        if not lacking:
+            return ""
+        where = getattr(module, "__file__", None) or checkout  # a folder alone has no __file__
+        return f"{where} has no {kind} {lacking[0]}; {self._right(checkout)}"
+
+    @contextmanager
+    def running(self, checkout: Path) -> Iterator[None]:
+        """What its own code raises within is one line, as PeerFails."""
+        try:
+            yield
+        except Exception as error:
+            said = f"{self.name}: {checkout} {self._failing(error, checkout)}"
+            raise PeerFails(said) from error
+
+    def _failing(self, error: BaseException, checkout: Path) -> str:
+        said = f"{type(error).__name__}: {_first_line(error)}".removesuffix(": ")
+        return f"fails: {said}; {self._right(checkout)}"
+
+    def _right(self, checkout: Path) -> str:
+        """How to get one that can be used."""
+        if checkout == self.installed():
+            return f"pip install --upgrade {self.pip}"
+        return f"git clone {self.url} PATH"
 
     def installed(self) -> Path | None:
         """The folder that its installed package lies in, as in a checkout."""
@@ -105,6 +148,11 @@ class Peer:
         return f"{self.name} {found}".strip()
 
 
+def _first_line(error: BaseException) -> str:
+    """Of a message that may be anything."""
+    return printable(next(iter(str(error).strip().splitlines()), ""), LISTED_LENGTH)
+
+
 @contextmanager
 def _stand_ins(absent: Mapping[str, str]) -> Iterator[None]:
     """Modules with nothing but a name in them, while something imports them."""
@@ -122,7 +170,10 @@ def _stand_ins(absent: Mapping[str, str]) -> Iterator[None]:
 TORCHSCALE = Peer(
     "torchscale",
     "microsoft/torchscale",
-    ("torchscale.architecture.config", "torchscale.architecture.retnet"),
+    {
+        "torchscale.architecture.config": ("RetNetConfig",),
+        "torchscale.architecture.retnet": ("RetNetDecoder",),
+    },
     ("fairscale", "einops"),
     absent={"timm.models.layers": "drop_path"},  # timm wants a torchvision that fits this torch
     package="torchscale",
@@ -131,27 +182,28 @@ TORCHSCALE = Peer(
 TRANSFORMERS = Peer(
     "transformers",
     "huggingface/transformers",
-    tuple(f"transformers.models.{m}.modeling_{m}" for m in ("gpt2", "llama")),
+    {
+        "transformers": ("GPT2Config", "LlamaConfig", "StaticCache"),
+        "transformers.models.gpt2.modeling_gpt2": ("GPT2LMHeadModel",),
+        "transformers.models.llama.modeling_llama": ("LlamaForCausalLM",),
+    },
     package="transformers",
     pip="transformers",
 )
-NANOGPT = Peer("nanoGPT", "karpathy/nanoGPT", ("model",))
+NANOGPT = Peer("nanoGPT", "karpathy/nanoGPT", {"model": ("GPT", "GPTConfig")})
 FLA = Peer(
     "fla",
     "fla-org/flash-linear-attention",
     packages=("einops",),
-    files=tuple(
-        f"fla/ops/{family}.py"
-        for family in (
-            "simple_gla/naive",
-            "linear_attn/naive",
-            "gla/naive",
-            "rwkv6/chunk_naive",
-            "delta_rule/naive",
-            "gated_delta_rule/naive",
-            "kda/naive",
-        )
-    ),
+    files={
+        "fla/ops/simple_gla/naive.py": "naive_chunk_simple_gla",
+        "fla/ops/linear_attn/naive.py": "naive_chunk_linear_attn",
+        "fla/ops/gla/naive.py": "naive_recurrent_gla",
+        "fla/ops/rwkv6/chunk_naive.py": "naive_chunk_rwkv6",
+        "fla/ops/delta_rule/naive.py": "delta_rule_chunkwise",
+        "fla/ops/gated_delta_rule/naive.py": "naive_chunk_gated_delta_rule",
+        "fla/ops/kda/naive.py": "naive_chunk_kda",
+    },
     package="fla",
     pip="fla-core",
 )
@@ -159,7 +211,7 @@ MAMBA = Peer(
     "mamba",
     "state-spaces/mamba",
     packages=("einops",),
-    files=("mamba_ssm/modules/ssd_minimal.py",),
+    files={"mamba_ssm/modules/ssd_minimal.py": "ssd_minimal_discrete"},
     absent={"mamba_ssm.ops.triton.ssd_combined": "mamba_chunk_scan_combined"},
 )
 OPTIONS = {"torchscale": TORCHSCALE, "nanogpt": NANOGPT, "fla": FLA, "mamba": MAMBA}

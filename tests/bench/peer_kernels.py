@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from checkouts import FLA, MAMBA, OPTIONS, Peer
+from checkouts import FLA, MAMBA, OPTIONS, Peer, PeerFails
 from rich.table import Table
 from timing import Steps, interleaved, milliseconds, speed_ratio, table
 from torch import Tensor
@@ -40,7 +40,7 @@ class Rival:
     """Row of KERNELS."""
     peer: Peer
     file: str
-    function: str
+    """Key of the peer's files, which say the function."""
     takes: str
     """Names of `_inputs`, what both are called with."""
     ours: Callable[[Run, tuple[Tensor, ...]], Tensor]
@@ -48,6 +48,10 @@ class Rival:
     note: str = ""
     backward: bool = True
     """Whether theirs has a gradient at all."""
+
+    @property
+    def function(self) -> str:
+        return self.peer.files[self.file]
 
 
 def _rwkv6(run: Run, x: tuple[Tensor, ...]) -> Tensor:
@@ -60,18 +64,17 @@ def _rwkv6(run: Run, x: tuple[Tensor, ...]) -> Tensor:
     return run(*heads_first, bonus).transpose(1, 2) + (q * k).sum(-1, keepdim=True) * v
 
 
-def _fla(kernel: str, file: str, function: str, takes: str, **more: Any) -> Rival:
+def _fla(kernel: str, file: str, takes: str, **more: Any) -> Rival:
     path = f"fla/ops/{file}.py"
     known = {"ours": lambda run, x: run(*x)[0]} | more
-    return Rival(kernel, FLA, path, function, takes, **known)
+    return Rival(kernel, FLA, path, takes, **known)
 
 
 def _ssd(takes: str, note: str) -> Rival:
     return Rival(
         "ssd_chunkwise",
         MAMBA,
-        MAMBA.files[0],
-        "ssd_minimal_discrete",
+        *MAMBA.files,
         takes,
         lambda run, x: run(*x, chunk=64)[0],
         lambda run, x: run(x[0] * x[1][..., None], x[1] * x[2], x[3], x[4], 64)[0],
@@ -83,14 +86,12 @@ RIVALS = (
     _fla(
         "chunkwise",
         "simple_gla/naive",
-        "naive_chunk_simple_gla",
         "q k v rate",
         theirs=lambda run, x: run(*x[:3], x[3].expand(x[0].shape[:3]))[0],
     ),
     _fla(
         "scalar_chunkwise",
         "simple_gla/naive",
-        "naive_chunk_simple_gla",
         "q k v g",
         theirs=lambda run, x: run(*x, scale=1.0)[0],
     ),
@@ -99,7 +100,6 @@ RIVALS = (
     _fla(
         "linear_chunkwise",
         "linear_attn/naive",
-        "naive_chunk_linear_attn",
         "qf kf v",
         ours=lambda run, x: run(*x, eps=1e-10)[0],
         theirs=lambda run, x: run(*x, scale=1.0, normalize=True),
@@ -107,7 +107,6 @@ RIVALS = (
     _fla(
         "delta_chunkwise",
         "delta_rule/naive",
-        "delta_rule_chunkwise",
         "q k v beta",
         ours=lambda run, x: run(*x, None)[0],
         theirs=lambda run, x: run(*(z.transpose(1, 2) for z in x))[0].transpose(1, 2),
@@ -116,7 +115,6 @@ RIVALS = (
     _fla(
         "delta_chunkwise",
         "gated_delta_rule/naive",
-        "naive_chunk_gated_delta_rule",
         "q k v beta g",
         theirs=lambda run, x: run(*x[:3], x[4], x[3])[0],
         note="gated",
@@ -124,7 +122,6 @@ RIVALS = (
     _fla(
         "delta_chunkwise",
         "kda/naive",
-        "naive_chunk_kda",
         "q k v beta gk",
         theirs=lambda run, x: run(*x[:3], x[4], x[3])[0],
         note="gated by channel",
@@ -132,7 +129,6 @@ RIVALS = (
     _fla(
         "channel_decay_chunkwise",
         "rwkv6/chunk_naive",
-        "naive_chunk_rwkv6",
         "q k v gk",
         theirs=_rwkv6,
         note="the nearest chunkwise form; it has no gradient",
@@ -141,7 +137,6 @@ RIVALS = (
     _fla(
         "channel_decay_chunkwise",
         "gla/naive",
-        "naive_recurrent_gla",
         "q k v gk",
         theirs=lambda run, x: run(*x)[0],
         note="token by token: fla has no other for GLA",
@@ -177,19 +172,23 @@ def _inputs(heads: int, K: int, V: int) -> dict[str, Tensor]:
     }
 
 
-def peer_kernels(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
-    """Forward pass (nothing kept for a gradient), and forward with backward."""
+def peer_kernels(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table | str]:
+    """Forward pass (nothing kept for a gradient), and forward with backward; then a line for each
+    peer that fails."""
     here = {option: getattr(args, option) for option in ("fla", "mamba") if getattr(args, option)}
     if not here:
         return
     protocol = replace(protocol, warmup_max_s=0.5)
     checkouts = {OPTIONS[option].name: path for option, path in here.items()}
     rivals = [r for r in RIVALS if r.peer.name in checkouts and r.kernel in args.kernels]
-    rows = [
-        _row(rival, checkouts[rival.peer.name], shape, protocol)
-        for rival in rivals
-        for shape in SHAPES
-    ]
+    rows: list[list[str]] = []
+    failed: list[str] = []
+    for rival in rivals:
+        for shape in SHAPES:
+            try:
+                rows.append(_row(rival, checkouts[rival.peer.name], shape, protocol))
+            except PeerFails as error:
+                failed.append(str(error))
     columns = (
         "kernel|its peer|heads|difference|forward, ms|theirs|ours is faster, times"
         "|forward + backward, ms|theirs|ours is faster, times"
@@ -200,7 +199,9 @@ def peer_kernels(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table
         f"Chunkwise kernels in plain torch beside their peers' ({whose}): batch 1, T = {LENGTH}. "
         f"No peer has a plain-torch form of {alone or 'none'}{_missing(here)}"
     )
-    yield table(title, columns, rows)
+    if rows:
+        yield table(title, columns, rows)
+    yield from dict.fromkeys(failed)
 
 
 def _missing(here: Mapping[str, Path]) -> str:
@@ -234,6 +235,8 @@ def _row(
     inputs = tuple(made[name].requires_grad_(name != "rate") for name in rival.takes.split())
     run = KERNELS[rival.kernel].run
     peer = getattr(rival.peer.read(checkout, rival.file), rival.function)
+    with rival.peer.running(checkout):
+        rival.theirs(peer, inputs)
     forms = {"ours": lambda: rival.ours(run, inputs), "theirs": lambda: rival.theirs(peer, inputs)}
     apart = difference(forms, inputs, rival.backward)
     name = f"{rival.kernel}, {rival.note}" if rival.note else rival.kernel

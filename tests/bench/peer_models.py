@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import cells
 import peers
 import torch
-from checkouts import OPTIONS, PACKAGES
+from checkouts import OPTIONS, PACKAGES, PeerFails
 from peers import PeerModel, Step
 from rich.console import Console
 from rich.progress import track
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from retnet_bench.analysis.statistics.estimates import center
 from retnet_bench.analysis.statistics.resampling import TimedBlock
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.models import ModelConfig
+from retnet_bench.models import LanguageModel, ModelConfig
 from retnet_bench.workloads.decode import Decode
 
 EQUAL = 1e-4
@@ -50,6 +51,9 @@ class Match:
     """What both don't do alike."""
     places: tuple[int, ...] = ()
     """The positions of a decode step; none: a training step."""
+
+    def running(self, place: Path) -> AbstractContextManager[None]:
+        return (OPTIONS | PACKAGES)[self.option].running(place)
 
 
 TRAINED = (
@@ -115,8 +119,9 @@ COLUMNS = (
 )
 
 
-def peer_models(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]:
-    """Every match whose peer is here, at every size and batch."""
+def peer_models(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table | str]:
+    """Every match whose peer is here, at every size and batch; then a line for each peer that
+    fails."""
     here = {name: place for name in OPTIONS | PACKAGES if (place := getattr(args, name))}
     matches = [match for match in TRAINED + DECODED if match.option in here]
     if not matches:
@@ -124,8 +129,16 @@ def peer_models(args: argparse.Namespace, protocol: Protocol) -> Iterable[Table]
     asked = [(m, size, batch) for size in args.sizes for batch in args.batches for m in matches]
     console = Console(stderr=True)
     shown = track(asked, "peers", console=console, transient=True, disable=not console.is_terminal)
-    rows = [row for m, *shape in shown for row in _rows(m, here[m.option], *shape, protocol)]
-    yield table(_title(here, {match.option for match in matches}), COLUMNS, rows)
+    rows: list[list[str]] = []
+    failed: list[str] = []
+    for match, *shape in shown:
+        try:
+            rows += _rows(match, here[match.option], *shape, protocol)
+        except PeerFails as error:
+            failed.append(str(error))
+    if rows:
+        yield table(_title(here, {match.option for match in matches}), COLUMNS, rows)
+    yield from dict.fromkeys(failed)
 
 
 def _title(here: dict[str, Path], used: set[str]) -> str:
@@ -150,14 +163,17 @@ def _training(
     match: Match, place: Path, size: str, batch: int, protocol: Protocol
 ) -> Iterator[list[str]]:
     length = cells.TRAIN_LENGTH
-    peer = _made(match, place, cells.cell("train", match.mixer, size, match.family, batch, length))
-    same = peer.as_ours()
+    cell = cells.cell("train", match.mixer, size, match.family, batch, length)
+    peer, same = _made(match, place, cell)
     ours = cells.train(match.mixer, size, match.family, batch, same)
     batches = ours.first_batches()
     apart = None
-    if same is not None:
-        with torch.no_grad():
-            apart = difference(same(batches[0][0]), peer.logits(batches[0][0]))
+    with torch.no_grad():
+        with match.running(place):
+            peer.loss(*batches[0])
+            theirs = peer.logits(batches[0][0])
+        if same is not None:
+            apart = difference(same(batches[0][0]), theirs)
     steps = {
         "ours": ours.step,
         "theirs": peers.train_step(peer, batches, ours.peak_learning_rate()),
@@ -170,15 +186,17 @@ def _decoding(
     match: Match, place: Path, size: str, batch: int, protocol: Protocol
 ) -> Iterator[list[str]]:
     length = cells.DECODE_LENGTH
-    peer = _made(match, place, cells.cell("decode", match.mixer, size, match.family, batch, length))
+    cell = cells.cell("decode", match.mixer, size, match.family, batch, length)
+    peer, same = _made(match, place, cell)
     peer.model.eval()
-    same = peer.as_ours()
     assert same is not None
     assert peer.decode is not None
     ours = cells.decode(match.mixer, size, match.family, batch, length, same)
     positions = [ours.positions[place] for place in match.places]
-    theirs = peer.decode(ours.tokens, positions)
-    apart = {p: _step_difference(ours, theirs[p], p) for p in positions}  # timing spoils caches
+    with match.running(place):
+        theirs = peer.decode(ours.tokens, positions)
+        answers = {p: theirs[p]() for p in positions}  # timing spoils caches
+    apart = {p: _step_difference(ours, answers[p], p) for p in positions}
     for p in positions:
         steps = {
             "ours": cells.decode_step(ours, p),
@@ -189,16 +207,19 @@ def _decoding(
 
 
 @torch.no_grad()
-def _step_difference(ours: Decode, theirs: Callable[[], Tensor], position: int) -> float:
+def _step_difference(ours: Decode, theirs: Tensor, position: int) -> float:
     token = ours.tokens[:, position : position + 1]
-    return difference(ours.steps[position](token, position), theirs())
+    return difference(ours.steps[position](token, position), theirs)
 
 
-def _made(match: Match, place: Path, cell: cells.Cell) -> PeerModel:
+def _made(match: Match, place: Path, cell: cells.Cell) -> tuple[PeerModel, LanguageModel | None]:
+    """Theirs, and ours with its weights if there is one."""
     torch.manual_seed(0)
-    peer = match.make(place, cell.matched().config, cell.length)
-    peer.move()
-    return peer
+    config = cell.matched().config  # a size that has no such model is no failure of theirs
+    with match.running(place):
+        peer = match.make(place, config, cell.length)
+        peer.move()
+        return peer, peer.as_ours()
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
