@@ -62,7 +62,7 @@ def plan_table(
         dtypes = dict.fromkeys(p.cell.dtype for pair in pairs for p in pair)
         target = targets.here(plan.devices_of(pairs)[0], [*dtypes, "fp32"])
     pairs = targets.retargeted(pairs, target)
-    if not target.elsewhere:
+    if target.elsewhere is None:
         pairs = choosing.with_remembered(pairs)
     calibration = _calibration(records, Path("runs") / loaded.name, target)
     found = list(prediction.predictions(pairs, target, calibration))
@@ -92,9 +92,10 @@ def _kernel_lines(found: list[tuple[Planned, Prediction | None]], target: Target
     """What each cell that leaves its kernel or chunk open would take, and why."""
     from retnet_bench.run import choosing
 
+    elsewhere = target.elsewhere is not None
     for planned, prediction in found:
         if planned.cell.is_open and prediction is not None:
-            yield f"kernel of {planned.cell.name}: {choosing.foreseen(planned, target.elsewhere)}"
+            yield f"kernel of {planned.cell.name}: {choosing.foreseen(planned, elsewhere)}"
 
 
 def _tables(found: list[tuple[Planned, Prediction | None]], screen: int | None) -> Iterator[Any]:
@@ -299,7 +300,8 @@ def _plan_lines(
 ) -> Iterator[str]:
     able = [prediction for _, prediction in found if prediction]
     if not able:
-        yield f"{len(found)} cells, none of which can be run here; --on plans for another"
+        where = "here" if target.elsewhere is None else f"on {target.name}"
+        yield f"{len(found)} cells, none of which can be run {where}; --on plans for another"
         return
     rates = target.rates
     known = [p.cell_s for p in able if p.cell_s is not None and p.fits is not False]

@@ -16,6 +16,15 @@ ALL = ("fp64", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """Another machine than this one: what this one lacks does not count there, and that packages
+    are installed is taken for granted."""
+
+    capability: tuple[int, int] | None = None
+    """Of its NVIDIA GPU."""
+
+
+@dataclass(frozen=True)
 class Setting:
     """Where a kernel is asked to run. Unknown fields are None and are not checked."""
 
@@ -26,6 +35,13 @@ class Setting:
     mode: str | None = None
     window: int | None = None
     """Keys that a query sees, where that is not all of them."""
+    elsewhere: Elsewhere | None = None
+    """None: this machine."""
+
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """Of the device, where it is an NVIDIA GPU and that can be told."""
+        return capability(self.device) if self.elsewhere is None else self.elsewhere.capability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +90,8 @@ class Kernel:
         dtypes = (self.cuda_dtypes or self.dtypes) if kind == "cuda" else self.dtypes
         if self.devices and kind not in self.devices:
             yield f"needs {' or '.join(_NEEDED.get(self.devices, self.devices))}"
-        if kind == "cuda" and not torch.cuda.is_available():
-            yield "no CUDA device on this machine"
-        if self.package and not is_importable(self.package):
-            yield f"package {self.distribution} is not installed"
+        if setting.elsewhere is None:
+            yield from self._lacking(kind)
         if setting.dtype and setting.dtype not in dtypes:
             yield f"takes {', '.join(dtypes)}, not {setting.dtype}"
         if setting.mode and setting.mode not in self.modes:
@@ -90,9 +104,16 @@ class Kernel:
             )
         if setting.window and not self.windows:
             yield "takes no window"
-        found = capability(setting.device) if self.capability and kind == "cuda" else None
+        found = setting.capability if self.capability and kind == "cuda" else None
         if self.capability and found is not None and found < self.capability:
             yield f"needs compute capability {_dotted(self.capability)}, not {_dotted(found)}"
+
+    def _lacking(self, kind: str) -> Iterator[str]:
+        """What this machine lacks."""
+        if kind == "cuda" and not torch.cuda.is_available():
+            yield "no CUDA device on this machine"
+        if self.package and not is_importable(self.package):
+            yield f"package {self.distribution} is not installed"
 
     def label(self) -> str:
         """Name with the version of the package it comes from."""

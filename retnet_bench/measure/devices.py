@@ -37,6 +37,8 @@ class Device(Rates):
 
     boards: tuple[str, ...] = ()
     """Names by which the driver or torch know exactly this board."""
+    capability: tuple[int, int] | None = None
+    """Compute capability of an NVIDIA GPU, by NVIDIA's page CUDA GPUs."""
 
 
 def _row(
@@ -47,6 +49,8 @@ def _row(
     boards: tuple[str, ...],
     source: str,
     link: tuple[float | None, str] = (None, ""),
+    *,
+    capability: tuple[int, int] | None = None,
 ) -> Device:
     """`tflops`: fp64, fp32, and one number for bf16 and fp16, which are equal on all of them.
     `link`: GB/s of both directions together, as papers state it, and its source."""
@@ -55,7 +59,10 @@ def _row(
     both, of_link = link
     one_way = None if both is None else both * 1e9 / 2
     memory = gb * 10**9
-    return Device(name, peaks, gb_per_s * 1e9, None, memory, source, one_way, of_link, boards)
+    bandwidth = gb_per_s * 1e9
+    return Device(
+        name, peaks, bandwidth, None, memory, source, one_way, of_link, boards, capability
+    )
 
 
 _A100 = "NVIDIA A100 Tensor Core GPU datasheet (2021, 2022)"
@@ -90,6 +97,7 @@ DEVICES: dict[str, Device] = {
             ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"),
             _A100,
             _NVLINK3,
+            capability=(8, 0),
         ),
         _row(
             "a100-80gb",
@@ -99,6 +107,7 @@ DEVICES: dict[str, Device] = {
             ("NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"),
             _A100,
             _NVLINK3,
+            capability=(8, 0),
         ),
         _row(
             "a100-80gb-pcie",
@@ -108,13 +117,48 @@ DEVICES: dict[str, Device] = {
             ("NVIDIA A100 80GB PCIe",),
             _A100,
             _PCIE4,
+            capability=(8, 0),
         ),
         _row(
-            "h100-80gb", (67.0, 67.0, 989.5), 3350, 80, ("NVIDIA H100 80GB HBM3",), _H100, _NVLINK4
+            "h100-80gb",
+            (67.0, 67.0, 989.5),
+            3350,
+            80,
+            ("NVIDIA H100 80GB HBM3",),
+            _H100,
+            _NVLINK4,
+            capability=(9, 0),
         ),
-        _row("h100-80gb-pcie", (51.0, 51.0, 756.5), 2000, 80, ("NVIDIA H100 PCIe",), _H100, _PCIE5),
-        _row("h200", (67.0, 67.0, 989.5), 4800, 141, ("NVIDIA H200",), _H200, _NVLINK4),
-        _row("b200", (40.0, 80.0, 2250.0), 8000, 180, ("NVIDIA B200",), _B200, _NVLINK5),
+        _row(
+            "h100-80gb-pcie",
+            (51.0, 51.0, 756.5),
+            2000,
+            80,
+            ("NVIDIA H100 PCIe",),
+            _H100,
+            _PCIE5,
+            capability=(9, 0),
+        ),
+        _row(
+            "h200",
+            (67.0, 67.0, 989.5),
+            4800,
+            141,
+            ("NVIDIA H200",),
+            _H200,
+            _NVLINK4,
+            capability=(9, 0),
+        ),
+        _row(
+            "b200",
+            (40.0, 80.0, 2250.0),
+            8000,
+            180,
+            ("NVIDIA B200",),
+            _B200,
+            _NVLINK5,
+            capability=(10, 0),
+        ),
         _row("mi250", (45.3, 45.3, 181.0), 1638.4, 64, ("AMD Instinct MI250",), _CDNA2),
         _row(
             "mi300x",
@@ -132,8 +176,9 @@ DEVICES: dict[str, Device] = {
             24,
             ("NVIDIA GeForce RTX 4090",),
             _ADA,
+            capability=(8, 9),
         ),
-        _row("l4", (None, 30.3, 121.0), 300, 24, ("NVIDIA L4",), _L4, _PCIE4),
+        _row("l4", (None, 30.3, 121.0), 300, 24, ("NVIDIA L4",), _L4, _PCIE4, capability=(8, 9)),
     )
 }
 

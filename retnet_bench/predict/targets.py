@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from retnet_bench.base import UserError
-from retnet_bench.kernels import KERNELS
+from retnet_bench.kernels import Elsewhere
 from retnet_bench.measure import environment, rates
 from retnet_bench.measure.devices import Rates, find, recognise
 from retnet_bench.measure.memory import available_bytes
-from retnet_bench.study.plan import Pair, Planned, parallel_why_not
+from retnet_bench.study.plan import Pair, Planned, cell_why_not
+from retnet_bench.workloads import Cell
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Target:
     """cpu or cuda: whose operators' memory is counted."""
     memory_bytes: int | None
     """Of one device."""
-    elsewhere: bool = False
+    elsewhere: Elsewhere | None = None
     count: int = 1
     """Devices of the machine."""
 
@@ -50,32 +50,30 @@ def on(name: str) -> Target:
     several = re.fullmatch(r"([1-9]\d{0,3})\s*x\s*(.+)", name, re.IGNORECASE)
     count, kind = (int(several[1]), several[2]) if several else (1, name)
     device = find(kind)
-    return Target(device, "cuda", device.memory_bytes, elsewhere=True, count=count)
+    there = Elsewhere(device.capability)
+    return Target(device, "cuda", device.memory_bytes, elsewhere=there, count=count)
 
 
 def retargeted(pairs: list[Pair], target: Target) -> list[Pair]:
     """The pairs as they would be planned on `target`. What this machine lacks does not count
     there; whether packages are installed there is not known and taken for granted."""
-    if not target.elsewhere:
+    if target.elsewhere is None:
         return pairs
     return [[_moved(planned, target) for planned in pair] for pair in pairs]
 
 
 def _moved(planned: Planned, target: Target) -> Planned:
     cell = replace(planned.cell, device=target.device)
-    reason = parallel_why_not(cell) if cell.parallel else None
-    if cell.ranks > target.count:
-        reason = f"parallel asks for {cell.ranks} ranks, and {target.name} is {target.count} GPU"
-        reason += "" if target.count == 1 else "s"
-    try:
-        cell.matched()
-    except UserError as error:
-        reason = str(error)
-    for name in cell.kernels:
-        dtypes = KERNELS[name].cuda_dtypes or KERNELS[name].dtypes
-        if cell.dtype not in dtypes:
-            reason = f"kernel {name}: takes {', '.join(dtypes)}, not {cell.dtype}"
+    reason = cell_why_not(cell, target.elsewhere) or _too_few(cell, target)
     return replace(planned, cell=cell, unsupported=reason)
+
+
+def _too_few(cell: Cell, target: Target) -> str | None:
+    """Why the target has too few devices for the cell's ranks."""
+    if cell.ranks <= target.count:
+        return None
+    gpus = "1 GPU" if target.count == 1 else f"{target.count} GPUs"
+    return f"parallel asks for {cell.ranks} ranks, and {target.name} is {gpus}"
 
 
 def target_of_records(device: str) -> Target:

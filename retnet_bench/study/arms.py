@@ -107,6 +107,8 @@ def spread(arms: Any) -> Any:
     return found
 
 
+_OF_NUMBERS = (int, float, type(None))
+"""Types of which the option itself says what it takes; bool is none of them."""
 OF_PATTERN = ("layers", "family", "checkpoint")
 """Settings of an arm whose layers have a pattern."""
 
@@ -130,7 +132,7 @@ def _options(
         raise refused(key, f"kernel {kernel} does not read it")
     left = opened(given)
     for key in OPEN:
-        if isinstance(given.get(key), str) and key not in left:
+        if key in known and key not in left and type(given.get(key)) not in _OF_NUMBERS:
             raise refused(key, f"must be a number or {AUTO}, is {quoted(given[key])}")
     return validate(kind, {key: given[key] for key in given if key in known and key not in left})
 

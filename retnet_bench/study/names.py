@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from retnet_bench.base import UserError, located
+from retnet_bench.base import UserError, did_you_mean, located, quoted
 from retnet_bench.kernels import KERNELS
 from retnet_bench.models import MIXERS
 from retnet_bench.models.pattern import AUTO
@@ -41,14 +41,19 @@ def _check_arm(name: str, arm: Arm) -> None:
             if arm.layers and entry.mixer == EVERY_MIXER:
                 raise UserError(f"mixer {EVERY_MIXER} stands for arms, not for layers of a pattern")
             family = MIXERS[entry.mixer].kernels
-            if entry.kernel in (None, AUTO):
-                continue
-            if (kernel := KERNELS[entry.kernel]).mixer != family:
-                fitting = ", ".join(n for n, k in KERNELS.items() if k.mixer == family)
-                raise UserError(
-                    f"kernel {entry.kernel} computes {kernel.mixer}, not {family}; choose from "
-                    f"{fitting}"
-                )
+        with located(f"{place}.kernel"):
+            _check_kernel(entry.kernel, family)
+
+
+def _check_kernel(name: str | None, family: str) -> None:
+    """UserError for a kernel that does not compute what the mixers of the family do."""
+    fitting = [*(n for n, kernel in KERNELS.items() if kernel.mixer == family), AUTO]
+    if name is None or name in fitting:
+        return
+    if name not in KERNELS:
+        raise UserError(f'unknown kernel "{quoted(name)}"{did_you_mean(name, fitting)}')
+    words = f"kernel {name} computes {KERNELS[name].mixer}, not {family}"
+    raise UserError(f"{words}; choose from {', '.join(fitting)}")
 
 
 def _entries(name: str, arm: Arm) -> Iterator[tuple[str, Layer]]:

@@ -15,7 +15,7 @@ from retnet_bench.analysis.tables.floor import TWIN_SUFFIX
 from retnet_bench.base import PackageMissing, UserError, quoted
 from retnet_bench.data import is_remote, load_corpus, load_tokenizer, vocabulary_of
 from retnet_bench.data.corpora import CORPORA, Split
-from retnet_bench.kernels import KERNELS, Setting, best
+from retnet_bench.kernels import KERNELS, Elsewhere, Setting, best
 from retnet_bench.measure import allocation
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.models import MIXERS, ModelConfig, cost, split
@@ -341,8 +341,16 @@ def _why_not(cell: Cell) -> str | None:
     """Why the cell makes no sense here, or None. Such a cell becomes a record, not silence."""
     if cell.device.startswith("cuda") and not torch.cuda.is_available():
         return "no CUDA device on this machine"
-    if missing := _package_missing(cell.corpus):
-        return missing
+    return (
+        _package_missing(cell.corpus)
+        or cell_why_not(cell)
+        or mode_why_not(cell.mode, cell.device)
+        or _world_why_not(cell)
+    )
+
+
+def cell_why_not(cell: Cell, elsewhere: Elsewhere | None = None) -> str | None:
+    """Why the cell makes no sense on a machine, this one or one elsewhere, by what it is itself."""
     if cell.workload == "decode" and cell.length <= MAX_STEPS:
         return f"decode needs a length above {MAX_STEPS}, the steps it takes at the last position"
     try:
@@ -354,12 +362,7 @@ def _why_not(cell: Cell) -> str | None:
         return f"{cell.arm} is defined for at most {most:,} tokens, not {needed:,}"
     if cell.workload == "generate" and cell.mode == "cudagraph":
         return "generate has no CUDA graphs: decode times them"
-    return (
-        _kernel_why_not(cell, config)
-        or mode_why_not(cell.mode, cell.device)
-        or parallel_why_not(cell)
-        or _world_why_not(cell)
-    )
+    return _kernel_why_not(cell, config, elsewhere) or _parallel_why_not(cell)
 
 
 def _world_why_not(cell: Cell) -> str | None:
@@ -369,7 +372,7 @@ def _world_why_not(cell: Cell) -> str | None:
     return world.why_not(cell.parallel, cell.device, cell.threads, allocation.here())
 
 
-def parallel_why_not(cell: Cell) -> str | None:
+def _parallel_why_not(cell: Cell) -> str | None:
     """Why no world of the kind that the cell asks for can run it, whatever the machine."""
     parallel = cell.parallel
     if parallel is None:
@@ -402,11 +405,14 @@ def _tokens(cell: Cell) -> int:
     return cell.length + (new_tokens(cell) - 1 if cell.workload == "generate" else 0)
 
 
-def _kernel_why_not(cell: Cell, config: ModelConfig) -> str | None:
+def _kernel_why_not(cell: Cell, config: ModelConfig, elsewhere: Elsewhere | None) -> str | None:
     left = {entry.mixer for entry in cell.entries if "kernel" in entry.open}
+    if elsewhere:
+        left = set()  # nothing is timed there: what stands in for auto is what is planned
     for kind in config.kinds:
         mixer = MIXERS[kind.mixer]
         setting = mixer.setting(kind, cell.device, cell.dtype, cell.mode)
+        setting = replace(setting, elsewhere=elsewhere)
         reason = KERNELS[kind.kernel].why_not(setting)
         if reason and kind.mixer in left:
             every = {n: k.why_not(setting) for n, k in KERNELS.items() if k.mixer == mixer.kernels}

@@ -11,7 +11,7 @@ import torch
 from fake_packages import install_fla, install_flash_attn, install_flash_attn_4
 
 from retnet_bench.base import UserError
-from retnet_bench.kernels import KERNELS, Setting, best
+from retnet_bench.kernels import KERNELS, Elsewhere, Setting, best
 from retnet_bench.kernels import registry as table
 
 FORMS = ("chunkwise", "parallel", "recurrent", "fla")
@@ -112,6 +112,19 @@ def test_why_not_without_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for name in ("chunkwise", "fla", "sdpa", "flash_attn"):
         assert KERNELS[name].why_not(Setting("cuda:0")) == "no CUDA device on this machine"
+
+
+def test_why_not_elsewhere_leaves_out_what_this_machine_lacks(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    there = Setting("cuda", "bf16", 64, elsewhere=Elsewhere((9, 0)))
+    for name in ("flash_attn", "flash_attn_4", "sdpa_cudnn"):
+        assert KERNELS[name].why_not(there) is None
+    older = replace(there, elsewhere=Elsewhere((7, 5)))
+    for name, since in SINCE.items():
+        said = f"needs compute capability {since}, not 7.5"
+        assert KERNELS[name].why_not(older) == said
+        assert KERNELS[name].why_not(replace(there, elsewhere=Elsewhere())) is None
 
 
 def test_why_not_without_the_package(monkeypatch):

@@ -62,9 +62,12 @@ def test_every_row_has_a_source_and_plausible_rates():
         assert all(1e13 < v < 3e15 for v in known)
         assert 2e11 < device.bytes_per_s < 1e13
         assert 2e10 < device.memory_bytes < 3e11
+        assert (device.capability is None) == device.boards[0].startswith("AMD")
     assert DEVICES["a100-80gb"].flops_per_s["bf16"] == 312e12  # the reference's two numbers
     assert DEVICES["a100-80gb"].bytes_per_s == 2039e9
     assert DEVICES["rtx4090"].flops_per_s["fp64"] is None
+    capabilities = [DEVICES[name].capability for name in ("a100-40gb", "l4", "h200", "b200")]
+    assert capabilities == [(8, 0), (8, 9), (9, 0), (10, 0)]
 
 
 def test_an_unknown_name_gets_a_suggestion():

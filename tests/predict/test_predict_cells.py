@@ -127,11 +127,56 @@ def test_a_plan_for_another_device_forgets_what_this_machine_lacks():
     there = targets.retargeted([[here]], target)[0][0]
     assert there.unsupported is None
     assert there.cell.device == "cuda"
-    wrong = Planned(cell(mixer="attention", dtype="fp64"), QUICK, None)
-    assert "not fp64" in targets.retargeted([[wrong]], target)[0][0].unsupported
     unknown = prediction.predict(there, target)
     assert unknown.memory is None
     assert "not modelled" in unknown.reason
+
+
+KERNEL_REFUSES = [
+    ({"kernel": "sdpa", "dtype": "fp64"}, "kernel sdpa: takes fp32, fp16, bf16, not fp64"),
+    (
+        {"kernel": "flash_attn_4", "mode": "compile"},
+        "kernel flash_attn_4: runs in mode eager, cudagraph, not compile",
+    ),
+    ({"kernel": "sdpa_flash", "window": 16}, "kernel sdpa_flash: takes no window"),
+    (
+        {"kernel": "sdpa_cudnn", "head_dim": 4},
+        "kernel sdpa_cudnn: key head dimension 4 is no multiple of 8",
+    ),
+    ({"kernel": "flash_attn_4"}, None),
+    ({"kernel": "sdpa_cudnn", "window": 16}, None),
+]
+
+
+@pytest.mark.parametrize(("changes", "reason"), KERNEL_REFUSES)
+def test_a_plan_for_another_device_says_what_the_kernel_refuses(changes, reason):
+    here = planned(mixer="attention", **({"dtype": "bf16"} | changes))
+    assert targets.retargeted([[here]], targets.on("h100-80gb"))[0][0].unsupported == reason
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ("a100-80gb", "kernel flash_attn_4: needs compute capability 9.0, not 8.0"),
+        ("b200", None),
+        ("mi300x", None),  # of no NVIDIA GPU, so it is not known
+    ],
+)
+def test_a_plan_for_another_device_has_that_ones_compute_capability(device, reason):
+    here = planned(mixer="attention", kernel="flash_attn_4", dtype="bf16")
+    assert targets.retargeted([[here]], targets.on(device))[0][0].unsupported == reason
+
+
+def test_a_plan_for_another_device_says_what_no_machine_could_run():
+    short = planned(workload="decode", length=8)
+    found = targets.retargeted([[short]], targets.on("h100-80gb"))[0][0].unsupported
+    assert found == "decode needs a length above 16, the steps it takes at the last position"
+
+
+def test_what_stands_in_for_an_open_kernel_is_what_another_device_refuses():
+    left = planned(mixer="attention", kernel="sdpa", open=("kernel",), dtype="fp64")
+    found = targets.retargeted([[left]], targets.on("h100-80gb"))[0][0].unsupported
+    assert found == "kernel sdpa: takes fp32, fp16, bf16, not fp64"
 
 
 def timed(it, seconds: float, machine: str = "fake, cpu") -> dict:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from fakes import worlds
-from fakes.cells import cell
+from fakes.cells import QUICK, cell
 from workloads.worlds_tasks import memory
 
 from retnet_bench.measure.devices import DEVICES, find
@@ -14,6 +14,7 @@ from retnet_bench.models import cost
 from retnet_bench.predict import rooflines, targets
 from retnet_bench.predict.footprint import footprint
 from retnet_bench.predict.tensor_counter import Exchange
+from retnet_bench.study.plan import Planned
 from retnet_bench.workloads.settings import Parallel
 
 TWO = [Parallel(data=2), Parallel(data=2, shard="fsdp"), Parallel(tensor=2)]
@@ -94,6 +95,19 @@ def test_a_machine_of_several_devices_has_their_number():
     assert (eight.count, eight.rates) == (8, find("h100-80gb"))
     assert eight.name == "8 x h100-80gb"
     assert targets.on("h100-80gb").count == 1
+
+
+def test_a_target_has_too_few_devices_for_more_ranks():
+    found = Planned(cell(batch=4, parallel=Parallel(data=4)), QUICK, None)
+    reasons = {
+        name: targets.retargeted([[found]], targets.on(name))[0][0].unsupported
+        for name in ("h100-80gb", "2xh100-80gb", "4xh100-80gb")
+    }
+    assert reasons == {
+        "h100-80gb": "parallel asks for 4 ranks, and h100-80gb is 1 GPU",
+        "2xh100-80gb": "parallel asks for 4 ranks, and 2 x h100-80gb is 2 GPUs",
+        "4xh100-80gb": None,
+    }
 
 
 def test_every_link_rate_has_a_source():

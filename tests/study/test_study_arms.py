@@ -60,13 +60,37 @@ def test_a_setting_of_one_mixer_is_refused_where_the_file_says_it(setting):
     ("arm", "message"),
     [
         ({"mixer": "retentoin"}, 'arms.odd: unknown mixer "retentoin"; did you mean "retention"?'),
-        ({"mixer": "retention", "kernel": "chunkwize"}, 'arms.odd: unknown kernel "chunkwize"; di'),
-        ({"mixer": "gla", "kernel": "sdpa"}, "arms.odd: kernel sdpa computes attention, not chan"),
+        (
+            {"mixer": "retention", "kernel": "chunkwize"},
+            'arms.odd.kernel: unknown kernel "chunkwize"; did you mean "chunkwise"?',
+        ),
+        (
+            {"mixer": "retention", "kernel": "AUTO"},
+            'arms.odd.kernel: unknown kernel "AUTO"; did you mean "auto"?',
+        ),
+        (
+            {"mixer": "attention", "kernel": "flash_atn"},
+            'arms.odd.kernel: unknown kernel "flash_atn"; did you mean "flash_attn"?',
+        ),
+        (
+            {"mixer": "retention", "kernel": "flash_atn"},
+            'arms.odd.kernel: unknown kernel "flash_atn"; choose from auto, chunkwise, fla, '
+            "parallel, recurrent",
+        ),
+        (
+            {"mixer": "retention", "kernel": "flash_attn"},
+            "arms.odd.kernel: kernel flash_attn computes attention, not retention; choose from "
+            "chunkwise, parallel, recurrent, fla, auto",
+        ),
+        (
+            {"mixer": "gla", "kernel": "sdpa"},
+            "arms.odd.kernel: kernel sdpa computes attention, not channel_decay; choose from",
+        ),
         ({"layers": ["gla", "atention"]}, 'arms.odd.layers.1: unknown mixer "atention"; did you'),
         ({"layers": ["gla", {"mixer": "every"}]}, "arms.odd.layers.1: mixer every stands for arms"),
         (
             {"layers": ["gla", {"mixer": "attention", "kernel": "chunkwise"}]},
-            "arms.odd.layers.1: kernel chunkwise computes retention, not attention; choose from",
+            "arms.odd.layers.1.kernel: kernel chunkwise computes retention, not attention; choose",
         ),
         (
             {"layers": ["gla", {"mixer": "attention", "kv_heads": 3}]},
@@ -139,6 +163,11 @@ def test_auto_leaves_it_open_and_nothing_said_is_as_it_was():
             {"mixer": "retention", "chunk": "atuo"},
             "arms.a.chunk: must be a number or auto, is atuo",
         ),
+        (
+            {"mixer": "retention", "chunk": ["auto"]},
+            "arms.a.chunk: must be a number or auto, is ['auto']",
+        ),
+        ({"mixer": "retention", "chunk": True}, "arms.a.chunk: must be a number or auto, is True"),
         ({"mixer": "retention", "open": ["kernel"]}, "arms.a.open: mixer retention does not read"),
     ],
 )

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import yaml
+from fakes import cells
 from fakes.cells import QUICK, cell
 
 from retnet_bench.base import UserError
+from retnet_bench.catalogue.plan import plan_table
 from retnet_bench.data.sources import sotu
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.study import plan
@@ -86,3 +89,19 @@ def test_a_study_all_of_whose_parts_lack_a_package_is_refused(tmp_path):
     study = _study(tmp_path, "sotu")
     with pytest.raises(UserError, match='corpus "sotu" needs the package sotu'):
         plan.make(study)
+
+
+def test_a_plan_for_another_device_shows_why_a_kernel_can_t_run_there(tmp_path):
+    study = cells.study(
+        arms={"f": {"mixer": "attention", "kernel": "flash_attn_4"}},
+        fixed={"size": "0.1M", "dtype": "bf16", "mode": "compile", "device": "cuda"},
+        workloads=[{"workload": "train", "axes": {"length": [64]}}],
+    )
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(study))
+    lines = [part for part in plan_table(str(path), on="h100-80gb") if isinstance(part, str)]
+    assert lines == [
+        "1 cells, none of which can be run on h100-80gb; --on plans for another",
+        "unsupported: train 0.1M f length 64 batch 1: kernel flash_attn_4: runs in mode eager, "
+        "cudagraph, not compile",
+    ]
