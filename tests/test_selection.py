@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import NO_DEVICE
-from fakes.selection import is_of_gpus
+from fakes.selection import NO_DEVICE, is_of_gpus
 
 
 @pytest.mark.parametrize(

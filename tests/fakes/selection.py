@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+NO_DEVICE = "no CUDA device on this machine: the tests of GPUs need one"
+
 
 def is_of_gpus(expression: str) -> bool:
     """Whether an expression of `-m` asks for the tests of a GPU, and does not leave them out."""
