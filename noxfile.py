@@ -33,13 +33,15 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The fast tests: about five minutes on two cores."""
+    """The fast tests: about a quarter of an hour on two cores."""
     install(session, *TEST)
     run_tests(session)
 
 
 def run_tests(session: nox.Session) -> None:
-    arguments = session.posargs or ["-n", "2", "-m", "not gpu and not slow and not browser"]
+    # By files, so that what a file makes for all of its tests is made once.
+    spread = ("-n", "2", "--dist", "loadfile")
+    arguments = session.posargs or [*spread, "-m", "not gpu and not slow and not browser"]
     session.run("pytest", *arguments, env={"OMP_NUM_THREADS": "1"})
 
 
@@ -129,11 +131,16 @@ def run_gate(session: nox.Session) -> None:
 
 @nox.session
 def checks(session: nox.Session) -> None:
-    """What CI runs beside the tests, in one environment: lint, gate and downstream."""
+    """What CI runs beside the tests, in one environment: lint, gate, downstream, and where there is
+    a Slurm its trial with two kills."""
     install(session, "-e", ".[eval]", *TEST, *LINT)
     run_lint(session)
     run_gate(session)
     run_downstream(session)
+    if shutil.which("slurmctld"):
+        run_slurm(session, "--times", "2")
+    else:
+        session.log("no Slurm on this machine: its trial is left out (nox -s slurm)")
 
 
 @nox.session
