@@ -147,7 +147,8 @@ def test_the_predicted_points_are_the_paper_s():
     assert not points.duplicated(["figure", "arm", "size", "length", "batch"]).any()
     counts = points.groupby("figure").size().to_dict()
     assert counts == {"fig6a": 14, "fig6b": 14, "fig6c": 40, "table4": 8}
-    values = points.set_index(["figure", "arm", "length", "batch"])["value"]
+    keys = zip(points["figure"], points["arm"], points["length"], points["batch"], strict=True)
+    values = dict(zip(keys, points["value"], strict=True))
     assert values["fig6c", "transformer", 8192, 8] == pytest.approx(23.4, abs=0.1)
     assert values["fig6a", "retnet", 8192, 8] == pytest.approx(13.41 + 1.07, abs=0.01)
     assert values["fig6b", "retnet", 2048, 8] == pytest.approx(8 / 7.63e-3, rel=0.01)

@@ -160,7 +160,10 @@ def documents(records: pd.DataFrame, kind: str = "document") -> pd.DataFrame:
     counts = {f"{kind}_{unit}": f"document_{unit}" for unit in UNITS}
     chosen = records["metric"].isin([f"{kind}_nll_nat", *counts]) & records["value"].notna()
     scored = records[chosen & records["status"].isin(OK_STATUSES)].sort_values("recorded_at")
-    filled = {n: scored[n].astype(object).fillna(blank) for n, blank in _BLANK.items()}
+    filled = {  # past pandas' fillna and where, of which version 2 warns that they guess a dtype
+        name: np.where(scored[name].isna(), blank, scored[name].astype(object))
+        for name, blank in _BLANK.items()
+    }
     scored = scored.assign(**filled)
     last = scored.drop_duplicates([*_SCORED, "metric"], keep="last")
     table = last.pivot(index=_SCORED, columns="metric", values="value")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from retnet_bench.base import UserError, did_you_mean, located, quoted
@@ -93,13 +94,12 @@ def _fitting(column: pd.Series[Any], condition: Condition) -> pd.Series[bool]:
     wanted = [_read(value, sample, condition) for value in condition.values]
     as_read = column.map(_shown) if not _is_number(sample) else column
     each = [as_read[known].map(lambda value, one=one: bool(compare(value, one))) for one in wanted]
-    fits = pd.Series(condition.operator == "!=", index=column.index)
-    for one in wanted and each[:1]:
-        joined = one
-        for other in each[1:]:
-            joined = joined & other if condition.operator == "!=" else joined | other
-        fits[known] = joined.astype(bool)
-    return fits
+    unlike = condition.operator == "!="
+    fits = np.full(len(column), unlike)
+    if each:
+        together = np.logical_and if unlike else np.logical_or
+        fits[known] = together.reduce([one.to_numpy(dtype=bool) for one in each])
+    return pd.Series(fits, index=column.index)
 
 
 def _is_number(value: Any) -> bool:
