@@ -82,6 +82,8 @@ def _stand_in(
         sharded: Any = module
         sharded.set_custom_all_gather(gathering())
         sharded.set_custom_reduce_scatter(scattering())
-        for group in sharded._get_fsdp_state()._fsdp_param_groups:
+        state = sharded._get_fsdp_state()
+        several = getattr(state, "_fsdp_param_groups", None)  # torch 2.9 has one
+        for group in [state._fsdp_param_group] if several is None else several:
             for parameter in group.fsdp_params:
                 parameter.device = torch.device("meta")
