@@ -38,7 +38,7 @@ class Device(Rates):
     boards: tuple[str, ...] = ()
     """Names by which the driver or torch know exactly this board."""
     capability: tuple[int, int] | None = None
-    """Compute capability of an NVIDIA GPU, by NVIDIA's page CUDA GPUs."""
+    """Compute capability of an NVIDIA GPU."""
 
 
 def _row(
@@ -49,8 +49,6 @@ def _row(
     boards: tuple[str, ...],
     source: str,
     link: tuple[float | None, str] = (None, ""),
-    *,
-    capability: tuple[int, int] | None = None,
 ) -> Device:
     """`tflops`: fp64, fp32, and one number for bf16 and fp16, which are equal on all of them.
     `link`: GB/s of both directions together, as papers state it, and its source."""
@@ -59,7 +57,7 @@ def _row(
     both, of_link = link
     one_way = None if both is None else both * 1e9 / 2
     memory = gb * 10**9
-    bandwidth = gb_per_s * 1e9
+    bandwidth, capability = gb_per_s * 1e9, _CAPABILITIES.get(source)
     return Device(
         name, peaks, bandwidth, None, memory, source, one_way, of_link, boards, capability
     )
@@ -78,6 +76,15 @@ _B200 = (
 )
 _ADA = "NVIDIA Ada GPU Architecture whitepaper, appendix A (fp32 accumulation); no fp64 peak"
 _L4 = "NVIDIA L4 datasheet; half precision is its sparse figure halved; no fp64 peak"
+_CAPABILITIES = {
+    _A100: (8, 0),
+    _ADA: (8, 9),
+    _L4: (8, 9),
+    _H100: (9, 0),
+    _H200: (9, 0),
+    _B200: (10, 0),
+}
+"""Compute capability by data sheet, each being of one architecture (NVIDIA's page CUDA GPUs)."""
 
 _NVLINK3 = (600.0, "NVLink 3: 600 GB/s (NVIDIA A100 datasheet), halved: both directions")
 _NVLINK4 = (900.0, "NVLink 4: 900 GB/s (NVIDIA H100, H200 datasheets), halved: both directions")
@@ -97,7 +104,6 @@ DEVICES: dict[str, Device] = {
             ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"),
             _A100,
             _NVLINK3,
-            capability=(8, 0),
         ),
         _row(
             "a100-80gb",
@@ -107,7 +113,6 @@ DEVICES: dict[str, Device] = {
             ("NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"),
             _A100,
             _NVLINK3,
-            capability=(8, 0),
         ),
         _row(
             "a100-80gb-pcie",
@@ -117,48 +122,13 @@ DEVICES: dict[str, Device] = {
             ("NVIDIA A100 80GB PCIe",),
             _A100,
             _PCIE4,
-            capability=(8, 0),
         ),
         _row(
-            "h100-80gb",
-            (67.0, 67.0, 989.5),
-            3350,
-            80,
-            ("NVIDIA H100 80GB HBM3",),
-            _H100,
-            _NVLINK4,
-            capability=(9, 0),
+            "h100-80gb", (67.0, 67.0, 989.5), 3350, 80, ("NVIDIA H100 80GB HBM3",), _H100, _NVLINK4
         ),
-        _row(
-            "h100-80gb-pcie",
-            (51.0, 51.0, 756.5),
-            2000,
-            80,
-            ("NVIDIA H100 PCIe",),
-            _H100,
-            _PCIE5,
-            capability=(9, 0),
-        ),
-        _row(
-            "h200",
-            (67.0, 67.0, 989.5),
-            4800,
-            141,
-            ("NVIDIA H200",),
-            _H200,
-            _NVLINK4,
-            capability=(9, 0),
-        ),
-        _row(
-            "b200",
-            (40.0, 80.0, 2250.0),
-            8000,
-            180,
-            ("NVIDIA B200",),
-            _B200,
-            _NVLINK5,
-            capability=(10, 0),
-        ),
+        _row("h100-80gb-pcie", (51.0, 51.0, 756.5), 2000, 80, ("NVIDIA H100 PCIe",), _H100, _PCIE5),
+        _row("h200", (67.0, 67.0, 989.5), 4800, 141, ("NVIDIA H200",), _H200, _NVLINK4),
+        _row("b200", (40.0, 80.0, 2250.0), 8000, 180, ("NVIDIA B200",), _B200, _NVLINK5),
         _row("mi250", (45.3, 45.3, 181.0), 1638.4, 64, ("AMD Instinct MI250",), _CDNA2),
         _row(
             "mi300x",
@@ -176,9 +146,8 @@ DEVICES: dict[str, Device] = {
             24,
             ("NVIDIA GeForce RTX 4090",),
             _ADA,
-            capability=(8, 9),
         ),
-        _row("l4", (None, 30.3, 121.0), 300, 24, ("NVIDIA L4",), _L4, _PCIE4, capability=(8, 9)),
+        _row("l4", (None, 30.3, 121.0), 300, 24, ("NVIDIA L4",), _L4, _PCIE4),
     )
 }
 

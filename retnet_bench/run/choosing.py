@@ -223,9 +223,8 @@ def remembered(planned: Planned) -> Choice | None:
             choice_s=float(raw["choice_s"]),
             remembered=True,
         )
-        fits = all(
-            _may_stand(*both) for both in zip(found.taken, planned.cell.entries, strict=True)
-        )
+        entries = zip(found.taken, planned.cell.entries, strict=True)
+        fits = all(_may_stand(taken, asked) for taken, asked in entries)
     except (OSError, ValueError, TypeError, KeyError, UserError):
         return None
     return found if fits and found.choice_s >= planned.protocol.choice_s else None
@@ -282,7 +281,7 @@ _TIMED = "without the first step"
 
 @cache
 def _versions() -> tuple[str, ...]:
-    """Of the kernels' packages that are here, and of our own kernels' code."""
+    """Of the kernels' packages that are here, of our own kernels' code and of the timing."""
     packaged = {kernel.distribution for _, kernel in KERNELS.items() if kernel.distribution}
     versions = [f"{name} {environment.package_version(name)}" for name in sorted(packaged)]
     code = hashlib.sha256()

@@ -406,9 +406,8 @@ def _tokens(cell: Cell) -> int:
 
 
 def _kernel_why_not(cell: Cell, config: ModelConfig, elsewhere: Elsewhere | None) -> str | None:
-    left = {entry.mixer for entry in cell.entries if "kernel" in entry.open}
-    if elsewhere:
-        left = set()  # nothing is timed there: what stands in for auto is what is planned
+    # Elsewhere nothing is timed: what stands in for auto is what is planned.
+    left = {entry.mixer for entry in cell.entries if "kernel" in entry.open and not elsewhere}
     for kind in config.kinds:
         mixer = MIXERS[kind.mixer]
         setting = mixer.setting(kind, cell.device, cell.dtype, cell.mode)

@@ -317,7 +317,9 @@ def test_a_changed_archive_is_refused_or_told(archive, tmp_path, seed):
         assert (said, len(said) < 700) == (printable(said), True)
     else:
         told = failed(found.values()) or change in UNSEEN
-        assert told or files_in(tmp_path / "changed.zip") == files_in(archive)
+        # A byte of the zip's own may say nothing of any file.
+        same = change == "_bytes" and files_in(tmp_path / "changed.zip") == files_in(archive)
+        assert told or same
 
 
 def files_in(path):

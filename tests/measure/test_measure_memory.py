@@ -246,7 +246,7 @@ for _ in range(4):
     before = faults()
     torch.ones(32 << 20)
     found.append(faults() - before)
-print(min(found))  # whatever else the process does may move the heap's end once
+print(*sorted(found))
 """
 
 
@@ -258,6 +258,7 @@ def test_a_heap_that_keeps_what_is_freed_faults_its_pages_in_once():
     found = {}
     for mode in ("keep", "give"):
         command = [sys.executable, "-c", KEEPING, mode]
-        found[mode] = int(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert found["keep"] < 50
-    assert found["give"] >= 64  # each anew: 32768 small pages, or 64 huge ones
+        done = subprocess.run(command, capture_output=True, check=True)
+        found[mode] = [int(faults) for faults in done.stdout.split()]
+    assert sum(found["keep"][:3]) < 200  # whatever else is done may move the heap's end once
+    assert min(found["give"]) >= 64  # each anew: 32768 small pages, or 64 huge ones

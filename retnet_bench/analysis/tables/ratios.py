@@ -152,12 +152,14 @@ def _timed(records: pd.DataFrame, a: str, b: str, floors: Floors) -> Iterator[di
         values = rows.at_last_position(values[values["value"] > 0])
         paired = pair_up(values, a, b)
         for _, pair in paired.groupby(["pair_id", "phase"], dropna=False):
-            process = pair.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
-            ratio = estimates.log_ratio(
-                of_values(process, pair["a"]), of_values(process, pair["b"])
-            )
-            yield _row(pair, metric, a, b, ratio, floors.get(metric))
+            yield _row(pair, metric, a, b, of_blocks(pair), floors.get(metric))
         yield from _apart(values, paired, metric, a, b)
+
+
+def of_blocks(paired: pd.DataFrame) -> Interval:
+    """The ratio a / b of blocks that `pair_up` paired."""
+    process = rows.processes(paired)
+    return estimates.log_ratio(of_values(process, paired["a"]), of_values(process, paired["b"]))
 
 
 def _apart(

@@ -80,8 +80,13 @@ def samples(rows: pd.DataFrame) -> np.ndarray:
 def places(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """A number for the process of each row, and one for its block; rows without a block make one a
     process."""
-    process = _numbers([rows[key] for key in PROCESS_KEYS])
+    process = processes(rows)
     return process, _numbers([process, rows["block"]])
+
+
+def processes(rows: pd.DataFrame) -> np.ndarray:
+    """A number for the process of each row."""
+    return _numbers([rows[key] for key in PROCESS_KEYS])
 
 
 def timed(process: np.ndarray, block: np.ndarray, samples: np.ndarray) -> list[TimedBlock]:
@@ -133,8 +138,7 @@ def aligned_blocks(
     line = line.assign(row=line.groupby(x).cumcount())
     tables = [line.pivot(index="row", columns=x, values=name).dropna() for name in columns]
     first = line[x] == (tables[0].columns[0] if tables[0].shape[1] else np.nan)
-    process = line.groupby(PROCESS_KEYS, dropna=False).ngroup()[first]
-    return tables, process.to_numpy()[: len(tables[0])]
+    return tables, processes(line)[first][: len(tables[0])]
 
 
 def separators(
@@ -237,11 +241,12 @@ def over_positions(rows: pd.DataFrame) -> pd.DataFrame:
     """
     block = _numbers([rows[key] for key in ("cell_id", *BLOCK_KEYS)])
     position = rows["position"].to_numpy(dtype=float)
+    is_impure = (rows["status"] == "impure").to_numpy(dtype=bool)
     medians = np.array([np.median(samples) for samples in rows["samples"]], dtype=float)
     order = np.lexsort((position, block))
     parts = np.split(order, np.flatnonzero(np.diff(block[order])) + 1) if len(rows) else []
     means = [_mean_over_positions(position[part], medians[part]) for part in parts]
-    impure = [(rows["status"].to_numpy()[part] == "impure").any() for part in parts]
+    impure = [is_impure[part].any() for part in parts]
     whole = rows.iloc[[part.min() for part in parts]]
     whole = whole.assign(position=np.nan, status=np.where(impure, "impure", whole["status"]))
     return with_samples(whole, [np.array([mean]) for mean in means])
@@ -285,7 +290,7 @@ def _with_varying(frame: pd.DataFrame, keys: Sequence[str], columns: Sequence[st
         if column in found:
             continue
         finer = _numbers([groups, frame[column]])
-        if finer.max(initial=0) > groups.max(initial=0):
+        if finer.max() > groups.max():
             found.append(column)
             groups = finer
     return found

@@ -17,7 +17,6 @@ from retnet_bench.analysis.statistics import (
     replication,
 )
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
-from retnet_bench.analysis.statistics.resampling import of_values
 from retnet_bench.analysis.tables import best_rates, curves, optimum, ratios, rows, scaling
 from retnet_bench.analysis.verdicts.claims import COMPARISONS, CROSSES, PERPLEXITY, RATES, Claim
 from retnet_bench.base import UserError
@@ -212,8 +211,7 @@ def _ratio(cells: pd.DataFrame, claim: Claim) -> Interval:
     paired = ratios.pair_up(values, of, over)
     if paired.empty:
         raise _NotMeasured("the arms were not measured side by side")
-    process = paired.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
-    return estimates.log_ratio(of_values(process, paired["a"]), of_values(process, paired["b"]))
+    return ratios.of_blocks(paired)
 
 
 def _level(cells: pd.DataFrame, claim: Claim) -> Interval:

@@ -103,8 +103,7 @@ def _ratio(
 
 
 def _blocks(values: pd.DataFrame, column: str) -> list[resampling.TimedBlock]:
-    process = values.groupby(rows.PROCESS_KEYS, dropna=False).ngroup()
-    return resampling.of_values(process, values[column])
+    return resampling.of_values(rows.processes(values), values[column])
 
 
 def _decided(timed: _Timed, decision: Decision) -> Row:
