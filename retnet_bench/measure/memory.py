@@ -57,7 +57,7 @@ def keep_freed_memory(keep: bool) -> bool:
     return bool(mallopt(_M_TRIM_THRESHOLD, trim) and mallopt(_M_MMAP_MAX, most_maps))
 
 
-def _release_freed_memory() -> None:
+def release_freed_memory() -> None:
     """Give the C heap's freed pages back, so that an earlier phase's are not counted again."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
@@ -70,7 +70,7 @@ def peak_rss_bytes(fn: Callable[[], object]) -> Reading[int]:
 
     The interpreter, its libraries and everything alive before count too.
     """
-    _release_freed_memory()
+    release_freed_memory()
     reason = reset_peak_rss()
     fn()
     return Reading(_status_bytes("VmHWM")) if reason is None else Reading.missing(reason)

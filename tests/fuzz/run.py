@@ -33,6 +33,7 @@ from fuzz.sandbox import Child, Outcome
 
 from retnet_bench.base import printable
 from retnet_bench.cli import main as cli
+from retnet_bench.measure.memory import release_freed_memory
 
 KINDS: dict[str, ModuleType] = {
     "studies": studies,
@@ -126,6 +127,7 @@ class Fuzz:
 
     def outcomes(self, names: Iterable[str], jobs: int) -> Iterator[Outcome]:
         """What became of each input; its folder is gone, or kept as its group's smallest."""
+        release_freed_memory()  # a child could fill it, and would not grow
         waiting = iter(names)
         running: list[Child] = []
         while True:

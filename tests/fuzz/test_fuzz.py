@@ -78,12 +78,16 @@ def _plant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fuzz:
 
 def test_it_finds_each_kind_of_fault(tmp_path, monkeypatch):
     fuzz = _plant(monkeypatch, tmp_path)
+    freed = [bytearray(60_000) for _ in range(5_000)]
+    last = bytearray(60_000)  # keeps the heap from shrinking when the others go
+    del freed
     names = [f"planted:plant-{i}" for i in range(len(FAULTS))]
     outcomes = {o.name: o for o in fuzz.outcomes(names, 2)}
     found = {fault: outcomes[name] for fault, name in zip(FAULTS, names, strict=True)}
     for fault, (expected, _) in FAULTS.items():
         assert found[fault].signature.startswith(expected), found[fault]
         assert bool(found[fault].problem) == bool(expected), found[fault]
+    assert last
     assert len(fuzz.groups) == len(FAULTS) - 2
     kept = next(fuzz.folder.glob("exit-70*"))
     assert (kept / "in" / "crash").read_text() == "crash"
