@@ -96,7 +96,7 @@ def _layer(source: Source, i: int, transposed: bool, out: Tensors) -> None:
     for source_name, names in maps.items():
         weight = source.take(f"h.{i}.{source_name}.weight")
         bias = source.maybe(f"h.{i}.{source_name}.bias")
-        weights = (weight.T if transposed else weight).chunk(len(names))
+        weights = (weight.transpose(0, -1) if transposed else weight).chunk(len(names))
         for name, part in zip(names, weights, strict=True):
             out[f"{target}.{name}.weight"] = part
         for name, part in zip(names, () if bias is None else bias.chunk(len(names))):
