@@ -85,7 +85,12 @@ def read(kind: type[Own], values: Mapping[Any, Any]) -> Own:
         raise UserError(problem(error, lambda _: names(kind))) from None
 
 
-@lru_cache(maxsize=1024)  # a plan makes many configs with the same few
 def check(options: MixerOptions) -> None:
     """UserError for a value that its option does not take."""
+    _check(options, tuple(map(type, vars(options).values())))
+
+
+@lru_cache(maxsize=1024)  # a plan makes many configs with the same few
+def _check(options: MixerOptions, _types: tuple[type, ...]) -> None:
+    """Cached by the values' types, too: 1 equals True."""
     read(type(options), vars(options))

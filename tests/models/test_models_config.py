@@ -31,6 +31,7 @@ from retnet_bench.models.mixers.retention import log_decay
     ],
 )
 def test_refusals(changes, line):
+    tiny("retention", gate=True)  # which gate=1 equals, and must not be taken for
     with pytest.raises(UserError, match=line):
         tiny("retention", **changes)
 

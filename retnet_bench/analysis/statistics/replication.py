@@ -104,7 +104,9 @@ class _Spread(NamedTuple):
 def _spread(levels: Sequence[np.ndarray], groups: Sequence[Hashable], group: Hashable) -> _Spread:
     own = [level for level, of in zip(levels, groups, strict=True) if of == group]
     degrees = sum(len(level) - 1 for level in own)
-    squares = sum(float(((level / level.mean() - 1) ** 2).sum()) for level in own)
+    # A difference may be 0 in the mean, and has no use for a scatter relative to it.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        squares = sum(float(((level / level.mean() - 1) ** 2).sum()) for level in own)
     return _Spread(float(np.sqrt(squares / degrees)) if degrees else 0.0, degrees)
 
 
