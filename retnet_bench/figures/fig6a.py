@@ -33,6 +33,7 @@ def draw(records: pd.DataFrame) -> Figure:
         panels.draw_part(sheet, panels.scaled(part, shown.factor), "length", look, words)
     axes.from_zero(sheet.ours)
     sheet.ours.set(xlabel="sequence length (tokens)", ylabel=shown.label())
+    panels.only_memory(sheet, metric)
     predicted = _paper(sheet)
     return sheet.finish(panels.conditions(records, "decode"), panels.memory_note(metric), predicted)
 

@@ -52,6 +52,12 @@ def memory_note(metric: str) -> str:
     return f"Memory is {metric}{' (exact)' if metric in EXACT else ''}."
 
 
+def only_memory(sheet: Sheet, metric: str) -> None:
+    """Nothing of ours on the sheet is anything but memory: counted exactly, it has no intervals."""
+    if metric in EXACT:
+        sheet.intervals = ""
+
+
 def scaled(frame: pd.DataFrame, factor: float) -> pd.DataFrame:
     """`frame` with estimate, low and high in another unit: multiplied by `factor`."""
     columns = ["estimate", "low", "high"]

@@ -85,6 +85,7 @@ class Sheet:
         self.entries: dict[str, Artist] = {}
         self.ends: list[tuple[Axes, list[End]]] = []
         self.remarks: dict[str, None] = {}
+        self.intervals = INTERVALS
 
     def turn(self, row: int) -> None:
         """Let `ours` and `paper` be the first and the last panel of a row (from 0)."""
@@ -122,7 +123,7 @@ class Sheet:
         if any(cut):
             self.remark(axes.CUT)
         beside = f"Right: {self.source}" if self.source else ""
-        sentences = [f"{conditions}.", INTERVALS, *notes, *self.remarks, beside]
+        sentences = [f"{conditions}.", self.intervals, *notes, *self.remarks, beside]
         caption = textwrap.fill(" ".join(filter(None, sentences)), _CAPTION_CHARACTERS)
         columns = _legend_columns(list(self.entries))
         below_in = 0.52 + _LINE_IN * (caption.count("\n") + 1)

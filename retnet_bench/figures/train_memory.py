@@ -25,6 +25,7 @@ def draw(records: pd.DataFrame) -> Figure:
     axes.from_zero(sheet.ours)
     sheet.ours.set(xlabel="sequence length (tokens)", ylabel=shown.label())
     paper_panel(sheet)
+    panels.only_memory(sheet, metric)
     return sheet.finish(panels.conditions(records, "train"), panels.memory_note(metric))
 
 

@@ -63,7 +63,7 @@ BUSY = {
     f"{name}, busy": replace(STUDIES[name], folder=LOADED / name)
     for name in ("train_throughput", "decode")
 }
-"""The same of the machine that others kept busy: only that ratios cover the truth is asked of it."""
+"""The same of the busy machine: only that ratios cover the truth is asked of it."""
 RESAMPLES = 1000
 
 
