@@ -55,7 +55,8 @@ def tests_oldest(session: nox.Session) -> None:
     needed = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
     (floor,) = (n.removeprefix("torch>=") for n in needed if n.startswith("torch>="))
     pinned = Path("constraints.txt").read_text().splitlines()
-    others = Path(session.create_tmp()).resolve() / "constraints.txt"
+    # Not in create_tmp: that is then the tests' TMPDIR, inside a checkout and too deep for sockets.
+    others = session.cache_dir.resolve() / "constraints-oldest.txt"
     lines = [line for line in pinned if not line.startswith("torch==")]
     others.write_text("\n".join([*lines, f"torch=={floor}", ""]))
     session.install("-q", "-c", str(others), "-e", ".", *TEST)

@@ -95,6 +95,23 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(words, said, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["show", "--compare", "A"], "Option '--compare' requires 2 arguments"),
+        (["init", "a.yaml", "--save"], "No such option: --save; see"),
+        (["runn"], "No such command 'runn'"),
+        (["run", "quickstart", "--jobs", "0"], "Invalid value for '--jobs'"),
+        (["run"], "Missing argument 'study'; see"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_one_line_too(words, said, tmp_path):
+    done = call(*words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"retnet-bench: {said}")
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(("words", "said"), REFUSED, ids=[" ".join(w)[:30] for w, _ in REFUSED])
 def test_what_a_verb_refuses_is_a_mistake_of_the_user(words, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

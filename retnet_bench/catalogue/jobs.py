@@ -50,6 +50,18 @@ def status_parts(study_or_results: str) -> Iterator[Table | str]:
         yield "retnet-bench run with the same options submits what is missing"
 
 
+def unfinished(results: Path) -> str | None:
+    """A line for whoever reads results of which jobs are not done; None where all are, or there
+    are none. Asks no scheduler."""
+    book = Book(results)
+    said = [book.outcome(job.key) for job in book.jobs()] if book.folder.is_dir() else []
+    left = sum(one is None or one.state != states.DONE for one in said)
+    if not left:
+        return None
+    words = f"{left} of {len(said)} pairs of {printable(results)} are not done, so that tables and"
+    return f"{words} claims are of the others: retnet-bench status {printable(results)}"
+
+
 def _cells(state: states.State) -> str:
     count = len(state.job.cells)
     return f"{count}, {state.unmeasured} without a value" if state.unmeasured else str(count)
@@ -65,4 +77,6 @@ def _folder(study_or_results: str) -> Path:
     from retnet_bench.run.session import default_folder
     from retnet_bench.study import study
 
+    if path.name != study_or_results and not path.exists():
+        raise UserError(f"{printable(path)}: there is no such results folder")
     return default_folder(*study.load(study_or_results))

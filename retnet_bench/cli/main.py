@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import Any
 
 import typer
 
@@ -22,6 +23,8 @@ from retnet_bench.cli import (
 from retnet_bench.cli.app import app
 from retnet_bench.streams import BROKEN, Output, complain
 
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""click's, which some versions of typer have as a module of their own."""
 __all__ = ["bundles", "checkpoints", "jobs", "lists", "report", "results", "short", "studies"]
 """Importing them adds their verbs."""
 ORDER = (
@@ -55,14 +58,26 @@ def main() -> None:
     sys.exit(output.exit_code(_exit_code()))
 
 
+def _usage(error: Any) -> str:
+    """What is wrong with a command line, and where its options are said."""
+    words = " ".join(error.format_message().removesuffix(".").split())
+    return f"{words}; see {error.ctx.command_path} --help" if error.ctx else words
+
+
 def _exit_code() -> int:
     debug = "--debug" in sys.argv
     interrupts.handle()
     try:
         with interrupts.reporting(sys.argv[1:]):
             _refuse_bytes(sys.argv[1:])
-            app()
-        return 0
+            code = app(standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            error.show()
+        else:
+            complain(_usage(error))
+        return error.exit_code
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except Exception as error:

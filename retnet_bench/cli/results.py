@@ -83,8 +83,8 @@ def _show_compared(
     from retnet_bench.results.store import read_records
 
     if results or columns:
-        what = "--columns" if columns else "another results folder"
-        raise UserError(f"--compare takes two results and no {what}")
+        what = "no --columns" if columns else "no third"
+        raise UserError(f"--compare takes two results and {what}")
     if compare[0].resolve() == compare[1].resolve():
         raise UserError(f"--compare: both are {printable(compare[0])}")
     sides = (chosen(read_records(compare[0]), wanted), chosen(read_records(compare[1]), wanted))
@@ -113,6 +113,8 @@ def show_results(results: list[Path], console: Console, wanted: Sequence[Conditi
 
     for words in filter(None, map(live.remark, results)):
         console.print(words, highlight=False, soft_wrap=True)
+    for words in filter(None, map(_unfinished, results)):
+        console.print(words, highlight=False, soft_wrap=True)
     findings = [] if wanted else findings_of(results)  # all that may be refused, first
     records = chosen(as_studies_say(read_all(results), results), wanted)
     for table in tables(records, read_all_floors(results, set(records["fingerprint"]))):
@@ -122,6 +124,14 @@ def show_results(results: list[Path], console: Console, wanted: Sequence[Conditi
     console.print(contract_text(records), highlight=False)
     if places := places_text(records):
         console.print(places, highlight=False, soft_wrap=True)
+
+
+def _unfinished(results: Path) -> str | None:
+    if not (results / "jobs").is_dir():  # what follows imports torch
+        return None
+    from retnet_bench.catalogue.jobs import unfinished
+
+    return unfinished(results)
 
 
 def findings_of(results: list[Path]) -> list[Finding]:

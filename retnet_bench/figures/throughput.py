@@ -33,5 +33,6 @@ def paper_panel(sheet: Sheet) -> None:
     frame = table.frame[table.frame["metric"] == "train_throughput"]
     panels.draw_paper(sheet, table, frame, "n_params", "Paper: length 8192,\n8 A100-80GB")
     axes.log_sizes(sheet.paper, frame)
+    sheet.remark(paper.UNFUSED)
     axes.log_rates(sheet.paper)
     sheet.paper.set(xlabel="parameters", ylabel="tokens/s, 8 GPUs together")

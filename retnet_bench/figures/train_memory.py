@@ -36,5 +36,6 @@ def paper_panel(sheet: Sheet) -> None:
     title = "Paper: 8 A100-80GB, length 8192;\nbatch not stated, differs by size"
     panels.draw_paper(sheet, table, frame, "n_params", title)
     axes.log_sizes(sheet.paper, frame)
+    sheet.remark(paper.UNFUSED)
     axes.from_zero(sheet.paper)
     sheet.paper.set(xlabel="parameters", ylabel="memory per GPU (GB)")

@@ -29,11 +29,12 @@ class Allocation:
 
 
 def here(variables: Mapping[str, str] = os.environ) -> Allocation:
-    """What Slurm's variables say where they are a process's on one of the nodes. A process beside
-    them (of a shell that salloc opened on a login node) has its own machine alone."""
+    """What Slurm's variables say where they are a process's on one of the nodes: a Slurm that binds
+    no process to its cores still lends so many. A process beside them (of a shell that salloc
+    opened on a login node) has its own machine alone."""
     own = len(cores.allowed().value or ()) or psutil.cpu_count() or 1
     nodes = variables.get("SLURM_JOB_NUM_NODES", "1")
-    if "SLURMD_NODENAME" not in variables or not nodes.isdigit() or int(nodes) < 2:
+    if "SLURMD_NODENAME" not in variables or not nodes.isdigit():
         return Allocation(1, own)
     found = _COUNTS.findall(variables.get("SLURM_JOB_CPUS_PER_NODE", ""))
-    return Allocation(int(nodes), min([own, *(int(count) for count, _ in found)]))
+    return Allocation(max(1, int(nodes)), min([own, *(int(count) for count, _ in found)]))

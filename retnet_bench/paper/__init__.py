@@ -63,6 +63,10 @@ def load(name: str) -> PaperTable:
     )
 
 
+UNFUSED = "The paper's transformer has unfused attention, its transformer_flash fused."
+"""Of Table 4's arms: beside ours, whose transformer is fused."""
+
+
 @cache
 def claims() -> dict[str, dict[str, Any]]:
     """What the paper and its critics claim, by name, as a study would write it (`claims.yaml`)."""

@@ -48,7 +48,10 @@ class Live:
         were."""
         spent = max(0.0, self.since_s - self.began_s)
         slower = max(1.0, spent / self.done_s) if self.done_s > 0 else 1.0
-        return max(0.0, self.remaining_s * slower - max(0.0, at_s - self.since_s))
+        left = self.remaining_s * slower
+        # However long what is done now takes, it takes nothing off the cells that wait for it.
+        least = left * max(0.0, 1 - 2 / max(self.planned - self.done, 2))
+        return max(least, left - max(0.0, at_s - self.since_s))
 
 
 class LiveFile:

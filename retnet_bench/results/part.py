@@ -114,6 +114,8 @@ def _named(path: Path) -> Iterator[None]:
             yield
     except _Undecodable as error:
         words = "delete it and run the study again; only the cells it held are re-run"
+        if path.suffix != ".parquet":
+            words = "give a results folder, or a parquet file of one"
         raise CorruptPart(f"{printable(path)} is not whole parquet ({error}): {words}") from None
     except _Refused as error:
         raise UserError(f"{printable(path)} {error}") from None

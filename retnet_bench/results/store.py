@@ -244,6 +244,8 @@ def _some_parts(folder: Path) -> list[Path]:
     parts = part.parts(folder)
     if not parts:
         words = "give the folder of a study that has run"
+        if lock.is_held(folder / lock.NAME):
+            words = "the run that is writing to it has finished no cell yet"
         raise UserError(f"no records in {printable(folder)}: {words}")
     return parts
 

@@ -116,6 +116,9 @@ def _run(
         if kept:
             rest = "running the others" if todo else "nothing left to run"
             say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
+            again = sum(map(len, missing(pairs, store.finished(), retry=True)))
+            if not retry and (again := again - sum(map(len, todo))):
+                say(console, f"--retry runs {again} of them again, with those that failed")
         every += [planned.cell for pair in pairs for planned in pair]
         failed = _run_pairs(study, source, store, todo, every, console, tensorboard)
         summary = summary.and_more(cells, kept, failed)

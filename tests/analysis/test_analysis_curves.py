@@ -520,7 +520,7 @@ def test_the_caption_says_what_the_records_say():
 def test_a_figure_s_caption_has_what_a_reader_of_it_needs():
     assert captions.conditions(frame(small_study())) == (
         "Measured on Test CPU, 2 threads; fp32, eager; retnet: chunkwise; transformer: sdpa; 1m; "
-        "4 blocks a cell; one seed (perplexity's intervals are of documents only)"
+        "batch 2; 4 blocks a cell; one seed (perplexity's intervals are of documents only)"
     )
     crowd = [
         row | {"arm": f"arm{i}", "kernel": f"kernel{i}", "kernel_dispatched": f"op{i}"}

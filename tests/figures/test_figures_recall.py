@@ -110,7 +110,9 @@ def test_of_several_sizes_of_state_the_right_panel_joins_the_points():
     joined = {bars.get_label(): bars.lines[0] for bars in figure.axes[1].containers}
     assert joined["gla"].get_xdata().tolist() == [8.192, 16.384]
     assert len(figure.axes[0].containers) == 2
-    assert "Left: key dim 32." in " ".join(text.get_text() for text in figure.texts)
+    assert "Left: key dim 32." in " ".join(
+        " ".join(text.get_text() for text in figure.texts).split()
+    )
 
 
 def test_one_seed_and_one_arm_draw():

@@ -23,7 +23,8 @@ def _sixteen_cores(monkeypatch):
         ({"SLURM_JOB_CPUS_PER_NODE": "12,4(x2)"}, Allocation(3, 4)),
         ({"SLURM_JOB_CPUS_PER_NODE": "64(x3)"}, Allocation(3, 16)),
         ({"SLURM_JOB_CPUS_PER_NODE": ""}, Allocation(3, 16)),
-        ({"SLURM_JOB_NUM_NODES": "1"}, Allocation(1, 16)),
+        ({"SLURM_JOB_NUM_NODES": "1"}, Allocation(1, 8)),
+        ({"SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_CPUS_PER_NODE": "1"}, Allocation(1, 1)),
         ({"SLURM_JOB_NUM_NODES": "many"}, Allocation(1, 16)),
     ],
 )

@@ -335,6 +335,16 @@ def test_the_verb_writes_the_page(tmp_path, plain):
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_a_page_is_written_over_a_page_and_over_nothing_else(tmp_path, plain):
+    out = tmp_path / "page.html"
+    for _ in range(2):
+        assert run(str(plain), "--out", str(out))[0] == 0
+    out.write_text("<html>mine</html>")
+    with pytest.raises(UserError, match="is there, and no page of ours"):
+        page.write([plain], out)
+    assert out.read_text() == "<html>mine</html>"
+
+
 def _empty(folder: Path) -> Path:
     (folder / "empty").mkdir()
     return folder / "empty"

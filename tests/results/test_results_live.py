@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,9 @@ def test_the_rest_is_predicted_and_as_slow_as_what_is_done():
     found = Live("s", 4, 2, remaining_s=100.0, done_s=10.0, began_s=1000.0, since_s=1020.0)
     assert found.remaining(1020.0) == pytest.approx(200.0)  # twice as long as predicted so far
     assert found.remaining(1050.0) == pytest.approx(170.0)
-    assert found.remaining(9000.0) == 0.0
+    assert found.remaining(9000.0) == 0.0, "both that are left are being done"
+    many = replace(found, planned=12)
+    assert many.remaining(9000.0) == pytest.approx(160.0), "two of ten are being done"
     assert Live("s", 4, 0, remaining_s=100.0).remaining(0.0) == 100.0
 
 

@@ -20,7 +20,8 @@ from fakes import cells
 from rich.console import Console
 
 from retnet_bench.base import UserError
-from retnet_bench.catalogue.jobs import status_parts
+from retnet_bench.catalogue.jobs import status_parts, unfinished
+from retnet_bench.measure.reading import Reading
 from retnet_bench.results import lock
 from retnet_bench.run.jobs import job as jobs_module
 from retnet_bench.run.jobs import local, options, slurm, states, submission
@@ -123,6 +124,39 @@ def test_jobs_get_cores_of_their_own_and_timed_ones_the_machine():
     assert cores_for([job(timed=True)], [], [0, 1], 2) == [], "all of them"
     assert cores_for([job()], [running(timed=True)], [0, 1], 2) is None
     assert cores_for([job()], [running()], None, 2) is None, "cores can't be told apart"
+
+
+@pytest.mark.parametrize(
+    ("threads", "at_once", "words"),
+    [
+        (1, 2, ""),
+        (2, 1, ""),
+        (2, 2, "1 at once: a pair takes 2 of this machine's 2 cores; --set fixed.threads=1"),
+    ],
+)
+def test_why_fewer_jobs_run_at_once_is_said(threads, at_once, words, monkeypatch):
+    monkeypatch.setattr(local.cores, "allowed", lambda: Reading([0, 1]))
+    jobs = [job("a", threads=threads), job("b", threads=threads), job("c", timed=True)]
+    assert local.fewer_at_once(jobs, at_once).startswith(words)
+    assert bool(local.fewer_at_once(jobs, at_once)) == bool(words)
+
+
+def test_results_say_which_pairs_are_not_done(tmp_path):
+    book = Book(tmp_path)
+    for key in "abc":
+        book.submit(job(key))
+    book.say("a", Outcome(states.DONE))
+    book.say("b", Outcome(states.RUNNING))
+    assert str(unfinished(tmp_path)).startswith(f"2 of 3 pairs of {tmp_path} are not done")
+    for key in "bc":
+        book.say(key, Outcome(states.DONE))
+    assert unfinished(tmp_path) is None
+    assert unfinished(tmp_path / "none") is None
+
+
+def test_a_folder_that_is_not_there_is_no_study(tmp_path):
+    with pytest.raises(UserError, match=r"none: there is no such results folder$"):
+        next(status_parts(str(tmp_path / "none")))
 
 
 @pytest.mark.parametrize(

@@ -51,12 +51,22 @@ def conditions(records: pd.DataFrame) -> str:
         f"{_list(measured['dtype'])}, {_list(measured['mode'])}",
         *_few_kernels(measured),
         _list(measured.sort_values("n_params")["size"], ordered=True),
+        _step(measured),
         _blocks(measured),
         _seeds(measured),
         _epochs(measured),
         _tuned(measured),
     ]
     return "Measured on " + "; ".join(part for part in parts if part)
+
+
+def _step(measured: pd.DataFrame) -> str:
+    """What a step takes, where that is one number: of the batch, or where the batch falls as the
+    length grows, of the tokens."""
+    if measured["batch"].nunique() == 1:
+        return f"batch {int(measured['batch'].iloc[0])}"
+    tokens = (measured["batch"] * measured["length"]).dropna().unique()
+    return f"{int(tokens[0]):,} tokens a step" if len(tokens) == 1 else ""
 
 
 def _few_kernels(measured: pd.DataFrame) -> list[str]:

@@ -185,6 +185,9 @@ def _conditions(cells: pd.DataFrame, claim: Claim) -> str:
     measured = _measured(cells, claim)
     known = [key for key in ("size", "length", "batch") if measured[key].nunique() == 1]
     settings = [f"{key} {measured[key].iloc[0]}" for key in known]
+    budgets = measured["token_budget"].dropna().unique()
+    if len(budgets) == 1:
+        settings.append(f"after {int(budgets[0]):,} tokens")
     if claim.measure.kind == "equal_compute":
         settings = ["the most compute of both, each at its best size by the joint law"]
     position = claim.where.position

@@ -60,7 +60,10 @@ def training(side: Side) -> Drawn:
     found = side.ratios if many else side.ratios.iloc[:0]
     found = found[(found["metric"] == "train_step_s") & found["estimate"].notna()]
     faster = {"estimate": 1 / found["estimate"], "low": 1 / found["high"], "high": 1 / found["low"]}
-    found = found.assign(**faster, arm=found["a"], reason="over " + found["b"])
+    over = "over " + found["b"]
+    found = found.assign(**faster, arm=found["a"], reason=over)
+    if found["b"].nunique() > 1:
+        found = found.assign(variant=over)
     return Drawn(_rows(found, "arm", ["size", "length", "batch", "dtype", "mode"]))
 
 

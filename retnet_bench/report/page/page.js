@@ -389,6 +389,7 @@
     words({ points, curves, places }) {
       const narrowed = Object.entries(this.chart.narrowed).filter(([key]) => !chosen()[key]);
       const lost = points.filter((p) => p.y === null).length;
+      const failed = points.filter((p) => p.y === null && p.status !== "ok").length;
       const lanes = this.chart.kind === "rows" ? unique(points.map((p) => p.lane)).filter(Boolean) : [];
       const first = this.chart.line && !chosen()[this.chart.line];
       return [
@@ -397,7 +398,7 @@
         curves.length ? "Curves are fits, dashed where extrapolated." : "",
         lanes.length > 1 ? `In a row, from the top: ${lanes.join("; ")}.` : "",
         points.some((p) => p.hollow) ? (this.chart.kind === "rows" ? "Open marks: with solved examples." : "Open marks are extrapolated: nobody measured the like.") : "",
-        lost ? `${lost} failed cells: open markers.` : "",
+        lost ? `Open markers: ${lost} without a value${failed < lost ? "" : lost > 1 ? ", of cells that failed" : ", of a cell that failed"}; each says why.` : "",
         ...(places.length > MOST_PLACES ? [`${places.length} crossovers: see the tables.`] : places.map((p) => `Dotted: ${p.text}.`)),
         ...this.chart.notes,
       ].filter(Boolean);
@@ -437,7 +438,7 @@
     for (const table of all(".table")) {
       const lines = all("tbody tr", table);
       const left = lines.filter((row) => !row.hidden).length;
-      table.querySelector(".count").textContent = left < lines.length ? `${left} of ${lines.length} rows` : "";
+      table.querySelector(".count").textContent = left < lines.length ? `${left} of ${lines.length} rows` : lines.length > 12 ? `${left} rows` : "";
     }
     const left = rows.filter(({ row }) => !row.hidden).length;
     form.querySelector(".matches").textContent = `${left} of ${rows.length} rows`;

@@ -26,6 +26,9 @@ from retnet_bench.report.page.verdict import Verdict, headline, of_claim, tally
 from retnet_bench.results.numbers import size_bytes
 
 _FOLDER = resources.files(__package__)
+_MARK = b'<meta name="generator" content="retnet-bench'
+_HEAD = 4096
+"""Bytes of a page that hold the mark."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ def write(paths: Sequence[Path], out: Path, command: Sequence[str] = ()) -> list
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {printable(out)}: a page is a file that ends in .html")
+    if out.is_file() and _MARK not in out.read_bytes()[:_HEAD]:
+        raise UserError(f"--out {printable(out)}: is there, and no page of ours; name another file")
     page = html(sides.read(paths), command)
     files.write_text(out, page)
     return [f"written: {printable(out)} ({size_bytes(len(page.encode()))})"]

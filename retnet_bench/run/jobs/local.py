@@ -74,6 +74,17 @@ def run(
                         ended(job)
 
 
+def fewer_at_once(jobs: Sequence[Job], at_once: int) -> str:
+    """Why fewer jobs than `at_once` will run side by side, in a line; "" where as many can."""
+    threads = min((job.threads for job in jobs if not job.timed), default=0)
+    wanted = min(at_once, sum(not job.timed for job in jobs))
+    allowed = cores.allowed().value
+    if wanted < 2 or not allowed or threads * wanted <= len(allowed):
+        return ""
+    each = f"a pair takes {threads} of this machine's {len(allowed)} cores"
+    return f"{max(1, len(allowed) // threads)} at once: {each}; --set fixed.threads=1 takes fewer"
+
+
 def _cores_for(
     jobs: Sequence[Job], running: Sequence[_Running], allowed: list[int] | None, at_once: int
 ) -> list[int] | None:

@@ -68,7 +68,8 @@ def asked(
     if on is None:
         given = {"--jobs": jobs is not None, "--slurm": slurm_options is not None, "--wait": wait}
         for option in (name for name, there in given.items() if there):
-            raise UserError(f"{option} goes with --on local or --on slurm, which is missing")
+            places = "--on local or --on slurm" if option == "--jobs" else "--on slurm"
+            raise UserError(f"{option} goes with {places}, which is missing")
         return None
     if on not in PLACES:
         near = did_you_mean(on, PLACES)
@@ -305,6 +306,8 @@ def _remove_unused(book: Book) -> None:
 def _run_here(book: Book, jobs: list[Job], console: Console, how: Submission) -> None:
     for job in jobs:
         book.submit(job)
+    if words := local.fewer_at_once(jobs, how.at_once):
+        session.say(console, words)
     with _Bar(console, len(jobs)) as bar:
         local.run(book, jobs, how.at_once, bar.line, lambda job: bar.advance())
 
@@ -328,7 +331,9 @@ def _submit(
     for job in submitted:
         book.keep(job)
     ids = [job.scheduler_id or "" for job in submitted]
-    words = f"{len(jobs)} pairs submitted to Slurm, at most {how.at_once} at once"
+    pairs = "1 pair" if len(jobs) == 1 else f"{len(jobs)} pairs"
+    words = f"{pairs} submitted to Slurm, at most {how.at_once} at once"
+    words += ", once those that are there have ended" if before else ""
     session.say(console, f"{words}: {', '.join(dict.fromkeys(i.split('_')[0] for i in ids))}")
     session.say(console, f"retnet-bench status {book.results} shows them")
     session.say(console, f"{slurm.how_to_cancel(ids)} ends them; what is finished is kept")
