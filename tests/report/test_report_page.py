@@ -198,7 +198,7 @@ def test_the_verdict_is_the_first_claim_that_was_measured(side, text):
     (finding,) = side.findings
     assert finding.verdict == "holds"
     assert found == verdict.Verdict(
-        "RetNet trains faster", ours(finding), "size 3M, length 512, batch 2", "holds"
+        "RetNet trains faster", ours(finding), "retnet / transformer, size 3M, length 512, batch 2", "holds"
     )
     assert verdict.tally(side.findings) == "1 claim: 1 holds here."
     assert text.index(found.number) < text.index("<main")

@@ -55,7 +55,9 @@ def headline(side: Side) -> Verdict:
 def of_claim(finding: Finding) -> Verdict:
     """A claim as one line of the first screen."""
     tone = _TONES.get(finding.verdict, "open")
-    at = finding.at or finding.reason
+    measure = finding.claim.measure
+    of = f"{measure.of} / {measure.over}" if measure.kind == "ratio" else ""
+    at = ", ".join(filter(None, (of, finding.at or finding.reason)))
     return Verdict(_capital(finding.claim.says), ours(finding), at, tone)
 
 
