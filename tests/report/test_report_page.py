@@ -197,9 +197,8 @@ def test_the_verdict_is_the_first_claim_that_was_measured(side, text):
     found = verdict.headline(side)
     (finding,) = side.findings
     assert finding.verdict == "holds"
-    assert found == verdict.Verdict(
-        "RetNet trains faster", ours(finding), "retnet / transformer, size 3M, length 512, batch 2", "holds"
-    )
+    at = "retnet / transformer, size 3M, length 512, batch 2"
+    assert found == verdict.Verdict("RetNet trains faster", ours(finding), at, "holds")
     assert verdict.tally(side.findings) == "1 claim: 1 holds here."
     assert text.index(found.number) < text.index("<main")
 
