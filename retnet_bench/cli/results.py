@@ -111,9 +111,8 @@ def show_results(results: list[Path], console: Console, wanted: Sequence[Conditi
     from retnet_bench.results import live
     from retnet_bench.results.store import read_all
 
-    for words in filter(None, map(live.remark, results)):
-        console.print(words, highlight=False, soft_wrap=True)
-    for words in filter(None, map(_unfinished, results)):
+    remarks = [of(folder) for of in (live.remark, _unfinished) for folder in results]
+    for words in filter(None, remarks):
         console.print(words, highlight=False, soft_wrap=True)
     findings = [] if wanted else findings_of(results)  # all that may be refused, first
     records = chosen(as_studies_say(read_all(results), results), wanted)

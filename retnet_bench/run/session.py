@@ -110,14 +110,15 @@ def _run(
         if not summary.cells:
             refuse_other_machine(store, pairs)
             keep_copy(source, folder)
-        todo = missing(pairs, store.finished(), retry)
+        finished = store.finished()
+        todo = missing(pairs, finished, retry)
         cells = sum(map(len, pairs))
         kept = cells - sum(map(len, todo))
         if kept:
             rest = "running the others" if todo else "nothing left to run"
             say(console, f"{kept} of {cells} cells are in {folder} already; {rest}")
-            again = sum(map(len, missing(pairs, store.finished(), retry=True)))
-            if not retry and (again := again - sum(map(len, todo))):
+            again = sum(map(len, missing(pairs, finished, retry=True))) - cells + kept
+            if again:
                 say(console, f"--retry runs {again} of them again, with those that failed")
         every += [planned.cell for pair in pairs for planned in pair]
         failed = _run_pairs(study, source, store, todo, every, console, tensorboard)

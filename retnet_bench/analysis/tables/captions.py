@@ -62,9 +62,11 @@ def conditions(records: pd.DataFrame) -> str:
 
 def _step(measured: pd.DataFrame) -> str:
     """What a step takes, where that is one number: of the batch, or where the batch falls as the
-    length grows, of the tokens."""
+    length grows, of the tokens that one of training takes."""
     if measured["batch"].nunique() == 1:
         return f"batch {int(measured['batch'].iloc[0])}"
+    if set(measured["workload"]) != {"train"}:
+        return ""
     tokens = (measured["batch"] * measured["length"]).dropna().unique()
     return f"{int(tokens[0]):,} tokens a step" if len(tokens) == 1 else ""
 

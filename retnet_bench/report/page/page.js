@@ -220,7 +220,7 @@
     const domain = domainOf(measured, false, chart.logX, guides);
     const axis = { format: ",.3~r", ...(chart.logX ? { values: logTicks(domain) } : {}) };
     const scale = { type: chart.logX ? "log" : "linear", domain, nice: false, clamp: true, ...(chart.logX ? {} : { zero: false }) };
-    const x = { field: "y", type: "quantitative", title: chart.yLabel, scale: chart.logX ? scale : { ...scale, type: "linear" }, axis };
+    const x = { field: "y", type: "quantitative", title: chart.yLabel, scale, axis };
     const layer = [
       { data: { values: guides.map((v) => ({ v })) }, mark: { type: "rule", color: "var(--soft)", aria: false }, encoding: { x: { ...x, field: "v" } } },
       { data: { values: measured.filter((p) => p.low !== null && p.high !== null) }, mark: { type: "rule", strokeWidth: 2, aria: false },

@@ -62,11 +62,20 @@ def write(paths: Sequence[Path], out: Path, command: Sequence[str] = ()) -> list
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--out {printable(out)}: a page is a file that ends in .html")
-    if out.is_file() and _MARK not in out.read_bytes()[:_HEAD]:
-        raise UserError(f"--out {printable(out)}: is there, and no page of ours; name another file")
+    _check_replaceable(out)
     page = html(sides.read(paths), command)
     files.write_text(out, page)
     return [f"written: {printable(out)} ({size_bytes(len(page.encode()))})"]
+
+
+def _check_replaceable(out: Path) -> None:
+    """UserError for a file that is there and is no page of this verb."""
+    if not out.is_file():
+        return
+    with files.guarded(out, "read"), out.open("rb") as file:
+        head = file.read(_HEAD)
+    if _MARK not in head:
+        raise UserError(f"--out {printable(out)}: is there, and no page of ours; name another file")
 
 
 def html(found: Sequence[Side], command: Sequence[str] = ()) -> str:
