@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ def test_the_completed_names_are_those_of_the_registries():
     from retnet_bench.figures import FIGURES
     from retnet_bench.kernels import KERNELS
     from retnet_bench.models import SIZES
-    from retnet_bench.models.mixers import FILES
+    from retnet_bench.models.mixers import FILES, MIXERS
     from retnet_bench.results.schema import TIMES
     from retnet_bench.run import reproduce
     from retnet_bench.study import short, study
@@ -28,14 +29,31 @@ def test_the_completed_names_are_those_of_the_registries():
     assert completion.timed_names() == list(TIMES)
     assert completion.study_names() == study.names()
     assert tuple(LISTS) == completion.LISTS
-    assert set(short.CALLED) == set(completion.CALLED)
+    assert short.CALLED == completion.CALLED
+    for mixer in FILES:
+        family = MIXERS[mixer].kernels
+        assert completion.kernel_family(mixer) == family
+        its = {name for name, kernel in KERNELS.items() if kernel.mixer == family}
+        assert set(completion.kernel_names(family)) == its
     for name in completion.reproductions(""):
         reproduce.names([name])  # UserError for one that there is not
 
 
-def test_arms_complete_kernels_behind_a_colon():
-    assert completion.arms("retn") == ["retnet"]
-    assert "retnet:chunkwise" in completion.arms("retnet:ch")
+@pytest.mark.parametrize(
+    ("before", "typed", "found"),
+    [
+        ([], "retn", ["retnet"]),
+        ([], "retnet:ch", ["retnet:chunkwise"]),
+        (["retnet"], "transformer:sdpa_f", ["transformer:sdpa_flash"]),
+        ([], "retnet:sd", []),  # a kernel of another mixer
+        (["retnet", ":"], "ch", ["chunkwise"]),  # bash's three words
+        (["retnet", "gated_retention", ":"], "scalar_r", ["scalar_recurrent"]),
+        (["retnet"], ":", []),
+    ],
+)
+def test_arms_complete_the_kernels_of_their_mixer(before, typed, found):
+    ctx = SimpleNamespace(params={"arms": before})
+    assert completion.arms(ctx, typed) == found
 
 
 def test_studies_are_those_that_ship_and_files_here(tmp_path, monkeypatch):
@@ -55,6 +73,7 @@ def test_studies_are_those_that_ship_and_files_here(tmp_path, monkeypatch):
         ("run quick", "quickstart"),
         ("plot x --figure fig6", "fig6a"),
         ("compare retnet trans", "transformer"),
+        ("compare retnet : ch", "chunkwise"),
         ("list kern", "kernels"),
         ("compare a b --size 3", "3M"),
     ],

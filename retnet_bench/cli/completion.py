@@ -7,11 +7,14 @@ these lists equal to the registries. Names that installed packages add are not c
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+import typer
+
 PACKAGE = Path(__file__).parents[1]
-CALLED = ("retnet", "transformer")
+MIXERS = "models/mixers/__init__.py"
+CALLED = {"retnet": "retention", "transformer": "attention"}
 """Arms of `compare` that are called otherwise than their mixer."""
 LISTS = (
     *("studies", "models", "sizes", "kernels", "workloads", "settings", "protocol"),
@@ -25,22 +28,34 @@ def _tree(file: str) -> ast.Module:
 
 def _keys(file: str, name: str) -> list[str]:
     """Keys of the mapping that a module calls `name`."""
+    return list(_mapping(file, name))
+
+
+def _mapping(file: str, name: str) -> dict[str, ast.expr]:
     for node in ast.walk(_tree(file)):
         targets = getattr(node, "targets", [getattr(node, "target", None)])
         named = any(getattr(target, "id", "") == name for target in targets)
         if named and isinstance(value := getattr(node, "value", None), ast.Dict):
-            return [str(ast.literal_eval(key)) for key in value.keys if key is not None]
-    return []
+            pairs = zip(value.keys, value.values)
+            return {str(ast.literal_eval(key)): value for key, value in pairs if key is not None}
+    return {}
 
 
-def _registered(files: Iterable[Path], function: str) -> Iterator[str]:
-    """First arguments, or those called `name`, of calls of a function in some modules."""
+def _registered(
+    files: Iterable[Path], function: str, where: Mapping[str, str] = {}
+) -> Iterator[str]:
+    """First arguments, or those called `name`, of calls of a function in some modules; of the
+    calls whose keywords hold `where`.
+    """
     for path in files:
         tree = ast.parse(path.read_text("utf-8"))
         for node, values in [*((node, {}) for node in ast.walk(tree)), *_repeated(tree)]:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == function:
-                said = [*node.args[:1], *(k.value for k in node.keywords if k.arg == "name")]
-                yield from filter(None, (_text(one, values) for one in said))
+                given = {keyword.arg: keyword.value for keyword in node.keywords}
+                said = [*node.args[:1], *(given[key] for key in given if key == "name")]
+                # What a loop varies is a text of its turns, all else a constant.
+                if all(_said(given.get(key), values) == value for key, value in where.items()):
+                    yield from filter(None, (_text(one, values) for one in said))
 
 
 def _repeated(tree: ast.Module) -> Iterator[tuple[ast.AST, dict[str, str]]]:
@@ -51,6 +66,18 @@ def _repeated(tree: ast.Module) -> Iterator[tuple[ast.AST, dict[str, str]]]:
             said = getattr(turn, "elts", [turn])
             values = {n: str(v.value) for n, v in zip(names, said) if isinstance(v, ast.Constant)}
             yield from ((node, values) for node in ast.walk(loop))
+
+
+def _said(node: ast.expr | None, values: dict[str, str]) -> str:
+    """What an argument is in one turn of a loop: a constant, a variable or an f-string."""
+    match node:
+        case ast.Constant(value=value):
+            return str(value)
+        case ast.Name(id=name):
+            return values.get(name, "")
+        case ast.JoinedStr():
+            return _text(node, values)
+    return ""
 
 
 def _text(node: ast.expr, values: dict[str, str]) -> str:
@@ -74,11 +101,29 @@ def size_names() -> list[str]:
 
 
 def mixer_names() -> list[str]:
-    return _keys("models/mixers/__init__.py", "FILES")
+    return _keys(MIXERS, "FILES")
 
 
-def kernel_names() -> list[str]:
-    return list(_registered([PACKAGE / "kernels" / "rows.py"], "_add"))
+def kernel_names(family: str | None = None) -> list[str]:
+    """All kernels, or those of one family of maths."""
+    rows = PACKAGE / "kernels" / "rows.py"
+    return list(_registered([rows], "_add", {} if family is None else {"mixer": family}))
+
+
+def kernel_family(mixer: str) -> str:
+    """What a mixer's class says its `kernels` are, or the class that it is made from; "" for an
+    unknown mixer."""
+    places = {name: ast.literal_eval(at) for name, at in _mapping(MIXERS, "FILES").items()}
+    file, _, called = places.get(mixer, "").partition(".")
+    if not file:
+        return ""
+    tree = _tree(f"models/mixers/{file}.py")
+    (its,) = (n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == called)
+    for node in its.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "kernels":
+            return str(ast.literal_eval(node.value))
+    bases = {ast.unparse(base) for base in its.bases}
+    return next(kernel_family(n) for n, at in places.items() if at.partition(".")[2] in bases)
 
 
 def figure_names() -> list[str]:
@@ -123,9 +168,20 @@ def studies(incomplete: str) -> list[str]:
     return [name for name in (*study_names(), *files) if name.startswith(incomplete)]
 
 
-def arms(incomplete: str) -> list[str]:
-    """Of `compare`: arms and mixers, and after a colon kernels."""
+def arms(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Of `compare`: arms and mixers, and after a colon the kernels of that mixer.
+
+    bash takes `retnet:ch` for three words and replaces the last. Of `retnet:` alone it asks for
+    what begins with a colon, which none does: it completes from the first letter on.
+    """
+    before = ctx.params.get("arms") or ()
+    if before and before[-1] == ":":
+        return [one for one in _kernels_of(before[-2]) if one.startswith(incomplete)]
     name, colon, kernel = incomplete.partition(":")
-    if colon:
-        return [f"{name}:{one}" for one in kernel_names() if one.startswith(kernel)]
+    if name and colon:
+        return [f"{name}:{one}" for one in _kernels_of(name) if one.startswith(kernel)]
     return [one for one in (*CALLED, *mixer_names()) if one.startswith(incomplete)]
+
+
+def _kernels_of(arm: str) -> list[str]:
+    return kernel_names(kernel_family(CALLED.get(arm, arm)))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fakes import worlds
 from fakes.cells import cell, texts
-from workloads.worlds_tasks import STEPS, learned, logits, three_steps
+from workloads.worlds_tasks import learned, logits, three_steps
 
 from retnet_bench.models import MIXERS
 from retnet_bench.workloads import Cell
@@ -41,15 +41,13 @@ def alone(found: Cell) -> dict[str, Any]:
     return three_steps(0, None, found)
 
 
-def agrees(found: Cell, parallel: Parallel, folder: Path, norms: Iterable[float] = ()) -> None:
-    """`norms`: limits of the gradient norms of each step; LIMIT where none are given."""
+def agrees(found: Cell, parallel: Parallel, folder: Path, norms: float = LIMIT) -> None:
+    """`norms`: relative limit of the gradient norms."""
     expected = alone(found)
-    limits = [*norms] or [LIMIT] * STEPS
     ranks = worlds.run(three_steps, parallel.ranks, folder, replace(found, parallel=parallel))
     for rank in ranks:
         assert rank["losses"] == pytest.approx(expected["losses"], rel=LIMIT)
-        for got, wanted, limit in zip(rank["norms"], expected["norms"], limits, strict=True):
-            assert got == pytest.approx(wanted, rel=limit)
+        assert rank["norms"] == pytest.approx(expected["norms"], rel=norms)
         assert rank["weights"].keys() == expected["weights"].keys()
         off = _norm([rank["weights"][name] - w for name, w in expected["weights"].items()])
         assert off <= PARAMETERS * _norm(expected["weights"].values())
@@ -71,11 +69,12 @@ def test_two_ranks_train_what_one_process_trains(mixer, parallel, tmp_path):
     agrees(trained(mixer), parallel, tmp_path / "world")
 
 
-def rounding(found: Cell) -> list[float]:
-    """How far fp32 alone moves one process's gradient norms from those of fp64: 8e-5 at most
-    (gated_retention's first step)."""
+def rounding(found: Cell) -> float:
+    """How far fp32 alone moves one process's gradient norms from those of fp64, in the step that
+    it moves most: 8e-5 at most (gated_retention's first step). One step's is a draw that may be
+    next to nothing."""
     wanted = alone(replace(found, dtype="fp64"))["norms"]
-    return [abs(got / exact - 1) for got, exact in zip(alone(found)["norms"], wanted, strict=True)]
+    return max(abs(g / exact - 1) for g, exact in zip(alone(found)["norms"], wanted, strict=True))
 
 
 @pytest.mark.slow
@@ -83,11 +82,10 @@ def rounding(found: Cell) -> list[float]:
 @pytest.mark.parametrize("mixer", CLAIMED)
 def test_every_mixer_that_claims_a_split_trains_so(mixer, parallel, tmp_path):
     """In fp64 to the limits; in fp32 gradient norms to the rounding of both sides, if that is
-    more."""
+    more: each side's may be twice that of the one process, as draws of one spread go."""
     for family in ("paper", "modern"):
         found = trained(mixer, family=family)
-        limits = [max(LIMIT, 2 * own) for own in rounding(found)]
-        agrees(found, parallel, tmp_path / f"{family}-fp32", limits)
+        agrees(found, parallel, tmp_path / f"{family}-fp32", max(LIMIT, 4 * rounding(found)))
         agrees(replace(found, dtype="fp64"), parallel, tmp_path / f"{family}-fp64")
 
 
