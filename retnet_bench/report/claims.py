@@ -77,9 +77,14 @@ def _of(claim: Claim) -> str:
     measure = claim.measure
     if measure.kind == "crossover":
         return f"{claim.where.workload}: {measure.of} overtakes {measure.over}"
-    if measure.kind == "ratio":
-        return f"{measure.metric} {measure.of} / {measure.over}"
-    subject = {"slope": "slope over position", "exponent": f"exponent of {measure.metric}"}
+    if measure.kind in ("ratio", "equal_compute"):
+        metric = measure.metric or "held-out loss at equal compute:"
+        return f"{metric} {measure.of} / {measure.over}"
+    subject = {
+        "slope": "slope over position",
+        "growth": "growth of the step from the first position to the last",
+        "exponent": f"exponent of {measure.metric}",
+    }
     return f"{subject.get(measure.kind, measure.metric)}, {measure.of}"
 
 

@@ -102,6 +102,20 @@ def test_a_slope_is_in_microseconds_a_position():
     assert (flat.interval.estimate, flat.verdict) == (0.0, "holds")
 
 
+def test_growth_is_the_slope_over_the_span_as_a_share_of_the_mean_step():
+    rows = curve("retnet", 1e-3, 0.0) + curve("transformer", 1e-3, 2e-6)
+    where = {"workload": "decode", "length": 1000}
+    of = {"of": "transformer"}
+    rising = find(rows, claim("growth", where, measure=of, at_most=5))
+    mean = 1e-3 + 2e-6 * (1 + 500 + 1000) / 3
+    assert rising.interval[:3] == pytest.approx([100 * 2e-6 * 999 / mean] * 3)
+    assert (rising.unit, rising.verdict) == ("%", "does not hold")
+    flat = find(rows, claim("growth", where, at_most=5))
+    assert (flat.interval.estimate, flat.verdict) == (0.0, "holds")
+    once = find(decode("retnet", {1: 1e-3}), claim("growth", where | {"length": "max"}))
+    assert (once.verdict, once.reason) == ("not measured", "no block reached two positions")
+
+
 def test_an_exponent_is_the_slope_in_logarithms():
     where = {"workload": "train"}
     of = {"of": "transformer"}
@@ -285,6 +299,7 @@ WRONG = [
     ({"measure": {"metric": "decode_step_s"}}, 'train has no "decode_step_s"'),
     ({"measure": {"kind": "slope"}}, "compares no arms"),
     ({"measure": {"kind": "slope", "over": None}}, "a slope is over positions of decode, not of t"),
+    ({"measure": {"kind": "growth", "over": None}}, "a growth is over positions of decode, not of"),
     ({"measure": {"kind": "crossover"}}, "is of time, so it has no metric"),
 ]
 

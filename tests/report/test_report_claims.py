@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -72,3 +73,25 @@ def test_the_table_has_the_stated_number_beside_ours():
         assert words in shown
     for words in ("does not hold", "trm [oom]: 70 GB", "(Fig. 6b)"):
         assert words in shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("ratio", "decode_tokens_per_s retnet / trm"),
+        ("level", "decode_tokens_per_s, retnet"),
+        ("exponent", "exponent of decode_tokens_per_s, retnet"),
+        ("slope", "slope over position, retnet"),
+        ("growth", "growth of the step from the first position to the last, retnet"),
+        ("crossover", "decode: retnet overtakes trm"),
+        ("equal_compute", "held-out loss at equal compute: retnet / trm"),
+    ],
+)
+def test_the_number_is_named(kind, text):
+    made = finding(kind=kind)
+    if kind in ("slope", "growth", "equal_compute"):
+        measure = made.claim.measure.model_copy(update={"metric": None})
+        made = replace(made, claim=made.claim.model_copy(update={"measure": measure}))
+    stream = io.StringIO()
+    Console(file=stream, width=400).print(claims_table([made]))
+    assert f"{text}: at least 8.4 x" in " ".join(stream.getvalue().split())

@@ -19,6 +19,7 @@ from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.results.schema import EXACT, METRICS, OK_STATUSES, TIMES
 
 SUMMARY = ["estimate", "low", "high", "n", "status", "reason"]
+TOO_SHORT = "no block reached two positions"
 MIN_TIMED_SHARE = 0.9
 """Least part of an energy window that must be timed steps: the rest is not work of tokens."""
 Summary = Callable[[pd.DataFrame], Interval]
@@ -137,19 +138,37 @@ def slopes(records: pd.DataFrame) -> pd.DataFrame:
     """
     steps = rows.measured(records, "decode_step_s", "decode")
     failed = rows.failed(records, "decode_step_s", "decode")
-    frame = summarised(steps, failed, "length", ["batch"], _slope, over="position")
+    frame = summarised(steps, failed, "length", ["batch"], slope, over="position")
     short = frame["status"].isin(OK_STATUSES) & frame["estimate"].isna()
-    frame.loc[short, "reason"] = "no block reached two positions"
+    frame.loc[short, "reason"] = TOO_SHORT
     zero = ((frame["low"] <= 0) & (frame["high"] >= 0)).astype("boolean")
     return frame.assign(includes_zero=zero.where(frame["low"].notna()))
 
 
-def _slope(points: pd.DataFrame) -> Interval:
+def slope(points: pd.DataFrame) -> Interval:
+    """s/position, from the decode steps of one contract; nan where no block has two positions."""
+    return _over_positions(points, lambda places, steps: steps)
+
+
+def growth(points: pd.DataFrame) -> Interval:
+    """`slope` times the span of the positions, as a share of the block's mean step: how much more
+    the last position takes than the first. Of no unit, so that sizes and machines compare."""
+    return _over_positions(
+        points,
+        lambda places, steps: np.ptp(places) * steps / steps.mean(axis=1, keepdims=True),
+    )
+
+
+def _over_positions(
+    points: pd.DataFrame, scaled: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Interval:
+    """The slope of `scaled(positions, seconds (blocks, positions))` over positions."""
     table = rows.block_table(points, "position")
     if table.shape[1] < 2 or table.empty:
         return UNKNOWN
     processes = table.groupby(rows.PROCESS_KEYS, dropna=False).ngroup().to_numpy()
-    return estimates.slope(table.columns, table.to_numpy(), processes)
+    places = table.columns.to_numpy(dtype=float)
+    return estimates.slope(places, scaled(places, table.to_numpy()), processes)
 
 
 def exponent(points: pd.DataFrame) -> Interval:

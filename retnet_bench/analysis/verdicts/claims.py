@@ -46,7 +46,7 @@ _SETTINGS = (
 class Measure(Strict):
     """The number: `kind` of `metric` for arm `of`, against arm `over` where two are compared."""
 
-    kind: Literal["ratio", "level", "slope", "exponent", "crossover", "equal_compute"]
+    kind: Literal["ratio", "level", "slope", "growth", "exponent", "crossover", "equal_compute"]
     metric: Word | None = None
     """Ratio, level and exponent: a metric of the records, a rate or perplexity_per_byte."""
     of: Word
@@ -232,8 +232,9 @@ def _check_measure(claim: Claim) -> None:
         raise UserError(f"where.learning_rate is of perplexity, not of {quoted(workload)}")
     if measure.kind == "equal_compute" and workload != "perplexity":
         raise UserError(f"measure: equal_compute is of perplexity, not of {quoted(workload)}")
-    if measure.kind == "slope" and workload != "decode":
-        raise UserError(f"measure: a slope is over positions of decode, not of {quoted(workload)}")
+    if measure.kind in ("slope", "growth") and workload != "decode":
+        what = f"measure: a {measure.kind} is over positions of decode"
+        raise UserError(f"{what}, not of {quoted(workload)}")
     if measure.kind == "crossover" and workload not in CROSSES:
         near = did_you_mean(workload, CROSSES)
         raise UserError(f"measure: nothing is known to cross over in {quoted(workload)}{near}")

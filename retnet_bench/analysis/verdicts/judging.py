@@ -25,6 +25,7 @@ from retnet_bench.results.schema import EXACT, METRICS, TIMES
 
 Verdict = Literal["holds", "does not hold", "inconclusive", "not measured"]
 
+_UNITS = {"ratio": "x", "equal_compute": "x", "slope": SLOPE.unit, "growth": "%", "exponent": ""}
 _X_UNITS = {"length": "tokens", "position": "tokens", "n_params": "parameters"}
 
 
@@ -81,7 +82,7 @@ def _unit(claim: Claim) -> str:
         assert metric is not None
         known = METRICS.get(metric)
         return known.unit if known else "" if metric == PERPLEXITY else "tokens/s"
-    return {"ratio": "x", "equal_compute": "x", "slope": SLOPE.unit, "exponent": ""}[kind]
+    return _UNITS[kind]
 
 
 def _chosen(records: pd.DataFrame, claim: Claim) -> pd.DataFrame:
@@ -228,12 +229,26 @@ def _level(cells: pd.DataFrame, claim: Claim) -> Interval:
 
 
 def _slope(cells: pd.DataFrame, claim: Claim) -> Interval:
-    _refuse_several(_measured(cells, claim), "position")
-    found = curves.slopes(cells).iloc[0]
-    if np.isnan(found["estimate"]):
-        raise _NotMeasured(found["reason"])
-    estimate, low, high = (SLOPE.of(float(found[name])) for name in ("estimate", "low", "high"))
-    return Interval(estimate, low, high, int(found["n"]))
+    return _over_positions(cells, claim, curves.slope, SLOPE.factor)
+
+
+def _growth(cells: pd.DataFrame, claim: Claim) -> Interval:
+    return _over_positions(cells, claim, curves.growth, 100)
+
+
+def _over_positions(
+    cells: pd.DataFrame,
+    claim: Claim,
+    of: Callable[[pd.DataFrame], Interval],
+    factor: float,
+) -> Interval:
+    steps = _measured(cells, claim)
+    _refuse_several(steps, "position")
+    found = of(steps)
+    if np.isnan(found.estimate):
+        raise _NotMeasured(curves.TOO_SHORT)
+    estimate, low, high = (factor * end for end in found[:3])
+    return Interval(estimate, low, high, found.n)
 
 
 def _exponent(cells: pd.DataFrame, claim: Claim) -> Interval:
@@ -302,6 +317,7 @@ _KINDS: Mapping[str, Callable[[pd.DataFrame, Claim], Interval]] = {
     "ratio": _ratio,
     "level": _level,
     "slope": _slope,
+    "growth": _growth,
     "exponent": _exponent,
     "crossover": _crossover,
     "equal_compute": _equal_compute,
