@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
+import math
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -68,9 +69,22 @@ def short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+_SUFFIX = {"k": 1e3, "M": 1e6, "B": 1e9}
+
+
+def natural(text: str) -> tuple[float, str]:
+    """A key that sorts `0.8M` before `3M`, `512` before `4096` and names after numbers."""
+    number, factor = (text[:-1], _SUFFIX[text[-1]]) if text[-1:] in _SUFFIX else (text, 1.0)
+    try:
+        value = factor * float(number)
+    except ValueError:
+        return math.inf, text
+    return (math.inf if math.isnan(value) else value), text
+
+
 def did_you_mean(word: object, choices: Iterable[str]) -> str:
     """`; did you mean "x"?` for a near miss, else `; choose from a, b, c`, shortened."""
-    known = sorted(choices)
+    known = sorted(choices, key=natural)
     word = str(word)[:QUOTED_LENGTH]  # the comparison is quadratic in the length
     same = [choice for choice in known if choice.lower() == word.lower()]
     close = same or difflib.get_close_matches(word, known, n=1, cutoff=0.6)

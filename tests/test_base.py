@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retnet_bench.base import Registry, UserError, did_you_mean
+from retnet_bench.base import Registry, UserError, did_you_mean, natural
 
 NAMES = ["chunkwise", "parallel", "recurrent"]
 
@@ -28,6 +28,12 @@ def test_a_near_miss_is_suggested_else_all_are_listed(word, said):
 
 def test_nothing_to_choose_from_says_nothing():
     assert did_you_mean("x", []) == ""
+
+
+def test_numbers_are_listed_by_size():
+    assert sorted(["3M", "0.8M", "1.3B", "12k"], key=natural) == ["12k", "0.8M", "3M", "1.3B"]
+    assert sorted(["nan", "fp32", "4096", "512"], key=natural) == ["512", "4096", "fp32", "nan"]
+    assert did_you_mean(7, ["16384", "2048", "1024"]) == "; choose from 1024, 2048, 16384"
 
 
 @given(st.text(), st.lists(st.text(min_size=1, alphabet=st.characters(codec="ascii"))))

@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from retnet_bench import __version__
 from retnet_bench.analysis.verdicts import claims, judging
 from retnet_bench.analysis.verdicts.judging import Finding
-from retnet_bench.base import UserError, quoted
+from retnet_bench.base import UserError, natural, quoted
 from retnet_bench.figures import plot
 from retnet_bench.study import study as studies
 from retnet_bench.study.study import Study
@@ -85,7 +85,7 @@ def about(study: Study, records: pd.DataFrame) -> dict[str, Any]:
     """What the manifest says of study and records."""
 
     def named(column: str) -> list[str]:
-        return sorted(map(str, records[column].dropna().unique()))
+        return sorted(map(str, records[column].dropna().unique()), key=natural)
 
     return {
         "study": study.name,

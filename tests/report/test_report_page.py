@@ -126,11 +126,6 @@ def test_keys_that_differ_among_the_cells_of_a_row_are_left_open(side):
     assert "batch" not in cells.keys({"workload": "train", "arm": "retnet"})
 
 
-def test_numbers_are_sorted_by_size():
-    assert sorted(["3M", "0.8M", "1.3B", "12k"], key=keys.natural) == ["12k", "0.8M", "3M", "1.3B"]
-    assert sorted(["4096", "512", "fp32"], key=keys.natural) == ["512", "4096", "fp32"]
-
-
 def test_points_of_a_chart_are_the_numbers_of_its_table(side):
     chart = charts.drawn([side])[0]
     assert chart["name"] == "throughput"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from retnet_bench.base import UserError, did_you_mean, located, quoted
+from retnet_bench.base import UserError, did_you_mean, located, natural, quoted
 from retnet_bench.results.schema import NAMES
 
 OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -136,4 +136,4 @@ def _values_of(column: pd.Series[Any], condition: Condition) -> str:
         return f"; {condition.key} is empty in all of them"
     if condition.operator == "=":
         return did_you_mean(condition.values[0], known)
-    return f"; {condition.key} is {', '.join(sorted(known)[:10])}"
+    return f"; {condition.key} is {', '.join(sorted(known, key=natural)[:10])}"

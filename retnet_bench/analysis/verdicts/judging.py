@@ -19,7 +19,7 @@ from retnet_bench.analysis.statistics import (
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.tables import best_rates, curves, optimum, ratios, rows, scaling
 from retnet_bench.analysis.verdicts.claims import COMPARISONS, CROSSES, PERPLEXITY, RATES, Claim
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, natural
 from retnet_bench.results.quantities import SLOPE
 from retnet_bench.results.schema import EXACT, METRICS, TIMES
 
@@ -175,7 +175,7 @@ def _refuse_several(values: pd.DataFrame, free: str = "") -> None:
         left_open = [x, *left_open]
     if left_open:
         found = [
-            f"{key} ({', '.join(map(str, sorted(values[key].dropna().unique())))})"
+            f"{key} ({', '.join(sorted(map(str, values[key].dropna().unique()), key=natural))})"
             for key in left_open
         ]
         raise _NotMeasured(f"where leaves open: {', '.join(found)}; say which")

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from retnet_bench.base import natural
+
 NAMES = (
     *("workload", "size", "length", "batch", "new_tokens", "dtype", "mode"),
     *("token_budget", "learning_rate", "arm"),
@@ -56,15 +58,3 @@ class Cells:
         """Per key the values there are, numbers by size."""
         found = {name: {row[name] for row in self._rows} - {""} for name in NAMES}
         return {name: sorted(values, key=natural) for name, values in found.items()}
-
-
-_SUFFIX = {"k": 1e3, "M": 1e6, "B": 1e9}
-
-
-def natural(text: str) -> tuple[float, str]:
-    """A key that sorts `0.8M` before `3M`, `512` before `4096` and names after numbers."""
-    number, factor = (text[:-1], _SUFFIX[text[-1]]) if text[-1:] in _SUFFIX else (text, 1.0)
-    try:
-        return (factor * float(number), text)
-    except ValueError:
-        return (float("inf"), text)

@@ -16,9 +16,9 @@ import pandas as pd
 
 from retnet_bench import __version__, files
 from retnet_bench.analysis.tables.captions import contract_text
-from retnet_bench.base import UserError, printable
+from retnet_bench.base import UserError, natural, printable
 from retnet_bench.report.page import charts, library, records, sides, tables
-from retnet_bench.report.page.keys import NAMES, Cells, natural
+from retnet_bench.report.page.keys import NAMES, Cells
 from retnet_bench.report.page.looks import Look, looks
 from retnet_bench.report.page.sides import Side
 from retnet_bench.report.page.tables import Table
@@ -188,7 +188,7 @@ def _shown(side: Side) -> Shown:
 
 
 def _list(column: pd.Series) -> str:
-    return ", ".join(sorted(map(str, column.dropna().unique())))
+    return ", ".join(sorted(map(str, column.dropna().unique()), key=natural))
 
 
 def _dates(column: pd.Series) -> str:
