@@ -42,11 +42,12 @@ def ours(finding: Finding) -> str:
         return (
             f"{side} the measured range"
             if np.isnan(end)
-            else _with(f"{side} {quantity(end)}", shown.unit)
+            else _with(f"{side} {_number(end, shown.unit)}", shown.unit)
         )
-    interval = "no interval" if np.isnan(low) else f"{quantity(low)}, {quantity(high)}"
+    estimate_, low_, high_ = (_number(value, shown.unit) for value in (estimate, low, high))
+    interval = "no interval" if np.isnan(low) else f"{low_}, {high_}"
     exact = low == high == estimate
-    return _with(quantity(estimate), shown.unit) + ("" if exact else f" [{interval}]")
+    return _with(estimate_, shown.unit) + ("" if exact else f" [{interval}]")
 
 
 def asked(finding: Finding) -> str:
@@ -86,6 +87,11 @@ def _of(claim: Claim) -> str:
         "exponent": f"exponent of {measure.metric}",
     }
     return f"{subject.get(measure.kind, measure.metric)}, {measure.of}"
+
+
+def _number(value: float, unit: str) -> str:
+    """Tokens are counted: none is shown in parts."""
+    return f"{value:,.0f}" if unit == "tokens" and np.isfinite(value) else quantity(value)
 
 
 def _bound(value: float) -> str:

@@ -56,7 +56,8 @@ def of_claim(finding: Finding) -> Verdict:
     """A claim as one line of the first screen."""
     tone = _TONES.get(finding.verdict, "open")
     measure = finding.claim.measure
-    of = f"{measure.of} / {measure.over}" if measure.kind == "ratio" else ""
+    words = {"ratio": "{} / {}", "crossover": "where {} overtakes {}"}
+    of = words.get(measure.kind, "").format(measure.of, measure.over)
     at = ", ".join(filter(None, (of, finding.at or finding.reason)))
     return Verdict(_capital(finding.claim.says), ours(finding), at, tone)
 
