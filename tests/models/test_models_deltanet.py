@@ -280,7 +280,7 @@ def test_closed_forms_equal_the_models(mixer):
 
 @pytest.mark.parametrize("mixer", EACH)
 @pytest.mark.parametrize("kernel", ["delta_chunkwise", "delta_recurrent"])
-@pytest.mark.parametrize("length", [1, 7, 8, 9, 24, 29])
+@pytest.mark.parametrize("length", [1, 8, 9, 29])
 def test_flops_equal_the_counters(mixer, kernel, length):
     flops_equal_the_counters(tiny(mixer, kernel=kernel, family="modern"), length)
     shape = {"n_heads": 3, "d_key": 12, "d_value": 15, "conv_width": 0, "gate": True}
