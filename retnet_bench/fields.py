@@ -76,9 +76,13 @@ def refused(key: Any, words: str) -> ValidationError:
 REFUSED = "refused"
 
 
-def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], list[str]]) -> str:
+def problem(
+    error: ValidationError,
+    keys_at: Callable[[tuple[int | str, ...]], list[str]],
+    elsewhere: Callable[[object], str] = lambda key: "",
+) -> str:
     """pydantic's first complaint in the house's words. `keys_at` gives the keys that are allowed at
-    a place."""
+    a place, `elsewhere` the words for a key that belongs to another place."""
     first, *others = error.errors()
     place, given, kind = first["loc"], first["input"], first["type"]
     if words := _words_beside(first, others):
@@ -88,7 +92,8 @@ def problem(error: ValidationError, keys_at: Callable[[tuple[int | str, ...]], l
     where = ".".join(quoted(part) for part in place)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         prefix = "".join(f"{quoted(part)}." for part in place[:-1])[:-1]
-        message = f'unknown key "{quoted(place[-1])}"{did_you_mean(place[-1], keys_at(place[:-1]))}'
+        near = elsewhere(place[-1]) or did_you_mean(place[-1], keys_at(place[:-1]))
+        message = f'unknown key "{quoted(place[-1])}"{near}'
         return f"{prefix}: {message}" if prefix else message
     if kind == "literal_error":
         return f'{where}: "{quoted(given)}" is unknown{did_you_mean(given, _choices(first))}'

@@ -45,6 +45,8 @@ def test_the_completed_names_are_those_of_the_registries():
         ([], "retn", ["retnet"]),
         ([], "retnet:ch", ["retnet:chunkwise"]),
         (["retnet"], "transformer:sdpa_f", ["transformer:sdpa_flash"]),
+        ([], "retnet:au", ["retnet:auto"]),
+        ([], "nothing:au", []),
         ([], "retnet:sd", []),  # a kernel of another mixer
         (["retnet", ":"], "ch", ["chunkwise"]),  # bash's three words
         (["retnet", "gated_retention", ":"], "scalar_r", ["scalar_recurrent"]),

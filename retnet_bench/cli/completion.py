@@ -184,4 +184,6 @@ def arms(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _kernels_of(arm: str) -> list[str]:
-    return kernel_names(kernel_family(CALLED.get(arm, arm)))
+    """Those of its mixer, and `auto`: the fastest that was timed."""
+    family = kernel_family(CALLED.get(arm, arm))
+    return [*kernel_names(family), "auto"] if family else []

@@ -21,7 +21,7 @@ def compare(
         list[str],
         typer.Argument(
             help="Two or more: retnet, transformer or a mixer of `list models`, each with a "
-            "kernel if you like (retnet:parallel).",
+            "kernel if you like (retnet:parallel; retnet:auto: the fastest, by measurement).",
             autocompletion=completion.arms,
         ),
     ],

@@ -107,6 +107,14 @@ def spread(arms: Any) -> Any:
     return found
 
 
+def said_of_an_arm(key: object) -> str:
+    """For messages: where a key belongs that only an arm has; empty for any other."""
+    options = {name for _, mixer in MIXERS.items() for name in mixer_options.names(mixer.Options)}
+    if key not in options | {*Arm.common()} - {*CommonSettings.model_fields}:
+        return ""
+    return f"; it is said of an arm: arms.NAME.{key}"
+
+
 _OF_NUMBERS = (int, float, type(None))
 """Types of which the option itself says what it takes; bool is none of them."""
 OF_PATTERN = ("layers", "family", "checkpoint")

@@ -21,6 +21,7 @@ from typing import Any
 
 from retnet_bench import yaml_file
 from retnet_bench.base import UserError, did_you_mean, located, quoted, short_hash
+from retnet_bench.study.arms import said_of_an_arm
 from retnet_bench.study.settings import ProtocolSettings, Settings
 from retnet_bench.study.study import Source, Study, find, parse
 
@@ -263,7 +264,7 @@ def _put(mapping: dict[str, Any], key: str, value: Any) -> None:
 
 def _check_key(section: str, key: str) -> None:
     if key not in SECTIONS[section]:
-        near = did_you_mean(key, SECTIONS[section])
+        near = said_of_an_arm(key) or did_you_mean(key, SECTIONS[section])
         raise UserError(f'{section}: unknown key "{quoted(key)}"{near}')
 
 

@@ -42,10 +42,10 @@ def _check_arm(name: str, arm: Arm) -> None:
                 raise UserError(f"mixer {EVERY_MIXER} stands for arms, not for layers of a pattern")
             family = MIXERS[entry.mixer].kernels
         with located(f"{place}.kernel"):
-            _check_kernel(entry.kernel, family)
+            check_kernel(entry.kernel, family)
 
 
-def _check_kernel(name: str | None, family: str) -> None:
+def check_kernel(name: str | None, family: str) -> None:
     """UserError for a kernel that does not compute what the mixers of the family do."""
     fitting = [*(n for n, kernel in KERNELS.items() if kernel.mixer == family), AUTO]
     if name is None or name in fitting:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from retnet_bench import yaml_file
-from retnet_bench.base import UserError, did_you_mean, quoted, short_hash
-from retnet_bench.kernels import KERNELS
+from retnet_bench.base import UserError, did_you_mean, located, quoted, short_hash
 from retnet_bench.models import MIXERS
 from retnet_bench.results.schema import TIMES
+from retnet_bench.study.names import check_kernel
 from retnet_bench.study.study import Source
 
 CALLED = {"retnet": "retention", "transformer": "attention"}
@@ -113,8 +113,8 @@ def _arms(words: Sequence[str]) -> dict[str, dict[str, str]]:
             raise UserError(
                 f'the arm "{quoted(word)}" stands twice; give its kernel: {name}:KERNEL'
             )
-        if kernel:
-            KERNELS[kernel]  # unknown: UserError with a suggestion
+        with located(quoted(word)):
+            check_kernel(kernel or None, MIXERS[mixer].kernels)
         found[arm] = {"mixer": mixer} | ({"kernel": kernel} if kernel else {})
     if len(found) < 2:
         also = next(name for name in CALLED if name not in found)

@@ -20,7 +20,7 @@ from retnet_bench.analysis.verdicts.claims import Claim
 from retnet_bench.base import UserError, did_you_mean, located, printable, quoted
 from retnet_bench.fields import Name, Strict, Text, problem
 from retnet_bench.measure.protocol import Protocol
-from retnet_bench.study.arms import Arm, spread
+from retnet_bench.study.arms import Arm, said_of_an_arm, spread
 from retnet_bench.study.settings import (
     ALTERNATIVES,
     DEFAULTS,
@@ -158,7 +158,7 @@ def parse(source: Source) -> Study:
             _check_tune(study)
             points = list(study.points())  # each point's values are checked, too
         except ValidationError as error:
-            raise UserError(problem(error, _keys_at)) from None
+            raise UserError(problem(error, _keys_at, said_of_an_arm)) from None
         _check_claims(study, points)
     return study
 
@@ -174,7 +174,7 @@ def _check_axes(study: Study) -> None:
     for i, group in enumerate(study.workloads):
         for axis, values in group.axes.items():
             if axis not in allowed:
-                near = did_you_mean(axis, allowed)
+                near = said_of_an_arm(axis) or did_you_mean(axis, allowed)
                 raise UserError(f'workloads.{i}.axes: unknown key "{quoted(axis)}"{near}')
             if not values:
                 raise UserError(

@@ -71,6 +71,8 @@ def test_null_takes_a_key_out():
 REFUSED = [
     ("fixed.sze=3M", 'fixed: unknown key "sze"; did you mean "size"?'),
     ("axes.lenght=[1]", 'axes: unknown key "lenght"; did you mean "length"?'),
+    ("fixed.kernel=math", 'fixed: unknown key "kernel"; it is said of an arm: arms.NAME.kernel'),
+    ("axes.chunk=[16,32]", 'axes: unknown key "chunk"; it is said of an arm: arms.NAME.chunk'),
     ("size=3M", 'unknown key "size"; did you mean fixed.size or axes.size?'),
     ("fixd.size=3M", 'unknown key "fixd.size"; did you mean "fixed.size"?'),
     ("protocol.bloks=3", 'protocol: unknown key "bloks"; did you mean "blocks"?'),

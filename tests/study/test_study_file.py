@@ -59,6 +59,8 @@ WRONG = [
     (put("arm", 1), 'unknown key "arm"; did you mean "arms"?'),
     (put("fixed.lenght", 1), 'fixed: unknown key "lenght"; did you mean "length"?'),
     (put("arms.retnet.kernal", "x"), 'did you mean "kernel"?'),
+    (put("fixed.head_dim", 64), 'fixed: unknown key "head_dim"; it is said of an arm: arms.NAME.h'),
+    (put("workloads.0.axes.kernel", ["math"]), "it is said of an arm: arms.NAME.kernel"),
     (put("protocol.block", 1), 'protocol: unknown key "block"; did you mean "blocks"?'),
     (put("workloads.0.axis", {}), 'workloads.0: unknown key "axis"; did you mean "axes"?'),
     (

@@ -60,6 +60,11 @@ def test_a_long_name_is_cut_and_stays_its_own():
     assert one.name != other.name
 
 
+def test_a_kernel_may_be_left_to_measurement():
+    arms = studies.parse(made("retnet:auto", "transformer").source()).arms
+    assert arms["retnet-auto"].open == ("kernel",)
+
+
 @pytest.mark.parametrize(
     ("arms", "options", "said"),
     [
@@ -67,6 +72,7 @@ def test_a_long_name_is_cut_and_stays_its_own():
         (["retnet", "transfomer"], {}, 'unknown arm "transfomer"; did you mean "transformer"?'),
         (["retnet", "retnet"], {}, 'the arm "retnet" stands twice; give its kernel: retnet:KERNEL'),
         (["retnet:chunkwse", "mamba2"], {}, 'did you mean "chunkwise"?'),
+        (["retnet:sdpa", "mamba2"], {}, "retnet:sdpa: kernel sdpa computes attention, not reten"),
         (["retnet", "mamba2"], {"lengths": "0"}, "--lengths: 0 must be 1 or more"),
         (["retnet", "mamba2"], {"lengths": "1k,1024"}, "--lengths names 1024 twice"),
         (["retnet", "mamba2"], {"lengths": "1k,,2k"}, '"" is no count'),
