@@ -61,7 +61,7 @@ def test_a_long_name_is_cut_and_stays_its_own():
 
 
 def test_a_kernel_may_be_left_to_measurement():
-    arms = studies.parse(made("retnet:auto", "transformer").source()).arms
+    arms = made("retnet:auto", "transformer").arms
     assert arms["retnet-auto"].open == ("kernel",)
 
 
