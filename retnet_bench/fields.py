@@ -88,7 +88,7 @@ def problem(
     if words := _words_beside(first, others):
         where = ".".join(quoted(part) for part in place[:-1])
         message = f"{_lowered(first['msg'])} or {words}"
-        return f"{where}: {message}, not {quoted(repr(given))}"
+        return f"{where}: {message}, not {_as_written(given)}"
     where = ".".join(quoted(part) for part in place)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         prefix = "".join(f"{quoted(part)}." for part in place[:-1])[:-1]
@@ -96,19 +96,20 @@ def problem(
         message = f'unknown key "{quoted(place[-1])}"{near}'
         return f"{prefix}: {message}" if prefix else message
     if kind == "literal_error":
-        return f'{where}: "{quoted(given)}" is unknown{did_you_mean(given, _choices(first))}'
+        said = f'"{quoted(given)}"' if isinstance(given, str) else _as_written(given)
+        return f"{where}: {said} is unknown{did_you_mean(given, _choices(first))}"
     if kind == "missing":
         return _missing(error)
     if kind == "value_error":  # of several fields together; names them itself
         return str(first["ctx"]["error"])
     if kind in ("model_type", "dict_type", "dataclass_type"):
-        return f"{where} must be a mapping, is {quoted(repr(given))}"
+        return f"{where} must be a mapping, is {_as_written(given)}"
     if kind in ("tuple_type", "list_type"):
-        return f"{where} must be a list, is {quoted(repr(given))}"
+        return f"{where} must be a list, is {_as_written(given)}"
     if kind == "too_short":
         return f"{where} is empty; give it at least {first['ctx']['min_length']}"
     message = f"{where}: {_lowered(first['msg'])}"
-    return message if kind in ("too_long", REFUSED) else f"{message}, not {quoted(repr(given))}"
+    return message if kind in ("too_long", REFUSED) else f"{message}, not {_as_written(given)}"
 
 
 def _words_beside(first: Any, others: Sequence[Any]) -> str:
@@ -136,6 +137,13 @@ def _choices(problem: Any) -> list[str]:
     """The values of a Literal, from pydantic's sentence."""
     expected = problem["ctx"]["expected"]
     return [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
+
+
+def _as_written(given: object) -> str:
+    """A value as a message repeats it: null, true and false in YAML's words."""
+    if given is None or isinstance(given, bool):
+        return "null" if given is None else str(given).lower()
+    return quoted(repr(given))
 
 
 def _lowered(sentence: str) -> str:

@@ -20,8 +20,8 @@ from retnet_bench.results.quantities import COMPUTATION
 LAYOUT = ((0.6, 3.2), (4.8, 2.0))
 PARABOLAS = "Points are models, lines the parabolas through them in log size."
 SLICES = (
-    "No compute was given to three sizes: lines are the joint law at that compute, marks its least "
-    "loss with the interval of the size."
+    "No compute was given to three sizes: lines are the joint law at that compute, marks, where "
+    "there are any, its least loss with the interval of the size."
 )
 
 
@@ -66,7 +66,7 @@ def _parabolas(sheet: Sheet, measured: list[IsoFlop]) -> str:
             beyond.append(f"{one.arm} at {scaling_law.rounded(one.compute)}")
         else:
             _least(sheet, one.arm, one.compute, curve.minimum)
-    return f"{PARABOLAS}{_none(beyond)}"
+    return f"{PARABOLAS}{none(beyond)}"
 
 
 def _slices(sheet: Sheet, records: pd.DataFrame) -> str:
@@ -87,10 +87,10 @@ def _slices(sheet: Sheet, records: pd.DataFrame) -> str:
             size = best.frontiers[arm].interval("size", compute)
             _mark_least(sheet, arm, size, best.frontiers[arm].interval("loss", compute).estimate)
             _least(sheet, arm, compute, size)
-    return f"{SLICES}{_none(beyond)}"
+    return f"{SLICES}{none(beyond)}"
 
 
-def _none(beyond: list[str]) -> str:
+def none(beyond: list[str]) -> str:
     """A sentence about curves whose least loss nobody measured near."""
     return f" No least loss among the models measured: {', '.join(beyond)}." if beyond else ""
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from retnet_bench.base import UserError, quoted
 from retnet_bench.kernels import Elsewhere
 from retnet_bench.measure import environment, rates
 from retnet_bench.measure.devices import Rates, find, recognise
@@ -46,12 +47,14 @@ def here(device: str, dtypes: Iterable[str]) -> Target:
 
 def on(name: str) -> Target:
     """A row of the table of devices, or several of one: 8xh100-80gb. UserError with a suggestion
-    for an unknown name."""
-    several = re.fullmatch(r"([1-9]\d{0,3})\s*x\s*(.+)", name, re.IGNORECASE)
-    count, kind = (int(several[1]), several[2]) if several else (1, name)
+    for an unknown name, and for a number of devices that there can't be."""
+    several = re.fullmatch(r"(-?\d+)\s*x\s*(.+)", name, re.IGNORECASE)
+    count, kind = (several[1], several[2]) if several else ("1", name)
+    if not re.fullmatch(r"[1-9]\d{0,3}", count):
+        raise UserError(f"--on {quoted(name)}: a machine has 1 to 9999 devices, such as 8x{kind}")
     device = find(kind)
     there = Elsewhere(device.capability)
-    return Target(device, "cuda", device.memory_bytes, elsewhere=there, count=count)
+    return Target(device, "cuda", device.memory_bytes, elsewhere=there, count=int(count))
 
 
 def retargeted(pairs: list[Pair], target: Target) -> list[Pair]:

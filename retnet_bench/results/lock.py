@@ -86,7 +86,7 @@ def _open(folder: Path, file: Path) -> Iterator[int]:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     except (OSError, ValueError) as error:
-        words = f"{reason(error, folder)}; use --out"
+        words = f"{reason(error, folder)}; use another folder"
         raise UserError(f"can't write to {printable(folder)}: {words}") from None
     _held.add(descriptor)
     try:

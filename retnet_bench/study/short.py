@@ -103,11 +103,13 @@ def _arms(words: Sequence[str]) -> dict[str, dict[str, str]]:
     """Arms as ARM or ARM:KERNEL: `retnet`, `transformer`, or any mixer's name."""
     found: dict[str, dict[str, str]] = {}
     for word in words:
-        name, _, kernel = word.partition(":")
+        name, colon, kernel = word.partition(":")
         mixer = CALLED.get(name, name)
         if mixer not in MIXERS:
             near = did_you_mean(name, [*CALLED, *MIXERS])
             raise UserError(f'unknown arm "{quoted(name)}"{near}')
+        if colon and not kernel:
+            raise UserError(f"{quoted(word)} names no kernel after its colon; choose one, or auto")
         arm = f"{name}-{kernel}" if kernel else name
         if arm in found:
             raise UserError(

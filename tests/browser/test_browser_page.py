@@ -232,6 +232,41 @@ def test_it_prints_on_a4(opened, pages, run):
     assert not found.page.locator("figure .tools:not(.legend)").first.is_visible()
     ground = found.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert ground == "rgb(255, 255, 255)"  # the theme of the screen costs no ink
+    assert not any(one.is_visible() for one in found.page.locator("figcaption .screen").all())
+
+
+def test_what_is_folded_away_is_printed(opened, pages):
+    found = opened(pages["decode"])
+    study = found.page.locator("details pre").first
+    assert not study.is_visible()
+    found.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert study.is_visible()
+    found.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert not study.is_visible()
+
+
+def test_lanes_are_centred_on_the_name_of_their_row(opened, pages):
+    """Every arm has four lengths: as many marks above its name as below."""
+    found = opened(pages["contenders"], viewport={"width": 1280, "height": 900})
+    figure = found.page.locator("figure").filter(has_text="Training speed of every arm").first
+    middle = "n => n.getBoundingClientRect().y + n.getBoundingClientRect().height / 2"
+    labels = figure.locator(".role-axis-label text")
+    places = labels.evaluate_all(f"nodes => nodes.map(n => [n.textContent, ({middle})(n)])")
+    names = [(name, at) for name, at in places if name[0].isalpha()]
+    marks = sorted(figure.locator(MARKS).evaluate_all(f"nodes => nodes.map({middle})"))
+    assert len(marks) == 4 * len(names)
+    for name, at in names:
+        nearest = sorted(sorted(marks, key=lambda mark: abs(mark - at))[:4])
+        assert sum(nearest) / 4 == pytest.approx(at, abs=2), name
+        assert nearest[0] < nearest[1] < at < nearest[2] < nearest[3]
+
+
+def test_an_interval_beyond_the_chart_has_an_arrow(opened, pages):
+    """The transformer's bits per byte reach further up than the other models' spread."""
+    found = opened(pages["contenders"])
+    drawn = "figure[data-figure=pareto] .mark-symbol path:not([aria-label])"
+    assert found.page.locator(drawn).count() > 0
+    assert "an arrow says that one goes on" in found.page.locator("main .note").first.inner_text()
 
 
 def test_the_switch_changes_the_theme(opened, pages):
@@ -266,6 +301,13 @@ def test_a_mark_tells_its_numbers(opened, pages):
     assert "blocks; " in words
     assert "[" in words
     assert " ms" in words
+
+
+def test_long_names_do_not_widen_the_page(opened, tmp_path):
+    folder = hostile_folder(tmp_path / "study")
+    report.write([folder], tmp_path / "page.html", ["retnet-bench", "report", HOSTILE])
+    found = opened(tmp_path / "page.html", viewport={"width": 400, "height": 800})
+    assert found.page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
 def test_a_study_of_script_tags_does_nothing(opened, tmp_path):

@@ -9,6 +9,7 @@ from fakes import worlds
 from fakes.cells import QUICK, cell
 from workloads.worlds_tasks import memory
 
+from retnet_bench.base import UserError
 from retnet_bench.measure.devices import DEVICES, find
 from retnet_bench.models import cost
 from retnet_bench.predict import rooflines, targets
@@ -95,6 +96,13 @@ def test_a_machine_of_several_devices_has_their_number():
     assert (eight.count, eight.rates) == (8, find("h100-80gb"))
     assert eight.name == "8 x h100-80gb"
     assert targets.on("h100-80gb").count == 1
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "99999"])
+def test_a_machine_of_no_devices_or_too_many_is_refused(count):
+    words = f"--on {count}xh100-80gb: a machine has 1 to 9999 devices, such as 8xh100-80gb"
+    with pytest.raises(UserError, match=f"^{words}$"):
+        targets.on(f"{count}xh100-80gb")
 
 
 def test_a_target_has_too_few_devices_for_more_ranks():

@@ -167,6 +167,11 @@ def test_without_equal_compute_slices_of_the_law_stand_for_it(of_scaling):
     assert "No compute was given to three sizes" in chart["notes"][0]
     assert len(chart["curves"]) == 6
     assert {curve["variant"][-5:] for curve in chart["curves"]} == {"TFLOP"}
+    assert any(not any(curve["inside"]) for curve in chart["curves"]), (
+        "of fewer tokens than any saw"
+    )
+    beyond = chart["notes"][0].partition("No least loss among the models measured: ")[2]
+    assert len(chart["points"]) + len(list(filter(None, beyond.split(", ")))) == 6
     point = chart["points"][0]
     assert point["xLow"] <= point["x"] <= point["xHigh"]
     (curve,) = (

@@ -96,7 +96,7 @@ def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch):
 )
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path, place, why):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=rf"^can't write to .*{why}; use --out$"):
+    with pytest.raises(UserError, match=rf"^can't write to .*{why}; use another folder$"):
         take(tmp_path / place)
 
 

@@ -68,6 +68,9 @@ def test_times_are_slurms(text, minutes):
         ("mem=lots", "--slurm: mem: must be a number and K, M, G or T, such as 16G, not 'lots'"),
         ("exclusive=2", "--slurm: exclusive: input should be a valid boolean"),
         ("qos=a,qos=b", "--slurm: qos stands twice"),
+        ("partition=", "--slurm: partition has no value"),
+        ("qos=a,", "--slurm: '' is no key=value"),
+        ("=a", "--slurm: '=a' is no key=value"),
         ("none.yaml", "--slurm: there is no file none.yaml"),
     ],
 )
@@ -393,7 +396,7 @@ def test_a_controller_that_is_down_says_so(fake_slurm):
 def test_a_slurm_that_does_not_answer_is_not_waited_for(fake_slurm, monkeypatch):
     monkeypatch.setattr(slurm, "ANSWER_S", 0.3)
     fake_slurm("squeue", "exec sleep 20")
-    with pytest.raises(UserError, match=r"^squeue has not answered within 0\.3 s$"):
+    with pytest.raises(UserError, match=r"^squeue has not answered within 0\.3 s; is Slurm's co"):
         slurm.require()
 
 
@@ -425,13 +428,39 @@ def test_states_of_slurms_jobs(fake_slurm, tmp_path):
     book.keep(old)
     found = {one.job.key: one for one in states.of_all(book)}
     assert [found[key].state for key in ids] == ["queued", "running", "failed", "failed", "done"]
-    assert found["queued"].reason == "Resources"
+    assert found["queued"].reason == "Resources: waits for nodes to become free"
     assert (found["running"].node, found["killed"].node) == ("n2", "n1")
     assert found["killed"].reason == "NODE_FAIL (NodeDown)"
     assert found["unseen"].reason.endswith(f"it left no log: can its node see {tmp_path / 'out'}?")
     text = said_of(tmp_path / "out")
     assert "scancel 7 ends those" in text
     assert "2, 1 without a value" in text
+
+
+def test_a_job_that_never_began_has_no_log_to_miss(fake_slurm, tmp_path):
+    book = Book(tmp_path / "out")
+    book.submit(job("a", on="slurm", scheduler_id="7_0", log=str(tmp_path / "none.log")))
+    book.keep(replace(book.job("a"), submitted_s=time.time() - 60))
+    fake_slurm("scontrol", "echo 'JobState=CANCELLED Reason=PartitionConfig NodeList=(null)'")
+    said = "CANCELLED (PartitionConfig), before it began"
+    assert [one.reason for one in states.of_all(book)] == [said]
+    fake_slurm("scontrol", "exit 1")  # forgotten
+    fake_slurm("sacct", "echo 'CANCELLED by 0|None assigned'")
+    assert [one.reason for one in states.of_all(book)] == ["CANCELLED by 0, before it began"]
+    fake_slurm("sacct", "echo 'NODE_FAIL|n1'")
+    assert states.of_all(book)[0].reason.startswith("NODE_FAIL; it left no log: can its node see")
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("PartitionConfig", "PartitionConfig: asks for more nodes or cores than the partition has"),
+        ("ReqNodeNotAvail, UnavailableNodes:n9", "a node that it asks for is not available"),
+        ("QOSMaxJobsPerUserLimit", "QOSMaxJobsPerUserLimit"),
+    ],
+)
+def test_what_a_job_waits_for_is_said_in_words(reason, said):
+    assert slurm.Queued("PENDING", reason, "").why.endswith(said)
 
 
 def test_status_of_a_folder_without_jobs_is_one_line(tmp_path):

@@ -90,7 +90,7 @@ WRONG = [
     (put("arms.retnet.chunk", 0), "arms.retnet.chunk: input should be greater than 0, not 0"),
     (
         put("arms.retnet.chunk", None),
-        "arms.retnet.chunk: input should be a valid integer, not None",
+        "arms.retnet.chunk: input should be a valid integer, not null",
     ),
     (
         put("claims", [{"claim": "perplexity_lower", "where": {**HELD, "learning_rate": "bests"}}]),
@@ -108,7 +108,7 @@ WRONG = [
         'did you mean "chunk"?',
     ),
     (put("arms.transformer.decay", "eq8"), "arms.transformer.decay: mixer attention does not read"),
-    (put("arms.retnet", None), "arms.retnet must be a mapping, is None"),
+    (put("arms.retnet", None), "arms.retnet must be a mapping, is null"),
     (put("baseline", "retnt"), 'baseline: "retnt" is not one of the arms; did you mean "retnet"?'),
     (put("arms", {}), "arms is empty; give it at least 1"),
     (put("arms", ["retnet"]), "arms must be a mapping, is ['retnet']"),

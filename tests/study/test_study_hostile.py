@@ -88,7 +88,7 @@ LIMITS = [
     ({"token_budget": 10**17}, "fixed.token_budget: "),
     ({"learning_rate": float("inf")}, "learning_rate: input should be a finite number, not inf"),
     ({"learning_rate": float("nan")}, "fixed.learning_rate: input should be a finite number"),
-    ({"learning_rate": True}, "fixed.learning_rate: input should be a valid number, not True"),
+    ({"learning_rate": True}, "fixed.learning_rate: input should be a valid number, not true"),
     ({"recompute": "no"}, "fixed.recompute: input should be a valid boolean, not 'no'"),
     ({"recompute": 1}, "fixed.recompute: input should be a valid boolean, not 1"),
     ({"measure": ["time", "time"]}, "fixed.measure: names a value twice, not ['time', 'time']"),
@@ -124,7 +124,7 @@ PROTOCOL = [
     ({"warmup_max_s": float("nan")}, "protocol.warmup_max_s: input should be a finite number"),
     ({"precision": 2}, "protocol.precision: input should be less than 1, not 2"),
     ({"interleave": "steps"}, 'protocol.interleave: "steps" is unknown; choose from blocks, pro'),
-    ({"blocks": True}, "protocol.blocks: input should be a valid integer, not True"),
+    ({"blocks": True}, "protocol.blocks: input should be a valid integer, not true"),
     ({"blocks": "3"}, "protocol.blocks: input should be a valid integer, not '3'"),
 ]
 

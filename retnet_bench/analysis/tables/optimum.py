@@ -117,8 +117,13 @@ def _bought(best: Optimum, compute: float, arm: str, over: str) -> Bought:
 
 def slice_of(fit: Fit, compute: float, sizes: np.ndarray) -> np.ndarray:
     """The joint law's loss at sizes (n,) that are trained with one `compute` each."""
+    return fit.law.at(np.stack([sizes, tokens_of(fit, compute, sizes)], axis=1))
+
+
+def tokens_of(fit: Fit, compute: float, sizes: np.ndarray) -> np.ndarray:
+    """Tokens (n,) that sizes (n,) see when each is trained with `compute`."""
     per_token = compute_optimal.log_flops(fit.law.x[:, 0], fit.flops, np.log(sizes))
-    return fit.law.at(np.stack([sizes, compute / np.exp(per_token)], axis=1))
+    return compute / np.exp(per_token)
 
 
 def isoflops(records: pd.DataFrame, unit: str = "bits per byte") -> list[IsoFlop]:

@@ -23,6 +23,8 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
+OUTCOMES = ("value", "samples", "block")
+"""Columns of what was measured: to choose rows by them would choose blocks by their outcome."""
 _CONDITION = re.compile(r"\s*([^<>=!\s]+)\s*(>=|<=|!=|=|>|<)\s*(.*?)\s*")
 
 
@@ -62,12 +64,24 @@ def chosen(records: pd.DataFrame, wanted: Sequence[Condition]) -> pd.DataFrame:
     type, and where nothing is left, with the condition that leaves nothing."""
     for condition in wanted:
         with located(f"--where {quoted(condition.text)}"):
+            _refuse_outcome(condition)
             column = _column(records, condition.key)
             fits = _fitting(column, condition)
             if not fits.any():
                 raise UserError(f"no row fits{_values_of(column, condition)}")
             records = records[fits]
     return records
+
+
+def _refuse_outcome(condition: Condition) -> None:
+    if condition.key in OUTCOMES:
+        words = "says which block it was, or how it came out"
+        raise UserError(
+            f"{condition.key} {words}: estimates of rows chosen by it would be biased; choose by "
+            "metric, status or a setting, and filter the values of --columns ... --format csv"
+        )
+    if condition.operator == "=" and condition.values[0].startswith("="):
+        raise UserError(f"give one =: {condition.key}={condition.values[0].lstrip('=')}")
 
 
 def _column(records: pd.DataFrame, key: str) -> pd.Series[Any]:

@@ -158,7 +158,13 @@ def equal_compute(side: Side) -> Drawn:
     fits = side.laws.joint()
     found = [_slice(best, fit, compute) for fit in fits.values() for compute in best.levels]
     rows = (row for arm in fits for row in _slice_points(best, arm))
-    return Drawn(_frame(rows, "n_body"), found, notes=[isoflop.SLICES])
+    beyond = [
+        f"{arm} at {scaling_law.rounded(compute)}"
+        for arm in fits
+        for compute in best.levels
+        if best.beyond(arm, compute)
+    ]
+    return Drawn(_frame(rows, "n_body"), found, notes=[isoflop.SLICES + isoflop.none(beyond)])
 
 
 def best_size(side: Side) -> Drawn:
@@ -200,11 +206,12 @@ def _parabola_points(one: IsoFlop) -> Iterator[Row]:
 
 
 def _slice(best: Optimum, fit: Fit, compute: float) -> Curve:
-    low, high = best.measured[fit.arm][:, 0]
+    (low, least), (high, most) = best.measured[fit.arm]
     x = np.geomspace(low / optimum.NEAR, optimum.NEAR * high, _STEPS)
+    tokens = optimum.tokens_of(fit, compute, x)
     loss = optimum.slice_of(fit, compute, x)
     nothing = np.full(len(x), np.nan)
-    inside = (x >= low) & (x <= high)
+    inside = (x >= low) & (x <= high) & (tokens >= least) & (tokens <= most)
     return Curve(fit.arm, x, loss, nothing, nothing, inside, scaling_law.rounded(compute))
 
 

@@ -137,6 +137,7 @@
   };
 
   const HEIGHT = 270;
+  const CHOOSE = " Choose others above."; // not on paper
   const AXIS = 45; // what the x axis takes of it
   const LINE = 13;
   /** The ends of an axis: all values, and their intervals as far as those are not much longer. */
@@ -204,18 +205,35 @@
     description: `${chart.title}: ${chart.yLabel} by ${chart.xLabel || "arm"}; ${count} points. The tables below have the same numbers.`,
   });
 
+  /** Arrows where an interval goes on beyond the chart. */
+  const beyondLayers = (points, [low, high], at, [below, above]) => {
+    const arrow = (values, shape, end) => ({ data: { values: values.map((p) => ({ ...p, edge: end })) },
+      mark: { type: "point", shape, filled: true, size: 45, aria: false }, encoding: at("edge") });
+    return [
+      arrow(points.filter((p) => p.low !== null && p.low < low), below, low),
+      arrow(points.filter((p) => p.high !== null && p.high > high), above, high),
+    ];
+  };
   /** A row for each arm, cost or task; arms or settings that share a row have lanes in it. */
+  const byLane = (points) => [...points].sort((a, b) => a.lane.localeCompare(b.lane, "en", { numeric: true }));
   const rowsSpec = (chart, { points }) => {
     const { color, shape, tip, pale } = encodings();
-    const measured = points.filter((p) => p.y !== null);
-    const failed = points.filter((p) => p.y === null);
     const ofArms = points.every((p) => p.x === p.arm);
     const ordered = ofArms ? [...points].sort((a, b) => (a.y ?? 1e99) - (b.y ?? 1e99)) : points;
     const rows = unique(ordered.map((p) => p.x));
-    const most = Math.max(...rows.map((row) => unique(points.filter((p) => p.x === row).map((p) => p.series)).length));
+    const seriesOf = new Map(rows.map((row) => [row, unique(byLane(points.filter((p) => p.x === row)).map((p) => p.series))]));
+    const most = Math.max(...[...seriesOf.values()].map((all) => all.length));
+    // In half lanes, so that a row of fewer is centred on its name, too.
+    const laned = (all) => all.map((p) => {
+      const own = seriesOf.get(p.x);
+      return { ...p, place: most - own.length + 2 * own.indexOf(p.series) };
+    });
     const y = { field: "x", type: "nominal", sort: rows, title: null, axis: { grid: true, domain: false, labelLimit: 160 } };
-    const yOffset = { field: "series", type: "nominal", sort: unique(points.map((p) => p.series)) };
+    const yOffset = { field: "place", type: "nominal", scale: { domain: [...Array(2 * most - 1).keys()] } };
     const place = most > 1 ? { y, yOffset } : { y };
+    const placed = laned(points);
+    const measured = placed.filter((p) => p.y !== null);
+    const failed = placed.filter((p) => p.y === null);
     const guides = chart.guides.filter((v) => !(chart.logX && v <= 0));
     const domain = domainOf(measured, false, chart.logX, guides);
     const axis = { format: ",.3~r", ...(chart.logX ? { values: logTicks(domain) } : {}) };
@@ -225,6 +243,7 @@
       { data: { values: guides.map((v) => ({ v })) }, mark: { type: "rule", color: "var(--soft)", aria: false }, encoding: { x: { ...x, field: "v" } } },
       { data: { values: measured.filter((p) => p.low !== null && p.high !== null) }, mark: { type: "rule", strokeWidth: 2, aria: false },
         encoding: { ...place, x: { ...x, field: "low" }, x2: { field: "high" }, color, opacity: pale } },
+      ...beyondLayers(measured, domain, (at) => ({ ...place, x: { ...x, field: at }, color }), ["triangle-left", "triangle-right"]),
       { data: { values: measured.filter((p) => !p.hollow) }, mark: { type: "point", filled: true, size: 70 },
         encoding: { ...place, x, color, shape, opacity: pale, ...tip } },
       { data: { values: measured.filter((p) => p.hollow) }, mark: { type: "point", filled: false, size: 70, fill: "var(--ground)", strokeWidth: 1.8 },
@@ -272,6 +291,7 @@
     return [
       rule(bars, { x, y: { ...y, field: "low" }, y2: { field: "high" }, color, opacity: pale }, { strokeWidth: 1.5 }),
       cap("low"), cap("high"),
+      ...beyondLayers(bars, y.scale.domain, (at) => ({ x, y: { ...y, field: at }, color }), ["triangle-down", "triangle-up"]),
       rule(across, { y, x: { ...x, field: "xLow" }, x2: { field: "xHigh" }, color, opacity: pale }, { strokeWidth: 1.5 }),
     ];
   };
@@ -358,6 +378,12 @@
     tip.style.setProperty("top", `${Math.max(4, event.clientY - tip.offsetHeight - 12)}px`);
   };
 
+  /** A sentence of a caption; what to choose stands on the screen alone. */
+  const paragraph = (text) => {
+    const [said, rest] = text.endsWith(CHOOSE) ? [text.slice(0, -CHOOSE.length), CHOOSE] : [text, ""];
+    return made("p", {}, said, ...(rest ? [made("span", { className: "screen", textContent: rest })] : []));
+  };
+
   class ChartView {
     constructor(chart) {
       this.chart = chart;
@@ -390,11 +416,11 @@
       const narrowed = Object.entries(this.chart.narrowed).filter(([key]) => !chosen()[key]);
       const lost = points.filter((p) => p.y === null).length;
       const failed = points.filter((p) => p.y === null && p.status !== "ok").length;
-      const lanes = this.chart.kind === "rows" ? unique(points.map((p) => p.lane)).filter(Boolean) : [];
+      const lanes = this.chart.kind === "rows" ? unique(byLane(points).map((p) => p.lane)).filter(Boolean) : [];
       const first = this.chart.line && !chosen()[this.chart.line];
       return [
-        narrowed.length ? `Shown: ${narrowed.map(([k, v]) => `${k.replace("_", " ")} ${v}`).join(", ")}; choose others above.` : "",
-        first ? `${this.chart.remark} Choose others above.` : "",
+        narrowed.length ? `Shown: ${narrowed.map(([k, v]) => `${k.replace("_", " ")} ${v}`).join(", ")}.${CHOOSE}` : "",
+        first ? `${this.chart.remark}${CHOOSE}` : "",
         curves.length ? "Curves are fits, dashed where extrapolated." : "",
         lanes.length > 1 ? `In a row, from the top: ${lanes.join("; ")}.` : "",
         points.some((p) => p.hollow) ? (this.chart.kind === "rows" ? "Open marks: with solved examples." : "Open marks are extrapolated: nobody measured the like.") : "",
@@ -407,7 +433,7 @@
       const turn = ++this.turn;
       const parts = shown(this.chart);
       this.legend.replaceChildren(...legend(this.arms));
-      this.caption.replaceChildren(...this.words(parts).map((textContent) => made("p", { textContent })));
+      this.caption.replaceChildren(...this.words(parts).map(paragraph));
       this.figure.dataset.points = parts.points.length;
       if (!parts.points.length && !parts.curves.length) {
         if (this.view) this.view.finalize();
@@ -425,6 +451,14 @@
   const views = data.charts.map((chart) => new ChartView(chart));
   document.getElementById("charts").append(...views.map((view) => view.figure));
   if (!views.length) document.getElementById("charts").append(made("p", { textContent: "These records hold nothing that is drawn as a curve." }));
+
+  // What is folded away on the screen is printed.
+  let unfolded = [];
+  window.addEventListener("beforeprint", () => {
+    unfolded = all("details:not([open])");
+    for (const one of unfolded) one.open = true;
+  });
+  window.addEventListener("afterprint", () => { for (const one of unfolded) one.open = false; });
 
   // --- tables -------------------------------------------------------------------------------
   const rows = all("tr[data-keys]").map((row) => {

@@ -107,14 +107,15 @@ def read(given: str | None) -> SlurmOptions:
 def _pairs(given: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for entry in _COMMA.split(given):
-        key, equals, value = entry.partition("=")
-        key = key.strip()
-        if not equals:
+        key, equals, value = (part.strip() for part in entry.partition("="))
+        if key and equals and not value:
+            raise UserError(f"--slurm: {quoted(key)} has no value")
+        if not key or not equals:
             words = "is no key=value; give partition=...,time=... or a file that ends in .yaml"
             raise UserError(f"--slurm: {quoted(repr(entry))} {words}")
         if key in values:
             raise UserError(f"--slurm: {quoted(key)} stands twice")
-        values[key] = _typed(key, value.strip())
+        values[key] = _typed(key, value)
     return values
 
 

@@ -37,7 +37,26 @@ WARNING_S = 90
 REQUEUES = 20
 """How often a job that reached its time limit goes on from its checkpoint."""
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD")
+NEVER_BEGAN = ", before it began"
 NAME = "retnet-bench"
+
+
+REASONS = {
+    "PartitionConfig": "asks for more nodes or cores than the partition has",
+    "PartitionNodeLimit": "asks for more or fewer nodes than the partition allows",
+    "PartitionTimeLimit": "asks for more time than the partition allows",
+    "PartitionDown": "the partition is down",
+    "PartitionInactive": "the partition takes no jobs",
+    "BadConstraints": "no node has what it asks for",
+    "Resources": "waits for nodes to become free",
+    "Priority": "jobs of higher priority wait, too",
+    "Dependency": "waits for another array to end",
+    "JobArrayTaskLimit": "waits for others of its array: --jobs",
+    "ReqNodeNotAvail": "a node that it asks for is not available",
+    "JobHeldUser": "held: scontrol release",
+    "JobHeldAdmin": "held by an administrator",
+}
+"""What Slurm's reasons for waiting mean."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +66,12 @@ class Queued:
     state: str
     reason: str
     node: str
+
+    @property
+    def why(self) -> str:
+        """Slurm's reason, with what it means where that is known."""
+        meaning = REASONS.get(self.reason.partition(",")[0])
+        return f"{self.reason}: {meaning}" if meaning else self.reason
 
     @property
     def waits(self) -> bool:
@@ -175,8 +200,9 @@ def queue(ids: Iterable[str]) -> dict[str, Queued]:
 
 
 def ended(job_id: str) -> str:
-    """How Slurm says that a job ended: NODE_FAIL, TIMEOUT, CANCELLED, ...; "" if it knows nothing.
-    It forgets after MinJobAge, but where there is accounting."""
+    """How Slurm says that a job ended: NODE_FAIL, TIMEOUT, CANCELLED, ..., then NEVER_BEGAN where
+    it had no node; "" if it knows nothing. It forgets after MinJobAge, but where there is
+    accounting."""
     for ask in (_from_controller, _from_accounting):
         with suppress(UserError):
             if words := ask(job_id):
@@ -189,14 +215,19 @@ def _from_controller(job_id: str) -> str:
     found = dict(re.findall(r"(\w+)=(\S+)", text))
     state = found.get("JobState", "")
     reason = found.get("Reason", "None")
-    return " ".join(filter(None, [state, f"({reason})" if reason != "None" else ""]))
+    words = " ".join(filter(None, [state, f"({reason})" if reason != "None" else ""]))
+    return words + NEVER_BEGAN * (words != "" and found.get("NodeList") == "(null)")
 
 
 def _from_accounting(job_id: str) -> str:
     if shutil.which("sacct") is None:
         return ""
-    text = _asked("sacct", "--noheader", "--parsable2", "-X", "-o", "State", "-j", job_id)
-    return text.strip().splitlines()[-1] if text.strip() else ""
+    columns = "State,NodeList"
+    text = _asked("sacct", "--noheader", "--parsable2", "-X", "-o", columns, "-j", job_id)
+    if not text.strip():
+        return ""
+    state, _, nodes = text.strip().splitlines()[-1].partition("|")
+    return state + NEVER_BEGAN * (nodes.strip() == "None assigned")
 
 
 def cancel(ids: Iterable[str]) -> None:
@@ -222,7 +253,8 @@ def _asked(*command: str) -> str:
             command, capture_output=True, text=True, timeout=ANSWER_S, check=False, errors="replace"
         )
     except subprocess.TimeoutExpired:
-        raise UserError(f"{command[0]} has not answered within {ANSWER_S:g} s") from None
+        words = "is Slurm's controller up, and does SLURM_CONF name its configuration?"
+        raise UserError(f"{command[0]} has not answered within {ANSWER_S:g} s; {words}") from None
     except OSError as error:
         raise UserError(f"{command[0]}: {error.strerror}") from None
     if done.returncode:

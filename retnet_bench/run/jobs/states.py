@@ -84,7 +84,7 @@ def _of_slurm(
     listed = queue.get(job.scheduler_id or "")
     if listed is not None:
         state = QUEUED if listed.waits else RUNNING
-        return State(job, state, listed.reason if listed.waits else "", listed.node)
+        return State(job, state, listed.why if listed.waits else "", listed.node)
     if lives:
         words = "Slurm has given it up, and it is still at work"
         return State(job, RUNNING, words, own.node if own else "")
@@ -93,6 +93,6 @@ def _of_slurm(
     if own is None and time.time() - job.submitted_s < APPEARS_S:
         return State(job, QUEUED, "just submitted")
     ended = slurm.ended(job.scheduler_id) or "no longer known to Slurm"
-    if own is None and not Path(job.log).exists():
+    if own is None and not ended.endswith(slurm.NEVER_BEGAN) and not Path(job.log).exists():
         ended += f"; it left no log: can its node see {printable(book.results.absolute())}?"
     return State(job, FAILED, ended, own.node if own else "")

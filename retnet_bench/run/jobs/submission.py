@@ -127,7 +127,9 @@ def _run(
                 session.refuse_other_machine(store, pairs)
     session.keep_copy(source, book.results)
     if active:
-        session.say(console, f"{len(active)} jobs of this study are queued or running already")
+        one = len(active) == 1
+        words = f"{len(active)} {'job' if one else 'jobs'} of this folder {'is' if one else 'are'}"
+        session.say(console, f"{words} queued or running already")
     summary = session.Summary(book.results, 0, 0, 0)
     cells = sum(map(len, pairs))
     for stage in stages(study, pairs, book):
