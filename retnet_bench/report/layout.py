@@ -15,11 +15,15 @@ Rows = Iterable[Iterable[RenderableType]]
 
 def table(title: str, columns: str, rows: Rows = (), caption: str = "") -> Table:
     """A table of `rows`. `columns` are names with "|" between them; one that begins with ">" is
-    aligned to the right. `caption` stands below."""
+    aligned to the right. `caption` stands below. Where there is too little room, texts go on in the
+    next line, and numbers, which would read as others there, end in an ellipsis."""
     made = Table(title=title, title_justify="left", header_style="bold", caption_justify="left")
     made.caption = Text(printable(caption, keep="\n")) if caption else None
     for column in columns.split("|"):
-        made.add_column(column.lstrip(">"), justify="right" if column[:1] == ">" else "left")
+        if column.startswith(">"):
+            made.add_column(column[1:], justify="right")
+        else:
+            made.add_column(column, overflow="fold")
     for row in rows:
         made.add_row(*row)
     return made
