@@ -26,6 +26,7 @@ FIGURES = {
 """What a study of one workload ends in."""
 _UNITS = {"": 1, "k": 2**10, "m": 2**20}
 _LONGEST_NAME = 90
+_MOST_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,11 @@ def counts(option: str, text: str) -> list[int]:
     stands twice."""
     found: list[int] = []
     for word in (part.strip() for part in text.split(",")):
-        matched = re.fullmatch(r"(\d{1,12})([km]?)", word.lower())
+        matched = re.fullmatch(r"(\d+)([km]?)", word.lower())
         if matched is None:
             raise UserError(f'{option}: "{quoted(word)}" is no count, such as 512 or 4k (4096)')
+        if len(matched[1]) > _MOST_DIGITS:
+            raise UserError(f"{option}: {quoted(word)} is too large")
         count = int(matched[1]) * _UNITS[matched[2]]
         if count == 0:
             raise UserError(f"{option}: {quoted(word)} must be 1 or more")

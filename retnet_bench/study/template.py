@@ -20,7 +20,7 @@ def write(path: Path) -> Path:
             f"{printable(path)}: a study is a YAML file: call it {quoted(path.stem)}.yaml"
         )
     if not _NAME.fullmatch(path.stem):
-        words = "letters, digits, _ . - make a study's name"
+        words = "letters, digits, _ . -, at most 100 of them, make a study's name"
         raise UserError(f'{printable(path)}: "{quoted(path.stem)}" can be no name: {words}')
     text = Path(__file__).with_suffix(".yaml").read_text("utf-8")
     save(path, text.replace("FILE", str(path)).replace("NAME", path.stem))

@@ -78,6 +78,7 @@ def test_a_kernel_may_be_left_to_measurement():
         (["retnet", "mamba2"], {"lengths": "1k,1024"}, "--lengths names 1024 twice"),
         (["retnet", "mamba2"], {"lengths": "1k,,2k"}, '"" is no count'),
         (["retnet", "mamba2"], {"lengths": "-4"}, '"-4" is no count, such as 512 or 4k (4096)'),
+        (["retnet", "mamba2"], {"batch": "9" * 5000}, "9... is too large"),
         (["retnet", "mamba2"], {"batch": "many"}, '--batch: "many" is no count'),
         (["retnet", "mamba2"], {"workload": "decod"}, 'did you mean "decode"?'),
         (["retnet", "mamba2"], {"workload": "perplexity"}, '"perplexity" is not timed'),
