@@ -51,6 +51,7 @@ def test_the_completed_names_are_those_of_the_registries():
         (["retnet", ":"], "ch", ["chunkwise"]),  # bash's three words
         (["retnet", "gated_retention", ":"], "scalar_r", ["scalar_recurrent"]),
         (["retnet"], ":", []),
+        ([":"], "ch", []),
     ],
 )
 def test_arms_complete_the_kernels_of_their_mixer(before, typed, found):

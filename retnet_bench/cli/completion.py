@@ -175,7 +175,7 @@ def arms(ctx: typer.Context, incomplete: str) -> list[str]:
     what begins with a colon, which none does: it completes from the first letter on.
     """
     before = ctx.params.get("arms") or ()
-    if before and before[-1] == ":":
+    if before[1:] and before[-1] == ":":
         return [one for one in _kernels_of(before[-2]) if one.startswith(incomplete)]
     name, colon, kernel = incomplete.partition(":")
     if name and colon:
