@@ -7,7 +7,7 @@ these lists equal to the registries. Names that installed packages add are not c
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import typer
@@ -174,7 +174,7 @@ def arms(ctx: typer.Context, incomplete: str) -> list[str]:
     bash takes `retnet:ch` for three words and replaces the last. Of `retnet:` alone it asks for
     what begins with a colon, which none does: it completes from the first letter on.
     """
-    before = ctx.params.get("arms") or ()
+    before: Sequence[str] = ctx.params.get("arms") or ()
     if before[1:] and before[-1] == ":":
         return [one for one in _kernels_of(before[-2]) if one.startswith(incomplete)]
     name, colon, kernel = incomplete.partition(":")

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.bias import causal_lower_right
 
 from retnet_bench.kernels.registry import capability
 
@@ -83,12 +82,19 @@ def _sdpa(
         mask = mask.repeat(H // G, 1)  # (H/G T, S)
         out = _split(F.scaled_dot_product_attention(folded, k, v, attn_mask=mask), H)
         return out.transpose(1, 2)
-    how: dict[str, Any] = {"is_causal": True} if T == S else {"attn_mask": causal_lower_right(T, S)}
+    how: dict[str, Any] = {"is_causal": True} if T == S else {"attn_mask": _lower_right(T, S)}
     if H != G and (takes_groups(q) if grouped is None else grouped):
         how["enable_gqa"] = True
     elif H != G:
         k, v = (x.repeat_interleave(H // G, 1) for x in (k, v))
     return F.scaled_dot_product_attention(q, k, v, **how).transpose(1, 2)
+
+
+def _lower_right(T: int, S: int) -> Tensor:
+    # Imported late: it brings torch's compiler with it, as long to import as torch itself.
+    from torch.nn.attention.bias import causal_lower_right
+
+    return causal_lower_right(T, S)
 
 
 def takes_groups(q: Tensor) -> bool:

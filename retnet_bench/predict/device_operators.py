@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import CausalBias
 from torch.overrides import TorchFunctionMode
 
 
@@ -71,7 +70,12 @@ def _cuda_attention(
 
 def _bias(mask: Any, q: Tensor) -> Tensor | None:
     """What is added to the scores in place of a mask of True and False; a causal mask is none."""
-    if mask is None or isinstance(mask, CausalBias):
+    if mask is None:
+        return None
+    # Imported late: it brings torch's compiler with it, as long to import as torch itself.
+    from torch.nn.attention.bias import CausalBias
+
+    if isinstance(mask, CausalBias):
         return None
     return torch.zeros(mask.shape, dtype=q.dtype).masked_fill(~mask, float("-inf"))
 

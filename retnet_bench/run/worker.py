@@ -8,6 +8,7 @@ neither a device nor a thread pool: a fresh process costs milliseconds, and CUDA
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import signal
 import sys
@@ -36,6 +37,9 @@ from retnet_bench.workloads import WORKLOADS, Cell, Diverged, NotFinite, Sample,
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 NO_SPACE = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 """What the system says of a full disk; libraries wrap its error, but keep its words."""
+
+PRELOADED = "torch._dynamo"
+"""What an optimiser's first step imports: once in the server, not in every worker."""
 
 
 class Incorrect(Exception):
@@ -291,4 +295,5 @@ def _forked(address: str, raw: bytes) -> None:
 
 
 if __name__ == "__main__":
+    importlib.import_module(PRELOADED)
     listen(sys.argv[1])

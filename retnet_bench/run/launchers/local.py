@@ -14,7 +14,7 @@ from retnet_bench import interrupts
 from retnet_bench.run import orphans
 from retnet_bench.run.launchers.base import ANSWER_S, SERVER_START_S, StartedWorker, answering
 from retnet_bench.run.launchers.sockets import socket_folder
-from retnet_bench.run.worker import serve
+from retnet_bench.run.worker import PRELOADED, serve
 from retnet_bench.study.plan import Planned
 
 
@@ -72,7 +72,7 @@ def _started_server() -> bool:
     from multiprocessing import forkserver, resource_tracker
 
     earlier = _server_pid()
-    forkserver.set_forkserver_preload([orphans.__name__, serve.__module__])
+    forkserver.set_forkserver_preload([orphans.__name__, serve.__module__, PRELOADED])
     # By itself it would put its socket under TMPDIR, however long that is, and leave it there when
     # it is killed.
     process: Any = multiprocessing.current_process()
