@@ -39,8 +39,9 @@ def tests(session: nox.Session) -> None:
 
 
 def run_tests(session: nox.Session) -> None:
-    # By files, so that what a file makes for all of its tests is made once.
-    spread = ("-n", "2", "--dist", "loadfile")
+    # By files, so that what a file makes for all of its tests is made once. More processes than the
+    # two cores of CI: a test of a whole run often waits.
+    spread = ("-n", "4", "--dist", "loadfile")
     arguments = session.posargs or [*spread, "-m", "not gpu and not slow and not browser"]
     session.run("pytest", *arguments, env={"OMP_NUM_THREADS": "1"})
 
@@ -77,7 +78,7 @@ def run_downstream(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """The tests that take minutes: compiled modes, runs that are killed."""
+    """The longest tests: compiled modes, runs that are killed, whole runs beside shorter ones."""
     install(session, *TEST)
     session.run("pytest", "-m", "slow and not gpu", *session.posargs)
 

@@ -18,17 +18,20 @@ def default(fitted, study: str) -> Design:
     return trials.default(study, fitted[study])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", list(BUSY))
 def test_ratios_cover_the_truth_on_the_machine_of_the_reference_runs(study):
     noise = trials.fitted({study: BUSY[study]})[study]
     assert 0.93 <= trials.coverage(trials.default(study, noise), 1500) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", list(STUDIES))
 def test_ratios_cover_the_truth_as_they_are_measured_by_default(fitted, study):
     assert 0.93 <= trials.coverage(default(fitted, study), 1500) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", ["train_throughput", "decode"])
 def test_a_lone_arm_s_time_covers_the_truth_because_of_its_several_processes(fitted, study):
     design = default(fitted, study)

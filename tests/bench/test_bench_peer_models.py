@@ -156,6 +156,7 @@ def asked(**places: Path | None) -> Namespace:
     return Namespace(sizes=["0.1M"], batches=[1, 2], **(every | places))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("nanogpt", "equal"), [("none", True), ("tanh", False)], indirect=["nanogpt"]
 )

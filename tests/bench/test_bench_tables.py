@@ -128,6 +128,7 @@ def test_only_what_no_peer_has_stands_alone():
     assert all(rival.function for rival in peer_kernels.RIVALS)  # its peer has the file
 
 
+@pytest.mark.slow
 def test_a_peer_whose_form_fails_is_a_line_and_the_others_stand(monkeypatch, tmp_path):
     (tmp_path / "ours.py").write_text("from retnet_bench.kernels.delta import chunkwise as form")
     (tmp_path / "other.py").write_text("def form(): pass")
@@ -155,6 +156,7 @@ def test_a_peer_whose_form_fails_is_a_line_and_the_others_stand(monkeypatch, tmp
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [0.0, 1e-3])
 def test_a_form_that_differs_has_no_speed(monkeypatch, tmp_path, wrong):
     """The peer's delta rule is ours, or ours with an error."""

@@ -100,6 +100,7 @@ def test_fig6_stands_far_above_its_floor():
     assert share["transformer", 8192] < 0.07 < 0.29 < share["retnet", 8192] < 0.31
 
 
+@pytest.mark.slow
 def test_table4_memory_order_with_and_without_checkpointing():
     """Agrees with the paper on the unfused Transformer; on RetNet against fused attention it does
     not: ours needs more without checkpointing, and as much with it."""

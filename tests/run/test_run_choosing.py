@@ -294,6 +294,7 @@ def test_a_plan_says_what_would_be_taken_and_why(clock, tmp_path):
 # --- with real workers -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_records_hold_the_table_and_are_those_of_the_cell_that_asked(tmp_path):
     pair = [cell(open=("kernel",)), cell(mixer="attention", open=("kernel",))]
     store = Store(tmp_path / "out")

@@ -140,6 +140,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 def test_what_a_rank_of_another_node_fails_at_is_the_cells_outcome(tmp_path, job):
     """One after another, by the same server; a sound world after them is measured."""
     for arm, (status, reason) in FAILURES.items():

@@ -74,10 +74,12 @@ def test_records_and_the_figure_are_there(folder):
     assert (folder / "out" / "figures" / "recall.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_run_again(folder):
     assert "right of" not in call(folder, "run", "s.yaml", "--out", "out", "--no-plot")
 
 
+@pytest.mark.slow
 def test_a_second_run_equals_it_exactly(folder, monkeypatch):
     call(folder, "run", "s.yaml", "--out", "second", "--no-plot")
     monkeypatch.chdir(folder)

@@ -144,6 +144,7 @@ def test_outside_a_checkout_there_is_no_revision(tmp_path, monkeypatch):
         revisions.build("main")
 
 
+@pytest.mark.slow
 def test_this_code_against_its_own_head(tmp_path, monkeypatch):
     """The whole way: two servers, blocks of both side by side, a report with every exact figure."""
     monkeypatch.setenv("RETNET_BENCH_CACHE", str(tmp_path / "cache"))

@@ -37,6 +37,7 @@ def call(folder: Path, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_it_is_run_beside_the_others_and_its_option_is_recorded(folder):
     call(folder, "run", "s.yaml", "--out", "out")
     records = read_records(folder / "out")

@@ -228,6 +228,7 @@ def test_it_goes_on_where_it_stopped(made):
     pd.testing.assert_series_equal(losses(again), losses(records))
 
 
+@pytest.mark.slow
 def test_a_training_of_the_sweep_is_summed_up_by_what_it_is_chosen_by(made, capsys):
     folder, source = made
     console = Console(width=200)
