@@ -311,7 +311,9 @@ def _plan_lines(
         words += f", {cost.of(sum(known))} at {cost.per_hour:g} {cost.currency} an hour"
     left_out = len(found) - len(known)
     yield words + (f"; {left_out} cells without a predicted time left out" if left_out else "")
-    yield f"rates: {rates.source}; {_rates_text(rates)}; memory {memory_of(target)}"
+    fewer = any(planned.cell.threads < (rates.threads or 0) for planned, _ in found)
+    share = f" with {rates.threads} threads, a cell has its share" if fewer else ""
+    yield f"rates: {rates.source}{share}; {_rates_text(rates)}; memory {memory_of(target)}"
     lines = list(calibration.lines()) if calibration else []
     for line in lines:
         yield f"calibrated: {line}"

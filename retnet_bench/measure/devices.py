@@ -7,7 +7,7 @@ accumulation; fp32 means fp32: torch does not use TF32 by default. GB means 1e9 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from retnet_bench.base import UserError, did_you_mean
 from retnet_bench.measure.reading import Reading
@@ -29,6 +29,19 @@ class Rates:
     """Bytes/s that it sends to others of its kind in one machine, at most, while it receives as
     many; None: unknown."""
     link_source: str = ""
+    threads: int | None = field(default=None, kw_only=True)
+    """Of a CPU: how many threads `flops_per_s` is of."""
+
+    def with_threads(self, threads: int) -> Rates:
+        """Those of so many threads of the same CPU. Compute goes by their number; the memory's
+        bandwidth stays, for fewer threads may reach it, too."""
+        if self.threads is None or threads >= self.threads:
+            return self
+        flops = {
+            dtype: None if rate is None else rate * threads / self.threads
+            for dtype, rate in self.flops_per_s.items()
+        }
+        return replace(self, flops_per_s=flops, threads=threads)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ def measure(device: str, dtypes: Iterable[str] = DTYPES, clock: Clock | None = N
         launch_s=_launch(clock, device),
         memory_bytes=None,
         source="measured on this machine",
+        threads=torch.get_num_threads() if kind == "cpu" else None,
     )
 
 

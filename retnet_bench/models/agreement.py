@@ -21,11 +21,17 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-TOLERANCE = {"fp64": 1e-10, "fp32": 1e-4, "bf16": 5e-2, "fp16": 1e-2}
+TOLERANCE = {"fp64": 1e-10, "fp32": 1e-4, "bf16": 1e-2, "fp16": 2e-3}
 """Largest allowed difference of the logits a from the fp64 step-by-step answer b. In fp64 it is
 max|a - b| / max|b| of each form and length. In the others it is |a - b| / |b| (Frobenius) over all
 forms and lengths of a kernel: where q.k happens to cancel, the head norm amplifies rounding, and
 that one position would decide a maximum."""
+NORM_EPS = {"fp64": 0.0, "bf16": 0.1, "fp16": 0.1}
+"""Eps of the norms in the check; else the model's own. None where all is exact. In 8 or 11 bits a
+head's output near zero is rounding, and a head norm without an eps would make it as large as any
+other head's: a sign by chance, in all kernels, the step-by-step one too. With 0.1 a kernel of bf16
+differs by 0.002 to 0.004, whatever the mixer, size and seed, without by up to 0.1; a state that is
+forgotten shows as 0.016 or more."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ SETTINGS: dict[str, Callable[[Mixer], None]] = {
 
 @torch.no_grad()
 def check(cfg: ModelConfig, device: str, dtype: str, seed: int = 0) -> list[Agreement]:
-    """Hold all forms of `cfg` against fp64, step by step: in fp64 with norm eps 0, then in `dtype`.
+    """Hold all forms of `cfg` against fp64, step by step: in fp64, then in `dtype`.
 
     Width, heads, chunk and kernel are the model's own; two layers (of a pattern: one of each
     entry), a small vocabulary and `MixerOptions.checked` keep it quick. Covers every kernel of the
@@ -78,10 +84,7 @@ def check(cfg: ModelConfig, device: str, dtype: str, seed: int = 0) -> list[Agre
     """
     layers = min(cfg.n_layers, max(2, len(cfg.layers)))
     small = _checked(replace(cfg, n_layers=layers, vocab_size=64, dropout=0.0))
-    found = [_check_dtype(replace(small, norm_eps=0.0), device, "fp64", seed)]
-    if dtype != "fp64":
-        found.append(_check_dtype(small, device, dtype, seed))
-    return found
+    return [_check_dtype(small, device, kind, seed) for kind in dict.fromkeys(("fp64", dtype))]
 
 
 def subject(cfg: ModelConfig) -> ModelConfig:
@@ -103,6 +106,7 @@ def _checked(cfg: ModelConfig) -> ModelConfig:
 
 
 def _check_dtype(cfg: ModelConfig, device: str, dtype: str, seed: int) -> Agreement:
+    cfg = replace(cfg, norm_eps=NORM_EPS.get(dtype, cfg.norm_eps))
     found = [_check_setting(cfg, device, dtype, seed, setting) for setting in SETTINGS]
     return max(found, key=lambda a: (isnan(a.error), a.error))
 

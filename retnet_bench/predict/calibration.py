@@ -91,7 +91,7 @@ def calibrate(records: pd.DataFrame, target: Target) -> Calibration:
             found = footprint(step_of(cell, cell.matched().config, target.device, position))
         except UserError:
             continue
-        predicted = operator_seconds(found, target.rates, cell.mode, cell.parallel)
+        predicted = operator_seconds(found, target.rates_of(cell), cell.mode, cell.parallel)
         if predicted:
             ratios[_key(cell)].append(measured / predicted)
     kept = {key: tuple(values) for key, values in ratios.items()}

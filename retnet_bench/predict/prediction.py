@@ -58,18 +58,19 @@ def predict(
         if cell.workload == "downstream":
             why = "how much a task asks is not known before it is read"
         return Prediction(None, None, Roofline(None, None, None), None, None, None, None, why)
+    rates = target.rates_of(cell)
     step = step_of(cell, config, target.device)
     try:
         found = footprint(step)
     except UserError as error:
-        line = roofline(cell, config, target.rates, None)
+        line = roofline(cell, config, rates, None)
         flops = model_flops(cell, config)
         return Prediction(None, flops, line, None, None, None, None, str(error))
-    line = roofline(cell, config, target.rates, found.launches, found=found)
-    step_s = operator_seconds(found, target.rates, cell.mode, cell.parallel)
+    line = roofline(cell, config, rates, found.launches, found=found)
+    step_s = operator_seconds(found, rates, cell.mode, cell.parallel)
     if step_s is not None and calibration is not None:
         step_s *= calibration.factor(planned.running)
-    peak = target.rates.flops_per_s.get(cell.dtype)
+    peak = rates.flops_per_s.get(cell.dtype)
     if target.device == "cpu":
         # Ranks of a machine have its memory together, and GPUs each its own.
         share *= max(ranks_by_machine(cell.parallel, cell.device, cell.threads))

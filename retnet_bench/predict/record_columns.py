@@ -43,7 +43,8 @@ def _footprint(planned: Planned, target: Target, position: int | None) -> Footpr
 
 
 def _time_columns(planned: Planned, target: Target, sample: Sample) -> dict[str, Any]:
-    cell, config, of = planned.cell, planned.matched.config, target.rates
+    cell, config = planned.cell, planned.matched.config
+    of = target.rates_of(cell)
     value, at = statistics.median(sample.values), sample.coordinates.get("position")
     assert at is None or isinstance(at, int)
     found = _footprint(planned, target, at)

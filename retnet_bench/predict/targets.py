@@ -30,6 +30,10 @@ class Target:
     count: int = 1
     """Devices of the machine."""
 
+    def rates_of(self, cell: Cell) -> Rates:
+        """The rates that the cell has for itself: on a CPU those of its threads."""
+        return self.rates.with_threads(cell.threads)
+
     @property
     def name(self) -> str:
         return self.rates.name if self.count == 1 else f"{self.count} x {self.rates.name}"

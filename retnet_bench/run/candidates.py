@@ -165,7 +165,8 @@ def _far(what: str, seconds: float | None, least_s: float | None, short_s: float
 def _cost(candidate: Candidate, target: targets.Target) -> _Cost | str | None:
     """What is predicted of a candidate, or why it is not timed because nothing can be; None for a
     package's kernel, which is timed all the same."""
-    cell, rates = candidate.cell, target.rates
+    cell = candidate.cell
+    rates = target.rates_of(cell)
     if rates.bytes_per_s is None or not rates.flops_per_s.get(cell.dtype):
         rates = Rates("nominal", dict(NOMINAL), 1e10, 5e-6, None, "nominal")
     config = cell.matched().config
