@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from retnet_bench.measure import rates
 
@@ -41,6 +42,7 @@ def test_rates_are_kept_for_this_machine_only(monkeypatch, tmp_path):
     found = rates.measure("cpu", ["fp32"], Ticks(0.5))
     assert rates.keep("cpu", found).parent == tmp_path
     assert rates.kept("cpu") == found
+    assert found.threads == torch.get_num_threads()
     monkeypatch.setattr(rates.environment, "fingerprint", lambda env: "another")
     assert rates.kept("cpu") is None
 

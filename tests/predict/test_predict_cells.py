@@ -57,6 +57,17 @@ def test_terms_of_a_decode_step_by_hand():
     assert rooflines.roofline(replace(it, dtype="bf16"), cfg, RATES, 7).compute_s is None
 
 
+def test_a_cell_of_one_thread_has_half_of_two_threads_rate():
+    of_two = replace(RATES, flops_per_s={"fp32": 2e9, "bf16": None}, threads=2)
+    target = replace(TARGET, rates=of_two)
+    alone = prediction.predict(planned(threads=1), TARGET).roofline
+    assert prediction.predict(planned(threads=1), target).roofline == alone
+    assert prediction.predict(planned(threads=2), target).roofline.compute_s == alone.compute_s / 2
+    assert prediction.predict(planned(threads=4), target).roofline.compute_s == alone.compute_s / 2
+    assert of_two.with_threads(1).bytes_per_s == RATES.bytes_per_s
+    assert of_two.with_threads(1).flops_per_s == RATES.flops_per_s
+
+
 def test_operators_take_the_longest_of_their_terms():
     found = footprint(rooflines.step_of(cell(), cell().matched().config, "cpu"))
     slow_launch = replace(RATES, launch_s=1.0)
