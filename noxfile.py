@@ -134,12 +134,12 @@ def run_gate(session: nox.Session) -> None:
 @nox.session
 def checks(session: nox.Session) -> None:
     """What CI runs beside the tests, in one environment: lint, gate, downstream, and where there is
-    a Slurm its trial with two kills."""
+    a Slurm the short form of its trial."""
     install(session, "-e", ".[eval]", *TEST, *LINT)
     run_lint(session)
     run_gate(session)
     run_downstream(session)
-    run_slurm(session, "--if-there", "--times", "2")
+    run_slurm(session, "--if-there", "--brief")
 
 
 @nox.session

@@ -1,7 +1,7 @@
 """A study on a real Slurm of two nodes, a job and a node killed in the middle: resumed, it has the
 cells and the scores of a local run, each once. Then jobs and nodes are killed at random.
 
-    python tests/trials/slurm.py [--times 20] [--seed 0] [--only-kills] [--if-there]
+    python tests/trials/slurm.py [--times 20] [--seed 0] [--only-kills] [--brief] [--if-there]
 
 After each kill every part that was finished must be there unchanged and readable, and no process of
 the killed job may live. At the end the study is complete, each cell from one run, and nothing that
@@ -49,7 +49,7 @@ protocol: {blocks: 2, block_s: 0.05, warmup_max_s: 0.2}
 CELLS = 12
 
 
-def main(times: int, seed: int, only_kills: bool = False, if_there: bool = False) -> None:
+def main(times: int, seed: int, only_kills: bool, brief: bool, if_there: bool) -> None:
     if why := cluster.missing():
         words = f"no Slurm to try this on: {why}"
         if not if_there:
@@ -68,8 +68,9 @@ def main(times: int, seed: int, only_kills: bool = False, if_there: bool = False
                 _compare(sweep.place.out, local)
                 print(f"{CELLS} cells, as on this machine: none twice, none lost", flush=True)
                 _set_aside(sweep, "first")
-                slurm_worlds.check(Path(name) / "worlds", slurm)
-            if times:
+                kills = slurm_worlds.KILLS[-1:] if brief else slurm_worlds.KILLS
+                slurm_worlds.check(Path(name) / "worlds", slurm, kills)
+            if times and not brief:
                 _kill_often(sweep, slurm, times, random.Random(seed))
         assert not _processes(slurm), "processes outlive the cluster"
 
@@ -206,5 +207,8 @@ if __name__ == "__main__":
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only-kills", action="store_true")
+    parser.add_argument(
+        "--brief", action="store_true", help="a job and a node killed, one kill of a world"
+    )
     parser.add_argument("--if-there", action="store_true", help="without a Slurm: no failure")
     main(**vars(parser.parse_args()))

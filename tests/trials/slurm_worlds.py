@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -44,8 +45,8 @@ LARGER = STUDY.replace(
 KILLS = ("rank", "first rank", "runner", "scancel", "node")
 
 
-def check(root: Path, slurm: Cluster) -> None:
-    """A study of worlds over both nodes, then one whose processes are killed in each way."""
+def check(root: Path, slurm: Cluster, kills: Sequence[str] = KILLS) -> None:
+    """A study of worlds over both nodes, then one whose processes are killed in each of `kills`."""
     root.mkdir()
     sweep = Sweep(Place(root))
     sweep.place.make(STUDY % TOKENS)
@@ -55,7 +56,7 @@ def check(root: Path, slurm: Cluster) -> None:
     _compare(sweep.place.out, local)
     print(f"{CELLS} cells of two ranks, one a node: as on this machine", flush=True)
     _check_larger(sweep)
-    for what in KILLS:
+    for what in kills:
         _kill(Sweep(Place(root / what.replace(" ", "-"))), slurm, what)
 
 
