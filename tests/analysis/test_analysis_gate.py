@@ -208,6 +208,24 @@ def test_a_fingerprint_that_differs_names_the_field_behind_it():
     )
 
 
+@pytest.mark.parametrize(
+    ("there", "remark"),
+    [
+        ({"cpu_capability": "AVX2"}, "torch.cpu_capability differs: AVX512 against AVX2"),
+        ({"cpu_capability": "AVX512"}, ""),
+        ({}, ""),  # not recorded by an older version
+    ],
+)
+def test_other_instructions_behind_one_fingerprint_are_another_machine(there, remark):
+    mine = timed(1.0, "a", environment_json=json.dumps({"torch": {"cpu_capability": "AVX512"}}))
+    theirs = timed(1.0, "b", seed=1, environment_json=json.dumps({"torch": there}))
+    exact = check(mine, theirs, exact_only=True)
+    assert figure(exact, "n_params").verdict == "pass"
+    dispatched = figure(exact, "kernel_dispatched")
+    assert dispatched.remark == remark
+    assert dispatched.verdict == ("not comparable" if remark else "pass")
+
+
 def cell(threads: int) -> dict:
     about = {"workload": "train", "arm": "retnet", "threads": threads}
     return {"threads": threads, "cell_id": f"cell-{threads}", "cell_json": json.dumps(about)}

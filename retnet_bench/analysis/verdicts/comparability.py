@@ -76,6 +76,12 @@ def why_incomparable(candidate: pd.DataFrame, baseline: pd.DataFrame) -> str:
         if a != b:
             more = _environment(candidate, baseline) if name == "fingerprint" else ""
             return f"{name} differs: {_list(a)} against {_list(b)}{more}"
+    here, there = (
+        _leaves(cell["environment_json"].dropna()).get(INSTRUCTIONS)
+        for cell in (candidate, baseline)
+    )
+    if here and there and here != there:
+        return f"{INSTRUCTIONS} differs: {here} against {there}"
     return ""
 
 
@@ -101,6 +107,11 @@ def _leaves(texts: pd.Series) -> dict[str, Any]:
         for key, value in part.items()
         if key not in _RESTLESS
     }
+
+
+INSTRUCTIONS = "torch.cpu_capability"
+"""Beside the fingerprint, which lacks it: two processors of one name ("AMD EPYC") may differ in
+it, and so in the last bit of a sum and in every time."""
 
 
 _STABLE_SECTIONS = ("cpu", "memory", "device", "torch", "threads")
