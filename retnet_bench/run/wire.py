@@ -75,7 +75,12 @@ def send(conn: Connection, answer: Answer) -> None:
 
 def receive(conn: Connection) -> Answer:
     """The runner's side. EOFError when the worker is gone."""
-    raw = json.loads(conn.recv_bytes())
+    return read(conn.recv_bytes())
+
+
+def read(data: bytes) -> Answer:
+    """The answer in the bytes of one message."""
+    raw = json.loads(data)
     for sample in raw.get("samples", ()):
         if "position" in sample:
             _split(sample)

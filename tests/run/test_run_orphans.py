@@ -51,6 +51,7 @@ def gone_within(seconds: float, pids: list[int]) -> bool:
 def quick(monkeypatch):
     for module in (worker_handle, local):
         monkeypatch.setattr(module, "ANSWER_S", 0.3)
+    monkeypatch.setattr(worker_handle, "AMID_ANSWER_S", 0.3)
 
 
 # --- the runner dies -----------------------------------------------------------------------------
@@ -176,6 +177,32 @@ def test_a_worker_stopped_in_the_midst_of_an_answer_is_a_timeout(tmp_path, quick
     worker = WorkerHandle(planned(), Half(), tmp_path / "log")
     answer = worker.ask("prepare")
     assert answer == wire.Failure("timeout", "stopped for 0.3 s in the midst of an answer")
+
+
+class Whole(Half):
+    """A worker that has answered, and is not to be killed."""
+
+    def __init__(self) -> None:
+        self.conn, self.theirs = multiprocessing.Pipe()
+        wire.send(self.theirs, wire.Failure("diverged", "its own"))
+
+    def kill(self) -> None:
+        raise AssertionError("it has answered")
+
+
+def test_a_runner_that_reads_slowly_kills_nobody(tmp_path, quick, monkeypatch):
+    """On a busy machine the reading of a long answer took longer than the worker was given for it;
+    it was killed, and its cell recorded as killed from outside."""
+    read = wire.read
+
+    def slowly(data: bytes) -> wire.Answer:
+        time.sleep(0.6)
+        return read(data)
+
+    monkeypatch.setattr(wire, "read", slowly)
+    worker = WorkerHandle(planned(), Whole(), tmp_path / "log")
+    assert worker.ask("prepare") == wire.Failure("diverged", "its own")
+    assert not worker.stopped_amid_answer
 
 
 class Talks(Half):
