@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -17,11 +16,12 @@ from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.kernels.device import Device, device_of
 from retnet_bench.kernels.products import add_product
 from retnet_bench.models.layers import norm_heads
+from retnet_bench.models.linear import Linear
 
 aten = torch.ops.aten
 
 
-class GatedHeads(nn.Linear):
+class GatedHeads(Linear):
     """W_O, and what stands between it and the heads.
 
     While gradients are recorded it keeps the heads and the gate alone for the backward pass, and

@@ -8,8 +8,9 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from retnet_bench.models.linear import linear
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -36,7 +37,7 @@ class Joined(nn.Module):
         maps = list(chain.from_iterable(self.groups))
         lengths = [f.out_features for f in maps]
         self.widths = [sum(f.out_features for f in group) for group in self.groups]
-        self.weight = _by_inputs(torch.cat([f.weight for f in maps]))
+        self.weight = torch.cat([f.weight for f in maps])
         _share([f.weight for f in maps], self.weight.split(lengths))
         if any(f.bias is not None for f in maps):
             self.bias = torch.cat([_bias(f) for f in maps])
@@ -46,7 +47,7 @@ class Joined(nn.Module):
         """x (..., d) -> a tensor (..., n) for each group."""
         if self.weight is None:
             return tuple(torch.cat([f(x) for f in group], -1) for group in self.groups)
-        return F.linear(x, self.weight, self.bias).split(self.widths, -1)
+        return linear(x, self.weight, self.bias).split(self.widths, -1)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> nn.Module:
         """The maps are moved before, as their owner has them first."""
@@ -71,27 +72,11 @@ def _bias(linear: nn.Linear) -> Tensor:
     return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
 
 
-def _by_inputs(weight: Tensor) -> Tensor:
-    """The weight (n, d) of a map, on CPU with its inputs in rows where it has more outputs.
-
-    A product of one or a few tokens is bound by how the weight is read: by inputs 1.7 to 2 times as
-    fast for one token and 1.1 to 1.6 times for eight (MKL on an AMD EPYC, d = 256 and 512). With
-    more inputs than outputs it is slower. Whole sequences take the same time either way.
-    """
-    if weight.device.type != "cpu" or weight.shape[0] <= weight.shape[1]:
-        return weight
-    return weight.t().contiguous().t()
-
-
 @torch.no_grad()
 def join(model: Module) -> Module:
-    """`model`, each of its `Joined` joined and its other maps laid out for a step: when it has the
-    weights, the device and the part that it decodes with, and trains no more."""
-    joints = [module for module in model.modules() if isinstance(module, Joined)]
-    for joint in joints:
-        joint.join()
-    in_joints = {id(f) for joint in joints for group in joint.groups for f in group}
+    """`model`, each `Joined` in it joined: when it has the weights, the device and the part that it
+    decodes with, and trains no more."""
     for module in model.modules():
-        if isinstance(module, nn.Linear) and id(module) not in in_joints:
-            module.weight.data = _by_inputs(module.weight)
+        if isinstance(module, Joined):
+            module.join()
     return model

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.layers import FeedForward, Rotary, drop, make_norm
+from retnet_bench.models.linear import Linear, linear
 from retnet_bench.models.mixers import MIXERS
 from retnet_bench.models.mixers.base import Angles, Context, Mixer, State
 from retnet_bench.models.nats import nats
@@ -97,7 +97,7 @@ class LanguageModel(nn.Module):
         ranks (`models.split`) those of a part of the vocabulary."""
         self.nats: Callable[[Tensor, Tensor, Tensor], Tensor] = nats
         """The loss from what goes into the head, the head's weight and the targets; likewise."""
-        self.head = None if cfg.tied else nn.Linear(cfg.d_model, cfg.vocab_size, bias=False)
+        self.head = None if cfg.tied else Linear(cfg.d_model, cfg.vocab_size, bias=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -152,7 +152,7 @@ class LanguageModel(nn.Module):
         return (self.embedding if self.head is None else self.head).weight
 
     def _logits(self, x: Tensor) -> Tensor:
-        return F.linear(self.norm(x), self._head_weight)
+        return linear(self.norm(x), self._head_weight)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Whole sequences from an empty state: (B, T) -> (B, T, vocab)."""

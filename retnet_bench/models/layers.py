@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retnet_bench.models.config import ModelConfig
 from retnet_bench.models.joined import Joined
+from retnet_bench.models.linear import Linear
 
 
 class Exact(nn.Module):
@@ -182,9 +183,9 @@ class FeedForward(nn.Module):
         super().__init__()
         modern = cfg.family == "modern"
         self.activation = ACTIVATION[cfg.activation or ("silu" if modern else "gelu")]
-        self.up = nn.Linear(cfg.d_model, cfg.d_ffn, bias=cfg.bias)
-        self.down = nn.Linear(cfg.d_ffn, cfg.d_model, bias=cfg.bias)
-        self.gate = nn.Linear(cfg.d_model, cfg.d_ffn, bias=cfg.bias) if modern else None
+        self.up = Linear(cfg.d_model, cfg.d_ffn, bias=cfg.bias)
+        self.down = Linear(cfg.d_ffn, cfg.d_model, bias=cfg.bias)
+        self.gate = Linear(cfg.d_model, cfg.d_ffn, bias=cfg.bias) if modern else None
         self.joined = None if self.gate is None else Joined((self.gate,), (self.up,))
 
     def forward(self, x: Tensor) -> Tensor:

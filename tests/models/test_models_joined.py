@@ -73,23 +73,6 @@ def test_nothing_is_held_twice(mixer, family):
     assert len(held) == apart - maps + len(list(joints(model)))
 
 
-@pytest.mark.parametrize(("mixer", "family"), JOINING)
-def test_a_map_of_more_outputs_than_inputs_has_its_inputs_in_rows(mixer, family):
-    """Also one that is no part of a joint; the values are where they were."""
-    model = moved(tiny(mixer, family))
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    join(model)
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    joint, *_ = joints(model)
-    maps = [f for f in model.modules() if isinstance(f, torch.nn.Linear)]
-    own = {id(f) for joint in joints(model) for group in joint.groups for f in group}
-    weights = [joint.weight, *(f.weight for f in maps if id(f) not in own)]
-    wide = [w.shape[0] > w.shape[1] for w in weights]
-    assert [w.stride(0) == 1 for w in weights] == wide
-    assert any(wide)
-    assert not all(wide)
-
-
 def test_a_checkpoint_is_the_same(tmp_path):
     """In size and checksum; the order of a header's entries is safetensors' own, in every file."""
     model = moved(tiny("retention", "modern", bias=True))
@@ -124,7 +107,7 @@ def test_a_copy_has_weights_of_its_own():
     assert torch.equal(answers(model), before)
     separate = LanguageModel(model.cfg).eval()
     separate.load_state_dict(other.state_dict())
-    assert relative(answers(other), answers(separate)) < 1e-6  # in another layout
+    assert relative(answers(other), answers(separate)) < 1e-6  # in other products
 
 
 @pytest.mark.parametrize("mixer", ["attention", "retention", "gated_retention"])
@@ -173,25 +156,28 @@ def norm_operators(weight: Tensor | None) -> str:
 
 BLOCK = {
     ("attention", "paper"): (
-        "native_layer_norm mm mul flip addcmul_ copy_ copy_ mul bmm _softmax bmm mm add "
-        "native_layer_norm mm gelu mm add"
+        "native_layer_norm bmm mul flip addcmul_ copy_ copy_ mul bmm _softmax bmm bmm add "
+        "native_layer_norm bmm gelu bmm add"
     ),
     ("retention", "paper"): (
-        "native_layer_norm mm mul flip addcmul_ exp mul_ addcmul_ mul bmm native_layer_norm silu "
-        "mul mm add native_layer_norm mm gelu mm add"
+        "native_layer_norm bmm mul flip addcmul_ exp mul_ addcmul_ mul bmm native_layer_norm silu "
+        "mul bmm add native_layer_norm bmm gelu bmm add"
     ),
     ("attention", "modern"): (
-        "RMS mm mul flip addcmul_ copy_ copy_ mul bmm _softmax bmm mm add RMS mm silu mul mm add"
+        "RMS bmm mul flip addcmul_ copy_ copy_ mul bmm _softmax bmm bmm add "
+        "RMS bmm silu mul bmm add"
     ),
     ("retention", "modern"): (
-        "RMS mm mul flip addcmul_ exp mul_ addcmul_ mul bmm BARE silu mul mm add "
-        "RMS mm silu mul mm add"
+        "RMS bmm mul flip addcmul_ exp mul_ addcmul_ mul bmm BARE silu mul bmm add "
+        "RMS bmm silu mul bmm add"
     ),
 }
 """What a block does in a step, and in which order. RMS and BARE: what torch's own RMS norm does,
 with weights and without."""
 BEFORE = "embedding mul sin cos neg stack"
-AFTER = {"paper": "native_layer_norm mm", "modern": "RMS mm"}
+AFTER = {"paper": "native_layer_norm HEAD", "modern": "RMS HEAD"}
+HEAD = "mm bmm cat"
+"""Of an odd vocabulary, 257."""
 
 
 @pytest.mark.parametrize("mixer_family", BLOCK, ids="-".join)
@@ -207,4 +193,4 @@ def test_a_step_has_no_operator_that_it_can_do_without(mixer_family):
     expected = f"{BEFORE} {block} {block} {AFTER[family]}"
     for name, weight in (("RMS", torch.ones(8)), ("BARE", None)):
         expected = expected.replace(name, norm_operators(weight))
-    assert found == expected.split()
+    assert found == expected.replace("HEAD", HEAD).split()

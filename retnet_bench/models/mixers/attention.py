@@ -8,7 +8,6 @@ from functools import partial
 from typing import Annotated, Any, TypeVar
 
 import torch
-import torch.nn as nn
 from pydantic import Field
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from retnet_bench.kernels import KERNELS, Setting
 from retnet_bench.kernels import attention as kernel_costs
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.joined import Joined
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 from retnet_bench.models.options import MixerOptions
 
@@ -128,10 +128,10 @@ class Attention(Mixer):
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)
         d_key, d_value = _kv_widths(cfg)
-        self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
-        self.key = nn.Linear(cfg.d_model, d_key, bias=cfg.bias)
-        self.value = nn.Linear(cfg.d_model, d_value, bias=cfg.bias)
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        self.query = Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.key = Linear(cfg.d_model, d_key, bias=cfg.bias)
+        self.value = Linear(cfg.d_model, d_value, bias=cfg.bias)
+        self.out = Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
         self.joined = Joined((self.query, self.key), (self.value,))
         window = _options(cfg).window
         self.mix = partial(self.kernel.run, window=window) if window else self.kernel.run

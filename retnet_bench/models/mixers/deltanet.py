@@ -21,6 +21,7 @@ from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models import convolution
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.convolution import ShortConvolution
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 Own = TypeVar("Own", bound="DeltaNetOptions")
@@ -116,14 +117,14 @@ class DeltaNet(Mixer):
         super().__init__(cfg, layer)
         options = _options(cfg)
         self.options = options
-        self.qkv = nn.Linear(cfg.d_model, _mixed_width(cfg), bias=cfg.bias)
+        self.qkv = Linear(cfg.d_model, _mixed_width(cfg), bias=cfg.bias)
         self.conv = (
             ShortConvolution(_mixed_width(cfg), options.conv_width) if options.conv_width else None
         )
-        self.rates = nn.Linear(cfg.d_model, self._rates(cfg), bias=cfg.bias)
+        self.rates = Linear(cfg.d_model, self._rates(cfg), bias=cfg.bias)
         self.gate = self._make_gate(cfg) if options.gate else None
         self.norm = nn.RMSNorm(cfg.value_dim, eps=cfg.norm_eps)
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        self.out = Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
 
     @classmethod
     def _rates(cls, cfg: ModelConfig) -> int:
@@ -132,7 +133,7 @@ class DeltaNet(Mixer):
 
     @staticmethod
     def _make_gate(cfg: ModelConfig) -> nn.Module:
-        return nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
+        return Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
 
     def initialise(self, gain: float) -> None:
         """W_Q and W_K with gain 1, W_V with `gain`, as in all arms; the rates' maps N(0, 0.02)."""

@@ -14,6 +14,7 @@ from retnet_bench.fields import Integer
 from retnet_bench.models import convolution
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.convolution import ShortConvolution
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.base import Context, Mixer
 from retnet_bench.models.options import MixerOptions
 
@@ -52,7 +53,7 @@ class GatedConv(Mixer):
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)
         self.conv = ShortConvolution(cfg.d_value, _width(cfg), silu=False)
-        self.gate = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
+        self.gate = Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
         self.offset = nn.Parameter(torch.ones(cfg.d_value))
 
     def _gated(self, x: Tensor, y: Tensor) -> Tensor:

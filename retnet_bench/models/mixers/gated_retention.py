@@ -18,6 +18,7 @@ from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.gated_heads import GatedHeads
 from retnet_bench.models.joined import Joined
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 PAPERS_HEAD_DIM = 128
@@ -83,11 +84,11 @@ class GatedRetention(Mixer):
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)
         self.options = _options(cfg)
-        self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
-        self.key = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
-        self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
-        self.gate = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
-        self.decay = nn.Linear(cfg.d_model, cfg.n_heads, bias=False)
+        self.query = Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.key = Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.value = Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
+        self.gate = Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
+        self.decay = Linear(cfg.d_model, cfg.n_heads, bias=False)
         shape = (cfg.d_value, cfg.d_model)
         self.out = GatedHeads(*shape, bias=cfg.bias, norm="rms", eps=cfg.norm_eps)
         self.joined = Joined((self.query, self.key), (self.value,), (self.gate,), (self.decay,))

@@ -18,6 +18,7 @@ from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.gated_heads import GatedHeads
 from retnet_bench.models.joined import Joined
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 PAPERS_HEADS = 4
@@ -72,12 +73,12 @@ class GLA(Mixer):
 
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)
-        self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
-        self.key = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
-        self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
-        self.gate = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
-        self.decay_down = nn.Linear(cfg.d_model, RANK, bias=cfg.bias)
-        self.decay_up = nn.Linear(RANK, cfg.d_key)
+        self.query = Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.key = Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.value = Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
+        self.gate = Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
+        self.decay_down = Linear(cfg.d_model, RANK, bias=cfg.bias)
+        self.decay_up = Linear(RANK, cfg.d_key)
         self.norm = nn.RMSNorm(cfg.value_dim, eps=cfg.norm_eps)
         shape = (cfg.d_value, cfg.d_model)
         self.out = GatedHeads(*shape, bias=cfg.bias, norm="rms", eps=cfg.norm_eps)

@@ -15,6 +15,7 @@ from retnet_bench.base import UserError
 from retnet_bench.fields import Count
 from retnet_bench.kernels import KERNELS, h3
 from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 from retnet_bench.models.mixers.held import Held
 
@@ -104,10 +105,10 @@ class H3(Mixer):
 
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)
-        self.query = nn.Linear(cfg.d_model, cfg.d_key)
-        self.key = nn.Linear(cfg.d_model, cfg.d_key)
-        self.value = nn.Linear(cfg.d_model, cfg.d_value)
-        self.out = nn.Linear(cfg.d_value, cfg.d_model)
+        self.query = Linear(cfg.d_model, cfg.d_key)
+        self.key = Linear(cfg.d_model, cfg.d_key)
+        self.value = Linear(cfg.d_model, cfg.d_value)
+        self.out = Linear(cfg.d_value, cfg.d_model)
         for name in _SHAPES:
             self.register_parameter(name, nn.Parameter(torch.empty(_shape(cfg, name))))
         self.held = Held()

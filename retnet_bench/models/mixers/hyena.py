@@ -20,6 +20,7 @@ from retnet_bench.models import convolution
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.convolution import ShortConvolution
 from retnet_bench.models.layers import Exact
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.base import Context, Mixer
 from retnet_bench.models.mixers.held import Held
 from retnet_bench.models.options import MixerOptions
@@ -147,11 +148,11 @@ class Hyena(Mixer):
 
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)
-        self.branches = nn.Linear(cfg.d_model, 3 * cfg.d_value)
+        self.branches = Linear(cfg.d_model, 3 * cfg.d_value)
         self.convolution = ShortConvolution(3 * cfg.d_value, TAPS, bias=True, silu=False)
         self.filter = ImplicitFilter(cfg.d_value, _max_length(cfg))
         self.skip = nn.Parameter(torch.empty(cfg.d_value))
-        self.out = nn.Linear(cfg.d_value, cfg.d_model)
+        self.out = Linear(cfg.d_value, cfg.d_model)
         self.held = Held()
         """The filter backward in time (d, max_length) as the last `new_state` found it: in fp32 and
         in the dtype of the weights, where that is another."""

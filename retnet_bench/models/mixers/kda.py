@@ -16,6 +16,7 @@ from retnet_bench.fields import Flag
 from retnet_bench.kernels import KERNELS, channel_decay
 from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models.config import ModelConfig
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.deltanet import DeltaNet, DeltaNetOptions, start_steps
 
 A_RANGE = (1.0, 16.0)
@@ -46,15 +47,15 @@ class KDA(DeltaNet):
 
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)
-        self.decay_down = nn.Linear(cfg.d_model, cfg.value_dim, bias=cfg.bias)
-        self.decay_up = nn.Linear(cfg.value_dim, cfg.d_key, bias=cfg.bias)
+        self.decay_down = Linear(cfg.d_model, cfg.value_dim, bias=cfg.bias)
+        self.decay_up = Linear(cfg.value_dim, cfg.d_key, bias=cfg.bias)
         self.A_log = nn.Parameter(torch.zeros(cfg.n_heads))
         self.dt_bias = nn.Parameter(torch.zeros(cfg.d_key))
 
     @staticmethod
     def _make_gate(cfg: ModelConfig) -> nn.Module:
-        down = nn.Linear(cfg.d_model, cfg.value_dim, bias=cfg.bias)
-        return nn.Sequential(down, nn.Linear(cfg.value_dim, cfg.d_value))
+        down = Linear(cfg.d_model, cfg.value_dim, bias=cfg.bias)
+        return nn.Sequential(down, Linear(cfg.value_dim, cfg.d_value))
 
     @staticmethod
     def _opened(gate: Tensor) -> Tensor:

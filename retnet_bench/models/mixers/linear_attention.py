@@ -15,6 +15,7 @@ from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import linear as kernel_costs
 from retnet_bench.kernels.linear import LinearState, feature
 from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 Own = TypeVar("Own", bound="LinearAttentionOptions")
@@ -63,10 +64,10 @@ class LinearAttention(Mixer):
 
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)
-        self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
-        self.key = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
-        self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        self.query = Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.key = Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.value = Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
+        self.out = Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
 
     @torch.no_grad()
     def adversarial(self) -> None:

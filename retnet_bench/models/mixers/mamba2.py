@@ -21,6 +21,7 @@ from retnet_bench.kernels.chunks import state_dtype
 from retnet_bench.models import convolution
 from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.convolution import ShortConvolution
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.base import Context, Mixer, head_count
 from retnet_bench.models.options import MixerOptions
 
@@ -126,13 +127,13 @@ class Mamba2(Mixer):
     def __init__(self, cfg: ModelConfig, layer: int = 0) -> None:
         super().__init__(cfg, layer)
         self.options = _options(cfg)
-        self.project = nn.Linear(cfg.d_model, _projected(cfg), bias=cfg.bias)
+        self.project = Linear(cfg.d_model, _projected(cfg), bias=cfg.bias)
         self.conv = ShortConvolution(_convolved(cfg), self.options.conv_width, bias=True)
         self.A_log = nn.Parameter(torch.empty(cfg.n_heads))
         self.dt_bias = nn.Parameter(torch.empty(cfg.n_heads))
         self.D = nn.Parameter(torch.empty(cfg.n_heads))
         self.norm = nn.Parameter(torch.empty(cfg.d_value))
-        self.out = nn.Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
+        self.out = Linear(cfg.d_value, cfg.d_model, bias=cfg.bias)
 
     @torch.no_grad()
     def initialise(self, gain: float) -> None:

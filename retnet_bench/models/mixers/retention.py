@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import torch
-import torch.nn as nn
 from pydantic import Field
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from retnet_bench.models.config import ModelConfig, Size
 from retnet_bench.models.gated_heads import GatedHeads
 from retnet_bench.models.joined import Joined
 from retnet_bench.models.layers import norm_heads
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.base import Context, HeadOptions, Mixer, head_count
 
 Decay = Literal["experiments", "eq8", "single", "none"]
@@ -107,17 +107,15 @@ class Retention(Mixer):
         super().__init__(cfg, layer)
         self.options = _options(cfg)
         assert self.options.decay is not None
-        self.query = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
-        self.key = nn.Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
-        self.value = nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
-        self.gate = (
-            nn.Linear(cfg.d_model, cfg.d_value, bias=cfg.bias) if self.options.gate else None
-        )
+        self.query = Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.key = Linear(cfg.d_model, cfg.d_key, bias=cfg.bias)
+        self.value = Linear(cfg.d_model, cfg.d_value, bias=cfg.bias)
+        self.gate = Linear(cfg.d_model, cfg.d_value, bias=cfg.bias) if self.options.gate else None
         norm = self.options.head_norm
         assert norm is not None
         shape = (cfg.d_value, cfg.d_model)
         self.out = (
-            nn.Linear(*shape, bias=cfg.bias)
+            Linear(*shape, bias=cfg.bias)
             if self.gate is None
             else GatedHeads(*shape, bias=cfg.bias, norm=norm, eps=cfg.norm_eps)
         )

@@ -17,6 +17,7 @@ from retnet_bench.kernels import KERNELS, Kernel
 from retnet_bench.kernels import wkv as kernel_costs
 from retnet_bench.kernels.wkv import WKVState
 from retnet_bench.models.config import ModelConfig, Size
+from retnet_bench.models.linear import Linear
 from retnet_bench.models.mixers.base import Context, Mixer
 from retnet_bench.models.options import MixerOptions
 
@@ -88,10 +89,10 @@ class RWKV4(Mixer):
         self.mix_key, self.mix_value, self.mix_receptance = (
             nn.Parameter(torch.empty(d)) for _ in range(3)
         )
-        self.key = nn.Linear(d, width, bias=cfg.bias)
-        self.value = nn.Linear(d, width, bias=cfg.bias)
-        self.receptance = nn.Linear(d, width, bias=cfg.bias)
-        self.out = nn.Linear(width, d, bias=cfg.bias)
+        self.key = Linear(d, width, bias=cfg.bias)
+        self.value = Linear(d, width, bias=cfg.bias)
+        self.receptance = Linear(d, width, bias=cfg.bias)
+        self.out = Linear(width, d, bias=cfg.bias)
 
     @torch.no_grad()
     def initialise(self, gain: float) -> None:
