@@ -33,7 +33,7 @@ def quickstart(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The fast tests: about a quarter of an hour on two cores."""
+    """The fast tests: about ten minutes on two cores."""
     install(session, *TEST)
     run_tests(session)
 
