@@ -73,13 +73,8 @@ def send(conn: Connection, answer: Answer) -> None:
     conn.send_bytes(json.dumps({"kind": type(answer).__name__, **asdict(answer)}).encode())
 
 
-def receive(conn: Connection) -> Answer:
-    """The runner's side. EOFError when the worker is gone."""
-    return read(conn.recv_bytes())
-
-
 def read(data: bytes) -> Answer:
-    """The answer in the bytes of one message."""
+    """The runner's side: the answer in the bytes of one message."""
     raw = json.loads(data)
     for sample in raw.get("samples", ()):
         if "position" in sample:

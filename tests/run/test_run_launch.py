@@ -49,13 +49,13 @@ ANSWERS = [
 def test_an_answer_arrives_as_it_was_sent(answer):
     here, there = multiprocessing.Pipe()
     wire.send(there, answer)
-    assert wire.receive(here) == answer
+    assert wire.read(here.recv_bytes()) == answer
 
 
 def test_nan_and_infinity_arrive():
     here, there = multiprocessing.Pipe()
     wire.send(there, wire.Samples([Sample("x", "s", (math.nan, math.inf), "train")]))
-    nan, infinite = wire.receive(here).samples[0].values
+    nan, infinite = wire.read(here.recv_bytes()).samples[0].values
     assert math.isnan(nan)
     assert infinite == math.inf
 
@@ -65,7 +65,7 @@ def test_an_answer_of_a_later_revision_is_read_without_its_new_field():
     there.send_bytes(
         json.dumps({"kind": "Failure", "status": "oom", "reason": "r", "x": 1}).encode()
     )
-    assert wire.receive(here) == wire.Failure("oom", "r")
+    assert wire.read(here.recv_bytes()) == wire.Failure("oom", "r")
 
 
 OLD_SAMPLES = [
@@ -89,7 +89,7 @@ def test_samples_of_an_earlier_revision_get_today_s_coordinates(old, new):
     here, there = multiprocessing.Pipe()
     sample = old | {"unit": "nat", "values": [1.0], "reason": None, "value": None, "note": None}
     there.send_bytes(json.dumps({"kind": "Samples", "samples": [sample], "impure": None}).encode())
-    (found,) = wire.receive(here).samples
+    (found,) = wire.read(here.recv_bytes()).samples
     assert (found.phase, found.coordinates) == new
 
 
