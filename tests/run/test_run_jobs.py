@@ -104,6 +104,32 @@ def test_without_a_place_there_are_no_jobs():
     assert submission.asked(None, None, None, False, **NO) is None
 
 
+# --- which cells a job ran ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("here", "study", "as_there"),
+    [
+        (["a", "b"], "now", {"a": "A", "b": "B"}),
+        (["b", "a"], "now", {"a": "A", "b": "B"}),
+        (["a", "b", "c"], "other", {"a": "A", "b": "B"}),  # the study has gained an arm
+        (["a", "x"], "now", {"a": "A"}),  # an arm has another rate
+        (["x", "y"], "now", {"x": "A", "y": "B"}),  # asked from another machine
+        (["x", "y"], None, {"x": "A", "y": "B"}),
+        (["x", "y"], "other", {}),  # every arm has another rate
+        (["x"], "now", {}),
+    ],
+)
+def test_cells_of_a_job_are_known_by_the_ids_they_have_here(here, study, as_there, tmp_path):
+    book = Book(tmp_path)
+    (tmp_path / "jobs").mkdir()
+    assert book.ran_as("k", here, study) == {}
+    book.keep(job("k", cells=("a", "b"), study="now"))
+    assert book.ran_as("k", here, study) == {}
+    book.say("k", Outcome("done", cells=("A", "B")))
+    assert book.ran_as("k", here, study) == as_there
+
+
 # --- which cores ----------------------------------------------------------------------------------
 
 

@@ -211,6 +211,34 @@ def test_a_sweep_is_known_by_the_ids_that_its_cells_had_where_they_ran(made, tmp
     assert places.pairs(study_, book) == known
 
 
+def test_a_pair_that_has_gained_an_arm_since_its_job_is_submitted_again(
+    made, tmp_path, monkeypatch
+):
+    """A grid that was extended for one arm, and that the study then has for both."""
+    folder, source = made
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out", out)
+    pair = places.pairs(parse(source), Book(out))[1]
+    key, (first, second) = pair[0].cell.pair_id, (p.cell.cell_id for p in pair)
+    (out / "records" / f"{first}.parquet").unlink()
+    (out / "jobs").mkdir()
+    Book(out).keep(Job(key, 2, "t", (second,), timed=False, threads=1, study="study-before.yaml"))
+    Book(out).say(key, Outcome("done", cells=(second,)))
+    submitted: list[tuple[str, ...]] = []
+
+    def submit(book: Book, jobs: list[Job], *others: Any) -> list[Job]:
+        submitted.extend(job.cells for job in jobs)
+        return [replace(job, scheduler_id="7") for job in jobs]
+
+    monkeypatch.setattr(slurm, "require", lambda: None)
+    monkeypatch.setattr(slurm, "submit", submit)
+    monkeypatch.setattr(slurm, "queue", lambda ids: {})
+    asked = submission.asked("slurm", None, None, False, **dict.fromkeys(OTHERS, False))
+    assert asked is not None
+    submission.run(parse(source), source, out, Console(quiet=True), asked)
+    assert submitted == [(first, second)]
+
+
 def test_it_goes_on_where_it_stopped(made):
     folder, source = made
     parts = {path.stem: path for path in (folder / "out" / "records").iterdir()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -101,7 +102,7 @@ class Book:
     def keep_study(self, text: str) -> str:
         """Keep the study that jobs read: the copy beside the records may be replaced before they
         start. Returns its name."""
-        name = f"study-{short_hash(text)}.yaml"
+        name = study_name(text)
         files.write_text(self.folder / name, text)
         return name
 
@@ -111,7 +112,7 @@ class Book:
         self.keep(replace(job, submitted_s=time.time()))
 
     def keep(self, job: Job) -> None:
-        files.write_text(self.folder / f"{job.key}.job.json", _text(job))
+        files.write_text(self._job_file(job.key), _text(job))
 
     def say(self, key: str, outcome: Outcome) -> None:
         files.write_text(self._outcome_file(key), _text(outcome), durable=True)
@@ -122,7 +123,7 @@ class Book:
         return sorted((job for job in found if job), key=lambda job: (job.index, job.key))
 
     def job(self, key: str) -> Job:
-        path = self.folder / f"{key}.job.json"
+        path = self._job_file(key)
         found = _read(path, Job)
         if found is None:
             raise UserError(f"{printable(path)}: there is no such job here")
@@ -131,6 +132,21 @@ class Book:
     def outcome(self, key: str) -> Outcome | None:
         """What the job says; None before it starts."""
         return _read(self._outcome_file(key), Outcome)
+
+    def ran_as(self, key: str, ids: Sequence[str], study: str | None = None) -> dict[str, str]:
+        """The id that each of a pair's cells has where its job ran, by the id it has here; cells
+        that the job did not have are left out, for a study may have gained arms or other rates
+        since. Where all ids differ this is either another machine or another study: with `study`,
+        the name of its copy in this folder, the job counts only if it was of that one."""
+        outcome = self.outcome(key)
+        if outcome is None or not self._job_file(key).exists():
+            return {}
+        job = self.job(key)
+        if set(job.cells) & set(ids):
+            return {here: there for here, there in zip(job.cells, outcome.cells) if here in ids}
+        if len(outcome.cells) != len(ids) or study not in (None, job.study):
+            return {}
+        return dict(zip(ids, outcome.cells, strict=True))
 
     def clear(self) -> None:
         """Forget every job; none may be at work. The lock of `submitting` stays."""
@@ -143,10 +159,18 @@ class Book:
     def withdraw(self, keys: list[str]) -> None:
         """Forget jobs that could not be submitted."""
         for key in keys:
-            (self.folder / f"{key}.job.json").unlink(missing_ok=True)
+            self._job_file(key).unlink(missing_ok=True)
+
+    def _job_file(self, key: str) -> Path:
+        return self.folder / f"{key}.job.json"
 
     def _outcome_file(self, key: str) -> Path:
         return self.folder / f"{key}.outcome.json"
+
+
+def study_name(text: str) -> str:
+    """Of the copy of a study with this text."""
+    return f"study-{short_hash(text)}.yaml"
 
 
 def _text(entry: Job | Outcome) -> str:

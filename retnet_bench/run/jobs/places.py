@@ -61,10 +61,9 @@ def _sweep(study: Study, book: Book) -> Sweep:
 
 
 def _with_ids_here(records: pd.DataFrame, known: list[Pair], book: Book) -> pd.DataFrame:
-    own = {pair[0].cell.pair_id: [planned.cell.cell_id for planned in pair] for pair in known}
-    ids: dict[str, str] = {}
-    for job in book.jobs():
-        outcome = book.outcome(job.key)
-        if outcome is not None and job.key in own:
-            ids |= dict(zip(outcome.cells, own[job.key], strict=False))
-    return records.assign(cell_id=records["cell_id"].replace(ids))
+    here: dict[str, str] = {}
+    for pair in known:
+        ids = [planned.cell.cell_id for planned in pair]
+        ran = book.ran_as(pair[0].cell.pair_id, ids)
+        here |= {there: own for own, there in ran.items()}
+    return records.assign(cell_id=records["cell_id"].replace(here))

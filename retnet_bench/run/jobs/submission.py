@@ -18,7 +18,7 @@ from retnet_bench.results.store import Store
 from retnet_bench.results.store import finished as finished_cells
 from retnet_bench.run import session
 from retnet_bench.run.jobs import local, options, slurm, states
-from retnet_bench.run.jobs.book import Book, Job
+from retnet_bench.run.jobs.book import Book, Job, study_name
 from retnet_bench.run.jobs.places import Stage, stages
 from retnet_bench.run.jobs.states import ACTIVE, DONE, State
 from retnet_bench.run.runner import environment_variables
@@ -157,7 +157,8 @@ def _run_stage(
     finished = finished_cells(book.results)
     own = {pair[0].cell.pair_id for pair in stage.own}
     active = [state for state in active if state.job.key in own]
-    todo = _todo(book, stage, finished, how.retry, {state.job.key for state in active})
+    submitted = {state.job.key for state in active}
+    todo = _todo(book, study_name(source.text), stage, finished, how.retry, submitted)
     cells = sum(map(len, stage.own))
     left = [session.missing([pair], finished, how.retry) for pair in stage.own]
     kept = cells - sum(len(pair) for pairs in left for pair in pairs)
@@ -167,8 +168,8 @@ def _run_stage(
     if how.on == "local":
         _run_here(book, jobs, console, how)
     else:
-        submitted = _submit(book, jobs, console, how, active)
-        jobs = [*(state.job for state in active), *submitted]
+        new = _submit(book, jobs, console, how, active)
+        jobs = [*(state.job for state in active), *new]
         if not how.wait:
             return None if jobs else session.Summary(book.results, cells, kept, 0)
         _follow(book, jobs, console)
@@ -194,18 +195,18 @@ def _still_active(book: Book, active: list[State]) -> str:
 
 
 def _todo(
-    book: Book, stage: Stage, finished: dict[str, str], retry: bool, active: set[str]
+    book: Book, study: str, stage: Stage, finished: dict[str, str], retry: bool, active: set[str]
 ) -> list[int]:
     """Places of the pairs that lack a cell and have no job. A pair's cells may have other ids where
     its job ran, which the job has said."""
     found = []
     for i, pair in zip(stage.places, stage.own, strict=True):
-        key = pair[0].cell.pair_id
+        key, ids = pair[0].cell.pair_id, [planned.cell.cell_id for planned in pair]
         if key in active or not session.missing([pair], finished, retry):
             continue
-        own = book.outcome(key)
-        ran = [finished.get(cell) for cell in own.cells] if own else []
-        if not ran or None in ran or (retry and not all(map(_is_good, ran))):
+        ran_as = book.ran_as(key, ids, study)
+        ran = [finished.get(ran_as.get(cell, cell)) for cell in ids]
+        if None in ran or (retry and not all(map(_is_good, ran))):
             found.append(i)
     return found
 
