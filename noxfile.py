@@ -40,8 +40,8 @@ def tests(session: nox.Session) -> None:
 
 def run_tests(session: nox.Session) -> None:
     # By files, so that what a file makes for all of its tests is made once. More processes than the
-    # two cores of CI: a test of a whole run often waits.
-    spread = ("-n", "4", "--dist", "loadfile")
+    # two cores of CI: a test of a whole run often waits. In the order of tests/conftest.py.
+    spread = ("-n", "4", "--dist", "loadfile", "--no-loadscope-reorder")
     arguments = session.posargs or [*spread, "-m", "not gpu and not slow and not browser"]
     session.run("pytest", *arguments, env={"OMP_NUM_THREADS": "1"})
 

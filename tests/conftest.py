@@ -1,7 +1,11 @@
 """What holds for every test."""
 
+import random
 import re
+import sys
+import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,10 @@ else:
     # A shared machine may take any time over one example; pytest-timeout ends what hangs.
     settings.register_profile("here", deadline=None)
     settings.load_profile("here")
+
+TESTS = Path(__file__).parent
+LONG = ("run", "bench", "report", "predict", "models")
+"""Folders that take the longest by themselves."""
 
 MAY_BE_MISSING = {
     "hypothesis",
@@ -40,10 +48,23 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(NO_DEVICE)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for processes, or takes long, begins first: so the run does not end with one file
+    that all other processes wait for (xdist, told not to begin with the files of most tests)."""
+    first = {TESTS / folder: place for place, folder in enumerate(LONG)}
+    items.sort(key=lambda item: min(first.get(p, len(LONG)) for p in item.path.parents))
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """In a run of no `-m`, each is a failure of one line."""
+    """In a run of no `-m`, each test of a GPU is a failure of one line. What a test and its
+    fixtures draw is its own: the same alone, in any order and in any process."""
     if item.get_closest_marker("gpu") and not _has_device():
         pytest.fail(NO_DEVICE, pytrace=False)
+    seed = zlib.crc32(item.nodeid.encode())
+    random.seed(seed)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
 
 
 def _has_device() -> bool:

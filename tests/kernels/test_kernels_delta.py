@@ -130,14 +130,19 @@ def test_with_beta_two_a_key_that_comes_back_reflects(form):
     assert torch.allclose(out[0, :, 0], expected[:, None].expand(64, 3), atol=1e-6)
 
 
-@pytest.mark.parametrize("beta", [1.0, 1.999, 2.0])
-def test_fp32_keeps_its_digits_where_keys_repeat(beta):
+@pytest.mark.parametrize(("beta", "limit"), [(1.0, 2e-6), (1.999, 1e-3), (2.0, 3e-4)])
+@pytest.mark.parametrize("seed", range(4))
+def test_fp32_keeps_its_digits_where_keys_repeat(beta, limit, seed):
+    """Twice the largest of 150 keys: the inverse of a chunk's triangle has entries that cancel, so
+    near 2 it loses three digits that the recurrence keeps."""
     q, _, v, *_ = DeltaCase(length=192, heads=3, d_k=16, d_v=24).tensors()
-    k = F.normalize(torch.randn(1, 1, 1, 16, dtype=torch.float64), dim=-1).expand_as(q)
+    random = torch.Generator().manual_seed(seed)
+    key = torch.randn(1, 1, 1, 16, dtype=torch.float64, generator=random)
+    k = F.normalize(key, dim=-1).expand_as(q)
     betas = torch.full(q.shape[:3], beta, dtype=torch.float64)
     exact, _ = delta.recurrent(q, k, v, betas, None)
     out, _ = delta.chunkwise(*(x.float() for x in (q, k, v, betas)), None, 64)
-    assert relative(out, exact) < 1e-4
+    assert relative(out, exact) < limit
 
 
 @pytest.mark.parametrize("gate", ["head", "channel"])

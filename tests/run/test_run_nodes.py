@@ -100,7 +100,7 @@ def test_a_pair_of_worlds_over_two_nodes_is_measured(tmp_path, monkeypatch, job)
     cells = [world_of(), world_of("transformer", mixer="attention")]
     own = {"scheduler": "slurm", "id": "7", "node": "n1"}
     finished = measure(tmp_path / "out", cells, **own)
-    assert [f.reason for f in finished if f.status not in OK_STATUSES] == []
+    assert [f.rows[-1] for f in finished if f.status not in OK_STATUSES] == []
     records = read_records(tmp_path / "out")
     steps = records[records["metric"] == "train_step_s"].sort_values("order")
     assert list(steps["arm"]) == ["retnet", "transformer", "transformer", "retnet"]
