@@ -6,6 +6,7 @@
 | `axes.K` | to every part that has the axis K; to the only part, where there is one |
 | `workloads.W.fixed.K`, `.axes.K`, `.protocol.K` | to one part, by its number or its workload |
 | `arms.A.K`, `arms.A` | to one arm's option; a whole arm, also a new one |
+| `tune.axes.K`, `tune.K` | to the sweep of a study that has one: what it tries, or where |
 | `name`, `question`, `baseline`, `figures`, `claims` | the study's own |
 
 A value is read as YAML; `null` takes the key out.
@@ -24,6 +25,7 @@ from retnet_bench.base import UserError, did_you_mean, located, quoted, short_ha
 from retnet_bench.study.arms import said_of_an_arm
 from retnet_bench.study.settings import ProtocolSettings, Settings
 from retnet_bench.study.study import Source, Study, find, parse
+from retnet_bench.study.sweep import TUNABLE, Sweep
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "fixed": tuple(Settings.model_fields),
@@ -31,6 +33,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "protocol": tuple(ProtocolSettings.model_fields),
 }
 """Mappings of a study, or of one of its workload parts, and the keys that each may have."""
+SWEEP_KEYS = (
+    *(f"axes.{key}" for key in TUNABLE),
+    *(key for key in Sweep.model_fields if key != "axes"),
+)
+"""Of the sweep of a study that tunes."""
 _INSTEAD = {"batch": ("batch", "batch_tokens"), "batch_tokens": ("batch", "batch_tokens")}
 """Keys that are two words for one setting: giving the one takes the other out."""
 _LONGEST_NAME = 80
@@ -126,6 +133,8 @@ class _Editor:
             return [self._arm(rest, change)]
         if section == "workloads" and rest:
             return [self._part(rest, change)]
+        if section == "tune" and rest:
+            return [self._sweep(rest, change)]
         if section in SECTIONS and rest:
             _check_key(section, rest)
             return self._axes(rest, change) if section == "axes" else self._whole(section, change)
@@ -239,6 +248,19 @@ class _Editor:
         _put(arms[name], rest.removeprefix(f"{name}."), change.value)
         return f"arms.{rest}"
 
+    def _sweep(self, key: str, change: Change) -> str:
+        sweep = self.raw.get("tune")
+        if not isinstance(sweep, dict):
+            raise UserError("the study has no sweep; give it whole: tune={axes: ..., sizes: ...}")
+        if key not in SWEEP_KEYS:
+            near = did_you_mean(key, SWEEP_KEYS)
+            raise UserError(f'tune: unknown key "{quoted(key)}"{near}')
+        _, _, axis = key.partition(".")
+        if axis:
+            _check_list(axis, change)
+        _put(sweep.setdefault("axes", {}) if axis else sweep, axis or key, change.value)
+        return change.key
+
 
 _EXAMPLES = {
     "arms": "retnet.chunk=64",
@@ -277,6 +299,7 @@ def _check_list(key: str, change: Change) -> None:
 def _near_place(key: str) -> str:
     """The key that was probably meant, whichever section it stands in."""
     known = [f"{name}.{one}" for name, keys in SECTIONS.items() for one in keys]
+    known += [f"tune.{key}" for key in SWEEP_KEYS]
     bare = {one for keys in SECTIONS.values() for one in keys}
     if "." in key:
         return did_you_mean(key, [*known, *(f"{name}." for name in ("arms", "workloads"))])

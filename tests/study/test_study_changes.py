@@ -61,6 +61,37 @@ def test_arms_protocol_and_the_study_s_own_keys():
     assert study.name == "other"
 
 
+TUNED = {
+    "workloads": [{"workload": "perplexity", "fixed": {"length": 32, "token_budget": 256}}],
+    "fixed": {"size": "0.1M", "corpus": "sotu", "threads": 1, "learning_rate": "tuned"},
+    "tune": {"axes": {"learning_rate": [1e-3, 2e-3]}, "sizes": ["0.1M"], "token_budget": 384},
+}
+
+
+def test_the_sweep_of_a_study_that_tunes():
+    study = changed("tune.axes.learning_rate=[4e-3]", "tune.axes.batch=[4, 8]", **TUNED)
+    assert study.tune.axes == {"learning_rate": [4e-3], "batch": [4, 8]}
+    study = changed("tune.sizes=[0.1M, 0.4M]", "tune.seeds=[0, 1]", **TUNED)
+    assert (study.tune.sizes, study.tune.seeds) == (("0.1M", "0.4M"), (0, 1))
+    words = "tune.token_budget=null", "tune.tokens_per_param=5"
+    assert changed(*words, **TUNED).tune.tokens_per_param == 5
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("tune.axes.learning_rat=[1]", 'unknown key "axes.learning_rat"; did you mean "axes.lea'),
+        ("tune.size=[0.1M]", 'tune: unknown key "size"; did you mean "sizes"?'),
+        ("tune.axes.learning_rate=1e-3", "is a list: write 'tune.axes.learning_rate=[1e-3]'"),
+    ],
+)
+def test_what_a_sweep_does_not_have_is_one_line(word, words):
+    with pytest.raises(UserError) as caught:
+        changed(word, **TUNED)
+    assert str(caught.value).startswith(f"--set {word}: ")
+    assert words in str(caught.value)
+
+
 def test_null_takes_a_key_out():
     part = {"workload": "train", "fixed": {"length": 16, "batch": 2}}
     assert (
@@ -72,6 +103,7 @@ REFUSED = [
     ("fixed.sze=3M", 'fixed: unknown key "sze"; did you mean "size"?'),
     ("axes.lenght=[1]", 'axes: unknown key "lenght"; did you mean "length"?'),
     ("fixed.kernel=math", 'fixed: unknown key "kernel"; it is said of an arm: arms.NAME.kernel'),
+    ("tune.sizes=[0.1M]", "the study has no sweep; give it whole: tune={axes: ..., sizes: ...}"),
     ("axes.chunk=[16,32]", 'axes: unknown key "chunk"; it is said of an arm: arms.NAME.chunk'),
     ("size=3M", 'unknown key "size"; did you mean fixed.size or axes.size?'),
     ("fixd.size=3M", 'unknown key "fixd.size"; did you mean "fixed.size"?'),
