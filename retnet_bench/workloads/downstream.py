@@ -145,7 +145,7 @@ def evaluate(
 
     adapter = Adapter(scorer, tokenizer)
     try:
-        with _no_environment():
+        with _nothing_beside():
             results = simple_evaluate(
                 model=adapter,
                 tasks=[local_tasks.spec(name) if name in LOCAL else name for name in names],
@@ -170,20 +170,27 @@ def evaluate(
 
 
 @contextmanager
-def _no_environment() -> Iterator[None]:
+def _nothing_beside() -> Iterator[None]:
     """Keeps lm-eval from asking git and the system about themselves: our records know already, it
-    takes a second, and outside of a repository git says "fatal" on stderr."""
+    takes a second, and outside of a repository git says "fatal" on stderr. And from drawing a bar
+    for each task, which lasts less than a second and ends up in logs."""
     from lm_eval import evaluator
+    from lm_eval.api import task
 
-    names = ("get_git_commit_hash", "add_env_info")
-    own = {name: getattr(evaluator, name) for name in names if hasattr(evaluator, name)}
+    instead: list[tuple[Any, str, Any]] = [
+        (evaluator, "get_git_commit_hash", lambda *_, **__: None),
+        (evaluator, "add_env_info", lambda *_, **__: None),
+        (task, "tqdm", lambda documents, **_: documents),
+    ]
+    instead = [(module, name, new) for module, name, new in instead if hasattr(module, name)]
+    own = [(module, name, getattr(module, name)) for module, name, _ in instead]
     try:
-        for name in own:
-            setattr(evaluator, name, lambda *_, **__: None)
+        for module, name, function in instead:
+            setattr(module, name, function)
         yield
     finally:
-        for name, function in own.items():
-            setattr(evaluator, name, function)
+        for module, name, function in own:
+            setattr(module, name, function)
 
 
 def require_lm_eval() -> None:
