@@ -13,12 +13,6 @@ from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import THREE, Sheet
 from retnet_bench.results.quantities import COMPUTATION
 
-TITLES = {
-    "agreement": "Agreement",
-    "structure": "Gaps, scope and verbs",
-    "names": "Names seen before",
-}
-
 
 @figure("accuracy")
 def draw(records: pd.DataFrame) -> Figure:
@@ -35,7 +29,7 @@ def draw(records: pd.DataFrame) -> Figure:
     frame = panels.scaled(frame, 100)
     sheet = Sheet("Accuracy against training compute", records["arm"], THREE)
     for ax, group in zip(sheet.axes, accuracy.GROUPS, strict=True):
-        ax.set_title(TITLES[group])
+        ax.set_title(accuracy.TITLES[group])
         ax.set_xlabel(COMPUTATION.label("compute"))
         ax.axhline(100 * accuracy.CHANCE, color=style.GREY, lw=0.9, ls=":", zorder=1)
         for arm, line in frame[frame["group"] == group].groupby("arm"):
@@ -52,7 +46,7 @@ def draw(records: pd.DataFrame) -> Figure:
 
 def _notes(frame: pd.DataFrame) -> list[str]:
     tasks = frame.groupby("group")["tasks"].min()
-    counts = ", ".join(f"{TITLES[str(group)].lower()}: {n}" for group, n in tasks.items())
+    counts = ", ".join(f"{accuracy.TITLES[str(group)].lower()}: {n}" for group, n in tasks.items())
     seeds = frame["seeds"].min()
     one = " One seed: intervals of items only." if seeds == 1 else ""
     return [f"Tasks a panel: {counts}.{one}"]

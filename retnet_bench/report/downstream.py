@@ -1,13 +1,39 @@
-"""The table of scores on tasks."""
+"""The tables of scores on tasks, and of right answers against what training took."""
 
 from __future__ import annotations
+
+import os.path
 
 import pandas as pd
 from rich.table import Table
 
+from retnet_bench.analysis.tables import accuracy
 from retnet_bench.analysis.tables.downstream import scores
 from retnet_bench.report import layout
-from retnet_bench.results.numbers import interval, quantity
+from retnet_bench.results.numbers import interval, quantity, short
+from retnet_bench.results.quantities import COMPUTATION
+
+
+def accuracy_table(records: pd.DataFrame) -> Table | None:
+    """What the figure `accuracy` draws: the package's own tasks by group, arm and training."""
+    frame = accuracy.by_compute(records)
+    if frame.empty:
+        return None
+    frame["group"] = pd.Categorical(frame["group"], [*accuracy.GROUPS])
+    frame = frame.sort_values(["group", "compute", "arm"], kind="stable")
+    columns = f"tasks|arm|size|>tokens|>{COMPUTATION.label('compute')}"
+    columns += "|>right answers, % [95 % interval]|>seeds"
+
+    def text(row: pd.Series) -> list[str]:
+        named = f"{accuracy.TITLES[row['group']]} ({row['tasks']})"
+        compute = quantity(COMPUTATION.of(row["compute"]))
+        own = [named, str(row["arm"]), str(row["size"]), short(row["tokens"]), compute]
+        return [*own, interval(row, 100), str(row["seeds"])]
+
+    rows = (text(row) for _, row in frame.iterrows())
+    one = "With one seed the interval is of items alone. " if frame["seeds"].min() == 1 else ""
+    note = f"{one}Chance, and all that words and pairs of neighbours tell: 50 %."
+    return layout.table("Right answers against training", columns, rows, caption=note)
 
 
 def scores_table(records: pd.DataFrame) -> Table | None:
@@ -20,6 +46,7 @@ def scores_table(records: pd.DataFrame) -> Table | None:
     named = ["task", "shots", "arm", "metric"]
     if frame.groupby("arm")["checkpoint"].nunique().max() > 1:
         named.insert(3, "checkpoint")
+        frame = frame.assign(checkpoint=_short(frame["checkpoint"]))
     columns = [*named, ">parameters|>score [95 % interval]|>standard error|>documents"]
 
     def text(row: pd.Series) -> list[str]:
@@ -32,6 +59,15 @@ def scores_table(records: pd.DataFrame) -> Table | None:
     ordered = frame.sort_values(["task", "shots", "metric"], kind="stable")
     rows = (text(row) for _, row in ordered.iterrows())
     return layout.table("Scores on tasks", "|".join(columns), rows, caption="\n".join(lines))
+
+
+def _short(folders: pd.Series) -> pd.Series:
+    """Without the folder that all are in."""
+    names = folders.astype(str)
+    if names.map(os.path.isabs).nunique() > 1:
+        return names
+    shared = os.path.commonpath([os.path.dirname(name) for name in names])
+    return names.map(lambda name: os.path.relpath(name, shared or None))
 
 
 def _setting(row: pd.Series) -> str:

@@ -208,3 +208,25 @@ def _asked(share: float, about: Row) -> Iterator[Row]:
             for name, value in values.items():
                 at = about | {"phase": phase, "pairs": pairs, "value": value}
                 yield record(f"recall_{name}", **at)
+
+
+def answered(right: dict[str, float], seeds: int = 3) -> list[Row]:
+    """Two checkpoints of each arm and seed on three tasks; `right` is the share of the larger."""
+    rows = []
+    for arm, share in right.items():
+        for size, less in (("a", 0.1), ("e", 0.0)):
+            for seed in range(seeds):
+                for task in ("grammar_filler_gap", "grammar_number_relative", "names_seen_far"):
+                    random = np.random.default_rng(seed)
+                    marks = (random.random(400) < share - less).astype(float).tolist()
+                    about = model(arm, size, seed) | {
+                        "workload": "downstream",
+                        "cell_id": f"{arm}{size}{seed}{task}",
+                        "cell_json": f'{{"checkpoint": "{arm}{size}{seed}", "weights": "w"}}',
+                        "token_budget": None,
+                    }
+                    kept = {"samples": marks, "value": float(np.mean(marks))}
+                    at = {"phase": "score", "task": task, "shots": 0}
+                    rows.append(record("acc", **about, **at, **kept))
+                    rows.append(record("tokens_trained", **about, phase="train", value=2e6))
+    return rows

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fakes import scored
-from golden.records import Row, frame, record
+from golden.records import frame
 from matplotlib.figure import Figure
 
 from retnet_bench.analysis.tables import accuracy
@@ -23,28 +23,6 @@ def law(n_params: float, tokens: float) -> float:
     return 1.2 + 0.9 * (n_params / 1e6) ** -0.34 + 1.0 * (tokens / 1e7) ** -0.28
 
 
-def answered(right: dict[str, float], seeds: int = 3) -> list[Row]:
-    """Two checkpoints of each arm and seed on three tasks; `right` is the share of the larger."""
-    rows = []
-    for arm, share in right.items():
-        for size, less in (("a", 0.1), ("e", 0.0)):
-            for seed in range(seeds):
-                for task in ("grammar_filler_gap", "grammar_number_relative", "names_seen_far"):
-                    random = np.random.default_rng(seed)
-                    marks = (random.random(400) < share - less).astype(float).tolist()
-                    about = scored.model(arm, size, seed) | {
-                        "workload": "downstream",
-                        "cell_id": f"{arm}{size}{seed}{task}",
-                        "cell_json": f'{{"checkpoint": "{arm}{size}{seed}", "weights": "w"}}',
-                        "token_budget": None,
-                    }
-                    kept = {"samples": marks, "value": float(np.mean(marks))}
-                    at = {"phase": "score", "task": task, "shots": 0}
-                    rows.append(record("acc", **about, **at, **kept))
-                    rows.append(record("tokens_trained", **about, phase="train", value=2e6))
-    return rows
-
-
 @pytest.fixture(scope="module")
 def tables() -> dict[str, pd.DataFrame]:
     arms = {"retnet": law, "transformer": lambda n, d: 1.02 * law(n, d)}
@@ -52,7 +30,7 @@ def tables() -> dict[str, pd.DataFrame]:
     return {
         "scaling_law": grid,
         "isoflop": grid,
-        "accuracy": frame(answered({"retnet": 0.7, "transformer": 0.8})),
+        "accuracy": frame(scored.answered({"retnet": 0.7, "transformer": 0.8})),
     }
 
 
@@ -167,7 +145,7 @@ def test_accuracy_takes_seeds_as_replicas_and_knows_one_seed(tables) -> None:
     assert len(found) == 3 * 2 * 2
     assert set(found["seeds"]) == {3}
     assert ((found["low"] < found["estimate"]) & (found["estimate"] < found["high"])).all()
-    alone = frame(answered({"retnet": 0.7}, seeds=1))
+    alone = frame(scored.answered({"retnet": 0.7}, seeds=1))
     assert set(accuracy.by_compute(alone)["seeds"]) == {1}
     assert "One seed: intervals of items only." in words(FIGURES["accuracy"](alone))
 
@@ -179,5 +157,5 @@ def test_tasks_from_elsewhere_are_in_no_group() -> None:
 
 
 def test_checkpoints_that_do_not_say_their_tokens_are_left_out() -> None:
-    rows = [row for row in answered({"retnet": 0.7}) if row["metric"] == "acc"]
+    rows = [row for row in scored.answered({"retnet": 0.7}) if row["metric"] == "acc"]
     assert accuracy.by_compute(frame(rows)).empty

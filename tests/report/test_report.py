@@ -209,18 +209,45 @@ def test_laws_that_cannot_be_fitted_say_why():
     assert "need one length" in row[0]
 
 
-def test_two_checkpoints_of_one_arm_are_told_apart():
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (("early", "late"), ("early", "late")),
+        (("runs/x/early/step-1", "runs/x/late/step-9"), ("early/step-1", "late/step-9")),
+        (("runs/early", "runs/early-2"), ("early", "early-2")),
+        (("/a/early", "/a/late"), ("early", "late")),
+        (("/a/early", "runs/late"), ("/a/early", "runs/late")),
+    ],
+)
+def test_two_checkpoints_of_one_arm_are_told_apart(folders, names):
     """Two trainings of one arm on one task would else be two lines of one name."""
     parts = [
         frame(scored.answers("retnet", "piqa", {0: right})).assign(
             cell_id=f"cell-{folder}", cell_json=f'{{"checkpoint": "{folder}"}}'
         )
-        for folder, right in (("early", 9), ("late", 15))
+        for folder, right in zip(folders, (9, 15), strict=True)
     ]
     alone, both = (text(scores_table(pd.concat(found))) for found in (parts[:1], parts))
-    assert "early" not in alone
+    assert folders[0] not in alone
     lines = {row[3]: row[6].split()[0] for row in rows_of(both)}
-    assert lines == {"early": "0.4500", "late": "0.7500"}
+    assert lines == dict(zip(names, ("0.4500", "0.7500"), strict=True))
+
+
+def test_right_answers_stand_beside_what_the_training_took():
+    found = shown(frame(scored.answered({"retnet": 0.7, "transformer": 0.8})))
+    rows = rows_of(found["Right answers against training"])
+    assert [row[0] for row in rows[::4]] == [
+        *("Agreement (1)", "Gaps, scope and verbs (1)", "Names seen before (1)")
+    ]
+    assert [row[1:5] for row in rows[:4]] == [
+        [arm, size, "2M", compute]
+        for size, compute in (("a", "2.400"), ("e", "39.60"))
+        for arm in ("retnet", "transformer")
+    ]
+    assert [float(row[5].split()[0]) for row in rows[:4]] == pytest.approx([60, 70, 70, 80], abs=3)
+    assert {row[6] for row in rows} == {"3"}
+    alone = shown(frame(scored.answered({"retnet": 0.7}, seeds=1)))
+    assert "interval is of items alone" in alone["Right answers against training"]
 
 
 def test_pairs_that_differ_in_their_learning_rate_are_told_apart():

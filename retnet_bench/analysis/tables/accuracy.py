@@ -21,10 +21,15 @@ GROUPS = {
     "names": ("",),
 }
 """Groups of tasks -> how the names of its phenomena begin."""
+TITLES = {
+    "agreement": "Agreement",
+    "structure": "Gaps, scope and verbs",
+    "names": "Names seen before",
+}
 _PREFIX = {"names": "names_"}
 CHANCE = 0.5
 _RESAMPLES = 500
-_KEYS = ["group", "arm", "size", "n_params", "compute"]
+_KEYS = ["group", "arm", "size", "n_params", "tokens", "compute"]
 COLUMNS = [*_KEYS, "estimate", "low", "high", "seeds", "tasks"]
 
 

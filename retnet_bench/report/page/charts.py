@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 
 from retnet_bench.analysis.tables import accuracy, best_rates, curves, recall, serving
-from retnet_bench.figures import downstream
 from retnet_bench.report.page import arm_charts, law_charts
 from retnet_bench.report.page.arm_charts import of_records
 from retnet_bench.report.page.chart import Chart, Drawn, Place, Read, plain
@@ -406,7 +405,7 @@ CHARTS = (
     *(
         Chart(
             "accuracy",
-            f"Accuracy: {downstream.TITLES[group].lower()}",
+            f"Accuracy: {accuracy.TITLES[group].lower()}",
             "downstream",
             **_BY_COMPUTE,
             read=arm_charts.accuracies(group),
