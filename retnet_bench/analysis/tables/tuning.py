@@ -84,10 +84,9 @@ def points(found: pd.DataFrame) -> pd.DataFrame:
 
 def choices(records: pd.DataFrame) -> pd.DataFrame:
     """What the sweep led to: [arm, size, d_model, learning_rate, how], a row for each that was
-    trained."""
-    found = rows.measured(records, CHOSEN)
+    trained. `how` is the latest: a grid may have been widened in between."""
+    found = rows.measured(records, CHOSEN).sort_values("recorded_at", kind="stable")
     table = found.rename(columns={"value": "rate", "reason": "how"})
-    table = table[["arm", "size", "d_model", "rate", "how"]].drop_duplicates(
-        ["arm", "size", "rate"]
-    )
+    table = table.drop_duplicates(["arm", "size", "rate"], keep="last")
+    table = table[["arm", "size", "d_model", "rate", "how"]]
     return table.rename(columns={"rate": RATE}).sort_values(["arm", "d_model"])
