@@ -33,10 +33,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "protocol": tuple(ProtocolSettings.model_fields),
 }
 """Mappings of a study, or of one of its workload parts, and the keys that each may have."""
-SWEEP_KEYS = (
-    *(f"axes.{key}" for key in TUNABLE),
-    *(key for key in Sweep.model_fields if key != "axes"),
-)
+SWEEP_KEYS = (*Sweep.model_fields, *(f"axes.{key}" for key in TUNABLE))
 """Of the sweep of a study that tunes."""
 _INSTEAD = {"batch": ("batch", "batch_tokens"), "batch_tokens": ("batch", "batch_tokens")}
 """Keys that are two words for one setting: giving the one takes the other out."""

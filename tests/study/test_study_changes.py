@@ -73,6 +73,8 @@ def test_the_sweep_of_a_study_that_tunes():
     assert study.tune.axes == {"learning_rate": [4e-3], "batch": [4, 8]}
     study = changed("tune.sizes=[0.1M, 0.4M]", "tune.seeds=[0, 1]", **TUNED)
     assert (study.tune.sizes, study.tune.seeds) == (("0.1M", "0.4M"), (0, 1))
+    study = changed("tune.axes={learning_rate: [4e-3]}", **TUNED)
+    assert study.tune.axes == {"learning_rate": [4e-3]}
     words = "tune.token_budget=null", "tune.tokens_per_param=5"
     assert changed(*words, **TUNED).tune.tokens_per_param == 5
 
