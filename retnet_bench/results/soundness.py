@@ -19,6 +19,7 @@ from retnet_bench.results.schema import METRICS, OK_STATUSES, TIMES
 LEFT_OUT = "unavailable"
 """Status of such a cell: something was measured, but it cannot be used."""
 _COUNTED = ("s", "bytes", "tokens", "words", "count", "steps", "j", "w", "mhz")
+_LISTS = (list, tuple, np.ndarray)
 _BLANK = (*COORDINATES, "process", "block", "order", "value", "samples")
 _RUN = ["cell_id", "run_id"]
 _HASH = re.compile("[0-9a-f]{16}")
@@ -83,7 +84,9 @@ Reasons = Iterator[tuple[object, str]]
 def _impossible(measured: pd.DataFrame) -> Reasons:
     bounds = {name: least(name) for name in measured["metric"].unique()}
     known = [name for name, bound in bounds.items() if bound is not None]
-    for row in _values(measured[measured["metric"].isin(known)]):
+    rows = measured[measured["metric"].isin(known)]
+    possible = _single(rows) & (rows["value"] >= rows["metric"].map(bounds).astype(float))
+    for row in _values(rows[~possible]):
         numbers = row.samples if np.isnan(row.value) else np.append(row.samples, row.value)
         bad = numbers[~(np.isfinite(numbers) & (numbers >= bounds[row.metric]))]
         if len(bad):
@@ -99,7 +102,8 @@ def _valueless(measured: pd.DataFrame) -> Reasons:
 def _contradicted(measured: pd.DataFrame) -> Reasons:
     """Readers take some metrics by their samples and some by their value. A downstream score is
     more than a median of its documents."""
-    for row in _values(measured[measured["workload"] != "downstream"]):
+    rows = measured[measured["workload"] != "downstream"]
+    for row in _values(rows[~_single(rows)]):
         if len(row.samples) and not np.isnan(row.value) and np.isfinite(row.samples).all():
             median = _median(row.samples)
             if abs(row.value - median) > ROUNDING * abs(median):
@@ -135,6 +139,13 @@ def _misnamed(measured: pd.DataFrame) -> Reasons:
                 yield index, f"its {name} is {words}"
 
 
+def _single(rows: pd.DataFrame) -> pd.Series:
+    """Whether a row has one sample, finite and its value: most have, and need no closer look."""
+    only = [x[0] if isinstance(x, _LISTS) and len(x) == 1 else np.nan for x in rows["samples"]]
+    samples = np.asarray(only, dtype=float)
+    return (rows["value"] == samples) & np.isfinite(samples)
+
+
 class _Row(NamedTuple):
     at: object
     metric: str
@@ -146,7 +157,7 @@ class _Row(NamedTuple):
 def _values(rows: pd.DataFrame) -> Iterator[_Row]:
     columns = (rows["metric"], rows["unit"], rows["samples"], rows["value"])
     for index, metric, unit, samples, value in zip(rows.index, *columns, strict=True):
-        read = samples if isinstance(samples, list | tuple | np.ndarray) else []
+        read = samples if isinstance(samples, _LISTS) else []
         yield _Row(index, metric, unit, np.asarray(read, dtype=float), value)
 
 
