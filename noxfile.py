@@ -20,9 +20,8 @@ BROWSER = ("playwright", "axe-playwright-python")
 
 
 def install(session: nox.Session, *extra: str) -> None:
-    """This project and `extra`, in the versions it is tested with. Python compiles what it imports;
-    to compile all of torch's files takes longer than the rest of an installation."""
-    session.install("-q", "--no-compile", *PINNED, "-e", ".", *extra)
+    """This project and `extra`, in the versions it is tested with."""
+    session.install("-q", *PINNED, "-e", ".", *extra)
 
 
 @nox.session
