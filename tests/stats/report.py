@@ -22,7 +22,7 @@ WANTED = 0.95
 
 def main(factor: float) -> None:
     console = Console(width=140)
-    table, short = _laws(int(600 * factor))
+    table, short = _laws(int(3000 * factor))
     console.print(table)
     if short:
         raise SystemExit(f"coverage below {WANTED}: {'; '.join(short)}")
