@@ -13,7 +13,7 @@ import pandas as pd
 from retnet_bench.analysis.tables import tuning
 from retnet_bench.base import UserError
 from retnet_bench.models.config import size as size_of
-from retnet_bench.results.store import finished, read_records
+from retnet_bench.results.store import every_record, finished, read_records
 from retnet_bench.study import plan
 from retnet_bench.study.choices import Best, Choice, choose
 from retnet_bench.study.plan import Pair, Planned
@@ -146,8 +146,9 @@ class Sweep:
 
 
 def of_folder(study: Study, folder: Path) -> Sweep:
-    """The study's sweep as far as the records of a results folder have come."""
-    return Sweep(study, read_records(folder) if finished(folder) else None)
+    """The study's sweep as far as the records of a results folder have come; those of other
+    versions of the study serve it, too, where they are of its cells."""
+    return Sweep(study, read_records(every_record(folder)) if finished(folder) else None)
 
 
 def stages(sweep: Callable[[], Sweep]) -> Iterator[tuple[Sweep, list[Pair]]]:
