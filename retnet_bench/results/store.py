@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from retnet_bench.base import UserError, did_you_mean, printable, quoted, short_hash, warn_once
 from retnet_bench.files import guarded, sweep, sync, write_bytes
-from retnet_bench.results import copies, current, lock, part
+from retnet_bench.results import copies, current, lock, part, texts
 from retnet_bench.results.content import DOCUMENTS
 from retnet_bench.results.machines import told_apart
 from retnet_bench.results.part import CorruptPart
@@ -206,13 +206,14 @@ def cells_in(path: Path) -> set[str]:
 
 def read_all(paths: Sequence[str | Path]) -> pd.DataFrame:
     """The records of several results as one table; a path that is named twice is read once.
-    Unlike machines of one name are told apart by their fingerprints."""
+    Unlike machines of one name are told apart by their fingerprints, unlike corpora by theirs."""
     folders = _once(paths)
     kept = [
         current.counting(folder, without_retried(records))
         for folder, records in zip(folders, read_runs(folders), strict=True)
     ]
-    return told_apart(pd.concat(kept, ignore_index=True) if len(kept) > 1 else kept[0])
+    whole = pd.concat(kept, ignore_index=True) if len(kept) > 1 else kept[0]
+    return texts.told_apart(told_apart(whole))
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[pd.DataFrame]:

@@ -17,7 +17,7 @@ from retnet_bench.results import current
 from retnet_bench.results.live import Live, LiveFile
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store
-from retnet_bench.run import choosing
+from retnet_bench.run import choosing, texts
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
 from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
@@ -116,6 +116,7 @@ def _run(
     for known, pairs in stages(store):
         if not summary.cells:
             refuse_other_machine(store, pairs)
+            refuse_changed_texts(store, known)
             keep_copy(source, folder)
         keep_list(known, folder)
         finished = store.finished()
@@ -231,6 +232,12 @@ def refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
             f"{', '.join(sorted(here))}; choose another folder with --out, "
             f"or start anew with --fresh"
         )
+
+
+def refuse_changed_texts(store: Store, pairs: list[Pair]) -> None:
+    cells = (planned for pair in pairs for planned in pair)
+    able = [planned.cell for planned in cells if planned.unsupported is None]
+    texts.refuse_changed(store.folder, able)
 
 
 def keep_copy(source: Source, folder: Path) -> None:

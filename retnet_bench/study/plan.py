@@ -175,6 +175,8 @@ def _pair(
     for name, arm in arms.items():
         cell = _cell(name, arm, group.workload, given, here)
         choice: Choice | None = None
+        if study.tune and cell.workload == "perplexity":
+            cell = _reported(cell)
         if tuned:
             choice = choose(name, given.size)
             cell = _tuned(cell, [*tuned.axes], choice)
@@ -184,9 +186,19 @@ def _pair(
     return found
 
 
+def _reported(cell: Cell) -> Cell:
+    """A cell of a study that tunes, scored on documents that its sweep did not see, unless it says
+    others: those with settings of the sweep and those without compare on the same documents."""
+    if cell.score_split is not None:
+        return cell
+    reported = replace(cell, score_split="test")
+    _check_quality(reported)
+    return reported
+
+
 def _tuned(cell: Cell, axes: list[str], choice: Choice | None) -> Cell:
-    """The cell with its arm's own settings. It is scored on documents that the sweep did not see.
-    UserError for a workload that can't take them, and for the documents that the sweep scores."""
+    """The cell with its arm's own settings. UserError for a workload that can't take them, and for
+    the documents that the sweep scores."""
     if cell.workload != "perplexity":
         raise UserError(f"workload {cell.workload}: learning_rate: tuned is of perplexity only")
     if cell.score_split == "valid":
@@ -194,7 +206,7 @@ def _tuned(cell: Cell, axes: list[str], choice: Choice | None) -> Cell:
             "score_split: valid is what the sweep chooses by; leave it out, or say test"
         )
     chosen = dict(choice.settings) if choice else {}
-    tuned = replace(cell, tuned=", ".join(sorted(axes)), score_split="test", **chosen)
+    tuned = replace(cell, tuned=", ".join(sorted(axes)), **chosen)
     _check_quality(tuned)
     return tuned
 

@@ -67,6 +67,14 @@ def test_parts_of_an_earlier_version_of_the_study_are_not_in_it(folder, tmp_path
     assert kept == ["records/part.parquet"]
 
 
+def test_texts_have_the_checksum_that_the_cells_read(folder, tmp_path):
+    """The corpus may have been changed since."""
+    copy = results(tmp_path / "copy", [row | {"corpus_checksum": "ab" * 32} for row in rows()])
+    with zipfile.ZipFile(pack(copy, tmp_path / "b.zip").path) as packed:
+        texts = {text["kind"]: text for text in json.loads(packed.read("data.json"))}
+    assert texts["corpus"]["sha256"] == "ab" * 32
+
+
 def test_the_manifest_says_what_it_was_and_when(archive):
     with opened(archive) as found:
         manifest = found.manifest

@@ -146,6 +146,23 @@ def test_cells_wait_until_the_sweep_is_done(text):
     assert {p.cell.score_split for p in waiting} == {"test"}
 
 
+def test_all_cells_of_a_study_that_tunes_are_scored_on_the_same_documents(text):
+    raw = study(text)
+    (group,) = raw["workloads"]
+    del group["fixed"]["learning_rate"]
+    group["axes"]["learning_rate"] = ["tuned", 1e-3]
+    found = [p.cell for p in big(plan.make(parsed(raw)))]
+    assert {cell.score_split for cell in found} == {"test"}
+    group["axes"]["learning_rate"] = [1e-3]
+    group["fixed"]["score_split"] = "valid"
+    raw["workloads"].append(
+        {"workload": "perplexity", "fixed": {"size": "0.1M", "token_budget": 256}}
+    )
+    raw["workloads"][1]["fixed"]["learning_rate"] = "tuned"
+    splits = {(c.score_split, bool(c.tuned)) for c in (p.cell for p in big(plan.make(parsed(raw))))}
+    assert splits == {("valid", False), ("test", True)}
+
+
 def test_a_study_without_it_has_the_cells_it_always_had(text):
     raw = study(text)
     del raw["tune"]

@@ -123,6 +123,7 @@ def _run(
             session.tidy(store, console, how.fresh)
             if how.fresh:
                 book.clear()
+            session.refuse_changed_texts(store, pairs)
             if how.on == "local":
                 session.refuse_other_machine(store, pairs)
     session.keep_copy(source, book.results)
