@@ -60,6 +60,13 @@ def read(folder: Path) -> list[Listed] | None:
         raise UserError(f"{printable(path)} {words}") from None
 
 
+def of(folders: Iterable[Path]) -> list[Listed] | None:
+    """The cells that count in several folders; None unless each says which."""
+    found = [read(folder) for folder in folders]
+    lists = [cells for cells in found if cells is not None]
+    return [cell for cells in lists for cell in cells] if len(lists) == len(found) else None
+
+
 def _listed(raw: dict[str, Any]) -> Listed:
     texts = {name: raw[name] for name in ("cell_id", "pair_id", "workload", "arm", "size")}
     if not all(isinstance(text, str) for text in texts.values()):

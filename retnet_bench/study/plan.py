@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from retnet_bench.analysis.tables.choices import Choice
 from retnet_bench.analysis.tables.floor import TWIN_SUFFIX
 from retnet_bench.base import PackageMissing, UserError, quoted
 from retnet_bench.data import is_remote, load_corpus, load_tokenizer, vocabulary_of
@@ -25,7 +26,6 @@ from retnet_bench.models.matching import Matched
 from retnet_bench.models.pattern import AUTO, HYBRID, LayerChoice
 from retnet_bench.study.arms import Arm, Layer
 from retnet_bench.study.budgets import by_parameters, check_epochs
-from retnet_bench.study.choices import Choice
 from retnet_bench.study.names import check_names, check_read
 from retnet_bench.study.settings import TUNED, CommonSettings, Group, Settings
 from retnet_bench.study.study import Study

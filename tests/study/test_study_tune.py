@@ -226,6 +226,12 @@ def test_a_best_rate_at_the_end_adds_one_training_beyond_and_no_more(text):
     assert choice.how.endswith("0.016 is at the end of the grid, which was extended once")
 
 
+def test_a_grid_of_one_rate_is_extended_to_twice_that(text):
+    made = parsed(study(text, {"axes": {"learning_rate": [4e-3]}, "sizes": ["0.1M"]}))
+    records = sweeps.records(Sweep(made).cells, lambda cell: 2.0)
+    assert {p.cell.learning_rate for p in Sweep(made, records).further} == {8e-3}
+
+
 def test_at_the_low_end_it_goes_down_and_comes_back_where_that_is_worse(text):
     made = parsed(study(text))
     table = {1e-3: 3.0, 2e-3: 2.0, 4e-3: 2.5, 8e-3: 3.0}
