@@ -19,6 +19,7 @@ from retnet_bench.bundle.records import read
 from retnet_bench.bundle.texts import texts_of, texts_text
 from retnet_bench.files import guarded
 from retnet_bench.results.part import parts
+from retnet_bench.results.store import cells_in, earlier
 from retnet_bench.study.study import Study
 
 RUNS = Path("runs")
@@ -101,12 +102,14 @@ def _copy(folder: Path, copy: Path) -> None:
 
 
 def _kept(folder: Path) -> Iterator[Path]:
-    """Study and records, and those of a self-test; half-written parts start with a dot."""
+    """Study and records, and those of a self-test; half-written parts start with a dot. Not parts
+    of which every cell is of an earlier version of the study."""
     for part in (folder, folder / SELFTEST):
         if (part / contents.STUDY).exists():
             yield part / contents.STUDY
         if (part / "records").is_dir():
-            yield from parts(part / "records")
+            gone = earlier(part)
+            yield from (path for path in parts(part / "records") if not cells_in(path) <= gone)
 
 
 def _fill(copy: Path, study: Study, records: pd.DataFrame) -> dict[str, str]:

@@ -22,7 +22,7 @@ from retnet_bench.bundle.records import read
 from retnet_bench.bundle.verify import DIFFERS, NOT_COMPARED, OK, Check
 from retnet_bench.report import gate, layout
 from retnet_bench.report.claims import ours
-from retnet_bench.results.store import read_records
+from retnet_bench.results.store import every_record, read_records
 from retnet_bench.run import session as running
 from retnet_bench.study import study as studies
 
@@ -63,7 +63,7 @@ def _refuse_archived(folder: Path, archived: pd.DataFrame) -> None:
     """Records held against themselves would agree, and say nothing."""
     if not (folder / "records").is_dir() or not any((folder / "records").glob("*.parquet")):
         return
-    if set(read_records(folder)["run_id"]) & set(archived["run_id"]):
+    if set(read_records(every_record(folder))["run_id"]) & set(archived["run_id"]):
         raise UserError(f"{folder} holds the archived records themselves; name a new one by --out")
 
 

@@ -1,7 +1,7 @@
-"""data.json: what the cells read, with checksum and licence, as it is on the machine that packs.
+"""data.json: what the cells read, with checksum and licence.
 
-Records name their corpus and tokenizer but hold no checksum of them, so this one is taken when the
-bundle is packed.
+The checksum is that of the records. Those of earlier versions hold none: then it is that of what is
+there when the bundle is packed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from retnet_bench.base import UserError, printable, quoted
 from retnet_bench.bundle.contents import DATA, Listed, as_json, read_list
 from retnet_bench.bundle.reads import TRUST
 from retnet_bench.data import CORPORA, Corpus, Tokenizer, load_corpus, load_tokenizer
+from retnet_bench.results.texts import recorded
 
 Key = tuple[str, str, str | None]
 UNLEARNT = ("byte", "random")
@@ -71,8 +72,17 @@ def _score_corpus(cell_json: str) -> str | None:
 
 
 def texts_of(records: pd.DataFrame) -> list[Text]:
-    """What the records name, looked at here; what is on the hub is downloaded."""
-    return _look(named(records), load_corpus, load_tokenizer)
+    """What the records name, looked at here; what is on the hub is downloaded. Where the records
+    know what it was, that counts."""
+    known = recorded(records)
+    found = _look(named(records), load_corpus, load_tokenizer)
+    return [_as_recorded(text, known.get(text.words, set())) for text in found]
+
+
+def _as_recorded(text: Text, checksums: set[str]) -> Text:
+    if len(checksums) != 1:
+        return text
+    return text.model_copy(update={"sha256": min(checksums), "reason": None})
 
 
 def look_again(archived: Iterable[Text], trusted: bool) -> dict[Key, Text]:

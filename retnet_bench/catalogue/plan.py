@@ -175,7 +175,7 @@ def _shortened(lines: list[str], most: int | None) -> Iterator[str]:
 def _sweep(study: Study, given: Path | None, here: bool) -> Sweep | None:
     """The study's sweep, as far as the records that the user names, or those of earlier runs, have
     come."""
-    from retnet_bench.results.store import read_records
+    from retnet_bench.results.store import every_record, read_records
     from retnet_bench.study.tuning import Sweep
 
     if study.tune is None:
@@ -183,7 +183,7 @@ def _sweep(study: Study, given: Path | None, here: bool) -> Sweep | None:
     usual = Path("runs") / study.name
     if given is None and not any((usual / "records").glob("*.parquet")):
         return Sweep(study, here=here)
-    return Sweep(study, read_records(given or usual), here)
+    return Sweep(study, read_records(every_record(given or usual)), here)
 
 
 def _sweep_lines(sweep: Sweep, cells: list[Planned]) -> Iterator[str]:
@@ -273,11 +273,11 @@ def _where(planned: Planned) -> tuple[str, ...]:
 def _calibration(given: Path | None, usual: Path, target: Target) -> Calibration | None:
     """From the records the user names, else from those of earlier runs of the study."""
     from retnet_bench.predict import calibration
-    from retnet_bench.results.store import read_records
+    from retnet_bench.results.store import every_record, read_records
 
     if given is None and not any((usual / "records").glob("*.parquet")):
         return None
-    return calibration.calibrate(read_records(given or usual), target)
+    return calibration.calibrate(read_records(every_record(given or usual)), target)
 
 
 def _remarks(found: list[tuple[Planned, Prediction | None]]) -> Iterator[str]:

@@ -102,21 +102,24 @@ def _print_part(part: Table | str) -> None:
 
 def show_results(results: list[Path], console: Console, wanted: Sequence[Condition] = ()) -> None:
     """Every table of some results; of chosen rows without claims, which are of all of them."""
+    from retnet_bench.analysis.tables import tuning
     from retnet_bench.analysis.tables.baselines import as_studies_say
     from retnet_bench.analysis.tables.captions import contract_text, places_text
     from retnet_bench.analysis.tables.floor import read_all_floors
     from retnet_bench.analysis.tables.where import chosen
     from retnet_bench.report.claims import claims_table
-    from retnet_bench.report.tables import tables
-    from retnet_bench.results import live
+    from retnet_bench.report.tables import Known, tables
+    from retnet_bench.results import current, live
     from retnet_bench.results.store import read_all
 
     remarks = [of(folder) for of in (live.remark, _unfinished) for folder in results]
     for words in filter(None, remarks):
         console.print(words, highlight=False, soft_wrap=True)
     findings = [] if wanted else findings_of(results)  # all that may be refused, first
-    records = chosen(as_studies_say(read_all(results), results), wanted)
-    for table in tables(records, read_all_floors(results, set(records["fingerprint"]))):
+    every = as_studies_say(read_all(results), results)
+    known = Known(unfinished=tuning.unfinished(every, current.of(results)))
+    records = chosen(every, wanted)
+    for table in tables(records, read_all_floors(results, set(records["fingerprint"])), known):
         console.print(table)
     if findings:
         console.print(claims_table(findings))

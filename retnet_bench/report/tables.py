@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,11 +37,6 @@ from retnet_bench.results.store import of_latest_runs
 Cells = list[str]
 
 
-def tables(records: pd.DataFrame, floors: Floors | None = None) -> Iterator[Table]:
-    """Every table the records have rows for; `floors` are the machine's noise floors."""
-    return (table for _, table in by_workload(records, floors))
-
-
 @dataclass(frozen=True)
 class Known:
     """What a caller has worked out of the same records already; None: not yet."""
@@ -50,6 +45,15 @@ class Known:
     ratios: pd.DataFrame | None = None
     crossovers: pd.DataFrame | None = None
     quality_and_speed: Joined | None = None
+    unfinished: Mapping[tuple[str, str], str] | None = None
+    """Arms and sizes whose sweep has not ended: see `tuning.unfinished`."""
+
+
+def tables(
+    records: pd.DataFrame, floors: Floors | None = None, known: Known = Known()
+) -> Iterator[Table]:
+    """Every table the records have rows for; `floors` are the machine's noise floors."""
+    return (table for _, table in by_workload(records, floors, known))
 
 
 def by_workload(
@@ -64,7 +68,7 @@ def by_workload(
         ("generate", _generation),
         ("", _memory),
         ("perplexity", _perplexity),
-        ("tune", sweep_table),
+        ("tune", partial(sweep_table, unfinished=known.unfinished)),
         ("perplexity", choices_table),
         ("perplexity", partial(scaling.tables, found=known.laws)),
         *(("perplexity", make) for make in quality.TABLES),

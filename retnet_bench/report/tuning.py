@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import pandas as pd
 from rich.table import Table
 
@@ -17,8 +18,12 @@ CAPTION = (
 )
 
 
-def sweep_table(records: pd.DataFrame) -> Table | None:
-    """A row for each point of the sweep."""
+def sweep_table(
+    records: pd.DataFrame, unfinished: Mapping[tuple[str, str], str] | None = None
+) -> Table | None:
+    """A row for each point of the sweep. Where that is `unfinished` no point is said to be the
+    best, but how far it is."""
+    unfinished = unfinished or {}
     if not (records["workload"] == tuning.WORKLOAD).any():
         return None
     found = tuning.points(tuning.trainings(records)).sort_values(
@@ -32,7 +37,10 @@ def sweep_table(records: pd.DataFrame) -> Table | None:
             *("", ">bits per byte (validation)", ">seeds", "remark"),
         ]
     )
-    table = layout.table("Sweep: each arm's settings", columns, caption=CAPTION)
+    places = zip(found["arm"], found["size"], strict=True)
+    ended = np.array([place not in unfinished for place in places], dtype=bool)
+    found = found.assign(best=found["best"] & ended)
+    table = layout.table("Sweep: each arm's settings", columns, caption=_caption(found, unfinished))
     for _, row in found.iterrows():
         loss = "" if pd.isna(row["loss"]) else quantity(row["loss"])
         seeds = str(row["seeds"]) if row["scored"] else f"0 of {row['seeds']}"
@@ -40,6 +48,13 @@ def sweep_table(records: pd.DataFrame) -> Table | None:
         cells = [row["arm"], row["size"], *(_plain(row[name]) for name in shown)]
         table.add_row(*cells, mark, loss, seeds, "; ".join(_remarks(row)))
     return table
+
+
+def _caption(found: pd.DataFrame, unfinished: Mapping[tuple[str, str], str]) -> str:
+    """What the stars mean, if there are any, and what is not known yet."""
+    left = "; ".join(f"{arm} at size {size}: {far}" for (arm, size), far in unfinished.items())
+    said = [CAPTION] if found["best"].any() else []
+    return " ".join([*said, *([f"Not chosen yet: {left}."] if left else [])])
 
 
 def choices_table(records: pd.DataFrame) -> Table | None:
@@ -66,7 +81,7 @@ def _remarks(row: pd.Series) -> Iterator[str]:
         yield f"{row['seeds'] - row['scored']} of {row['seeds']} seeds have no score"
     if isinstance(row["why"], str):
         yield row["why"]
-    if row["at_end"]:
+    if row["best"] and row["at_end"]:
         yield "best at an end of the sweep, so perhaps better beyond"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 
@@ -25,6 +26,7 @@ ADDED = {
     6: ("candidate",),
     7: ("new_tokens",),
     8: ("parallel",),
+    9: ("score_split", "corpus_checksum", "score_corpus_checksum", "tokenizer_checksum"),
 }
 """Columns that a version has and the one before lacks."""
 _FIELDS = {field.name: field for field in arrow_schema()}
@@ -62,14 +64,30 @@ def _to_3(table: pa.Table) -> pa.Table:
     return with_column(table, "environment_id", environment_ids(table["environment_json"]))
 
 
+def _to_9(table: pa.Table) -> pa.Table:
+    """Which documents were scored stands in the cell's description."""
+    table = _with_nulls(9, table)
+    splits = _by_text(table["cell_json"], _score_split)
+    return with_column(table, "score_split", splits)
+
+
+def _score_split(cell_json: str) -> str | None:
+    cell = json.loads(cell_json)
+    scored = cell.get("workload") in ("perplexity", "tune")
+    return cell.get("score_split", "valid") if scored else None
+
+
+def _by_text(texts: pa.ChunkedArray, of: Callable[[str], str | None]) -> pa.Array:
+    """A text for each row, from a dictionary of those that it is made of."""
+    found = texts.unify_dictionaries().combine_chunks()
+    chunk = found.chunk(0) if isinstance(found, pa.ChunkedArray) else found
+    made = [text and of(text) for text in chunk.dictionary.to_pylist()]
+    return pa.array(made, pa.string()).take(chunk.indices)
+
+
 def environment_ids(environments: pa.ChunkedArray) -> pa.Array:
     """The id of each row's environment, from dictionaries of JSON texts."""
-    found = environments.unify_dictionaries().combine_chunks()
-    chunk = found.chunk(0) if isinstance(found, pa.ChunkedArray) else found
-    ids = pa.array(
-        [text and short_hash(text) for text in chunk.dictionary.to_pylist()], pa.string()
-    )
-    return ids.take(chunk.indices)
+    return _by_text(environments, short_hash)
 
 
 def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
@@ -87,5 +105,6 @@ _STEPS: dict[int, Callable[[pa.Table], pa.Table]] = {
     5: partial(_with_nulls, 6),
     6: partial(_with_nulls, 7),
     7: partial(_with_nulls, 8),
+    8: _to_9,
 }
 """From version v to version v + 1, for every v below SCHEMA_VERSION."""

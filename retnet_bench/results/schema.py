@@ -12,6 +12,7 @@ History of SCHEMA_VERSION
 6  column candidate (kernels that were timed).
 7  column new_tokens (generate).
 8  column parallel (a cell that several processes run together).
+9  columns score_split (perplexity) and corpus_checksum, score_corpus_checksum, tokenizer_checksum.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 VERSION_KEY = b"retnet_bench_schema_version"
 
 _TYPES = {
@@ -152,6 +153,12 @@ COLUMNS: list[Column] = [
             "shared) and tensor (heads shared); null: one process",
         ),
         ("corpus", "string", "where the tokens come from"),
+        (
+            "score_split",
+            "string",
+            "documents that were scored: valid, or test, which had no part in a choice "
+            "(perplexity, tune)",
+        ),
         ("tokenizer", "string", "byte, or bpe:<vocabulary size>"),
         ("vocab_size", "int", "rows of the embedding", "tokens"),
         ("seed", "int", "seed of weights and data order"),
@@ -213,6 +220,9 @@ COLUMNS: list[Column] = [
         ("protocol_json", "string", "JSON of the protocol in force"),
         ("environment_id", "string", "hash of the whole environment's JSON"),
         ("environment_json", "string", "that JSON, in the first row of a part that refers to it"),
+        ("corpus_checksum", "string", "sha256 of the texts of `corpus` as the cell read them"),
+        ("score_corpus_checksum", "string", "the same of another corpus that was scored"),
+        ("tokenizer_checksum", "string", "sha256 of what defines the tokenizer"),
         ("schema_version", "int", "version of this table's layout", "", True),
     ),
 ]

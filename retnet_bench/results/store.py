@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from retnet_bench.base import UserError, did_you_mean, printable, quoted, short_hash, warn_once
 from retnet_bench.files import guarded, sweep, sync, write_bytes
-from retnet_bench.results import copies, lock, part
+from retnet_bench.results import copies, current, lock, part, texts
 from retnet_bench.results.content import DOCUMENTS
 from retnet_bench.results.machines import told_apart
 from retnet_bench.results.part import CorruptPart
@@ -178,19 +178,42 @@ def finished(folder: Path) -> dict[str, str]:
 def read_records(path: str | Path) -> pd.DataFrame:
     """The records under `path`: a study's folder, its records folder or one parquet file.
 
-    Without those that `--retry` replaced, each row once and without cells that hold impossible
-    values (see `read_runs`). Integers and flags are nullable. Older parts are migrated; raises
+    Of a study's folder without cells of earlier versions of the study (`current`); without those
+    that `--retry` replaced, each row once and without cells that hold impossible values (see
+    `read_runs`). Integers and flags are nullable. Older parts are migrated; raises
     UserError, naming the file, for parts that can't be read, are corrupt, of a newer version or no
     records of retnet-bench at all.
     """
     return read_all([path])
 
 
+def every_record(path: Path) -> Path:
+    """What to read of a results folder, or of a part, for all of its records: those of earlier
+    versions of its study, too."""
+    return path / "records" if (path / "records").is_dir() else path
+
+
+def earlier(folder: Path) -> set[str]:
+    """Ids of the cells in a results folder that are of earlier versions of its study."""
+    found = [part.read(p, ["cell_id", "study"]) for p in part.parts(folder / "records")]
+    return current.earlier(folder, pa.concat_tables(found).to_pandas()) if found else set()
+
+
+def cells_in(path: Path) -> set[str]:
+    """Ids of the cells in a part."""
+    return {*part.read(path, ["cell_id"])["cell_id"].unique().to_pylist()}
+
+
 def read_all(paths: Sequence[str | Path]) -> pd.DataFrame:
     """The records of several results as one table; a path that is named twice is read once.
-    Unlike machines of one name are told apart by their fingerprints."""
-    kept = [without_retried(records) for records in read_runs(paths)]
-    return told_apart(pd.concat(kept, ignore_index=True) if len(kept) > 1 else kept[0])
+    Unlike machines of one name are told apart by their fingerprints, unlike corpora by theirs."""
+    folders = _once(paths)
+    kept = [
+        current.counting(folder, without_retried(records))
+        for folder, records in zip(folders, read_runs(folders), strict=True)
+    ]
+    whole = pd.concat(kept, ignore_index=True) if len(kept) > 1 else kept[0]
+    return texts.told_apart(told_apart(whole))
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[pd.DataFrame]:
@@ -200,7 +223,7 @@ def read_runs(paths: Sequence[str | Path]) -> list[pd.DataFrame]:
     itself or into another folder, is left out of the later, and a line on stderr names both files.
     A cell that holds impossible values is one row that says so (`soundness`).
     """
-    folders = list({_resolved(Path(path)): Path(path) for path in paths}.values())
+    folders = _once(paths)
     found = [(i, path) for i, folder in enumerate(folders) for path in _some_parts(folder)]
     once = {_resolved(path): (i, path) for i, path in reversed(found)}
     indices, files = zip(*reversed(once.values()), strict=True)
@@ -233,6 +256,10 @@ def _report_unknown_metrics(
 def _rows(records: pd.DataFrame, chosen: np.ndarray) -> pd.DataFrame:
     """The chosen rows, numbered anew; all of them are not copied."""
     return records if chosen.all() else records[chosen].reset_index(drop=True)
+
+
+def _once(paths: Sequence[str | Path]) -> list[Path]:
+    return list({_resolved(Path(path)): Path(path) for path in paths}.values())
 
 
 def _resolved(path: Path) -> Path:

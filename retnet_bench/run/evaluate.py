@@ -24,6 +24,7 @@ from retnet_bench.models.foreign import load_any
 from retnet_bench.models.matching import Matched
 from retnet_bench.models.options import MixerOptions
 from retnet_bench.models.pattern import HYBRID, LayerChoice
+from retnet_bench.results.current import EVAL
 from retnet_bench.results.numbers import millions
 from retnet_bench.results.store import Store
 from retnet_bench.run.records import Row, Rows, new_run_id
@@ -104,7 +105,7 @@ def _rows(cell: Cell, cfg: ModelConfig, run_id: str, scores: list[Sample]) -> li
     """The scores of one task as rows; nothing was matched or timed."""
     planned = Given(cell, Protocol(), None, config=cfg)
     label = kernel_labels(cfg)
-    rows = Rows("eval", run_id, planned, environment.capture(cell.device), label)
+    rows = Rows(EVAL, run_id, planned, environment.capture(cell.device), label)
     unmatched: Row = {"mismatch": None, "protocol_json": None}
     return [rows.sample(score, 0, None, None) | unmatched for score in scores]
 

@@ -6,7 +6,7 @@ import json
 import math
 import secrets
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from functools import cache
 from typing import Any
@@ -33,6 +33,10 @@ def _columns_of(kind: type) -> list[str]:
     return [field.name for field in fields(kind) if field.name in {*NAMES} - {"task"}]
 
 
+def _score_split(cell: Cell) -> str | None:
+    return (cell.score_split or "valid") if cell.workload in ("perplexity", "tune") else None
+
+
 def new_run_id() -> str:
     """A sortable name for one call of `run`."""
     return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
@@ -49,6 +53,8 @@ class Rows:
     kernel_dispatched: str | None = None
     target: targets.Target | None = None
     """Whose rates the utilisations are against."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Checksums of what the cell's process read; empty where it did not come to that."""
 
     def _base(self) -> Row:
         cell = self.planned.cell
@@ -63,6 +69,7 @@ class Rows:
             "workload": cell.workload,
             "recorded_at": datetime.now(timezone.utc),
             **self._contract(),
+            **{f"{name}_checksum": checksum for name, checksum in self.texts.items()},
             **self._model(),
             "machine": environment.machine_name(env),
             "fingerprint": environment.fingerprint(env),
@@ -80,6 +87,7 @@ class Rows:
         return {name: getattr(cell, name) for name in _columns_of(Cell)} | {
             "kernel": cell.asked_kernel,
             "block_family": cell.block_family,
+            "score_split": _score_split(cell),
             "parallel": None if cell.parallel is None else str(cell.parallel),
             "learning_rate": cell.peak_learning_rate(),
             "new_tokens": new_tokens(cell) if cell.workload == "generate" else None,

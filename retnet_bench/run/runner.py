@@ -25,12 +25,13 @@ from retnet_bench.models import agreement
 from retnet_bench.models.agreement import Agreement
 from retnet_bench.predict import targets
 from retnet_bench.results.store import Store
-from retnet_bench.run import choosing, stopping, wire
+from retnet_bench.run import choosing, stopping, texts, wire
 from retnet_bench.run.choosing import Choice
 from retnet_bench.run.launchers.base import Launcher
 from retnet_bench.run.launchers.local import LocalLauncher
 from retnet_bench.run.records import Row, Rows
 from retnet_bench.run.stopping import Rule
+from retnet_bench.run.texts import CHECKPOINTS
 from retnet_bench.run.wire import Failure, Prepared, Samples, Trial
 from retnet_bench.run.worker_handle import WorkerHandle
 from retnet_bench.run.world_handle import WorldHandle
@@ -38,8 +39,6 @@ from retnet_bench.run.world_handle import started as start_processes
 from retnet_bench.study.plan import Pair, Planned
 from retnet_bench.workloads import WORKLOADS, Sample, world
 
-CHECKPOINTS = "checkpoints"
-"""Folder beside the records; one folder in it for each training cell."""
 MEMORY_SHARE = 0.9
 """Share of the free memory that the workers of a pair may take together."""
 
@@ -73,6 +72,8 @@ class CellRun:
     """What was chosen for a cell that leaves its kernel or chunk open."""
     reported: set[tuple[str, str]] = field(default_factory=set)
     """Metrics that this machine can't take, and why: one row says it."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Checksums of what its process read."""
     worker: WorkerHandle | WorldHandle = field(init=False)
     made: Rows = field(init=False)
 
@@ -104,6 +105,8 @@ class Runner:
     """How many runners work on this machine at once: its memory is for all of them."""
     job: dict[str, str] = field(default_factory=dict)
     """Which job of a scheduler this is, on which of its nodes; kept in every record."""
+    _texts: dict[str, str] = field(default_factory=dict)
+    """What was read so far, by its words: nothing may change it before the run ends."""
     _targets: dict[str, targets.Target] = field(default_factory=dict)
     _agreements: dict[tuple[str, str], list[Agreement]] = field(default_factory=dict)
 
@@ -213,6 +216,7 @@ class Runner:
             return
         assert isinstance(answer, Prepared)
         self._agreements[key] = answer.agreements
+        self._note_texts(cell_run, answer)
         env = answer.environment | {"study": {"yaml": self.study_text}}
         env |= self._job_section(cell_run.worker.nodes) | world.section(cell)
         if cell.device not in self._targets:
@@ -224,10 +228,20 @@ class Runner:
             env,
             answer.kernel_dispatched,
             self._targets[cell.device],
+            answer.texts,
         )
         cell_run.rows += cell_run.made.preparation(answer, process)
         for sample in cell_run.choice.samples() if cell_run.choice and process == 0 else ():
             cell_run.rows.append(cell_run.made.sample(sample, process))
+
+    def _note_texts(self, cell_run: CellRun, answer: Prepared) -> None:
+        """UserError where the cell read another text than one before it, under one name."""
+        cell_run.texts = answer.texts
+        words = texts.of_cell(cell_run.planned.cell)
+        for name, checksum in answer.texts.items():
+            of = words[f"{name}_checksum"]
+            if (before := self._texts.setdefault(of, checksum)) != checksum:
+                raise UserError(texts.changed(self.store.folder, of, before, checksum))
 
     def _blocks(self, cell_runs: Sequence[CellRun], process: int, rule: Rule) -> None:
         if not WORKLOADS[cell_runs[0].planned.cell.workload].interleaved:
@@ -311,7 +325,7 @@ class Runner:
             return Finished(cell_run.planned, status, reason, cell_run.seconds, cell_run.rows)
         device = self.home if cell_run.planned.unsupported else cell_run.planned.cell.device
         env = environment.capture(device) | self._job_section()
-        made = Rows(self.study, self.run_id, cell_run.planned, env)
+        made = Rows(self.study, self.run_id, cell_run.planned, env, texts=cell_run.texts)
         row = made.outcome(failure.status, failure.reason, cell_run.tail)
         return Finished(cell_run.planned, failure.status, failure.reason, cell_run.seconds, [row])
 

@@ -13,10 +13,11 @@ from retnet_bench.analysis.tables import floor
 from retnet_bench.base import UserError
 from retnet_bench.measure import environment
 from retnet_bench.predict import prediction, targets
+from retnet_bench.results import current
 from retnet_bench.results.live import Live, LiveFile
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store
-from retnet_bench.run import choosing
+from retnet_bench.run import choosing, texts
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
 from retnet_bench.run.runner import CHECKPOINTS, Runner, environment_variables
@@ -25,6 +26,9 @@ from retnet_bench.study.plan import Pair
 from retnet_bench.study.study import Source, Study
 from retnet_bench.workloads import WORKLOADS, Cell
 from retnet_bench.workloads.progress import require_tensorboard
+
+Stage = tuple[list[Pair], list[Pair]]
+"""Every pair of a study as far as it is known, and those of them that are to be run now."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,12 @@ def run(
     with source.named():
         pairs = plan.make(study)  # refuses what is wrong before the folder is touched
 
-    def stages(store: Store) -> Iterator[list[Pair]]:
+    def stages(store: Store) -> Iterator[Stage]:
         tuned = tuning.stages(lambda: tuning.of_folder(study, store.folder))
-        for stage in [pairs] if study.tune is None else (own for _, own in tuned):
-            known = choosing.with_remembered(stage)
-            yield prediction.skip_oom(known, target_of(known)) if skip_oom else known
+        every = [(pairs, pairs)] if study.tune is None else ((s.known, own) for s, own in tuned)
+        for known, own in every:
+            found = choosing.with_remembered(own)
+            yield known, prediction.skip_oom(found, target_of(found)) if skip_oom else found
 
     with Store.alone(folder) as store:
         return _run(study, source, stages, store, console, fresh, retry, tensorboard)
@@ -89,13 +94,15 @@ def selftest(
     if not pairs:
         raise UserError(f"study {study.name} has no cell that can be timed on this machine")
     with Store.alone(folder / floor.FOLDER) as store:
-        return _run(study, source, lambda store: [pairs], store, console, fresh, retry=False)
+        return _run(
+            study, source, lambda store: [(pairs, pairs)], store, console, fresh, retry=False
+        )
 
 
 def _run(
     study: Study,
     source: Source,
-    stages: Callable[[Store], Iterable[list[Pair]]],
+    stages: Callable[[Store], Iterable[Stage]],
     store: Store,
     console: Console,
     fresh: bool,
@@ -106,10 +113,12 @@ def _run(
     tidy(store, console, fresh)
     summary = Summary(folder, 0, 0, 0)
     every: list[Cell] = []
-    for pairs in stages(store):
+    for known, pairs in stages(store):
         if not summary.cells:
             refuse_other_machine(store, pairs)
+            refuse_changed_texts(store, known)
             keep_copy(source, folder)
+        keep_list(known, folder)
         finished = store.finished()
         todo = missing(pairs, finished, retry)
         cells = sum(map(len, pairs))
@@ -225,8 +234,25 @@ def refuse_other_machine(store: Store, pairs: list[Pair]) -> None:
         )
 
 
+def refuse_changed_texts(store: Store, pairs: list[Pair]) -> None:
+    cells = (planned for pair in pairs for planned in pair)
+    able = [planned.cell for planned in cells if planned.unsupported is None]
+    texts.refuse_changed(store.folder, able)
+
+
 def keep_copy(source: Source, folder: Path) -> None:
     files.write_text(folder / "study.yaml", source.text)
+
+
+def keep_list(pairs: list[Pair], folder: Path) -> None:
+    """Say which cells of the folder count: these."""
+    current.write(folder, [_listed(planned) for pair in pairs for planned in pair])
+
+
+def _listed(planned: plan.Planned) -> current.Listed:
+    cell = planned.cell
+    names = (cell.workload, cell.arm, cell.size)
+    return current.Listed(cell.cell_id, cell.pair_id, *names, planned.waits)
 
 
 def say(console: Console, words: object) -> None:

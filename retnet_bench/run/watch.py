@@ -12,11 +12,11 @@ from rich.live import Live as Display
 from rich.text import Text
 
 from retnet_bench.base import UserError, printable
-from retnet_bench.results import live
+from retnet_bench.results import current, live
 from retnet_bench.results.live import Live
 from retnet_bench.results.numbers import seconds
 from retnet_bench.results.schema import OK_STATUSES
-from retnet_bench.results.store import finished
+from retnet_bench.results.store import earlier, finished
 from retnet_bench.study import plan, study, tuning
 
 LOOK_EVERY_S = 2.0
@@ -95,16 +95,23 @@ def _check(folder: Path) -> None:
 def _what_is_there(folder: Path) -> str:
     """Cells that have records, of those of the study as it stands there."""
     loaded, _ = study.load(str(folder / "study.yaml"))
-    tuned = tuning.of_folder(loaded, folder).known if loaded.tune else None
-    cells = {planned.cell.cell_id for pair in tuned or plan.make(loaded) for planned in pair}
     found = finished(folder)
-    done = [status for cell, status in found.items() if cell in cells]
+    listed, known = current.read(folder), current.ids(folder)
+    if listed is None or known is None:  # of a run that wrote no list, or has not come to it
+        tuned = tuning.of_folder(loaded, folder).known if loaded.tune else None
+        known = {planned.cell.cell_id for pair in tuned or plan.make(loaded) for planned in pair}
+        of, others = len(known), found.keys() - known
+        whose = "an earlier version of the study, or of another machine"
+    else:
+        of, others = len(listed), earlier(folder)
+        whose = "an earlier version of the study"
+    done = [status for cell, status in found.items() if cell in known]
     lost = sum(status not in OK_STATUSES for status in done)
-    words = f"{loaded.name}: {len(done)} of {len(cells)} cells are there"
+    words = f"{loaded.name}: {len(done)} of {of} cells are there"
     words += f", {lost} without a measurement" if lost else ""
-    if others := len(found) - len(done):
-        words += f"; {others} more are of an earlier version of the study, or of another machine"
-    if len(done) < len(cells):
+    if others:
+        words += f"; {len(others)} more {'are' if len(others) > 1 else 'is'} of {whose}"
+    if len(done) < of:
         study_file, out = printable(folder / "study.yaml"), printable(folder)
         words += f"; go on: retnet-bench run {study_file} --out {out}"
     return words

@@ -5,7 +5,7 @@ be at the other end. Fields that the reader does not know are left; those it mis
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -29,6 +29,8 @@ class Prepared:
     kernel_dispatched: str | None
     warmup: WarmUp | None
     mode_error: float | None
+    texts: dict[str, str] = field(default_factory=dict)
+    """Checksums of what it read: of its corpus, tokenizer, score_corpus."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ class Session:
                 *(self.clock, self.workload.step, self.protocol), together.meet, together.slowest
             )
             self.step_s = warm.step_s
-        return Prepared(env, found, dispatched, warm, self._mode_error())
+        texts = dict(self.workload.texts)
+        return Prepared(env, found, dispatched, warm, self._mode_error(), texts)
 
     def trial(
         self, agreements: list[dict[str, Any]] | None = None, memory_bytes: int | None = None

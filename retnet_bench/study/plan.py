@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from retnet_bench.analysis.tables.choices import Choice
 from retnet_bench.analysis.tables.floor import TWIN_SUFFIX
 from retnet_bench.base import PackageMissing, UserError, quoted
 from retnet_bench.data import is_remote, load_corpus, load_tokenizer, vocabulary_of
@@ -25,7 +26,6 @@ from retnet_bench.models.matching import Matched
 from retnet_bench.models.pattern import AUTO, HYBRID, LayerChoice
 from retnet_bench.study.arms import Arm, Layer
 from retnet_bench.study.budgets import by_parameters, check_epochs
-from retnet_bench.study.choices import Choice
 from retnet_bench.study.names import check_names, check_read
 from retnet_bench.study.settings import TUNED, CommonSettings, Group, Settings
 from retnet_bench.study.study import Study
@@ -175,6 +175,8 @@ def _pair(
     for name, arm in arms.items():
         cell = _cell(name, arm, group.workload, given, here)
         choice: Choice | None = None
+        if study.tune and cell.workload == "perplexity":
+            cell = _reported(cell)
         if tuned:
             choice = choose(name, given.size)
             cell = _tuned(cell, [*tuned.axes], choice)
@@ -184,9 +186,19 @@ def _pair(
     return found
 
 
+def _reported(cell: Cell) -> Cell:
+    """A cell of a study that tunes, scored on documents that its sweep did not see, unless it says
+    others: those with settings of the sweep and those without compare on the same documents."""
+    if cell.score_split is not None:
+        return cell
+    reported = replace(cell, score_split="test")
+    _check_quality(reported)
+    return reported
+
+
 def _tuned(cell: Cell, axes: list[str], choice: Choice | None) -> Cell:
-    """The cell with its arm's own settings. It is scored on documents that the sweep did not see.
-    UserError for a workload that can't take them, and for the documents that the sweep scores."""
+    """The cell with its arm's own settings. UserError for a workload that can't take them, and for
+    the documents that the sweep scores."""
     if cell.workload != "perplexity":
         raise UserError(f"workload {cell.workload}: learning_rate: tuned is of perplexity only")
     if cell.score_split == "valid":
@@ -194,7 +206,7 @@ def _tuned(cell: Cell, axes: list[str], choice: Choice | None) -> Cell:
             "score_split: valid is what the sweep chooses by; leave it out, or say test"
         )
     chosen = dict(choice.settings) if choice else {}
-    tuned = replace(cell, tuned=", ".join(sorted(axes)), score_split="test", **chosen)
+    tuned = replace(cell, tuned=", ".join(sorted(axes)), **chosen)
     _check_quality(tuned)
     return tuned
 

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from retnet_bench.analysis.tables import tuning
+from retnet_bench.analysis.tables.choices import Best, Choice, choose
 from retnet_bench.base import UserError
 from retnet_bench.models.config import size as size_of
-from retnet_bench.results.store import finished, read_records
+from retnet_bench.results.store import every_record, finished, read_records
 from retnet_bench.study import plan
-from retnet_bench.study.choices import Best, Choice, choose
 from retnet_bench.study.plan import Pair, Planned
 from retnet_bench.study.study import Study
 from retnet_bench.study.sweep import SWEEP
@@ -128,15 +127,11 @@ class Sweep:
                 yield replace(planned, cell=cell)
 
     def _best(self, place: tuple[str, str], grid: list[Planned]) -> Best | None:
-        _, size = place
         extended = [p for p in self.further if (p.cell.arm, p.cell.size) == place]
         best = self._best_point([*grid, *extended])
         if best is None:
             return None
-        axes = self.study.tune.axes if self.study.tune else {}
-        settings: dict[str, Any] = {axis: _plain(best[axis]) for axis in axes}
-        at = f"{best[RATE]:g} is at the end of the grid, which was extended once"
-        return Best(size, size_of(size).d_model, settings, at if best["at_end"] else "")
+        return tuning.best_of(best, [*self.study.tune.axes] if self.study.tune else [])
 
     def _failed(self, size: str, grid: list[Planned]) -> str:
         table = self._points(grid)
@@ -146,8 +141,9 @@ class Sweep:
 
 
 def of_folder(study: Study, folder: Path) -> Sweep:
-    """The study's sweep as far as the records of a results folder have come."""
-    return Sweep(study, read_records(folder) if finished(folder) else None)
+    """The study's sweep as far as the records of a results folder have come; those of other
+    versions of the study serve it, too, where they are of its cells."""
+    return Sweep(study, read_records(every_record(folder)) if finished(folder) else None)
 
 
 def stages(sweep: Callable[[], Sweep]) -> Iterator[tuple[Sweep, list[Pair]]]:
@@ -189,11 +185,4 @@ def _beyond(rates: list[float], best: float) -> float:
 def _same(planned: Planned, point: pd.Series) -> bool:
     """Whether a training has the point's other settings."""
     others = [axis for axis in tuning.AXES if axis != RATE]
-    return all(_plain(point[axis]) == getattr(planned.cell, axis) for axis in others)
-
-
-def _plain(value: Any) -> Any:
-    """A value of a table as a cell has it."""
-    if pd.isna(value):
-        return None
-    return value.item() if hasattr(value, "item") else value
+    return all(tuning.plain(point[axis]) == getattr(planned.cell, axis) for axis in others)

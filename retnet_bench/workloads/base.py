@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from retnet_bench.base import Registry
-from retnet_bench.data import load_corpus, load_tokenizer, sample_batch
+from retnet_bench.data import Corpus, Tokenizer, load_corpus, load_tokenizer, sample_batch
 from retnet_bench.kernels import KERNELS
 from retnet_bench.measure.clock import Clock
 from retnet_bench.measure.memory import measure_phase
@@ -90,6 +90,8 @@ class Workload(ABC):
         """The processes that run the cell together."""
         self.report: Callable[[str], None] = lambda line: None
         """Called every few seconds of long work with a short line; does nothing unless set."""
+        self.texts: dict[str, str] = {}
+        """Checksums, by what they are of, of the texts that it reads."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -123,9 +125,15 @@ class Workload(ABC):
 
     def sample_tokens(self, batch: int, length: int) -> Tensor:
         """(batch, length + 1) token ids of the cell's corpus, on the device."""
+        corpus, tokenizer = self.read_corpus()
+        return sample_batch(corpus, tokenizer, batch, length, self.cell.seed).to(self.device)
+
+    def read_corpus(self) -> tuple[Corpus, Tokenizer]:
+        """The cell's corpus and tokenizer, noted in `texts`."""
         corpus = load_corpus(self.cell.corpus)
         tokenizer = load_tokenizer(self.cell.tokenizer, corpus)
-        return sample_batch(corpus, tokenizer, batch, length, self.cell.seed).to(self.device)
+        self.texts |= {"corpus": corpus.checksum, "tokenizer": tokenizer.checksum}
+        return corpus, tokenizer
 
     def timed_block(
         self, metric: str, clock: Clock, protocol: Protocol, step_s: float

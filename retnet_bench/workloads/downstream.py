@@ -314,7 +314,7 @@ class Downstream(Workload):
         self.model = checkpoint.build(
             config, loaded.state_dict(), folder, cell.device, DTYPES[cell.dtype]
         ).eval()
-        self.tokenizer = load_tokenizer(cell.tokenizer, load_corpus(cell.corpus))
+        _, self.tokenizer = self.read_corpus()
         check_vocabulary(folder, self.model, self.tokenizer)
         self.scorer = scorer_of(self.model, meta, self.tokenizer, cell.length)
         self.names = task_names([cell.task])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,9 +44,6 @@ class Learning(Train):
 
     interleaved = False
     settings: ClassVar[tuple[type, ...]] = (TrainingSettings, LearningSettings)
-
-    texts: Mapping[str, str] = {}
-    """Checksums, by what they are of, of the texts that it learns from."""
 
     def prepare(self) -> None:
         _repeatable(self.device)
@@ -169,7 +166,12 @@ class Learning(Train):
         """Whose training a checkpoint is: the cell, but for how often it is kept and for how many
         ranks run it, and its texts."""
         cell = replace(self.cell, checkpoint_every=None, parallel=None)
-        return {"cell": cell.canonical(), **self.texts}
+        return {"cell": cell.canonical(), **self._learnt_from}
+
+    @property
+    def _learnt_from(self) -> dict[str, str]:
+        """Of its texts, what the training hangs on: not what is scored after it."""
+        return {name: text for name, text in self.texts.items() if name != "score_corpus"}
 
     def _save(self) -> None:
         if self.checkpoints is None:
@@ -188,7 +190,7 @@ class Learning(Train):
         }
         meta = {
             **{name: getattr(self.cell, name) for name in CHECKPOINT_FIELDS},
-            **{f"{name}_checksum": checksum for name, checksum in self.texts.items()},
+            **{f"{name}_checksum": checksum for name, checksum in self._learnt_from.items()},
             "step": self.done,
             "tokens": self.done * self._step_tokens,
             "bos_windows": self.recipe.bos_windows,

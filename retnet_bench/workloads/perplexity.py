@@ -14,7 +14,6 @@ from retnet_bench.data import (
     documents,
     encode_split,
     load_corpus,
-    load_tokenizer,
     train_batches,
 )
 from retnet_bench.data.corpora import Split
@@ -54,11 +53,12 @@ class Perplexity(Learning):
 
     def load(self) -> None:
         cell = self.cell
-        corpus = load_corpus(cell.corpus)
-        tokenizer = load_tokenizer(cell.tokenizer, corpus)
-        self.texts = {"corpus": corpus.checksum, "tokenizer": tokenizer.checksum}
+        corpus, tokenizer = self.read_corpus()
         self.bos = tokenizer.bos_id if self.recipe.bos_windows else None
-        scored = load_corpus(cell.score_corpus) if cell.score_corpus else corpus
+        scored = corpus
+        if cell.score_corpus:
+            scored = load_corpus(cell.score_corpus)
+            self.texts["score_corpus"] = scored.checksum
         self.held_out = documents(scored, self.split, tokenizer, cell.documents)
         scoring.check_contexts(self.held_out, cell.contexts or ())
         self.stream = encode_split(corpus, "train", tokenizer)

@@ -10,7 +10,7 @@ import pytest
 from fakes import scored
 from golden.records import Row, failure, frame
 
-from retnet_bench.analysis.tables import best_rates, quality, ratios, rows
+from retnet_bench.analysis.tables import best_rates, curves, quality, ratios, rows
 from retnet_bench.analysis.verdicts import judging
 from retnet_bench.analysis.verdicts.claims import Claim, check
 from retnet_bench.base import UserError
@@ -168,6 +168,32 @@ def test_a_pair_whose_arms_have_rates_of_their_own_is_compared():
     assert row["estimate"] == pytest.approx(np.exp(-0.1 * scored.TOKENS / scored.BYTES), rel=0.02)
     apart = records.assign(tuned=None)
     assert list(ratios.perplexity_ratios(apart, "retnet", "transformer")) == []
+
+
+def test_scores_of_other_documents_are_shown_apart_and_no_sweep():
+    """`learning_rate: [tuned, 1e-3]`, as earlier versions scored it."""
+    rows_ = []
+    for arm, rate, loss in (("retnet", 8e-3, 2.0), ("transformer", 4e-3, 2.2)):
+        own = {"tuned": "learning_rate", "learning_rate": rate, "score_split": "test"}
+        rows_ += scored.scored(loss, scored.model(arm, "a", 0, **own))
+        about = scored.model(arm, "a", 0, learning_rate=1e-3, score_split="valid")
+        about |= {"cell_id": f"{arm}-fixed", "pair_id": "fixed"}
+        rows_ += scored.scored(1.5 * loss, about)
+    records = frame(rows_)
+    assert best_rates.swept(records).empty
+    assert best_rates.at_best(records) is records
+    assert set(curves.perplexities(records)["score_split"]) == {"valid", "test"}
+    found = [*ratios.perplexity_ratios(records, "retnet", "transformer")]
+    assert [row["score_split"] for row in found] == ["test", "valid"]
+    assert [pd.isna(row["learning_rate"]) for row in found] == [True, False]
+
+
+def test_a_rate_of_the_sweep_and_an_equal_fixed_one_are_two_models():
+    rows_ = []
+    for own in ({"tuned": "learning_rate", "cell_id": "swept"}, {"cell_id": "fixed"}):
+        about = scored.model("retnet", "a", 0, learning_rate=4e-3, score_split="test", **own)
+        rows_ += scored.scored(2.0, about)
+    assert len(curves.perplexities(frame(rows_))) == 2
 
 
 def test_what_all_arms_have_in_common_stays():

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fakes.folders import CLAIM, STUDY, repacked, results
+from fakes.folders import CLAIM, STUDY, repacked, results, rows
 
 from retnet_bench.base import UserError, printable
 from retnet_bench.bundle import pack as packing
 from retnet_bench.bundle.archive import MANIFEST, opened
 from retnet_bench.bundle.pack import pack, results_of
 from retnet_bench.bundle.verify import failed, verify
+from retnet_bench.results import current
+from retnet_bench.results.current import Listed
+from retnet_bench.results.store import Store, read_records
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +53,26 @@ def test_it_holds_study_records_figures_claims_and_what_they_were_taken_with(fol
     (capture,) = json.loads(read["environment.json"])
     assert capture["machine"] == "Test CPU"
     assert capture["environment"] == {"cpu": {"model": "Test CPU"}}
+
+
+def test_parts_of_an_earlier_version_of_the_study_are_not_in_it(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    ids = read_records(copy)["cell_id"].unique()
+    current.write(copy, [Listed(cell, "p", "train", "retnet", "1m", waits=False) for cell in ids])
+    old = [row | {"cell_id": f"old-{row['cell_id']}"} for row in rows()]
+    Store(copy).append(old, "old")
+    with zipfile.ZipFile(pack(copy, tmp_path / "b.zip").path) as packed:
+        kept = [name for name in packed.namelist() if name.startswith("records/")]
+    assert kept == ["records/part.parquet"]
+
+
+def test_texts_have_the_checksum_that_the_cells_read(folder, tmp_path):
+    """The corpus may have been changed since."""
+    copy = results(tmp_path / "copy", [row | {"corpus_checksum": "ab" * 32} for row in rows()])
+    with zipfile.ZipFile(pack(copy, tmp_path / "b.zip").path) as packed:
+        texts = {text["kind"]: text for text in json.loads(packed.read("data.json"))}
+    assert texts["corpus"]["sha256"] == "ab" * 32
 
 
 def test_the_manifest_says_what_it_was_and_when(archive):

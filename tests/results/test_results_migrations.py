@@ -106,6 +106,24 @@ def test_golden_coordinates_stay_readable(version):
         assert row["environment_id"] == short_hash(wanted["environment_json"])
 
 
+@pytest.mark.parametrize(
+    ("cell", "split"),
+    [
+        ({"workload": "perplexity"}, "valid"),
+        ({"workload": "tune"}, "valid"),
+        ({"workload": "perplexity", "score_split": "test"}, "test"),
+        ({"workload": "train"}, None),
+        ({}, None),
+    ],
+)
+def test_version_8_said_what_was_scored_in_the_cell_alone(cell, split):
+    table = pq.read_table(FOLDER / "v8_small.parquet")
+    at = table.column_names.index("cell_json")
+    texts = pa.array([json.dumps(cell)] * len(table)).dictionary_encode()
+    new = migrations.migrated(table.set_column(at, "cell_json", pa.chunked_array([texts])), 8)
+    assert set(new["score_split"].to_pylist()) == {split}
+
+
 def test_a_row_that_stands_in_two_layouts_counts_once(tmp_path):
     rows = old_coordinates()
     new = Store(tmp_path).append(rows, "new")

@@ -35,6 +35,7 @@ ANSWERS = [
         "chunkwise / bmm",
         WarmUp(0.1 + 0.2, 3, 1.0, True, (0.30000000000000004, 0.2, 0.1)),
         None,
+        {"corpus": "ab"},
     ),
     wire.Samples(
         [Sample("train_step_s", "s", (1 / 3, 2e-300), "train", {"step": 4, "document": "a"})],

@@ -27,6 +27,7 @@ from retnet_bench.results.store import Store, read_records
 from retnet_bench.run import session as running
 from retnet_bench.run.launchers import local
 from retnet_bench.run.session import Summary
+from retnet_bench.run.watch import watch
 from retnet_bench.run.worker_handle import WorkerHandle
 from retnet_bench.study import plan
 from retnet_bench.study import study as studies
@@ -167,6 +168,21 @@ def test_a_longer_axis_runs_only_what_is_new(copy):
     longer["workloads"][0]["axes"]["length"].append(28)
     summary, _ = go(copy, longer)
     assert (summary.cells, summary.kept) == (6, 4)
+
+
+def test_cells_that_the_study_no_longer_has_stay_and_count_no_longer(copy):
+    shorter = cells.study(workloads=[{"workload": "train", "axes": {"length": [16]}}])
+    before = parts(copy)
+    summary, _ = go(copy, shorter)
+    assert (summary.cells, summary.kept) == (2, 2)
+    assert parts(copy) == before
+    assert set(read_records(copy)["workload"]) == {"train"}
+    said = io.StringIO()
+    watch(copy, Console(file=said, width=200), once=True)
+    words = "tiny: 2 of 2 cells are there; 2 more are of an earlier version of the study"
+    assert words in said.getvalue()
+    assert go(copy)[0].kept == 4  # they serve again
+    assert set(read_records(copy)["workload"]) == {"train", "decode"}
 
 
 def test_retry_runs_failed_pairs_and_no_others(tmp_path, machine, monkeypatch):

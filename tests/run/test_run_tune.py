@@ -17,6 +17,7 @@ from fakes.cells import study, texts
 from rich.console import Console
 
 from retnet_bench.analysis.tables import captions, ratios
+from retnet_bench.base import UserError
 from retnet_bench.data import load_corpus
 from retnet_bench.report.tables import tables
 from retnet_bench.results.store import read_records
@@ -237,6 +238,35 @@ def test_a_pair_that_has_gained_an_arm_since_its_job_is_submitted_again(
     assert asked is not None
     submission.run(parse(source), source, out, Console(quiet=True), asked)
     assert submitted == [(first, second)]
+
+
+def test_records_say_which_texts_they_are_of(made):
+    folder, _ = made
+    records = read_records(folder / "out")
+    assert set(records["corpus_checksum"]) == {load_corpus(str(folder / "texts")).checksum}
+    assert records["tokenizer_checksum"].nunique() == 1
+    splits = records.groupby("workload")["score_split"].agg(set)
+    assert splits.to_dict() == {"tune": {"valid"}, "perplexity": {"test"}}
+
+
+@pytest.mark.parametrize("kept", ["records", "checkpoints"])
+def test_a_corpus_that_was_changed_is_refused(made, tmp_path, kept):
+    """Also where a training was stopped before it had a record."""
+    folder, source = made
+    out = tmp_path / "out"
+    shutil.copytree(folder / "out" / kept, out / kept)
+    before = sorted(out.rglob("*"))
+    more = folder / "texts" / "more.txt"
+    more.write_text("One more text, which none of these were trained on.\n" * 30)
+    try:
+        with pytest.raises(UserError) as caught:
+            session.run(parse(source), source, out, Console(quiet=True))
+    finally:
+        more.unlink()
+    words = str(caught.value)
+    assert words.startswith(f"{out} holds results of corpus {folder}/texts as it was (checksum ")
+    assert words.endswith("choose another folder with --out, or start anew with --fresh")
+    assert {*out.rglob("*")} - {*before} <= {out / ".lock", out / "records"}
 
 
 def test_it_goes_on_where_it_stopped(made):

@@ -146,6 +146,23 @@ def test_cells_wait_until_the_sweep_is_done(text):
     assert {p.cell.score_split for p in waiting} == {"test"}
 
 
+def test_all_cells_of_a_study_that_tunes_are_scored_on_the_same_documents(text):
+    raw = study(text)
+    (group,) = raw["workloads"]
+    del group["fixed"]["learning_rate"]
+    group["axes"]["learning_rate"] = ["tuned", 1e-3]
+    found = [p.cell for p in big(plan.make(parsed(raw)))]
+    assert {cell.score_split for cell in found} == {"test"}
+    group["axes"]["learning_rate"] = [1e-3]
+    group["fixed"]["score_split"] = "valid"
+    raw["workloads"].append(
+        {"workload": "perplexity", "fixed": {"size": "0.1M", "token_budget": 256}}
+    )
+    raw["workloads"][1]["fixed"]["learning_rate"] = "tuned"
+    splits = {(c.score_split, bool(c.tuned)) for c in (p.cell for p in big(plan.make(parsed(raw))))}
+    assert splits == {("valid", False), ("test", True)}
+
+
 def test_a_study_without_it_has_the_cells_it_always_had(text):
     raw = study(text)
     del raw["tune"]
@@ -207,6 +224,12 @@ def test_a_best_rate_at_the_end_adds_one_training_beyond_and_no_more(text):
     assert choice is not None
     assert choice.settings == {"learning_rate": 0.016}
     assert choice.how.endswith("0.016 is at the end of the grid, which was extended once")
+
+
+def test_a_grid_of_one_rate_is_extended_to_twice_that(text):
+    made = parsed(study(text, {"axes": {"learning_rate": [4e-3]}, "sizes": ["0.1M"]}))
+    records = sweeps.records(Sweep(made).cells, lambda cell: 2.0)
+    assert {p.cell.learning_rate for p in Sweep(made, records).further} == {8e-3}
 
 
 def test_at_the_low_end_it_goes_down_and_comes_back_where_that_is_worse(text):

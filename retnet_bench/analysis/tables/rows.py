@@ -25,7 +25,7 @@ UNITS = ("tokens", "words", "bytes")
 PAIR_KEYS = [
     *("size", "batch", "length", "new_tokens", "dtype", "mode", "threads", "device", "parallel"),
     *("machine", "match", "corpus", "tokenizer", "vocab_size", "seed", "token_budget"),
-    "learning_rate",
+    *("score_split", "learning_rate", "tuned"),
 ]
 """The contract of a pair: columns that are equal in all of its arms."""
 
@@ -209,7 +209,8 @@ def one_cell_per_seed(group: pd.DataFrame) -> None:
     if (cells > 1).any():
         raise UserError(
             f'arm "{group["arm"].iloc[0]}" has {cells.max()} cells of one size and seed: give arms '
-            "that differ in settings names of their own, and read studies apart that do"
+            "that differ in settings names of their own, read studies apart that do, or choose "
+            "some of them with --where"
         )
 
 

@@ -8,11 +8,16 @@ follow is of test documents, which had no part in the choice.
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from retnet_bench.analysis.tables import rows
+from retnet_bench.analysis.tables.choices import Best, choose
+from retnet_bench.results.current import Listed
 from retnet_bench.results.schema import OK_STATUSES
 
 WORKLOAD = "tune"
@@ -82,11 +87,68 @@ def points(found: pd.DataFrame) -> pd.DataFrame:
     return table.assign(best=best, at_end=best & at_end)
 
 
+def best_of(point: pd.Series, axes: Iterable[str]) -> Best:
+    """The best of `points` of an arm at a size, where `axes` were tried."""
+    settings = {axis: plain(point[axis]) for axis in axes}
+    remark = f"{point[RATE]:g} is at the end of the grid, which was extended once"
+    return Best(
+        str(point["size"]), int(point["d_model"]), settings, remark if point["at_end"] else ""
+    )
+
+
+def plain(value: Any) -> Any:
+    """A value of a table as a cell has it."""
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
 def choices(records: pd.DataFrame) -> pd.DataFrame:
     """What the sweep led to: [arm, size, d_model, learning_rate, how], a row for each that was
-    trained. `how` is the latest: a grid may have been widened in between."""
+    trained. `how` follows from the sweep as it stands, for a grid may have been widened since; it
+    is as the cell recorded it where these records have no sweep, or one that leads elsewhere."""
     found = rows.measured(records, CHOSEN).sort_values("recorded_at", kind="stable")
     table = found.rename(columns={"value": "rate", "reason": "how"})
     table = table.drop_duplicates(["arm", "size", "rate"], keep="last")
+    sweep = points(trainings(records))
+    how = [_how(row, sweep[sweep["best"]]) for _, row in table.iterrows()]
+    table = table.assign(how=pd.Series(how, index=table.index, dtype=object))
     table = table[["arm", "size", "d_model", "rate", "how"]]
     return table.rename(columns={"rate": RATE}).sort_values(["arm", "d_model"])
+
+
+def _how(row: pd.Series, best: pd.DataFrame) -> str:
+    axes = row["tuned"].split(", ") if isinstance(row["tuned"], str) else [RATE]
+    own = best[best["arm"] == row["arm"]]
+    if own.empty:
+        return str(row["how"])
+    found = [best_of(point, axes) for _, point in own.iterrows()]
+    now = choose(str(row["size"]), int(row["d_model"]), found)
+    same = np.isclose(now.settings[RATE], row["rate"], rtol=1e-9)
+    return now.how if same else f"{row['how']} (by the sweep as it was then)"
+
+
+def unfinished(
+    records: pd.DataFrame, listed: Sequence[Listed] | None = None
+) -> dict[tuple[str, str], str]:
+    """The arms and sizes whose sweep has not ended, with how far it is, in words.
+
+    `listed` are the cells of the study, those that wait for the sweep among them. Without a list,
+    as in folders of earlier versions, a sweep has ended where a cell has settings from it.
+    """
+    found = trainings(records).drop_duplicates("cell_id")
+    done = Counter(zip(found["arm"], found["size"], strict=True))
+    led = {*records.loc[records["tuned"].notna(), "arm"]}
+    if listed is None:
+        return {place: f"{_trainings(n)} done" for place, n in done.items() if place[0] not in led}
+    of = Counter((cell.arm, cell.size) for cell in listed if cell.workload == WORKLOAD)
+    waits = {cell.arm for cell in listed if cell.waits}
+    return {
+        place: f"{done[place]} of {_trainings(n)} done"
+        for place, n in of.items()
+        if place[0] in waits
+    }
+
+
+def _trainings(count: int) -> str:
+    return f"{count} training{'s' if count > 1 else ''}"

@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 
 from retnet_bench import yaml_file
-from retnet_bench.analysis.tables import baselines, quality, ratios, scaling
+from retnet_bench.analysis.tables import baselines, quality, ratios, scaling, tuning
 from retnet_bench.analysis.tables.floor import Floors, read_floors
 from retnet_bench.analysis.tables.scaling import Scaling
 from retnet_bench.analysis.verdicts import claims, judging
 from retnet_bench.analysis.verdicts.judging import Finding
 from retnet_bench.base import UserError, printable
-from retnet_bench.results import lock
+from retnet_bench.results import current, lock
 from retnet_bench.results.store import read_records
 
 MOST = 12
@@ -71,6 +71,11 @@ class Side:
     def quality_and_speed(self) -> quality.Joined:
         """See `quality.joined`."""
         return quality.joined(self.records)
+
+    @cached_property
+    def unfinished(self) -> dict[tuple[str, str], str]:
+        """See `tuning.unfinished`."""
+        return tuning.unfinished(self.records, current.of([self.path]))
 
     @cached_property
     def workloads(self) -> set[str]:

@@ -51,7 +51,7 @@ class Table:
 def tables(side: Side) -> Iterator[Table]:
     """Every table that `show` prints of one results folder."""
     cells = Cells(side.records)
-    known = Known(side.laws, side.ratios, side.crossovers, side.quality_and_speed)
+    known = Known(side.laws, side.ratios, side.crossovers, side.quality_and_speed, side.unfinished)
     for workload, table in by_workload(side.records, side.floors, known):
         yield _table(table, workload, cells)
 

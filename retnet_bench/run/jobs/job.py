@@ -103,6 +103,7 @@ def _measure(
     todo = session.missing([pair], finished, job.retry)
     if todo:
         _refuse_other_machine(pair, todo[0], store)
+        session.refuse_changed_texts(store, todo)
     every = [planned.cell for other in pairs for planned in other]
     with Reporter(console, every, 1.0) as reporter:
         runner = Runner(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from retnet_bench.results.store import finished, read_records
+from retnet_bench.results.store import every_record, finished, read_records
 from retnet_bench.run.jobs.book import Book
 from retnet_bench.study import plan, tuning
 from retnet_bench.study.plan import Pair
@@ -55,7 +55,7 @@ def _sweep(study: Study, book: Book) -> Sweep:
     may mean another device, kernel or number of threads."""
     if not finished(book.results):
         return Sweep(study)
-    records, grid = read_records(book.results), Sweep(study).grid
+    records, grid = read_records(every_record(book.results)), Sweep(study).grid
     extension = Sweep(study, _with_ids_here(records, grid, book)).extension
     return Sweep(study, _with_ids_here(records, [*grid, *extension], book))
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from retnet_bench import files, interrupts
 from retnet_bench.base import UserError, did_you_mean, printable, quoted
-from retnet_bench.results import labels
+from retnet_bench.results import current, labels
 from retnet_bench.results.store import Store
 from retnet_bench.results.store import finished as finished_cells
 from retnet_bench.run import session
@@ -123,6 +123,7 @@ def _run(
             session.tidy(store, console, how.fresh)
             if how.fresh:
                 book.clear()
+            session.refuse_changed_texts(store, pairs)
             if how.on == "local":
                 session.refuse_other_machine(store, pairs)
     session.keep_copy(source, book.results)
@@ -133,6 +134,7 @@ def _run(
     summary = session.Summary(book.results, 0, 0, 0)
     cells = sum(map(len, pairs))
     for stage in stages(study, pairs, book):
+        session.keep_list(stage.pairs, book.results)
         done = _run_stage(study, source, stage, book, console, how, active)
         if done is None:
             if rest := cells - summary.cells - sum(map(len, stage.own)):
@@ -297,7 +299,7 @@ def _remove_unused(book: Book) -> None:
         return
     with suppress(UserError, OSError):
         files.remove(book.folder)
-        for name in (".lock", "study.yaml"):
+        for name in (".lock", "study.yaml", current.NAME):
             (book.results / name).unlink(missing_ok=True)
         (book.results / "records").rmdir()
         book.results.rmdir()

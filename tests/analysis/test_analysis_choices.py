@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from retnet_bench.study.choices import Best, choose
+from retnet_bench.analysis.tables.choices import Best, choose
 
 
 def best(size: str, width: int, rate: float, **others: float) -> Best:
