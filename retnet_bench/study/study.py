@@ -32,7 +32,7 @@ from retnet_bench.study.settings import (
     check_values,
     put_over,
 )
-from retnet_bench.study.sweep import Sweep, check_sweep
+from retnet_bench.study.sweep import Sweep, check_chosen, check_sweep
 from retnet_bench.workloads.settings import Parallel
 
 MAX_CELLS = 10_000
@@ -211,6 +211,7 @@ def _check_tune(study: Study) -> None:
     if TUNED not in rates:
         words = "nothing waits for the sweep; say learning_rate: tuned where it is to count"
         raise UserError(f"tune: {words}")
+    check_chosen(study.tune, study.arms, study.fixed, study.workloads)
 
 
 def _check_step(point: Settings) -> None:

@@ -104,6 +104,85 @@ def test_cells_that_can_t_wait_for_it_are_one_line(text, changes, words):
     assert "\n" not in str(caught.value)
 
 
+PART = {"token_budget": 256, "learning_rate": "tuned"}
+MORE = {"learning_rate": [2e-3, 4e-3], "batch": [2, 4], "warmup_share": [0.05, 0.2]}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "part", "axes", "words"),
+    [
+        ({"batch": 4}, {}, {}, "fixed.batch and tune.axes.batch say one thing"),
+        ({"batch_tokens": 64}, {}, {}, "fixed.batch_tokens and tune.axes.batch say one thing"),
+        ({}, {"batch": 4}, {}, "workloads.0.fixed.batch and tune.axes.batch say one thing"),
+        ({}, {}, {"batch": [2, 4]}, "workloads.0.axes.batch and tune.axes.batch say one thing"),
+        ({"warmup_share": 0.1}, {}, {}, "fixed.warmup_share and tune.axes.warmup_share say one"),
+        (
+            {},
+            {},
+            {"warmup_share": [0.1, 0.2]},
+            "workloads.0.axes.warmup_share and tune.axes.warmup_share say one thing",
+        ),
+    ],
+)
+def test_what_the_sweep_chooses_is_said_nowhere_else(text, fixed, part, axes, words):
+    """It would be silently overridden, or, as an axis, each cell would be there several times,
+    which was found out after the whole sweep."""
+    raw = tuning_more(text)
+    raw["fixed"] |= fixed
+    raw["workloads"][0]["fixed"] |= part
+    raw["workloads"][0]["axes"] |= axes
+    with pytest.raises(UserError) as caught:
+        parsed(raw)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_other_cells_read_may_stand_beside_it(text):
+    """A part with a rate of its own, and an arm that isn't in the sweep, have the study's batch."""
+    raw = tuning_more(text)
+    raw["fixed"]["batch"] = 8
+    raw["workloads"].append({"workload": "perplexity", "fixed": PART | {"learning_rate": 1e-3}})
+    raw["workloads"][1]["fixed"]["size"] = "0.1M"
+    assert {p.cell.batch for p in big(plan.make(parsed(raw))) if not p.waits} == {8}
+    raw = tuning_more(text, {"arms": ["retnet"]})
+    raw["fixed"]["batch"] = 8
+    found = big(plan.make(parsed(raw)))
+    assert {(p.cell.arm, p.cell.batch) for p in found} == {("retnet", 4), ("transformer", 8)}
+
+
+def test_a_micro_batch_is_held_against_every_batch_before_the_sweep(text):
+    raw = tuning_more(text)
+    raw["workloads"][0]["fixed"]["micro_batch"] = 4
+    with pytest.raises(UserError, match="micro_batch 4 does not divide batch 2"):
+        plan.make(parsed(raw))
+    raw["workloads"][0]["fixed"]["micro_batch"] = 2
+    assert {p.cell.batch for p in big(plan.make(parsed(raw)))} == {4}
+
+
+def test_a_budget_by_rule_is_one_for_all_batches_of_the_sweep(text):
+    raw = tuning_more(text)
+    raw["workloads"][0]["fixed"] = {"tokens_per_param": 0.1, "learning_rate": "tuned"}
+    raw["tune"]["axes"] = MORE | {"learning_rate": [2e-3, 4e-3, 8e-3]}
+    made = parsed(raw)
+    waiting = {p.cell.size: p.cell.token_budget for p in big(plan.make(made))}
+    best = {"retnet": 2, "transformer": 4}
+
+    def loss(cell: Cell) -> float:
+        return 2 + abs(cell.learning_rate - 4e-3) + (cell.batch != best[cell.arm])
+
+    done = Sweep(made, sweeps.records(Sweep(made).cells, loss))
+    found = [p.cell for p in big(plan.make(made, done.choose))]
+    assert {(c.arm, c.batch) for c in found} == {*best.items()}
+    assert {(c.size, c.token_budget) for c in found} == {*waiting.items()}
+
+
+def tuning_more(text: str, tune: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A study whose sweep tries batches and warm-ups, too."""
+    raw = study(text, {"axes": MORE, "sizes": ["0.1M"], **(tune or {})})
+    del raw["fixed"]["batch"]
+    return raw
+
+
 # --- the cells -----------------------------------------------------------------------------------
 
 
@@ -271,8 +350,7 @@ def test_of_two_sizes_one_of_which_gave_nothing_the_other_decides(text):
 
 
 def test_batch_and_warm_up_are_tuned_beside_the_rate(text):
-    axes = {"learning_rate": [2e-3, 4e-3, 8e-3], "batch": [2, 4], "warmup_share": [0.05, 0.2]}
-    made = parsed(study(text, {"axes": axes, "sizes": ["0.1M"]}))
+    made = parsed(tuning_more(text, {"axes": MORE | {"learning_rate": [2e-3, 4e-3, 8e-3]}}))
 
     def loss(cell: Cell) -> float:
         return 2 + abs(cell.learning_rate - 4e-3) + (cell.batch == 4) + (cell.warmup_share or 0)
