@@ -162,11 +162,9 @@ def _time_only(planned: Planned) -> Planned | None:
 def _pair(
     study: Study, choose: Choose, here: bool, group: Group, given: Settings, protocol: Protocol
 ) -> Pair:
-    WORKLOADS[group.workload]  # unknown: UserError with a suggestion
     if given.size is None or given.length is None:
         missing = "size" if given.size is None else "length"
         raise UserError(f"workload {group.workload}: {missing} is missing; set it fixed or as axis")
-    size_of(given.size)
     arms = study.arms
     if group.workload == SWEEP and study.tune and study.tune.arms:
         arms = {name: arm for name, arm in arms.items() if name in study.tune.arms}

@@ -58,8 +58,6 @@ def check_sweep(sweep: Sweep, arms: Collection[str]) -> None:
         check_values("axes", axis, values)
     if "learning_rate" not in sweep.axes:
         raise UserError("axes.learning_rate is missing; give it the rates to try")
-    if sweep.token_budget is not None and sweep.tokens_per_param is not None:
-        raise UserError("token_budget and tokens_per_param stand side by side; keep one of them")
 
 
 def check_chosen(sweep: Sweep, arms: Collection[str], fixed: Settings, groups: list[Group]) -> None:

@@ -86,11 +86,15 @@ def test_the_nearer_of_the_two_counts(text):
 @pytest.mark.parametrize(
     ("group", "fixed", "words"),
     [
-        ({}, {"tokens_per_param": 20, "token_budget": 1000}, "stand side by side; keep one"),
+        (
+            {},
+            {"tokens_per_param": 20, "token_budget": 1000},
+            "fixed: token_budget and tokens_per_param are two words for one setting",
+        ),
         (
             {"fixed": {"token_budget": 1000}, "axes": {"tokens_per_param": [5, 20]}},
             {},
-            "workloads.0: token_budget and tokens_per_param are one thing; keep one of them",
+            "workloads.0: token_budget and tokens_per_param are two words for one setting",
         ),
         ({}, {"tokens_per_param": 0}, "fixed.tokens_per_param: input should be greater than 0"),
         ({}, {"tokens_per_param": 20, "max_epochs": 0}, "fixed.max_epochs: input should be"),
