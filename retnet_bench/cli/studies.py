@@ -147,7 +147,11 @@ def plan(
         str | None, typer.Option(help="Price of an hour, with its currency: 2.50USD.")
     ] = None,
     records: Annotated[
-        Path | None, typer.Option(help="Results to calibrate on; default runs/<study>, if any.")
+        Path | None,
+        typer.Option(
+            help="Results to calibrate on, and to see how far a sweep is; default runs/<study>, "
+            "if any."
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every row, however many the screen has.")

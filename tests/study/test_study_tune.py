@@ -12,6 +12,7 @@ from fakes import cells, sweeps
 
 from retnet_bench.base import UserError
 from retnet_bench.catalogue.plan import plan_table
+from retnet_bench.results import store
 from retnet_bench.study import plan
 from retnet_bench.study.study import Source, Study, parse
 from retnet_bench.study.tuning import Sweep
@@ -386,11 +387,39 @@ def test_a_plan_shows_the_sweep_and_what_waits_for_it(text, tmp_path):
     path.write_text(yaml.safe_dump(study(text)))
     shown = list(plan_table(str(path), on="h100-80gb"))
     lines = [part for part in shown if isinstance(part, str)]
-    assert (
-        "sweep: 12 trainings, 0 of them done; a best rate at an end of the grid adds one" in lines
-    )
+    assert "sweep: 12 trainings; a best rate at an end of the grid adds one" in lines
     for arm in ("retnet", "transformer"):
         assert f"waits for the sweep of {arm}: 4 cells, whose learning rate it decides" in lines
     tables = {str(part.title): part for part in shown if not isinstance(part, str)}
-    assert [*tables["Cells"].columns[0].cells].count("tune") == 12
+    table = tables["Cells (rate: peak learning rate)"]
+    cells = {str(column.header): [*column.cells] for column in table.columns}
+    assert cells["workload"].count("tune") == 12
+    assert cells["rate"] == [*(["0.002", "0.002", "0.004", "0.004", "0.008", "0.008"] * 2)] + (
+        ["tuned"] * 8
+    )
     assert [*tables["Trainings"].columns[0].cells] == ["tune", "tune", "perplexity", "perplexity"]
+
+
+def test_a_plan_says_of_a_sweep_what_it_has_looked_at(text, tmp_path, monkeypatch):
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(study(text)))
+    done = Sweep(parsed(study(text))).cells[:5]
+    there = sweeps.records(done, bowl({"retnet": 4e-3, "transformer": 4e-3}))
+    monkeypatch.setattr(store, "read_records", lambda folder: there)
+    found = tmp_path / "r"
+    (line,) = (
+        part
+        for part in plan_table(str(path), on="h100-80gb", records=found)
+        if isinstance(part, str) and part.startswith("sweep:")
+    )
+    assert line.startswith(f"sweep: 12 trainings, 5 of them done in {found}; a best rate")
+
+
+def test_a_plan_shows_a_batch_that_the_sweep_decides_as_what_it_may_be(text, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(tuning_more(text)))
+    shown = [p for p in plan_table(str(path), on="h100-80gb") if not isinstance(p, str)]
+    (table,) = (table for table in shown if table.title == "Trainings")
+    found = {str(column.header): [*column.cells] for column in table.columns}
+    assert found["batch"] == ["2", "4", "up to 4", "up to 4"]
+    assert found["steps"] == ["2", "1", "from 2", "from 2"]
