@@ -329,6 +329,14 @@ def _candidate(row: pd.Series) -> Cells:
 def _failures(records: pd.DataFrame) -> Table | None:
     latest = of_latest_runs(records)
     lost = latest[latest["metric"] == "outcome"]
-    columns = ["workload", "arm", "size", "length", "batch", "status", "reason"]
+    keys = ["workload", "arm", "size", "length", "batch"]
+    cells = lost.groupby(keys, dropna=False)
+    keys += [name for name in _TELL_APART if (cells[name].nunique() > 1).any()]
+    columns = [*keys, "status", "reason"]
     rows = lost[columns].itertuples(index=False)
-    return layout.table("Not measured", "|".join(columns), (map(_plain, row) for row in rows))
+    named = "|".join(columns).replace("_", " ")
+    return layout.table("Not measured", named, (map(_plain, row) for row in rows))
+
+
+_TELL_APART = ("token_budget", "learning_rate", "seed", "dtype", "mode")
+"""What a row of a cell that failed says, too, where rows would be alike without it."""

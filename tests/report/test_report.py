@@ -56,6 +56,16 @@ def test_what_was_tried_for_an_open_kernel_has_its_times_and_what_was_taken():
     ]
 
 
+def test_cells_that_failed_are_told_apart_by_what_they_differ_in():
+    lost = [
+        failure("retnet", "perplexity", "diverged", cell_id=f"c{rate}", learning_rate=rate)
+        for rate in (0.001, 0.004)
+    ]
+    table = shown(frame(lost))["Not measured"]
+    assert [row[5] for row in rows_of(table)] == ["0.001", "0.004"]
+    assert "learning rate" not in shown(frame(lost[:1]))["Not measured"]
+
+
 def test_every_kind_of_result_has_its_table():
     found = shown(frame(small_study()))
     assert set(found) == {
