@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import Result
+from fakes.cells import study as tiny
 from rich.table import Table
 from typer.testing import CliRunner
 
@@ -201,3 +203,15 @@ def test_several_results_are_read_as_one(tmp_path):
     assert "--out is missing" in str(alone.exception)
     drawn = here("plot", *map(str, parts), "--figure", "throughput", "--out", str(tmp_path))
     assert drawn.exit_code == 0, drawn.exception
+
+
+def test_a_run_of_which_nothing_could_be_measured_says_so_and_ends_with_4(tmp_path):
+    study = tmp_path / "s.yaml"
+    parts = [{"workload": "train", "fixed": {"length": 16, "parallel": {"shard": "fsdp"}}}]
+    study.write_text(yaml.safe_dump(tiny(workloads=parts)))
+    for _ in range(2):  # the second finds the records of the first
+        done = here("run", str(study), "--out", str(tmp_path / "r"))
+        assert done.exit_code == 4
+        assert done.output.splitlines()[-1] == (
+            "nothing measured: none of its cells can be run; the table Not measured says why"
+        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable
 from retnet_bench.catalogue.machine import memory_of
 from retnet_bench.report.layout import table
 from retnet_bench.results.numbers import quantity, seconds, size_bytes
@@ -54,7 +54,8 @@ def plan_table(
     check_figures(loaded, source)
     with source.named():
         here = target is None
-        sweep = _sweep(loaded, records, here)
+        looked_at = _records_of_run(loaded, source, records)
+        sweep = _sweep(loaded, looked_at, here)
         pairs = plan.make(loaded, here=here) if sweep is None else sweep.known
         if not any(pairs):
             raise UserError("the study has no cells; give it a workload with a size and a length")
@@ -69,7 +70,7 @@ def plan_table(
     if source.changed:
         yield f"set: {', '.join(source.changed)}"
     if sweep is not None:
-        yield from _sweep_lines(sweep, [planned for planned, _ in found])
+        yield from _sweep_lines(sweep, looked_at, [planned for planned, _ in found])
     yield from _plan_lines(found, target, cost, calibration)
     remarks = dict.fromkeys([*_remarks(found), *_kernel_lines(found, target)])
     yield from _shortened(list(remarks), MOST_REMARKS if screen else None)
@@ -103,11 +104,7 @@ def _tables(found: list[tuple[Planned, Prediction | None]], screen: int | None) 
     cells = [_plan_row(planned, prediction) for planned, prediction in found]
     memory = _memory_rows(found)
     rows = len(cells) if screen is None else max(LEAST_ROWS, (screen - _AROUND) // 2)
-    columns = (
-        f"workload|size|arm|kernel|>length|>batch|mode|>{COMPUTATION.unit}|>roofline|bound|>step"
-        "|>cell|>memory|fits"
-    )
-    yield table("Cells", columns, cells[:rows])
+    yield _cells_table([planned for planned, _ in found], cells[:rows])
     if memory:
         names = next(iter(memory.values()))
         per_rank = " (of the first rank)" if any(p.cell.ranks > 1 for p, _ in found) else ""
@@ -123,6 +120,20 @@ def _tables(found: list[tuple[Planned, Prediction | None]], screen: int | None) 
         yield f"{len(cells) - rows} more cells; --all shows every row"
 
 
+def _cells_table(plans: list[Planned], rows: list[tuple[str, ...]]) -> Table:
+    """Of the rows' columns those that say something: the mode where it is not eager in all cells,
+    the learning rate where any of them learns."""
+    modes, learns = {p.cell.mode for p in plans} != {"eager"}, any(map(_rate, plans))
+    columns = ["workload", "size", "arm", "kernel", ">length", ">batch", "mode", ">rate"]
+    columns += [f">{COMPUTATION.unit}", ">roofline", "bound", ">step", ">cell", ">memory", "fits"]
+    left_out = ["mode"] * (not modes) + [">rate"] * (not learns)
+    kept = [i for i, name in enumerate(columns) if name not in left_out]
+    title = "Cells (rate: peak learning rate)" if learns else "Cells"
+    return table(
+        title, "|".join(columns[i] for i in kept), ([row[i] for i in kept] for row in rows)
+    )
+
+
 def _summary(title: str, found: list[tuple[Planned, Prediction | None]]) -> Table:
     """A row for each workload: what it varies, how long it takes, the most memory of a cell."""
     groups: dict[str, list[tuple[Planned, Prediction | None]]] = {}
@@ -136,7 +147,8 @@ def _summary(title: str, found: list[tuple[Planned, Prediction | None]]) -> Tabl
 
 
 def _summary_row(workload: str, group: list[tuple[Planned, Prediction | None]]) -> tuple[str, ...]:
-    cells = [planned.cell for planned, _ in group]
+    plans = [planned for planned, _ in group]
+    cells = [planned.cell for planned in plans]
     able = [prediction for _, prediction in group if prediction]
     times = [p.cell_s for p in able if p.cell_s is not None and p.fits is not False]
     peaks = [p.peak_bytes for p in able if p.peak_bytes is not None]
@@ -146,7 +158,7 @@ def _summary_row(workload: str, group: list[tuple[Planned, Prediction | None]]) 
         _span([cell.size for cell in cells]),
         _span([cell.arm for cell in cells]),
         _span(sorted({cell.length for cell in cells})),
-        _span(sorted({cell.batch for cell in cells})),
+        _span(dict.fromkeys(map(_batch, sorted(plans, key=lambda p: p.cell.batch)))),
         str(len(cells)),
         seconds(sum(times)) if times else "unknown",
         size_bytes(max(peaks)) if peaks else "unknown",
@@ -172,26 +184,32 @@ def _shortened(lines: list[str], most: int | None) -> Iterator[str]:
         yield f"{len(lines) - most} more remarks of this kind; --all shows them"
 
 
-def _sweep(study: Study, given: Path | None, here: bool) -> Sweep | None:
-    """The study's sweep, as far as the records that the user names, or those of earlier runs, have
-    come."""
+def _records_of_run(study: Study, source: Source, given: Path | None) -> Path | None:
+    """The results that the user names, else those of earlier runs of the study as it is changed;
+    None where there are none."""
+    from retnet_bench.run.session import default_folder
+
+    usual = default_folder(study, source)
+    return given or (usual if any((usual / "records").glob("*.parquet")) else None)
+
+
+def _sweep(study: Study, results: Path | None, here: bool) -> Sweep | None:
+    """The study's sweep, as far as the records of `results` have come."""
     from retnet_bench.results.store import every_record, read_records
     from retnet_bench.study.tuning import Sweep
 
     if study.tune is None:
         return None
-    usual = Path("runs") / study.name
-    if given is None and not any((usual / "records").glob("*.parquet")):
-        return Sweep(study, here=here)
-    return Sweep(study, read_records(every_record(given or usual)), here)
+    return Sweep(study, read_records(every_record(results)) if results else None, here)
 
 
-def _sweep_lines(sweep: Sweep, cells: list[Planned]) -> Iterator[str]:
+def _sweep_lines(sweep: Sweep, results: Path | None, cells: list[Planned]) -> Iterator[str]:
     """How far the sweep is, which cells wait for it, and what it led to for the others."""
     waiting, arms = len(sweep.waiting), Counter(p.cell.arm for p in cells if p.waits)
     of = len(sweep.cells) + len(sweep.further)
     further = "; a best rate at an end of the grid adds one" if waiting else ""
-    yield f"sweep: {of} trainings, {of - waiting} of them done{further}"
+    done = f", {of - waiting} of them done in {printable(results)}" if results else ""
+    yield f"sweep: {of} trainings{done}{further}"
     for arm, count in arms.items():
         yield f"waits for the sweep of {arm}: {count} cells, whose learning rate it decides"
     tuned = [(p.cell, p.choice.how) for p in cells if p.choice and not p.choice.refused]
@@ -215,28 +233,33 @@ def _trainings_table(cells: list[Planned], here: bool) -> Table | None:
     """On how many tokens each size is trained: a line for all arms and seeds. None where nothing
     is trained for quality."""
     lines = {}
-    for cell in (planned.cell for planned in cells if planned.cell.token_budget):
+    for planned in cells:
+        cell = planned.cell
         ratio, tokens = cell.tokens_per_param, cell.token_budget or 0
-        key = (cell.workload, cell.size, tokens, cell.batch, cell.length, ratio)
-        if key not in lines:
+        key = (cell.workload, cell.size, tokens, _batch(planned), cell.length, ratio)
+        if tokens and key not in lines:
+            steps = max(1, round(tokens / (cell.batch * cell.length)))
             lines[key] = (
                 *(cell.workload, cell.size, "" if ratio is None else f"{ratio:g}", f"{tokens:,}"),
-                f"{max(1, round(tokens / (cell.batch * cell.length))):,}",
+                *(_batch(planned), f"{'from ' * _awaits_batch(planned)}{steps:,}"),
                 _epochs(cell, here),
             )
-    columns = "workload|size|>tokens a parameter|>tokens|>steps|>epochs"
+    columns = "workload|size|>tokens a parameter|>tokens|>batch|>steps|>epochs"
     return table("Trainings", columns, lines.values()) if lines else None
 
 
 def _epochs(cell: Cell, here: bool) -> str:
-    """How often a training with a budget by rule reads its corpus. One that would be downloaded
-    for a plan of another machine is not."""
+    """How often a training reads its corpus. One that would be downloaded for a plan of another
+    machine is not, and one that is not here, or too small, has a remark of its own."""
     from retnet_bench.data import is_remote
     from retnet_bench.study import budgets
 
-    if cell.tokens_per_param is None:
-        return ""
-    return "unknown" if not here and is_remote(cell.corpus) else f"{budgets.epochs(cell):.2g}"
+    if not here and is_remote(cell.corpus):
+        return "unknown"
+    try:
+        return f"{budgets.epochs(cell):.2g}"
+    except UserError:
+        return "unknown"
 
 
 def _memory_rows(
@@ -267,7 +290,22 @@ def _exchange_rows(found: list[tuple[Planned, Prediction | None]]) -> list[tuple
 def _where(planned: Planned) -> tuple[str, ...]:
     cell = planned.cell
     arm = f"{cell.arm} ({cell.parallel})" if cell.parallel else cell.arm
-    return cell.workload, cell.size, arm, str(cell.length), str(cell.batch)
+    return cell.workload, cell.size, arm, str(cell.length), _batch(planned)
+
+
+def _batch(planned: Planned) -> str:
+    """Its batch; where the sweep decides, the greatest that it tries, by which is predicted."""
+    return f"up to {planned.cell.batch}" if _awaits_batch(planned) else str(planned.cell.batch)
+
+
+def _awaits_batch(planned: Planned) -> bool:
+    return planned.waits and "batch" in (planned.cell.tuned or "").split(", ")
+
+
+def _rate(planned: Planned) -> str:
+    """The learning rate of what is trained for quality."""
+    rate = planned.cell.peak_learning_rate()
+    return "" if rate is None else "tuned" if planned.waits else f"{rate:g}"
 
 
 def _calibration(given: Path | None, usual: Path, target: Target) -> Calibration | None:
@@ -345,13 +383,12 @@ def _plan_row(planned: Planned, found: Prediction | None) -> tuple[str, ...]:
     open_still = cell.is_open and planned.taken is None
     kernel = cell.asked_kernel if open_still else planned.running.kernel
     workload, size, arm, *shape = _where(planned)
-    where = (workload, size, arm, kernel, *shape)
+    where = (workload, size, arm, kernel, *shape, cell.mode, _rate(planned))
     if found is None:
-        return (*where, cell.mode, *[""] * 6, "unsupported")
+        return (*where, *[""] * 6, "unsupported")
     least, step_s = found.roofline.seconds, found.step_s
     return (
         *where,
-        cell.mode,
         "" if found.flops is None else f"{COMPUTATION.of(found.flops):.3g}",
         "unknown" if least is None else TIME.rounded(least, 3),
         found.roofline.bound or "",

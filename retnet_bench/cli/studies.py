@@ -46,7 +46,8 @@ def run(
         bool, typer.Option("--wait", help="With --on slurm: follow the jobs to their end.")
     ] = False,
 ) -> None:
-    """Run a study; what is already in the folder is kept, and only the rest is run."""
+    """Run a study; what is already in the folder is kept, and only the rest is run. Exit code 4:
+    no cell gave a measurement."""
     from retnet_bench.catalogue.plan import check_figures
     from retnet_bench.run.jobs import submission
     from retnet_bench.study.changes import load
@@ -68,6 +69,7 @@ def run_study(
 ) -> None:
     """Run a study into `out` or its own folder, as jobs where they are `asked` for, and show and
     draw what came out; `how` are options of `session.run`."""
+    from retnet_bench.analysis.verdicts.gate_report import EXIT, NOTHING
     from retnet_bench.run import session as running
     from retnet_bench.run.jobs import submission
 
@@ -87,6 +89,9 @@ def run_study(
         f"{summary.cells} cells, {summary.failed} without a measurement" if summary.failed else ""
     )
     console.print(words or f"{summary.cells} cells", "in", f"{summary.folder}/records")
+    if why := running.nothing_measured(summary.folder):
+        console.print(why, highlight=False)
+        raise typer.Exit(EXIT[NOTHING])
 
 
 @app.command(epilog="Example: retnet-bench reproduce fig6b, or: retnet-bench reproduce all")
@@ -147,7 +152,11 @@ def plan(
         str | None, typer.Option(help="Price of an hour, with its currency: 2.50USD.")
     ] = None,
     records: Annotated[
-        Path | None, typer.Option(help="Results to calibrate on; default runs/<study>, if any.")
+        Path | None,
+        typer.Option(
+            help="Results to calibrate on, and to see how far a sweep is; default runs/<study>, "
+            "if any."
+        ),
     ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="Every row, however many the screen has.")

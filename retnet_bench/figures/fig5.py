@@ -43,7 +43,8 @@ def draw(records: pd.DataFrame) -> Figure:
     axes.log_sizes(sheet.ours, frame)
     sheet.ours.set(xlabel="model size", ylabel=f"perplexity per {unit}")
     _paper(sheet)
-    return sheet.finish(panels.conditions(records, "perplexity"), budget, *fitted, laws.PAIRED)
+    contract = panels.conditions(laws.drawn(records, frame), "perplexity")
+    return sheet.finish(contract, budget, *fitted, laws.PAIRED)
 
 
 def _fits(sheet: Sheet, records: pd.DataFrame, frame: pd.DataFrame, unit: str) -> list[str]:
@@ -54,11 +55,8 @@ def _fits(sheet: Sheet, records: pd.DataFrame, frame: pd.DataFrame, unit: str) -
     if panels.varying(frame, "n_params"):
         return []
     loss, shown = _LOSS[unit]
-    shown_here = frame[["size", "token_budget"]].drop_duplicates()
-    places = records[["size", "token_budget"]].merge(shown_here, how="left", indicator=True)
-    same = (places["_merge"] == "both").to_numpy()
     try:
-        found = scaling.fits(records[same], loss, variable="parameters")
+        found = scaling.fits(laws.drawn(records, frame), loss, variable="parameters")
     except UserError as error:
         return [f"No fit: {error}."]
     for fit in found.fits:

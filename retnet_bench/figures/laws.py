@@ -85,6 +85,13 @@ def one_budget(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return frame[(frame["token_budget"] == budget).fillna(False)], remark
 
 
+def drawn(records: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """The records of the sizes and token budgets in `frame`: a caption speaks of what is drawn."""
+    shown = frame[["size", "token_budget"]].drop_duplicates()
+    places = records[["size", "token_budget"]].merge(shown, how="left", indicator=True)
+    return records[(places["_merge"] == "both").to_numpy()]
+
+
 def one_line(frame: pd.DataFrame, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The same, or the rows of the number of tokens a (body) parameter where that was measured at
     more sizes than any budget was."""

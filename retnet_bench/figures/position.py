@@ -25,7 +25,8 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.ours.set(xlabel="position in the document (tokens, end of bucket)")
     sheet.ours.set(ylabel="loss (nat per token)")
     size = f"Size {frame['size'].iloc[0]}."
-    return sheet.finish(panels.conditions(records, "perplexity"), size, budget, laws.PAIRED)
+    contract = panels.conditions(laws.drawn(records, frame), "perplexity")
+    return sheet.finish(contract, size, budget, laws.PAIRED)
 
 
 def _mark(sheet: Sheet, trained: float, last: float) -> None:

@@ -75,9 +75,11 @@ def draw(records: pd.DataFrame) -> Figure:
 
 
 def _names(records: pd.DataFrame) -> list[str]:
-    """The arms that are held against the Transformer, from the bottom row to the top one."""
-    arms = sorted(set(records.loc[records["status"].isin(OK_STATUSES), "arm"]))
-    return [arm for arm in reversed(arms) if arm != TRANSFORMER] if TRANSFORMER in arms else []
+    """The arms that are held against the Transformer, from the bottom row to the top one; one of
+    which nothing could be measured has a row, too, that says why."""
+    if TRANSFORMER not in set(records.loc[records["status"].isin(OK_STATUSES), "arm"]):
+        return []
+    return [arm for arm in sorted(set(records["arm"]), reverse=True) if arm != TRANSFORMER]
 
 
 def _measured(row: _Row, records: pd.DataFrame, names: Sequence[str]) -> bool:

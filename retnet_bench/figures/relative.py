@@ -47,7 +47,7 @@ def draw(records: pd.DataFrame, name: str, title: str, study: str, beside: str) 
     _paper(sheet, names, paper.load(name), beside)
     same_scale(sheet.ours, sheet.paper)
     note = f"Size {table['size'].iloc[0]}; worse lies to the right of 0, {baseline}."
-    contract = panels.conditions(records, "perplexity")
+    contract = panels.conditions(laws.drawn(records, table), "perplexity")
     return sheet.finish(contract, note, budget, best_rates.said(records))
 
 

@@ -18,7 +18,7 @@ from retnet_bench.base import UserError
 from retnet_bench.figures import axes, laws, panels
 from retnet_bench.figures.registry import figure
 from retnet_bench.figures.sheet import THREE, Sheet
-from retnet_bench.results.numbers import quantity
+from retnet_bench.results.numbers import at_least_zero, quantity
 from retnet_bench.results.quantities import COMPUTATION
 
 UNIT = "bits per byte"
@@ -64,8 +64,9 @@ def needed(records: pd.DataFrame, name: str) -> tuple[Scaling, Optimum]:
 def sentence(fit: Fit) -> str:
     """The law's coefficients with their intervals."""
     known = fit.law.coefficients()
-    named = {"E": "E", "alpha": "exponents of size", "beta": "of tokens"}
-    return ", ".join(f"{words} {_ends(known[name])}" for name, words in named.items())
+    floor = at_least_zero(pd.Series(known["E"]._asdict()))
+    exponents = f"exponents of size {_ends(known['alpha'])}, of tokens {_ends(known['beta'])}"
+    return f"E {floor}, {exponents}"
 
 
 def equal_loss(records: pd.DataFrame, best: Optimum) -> list[str]:

@@ -23,7 +23,8 @@ def draw(records: pd.DataFrame) -> Figure:
     sheet.ours.set(xlabel="context (tokens)", ylabel="perplexity per token")
     _paper(sheet)
     size = f"Size {frame['size'].iloc[0]}."
-    return sheet.finish(panels.conditions(records, "perplexity"), size, budget, laws.PAIRED)
+    contract = panels.conditions(laws.drawn(records, frame), "perplexity")
+    return sheet.finish(contract, size, budget, laws.PAIRED)
 
 
 def _paper(sheet: Sheet) -> None:

@@ -13,7 +13,7 @@ from retnet_bench.analysis.tables.optimum import Bought
 from retnet_bench.analysis.tables.scaling import JOINT, Fit, Scaling
 from retnet_bench.base import UserError
 from retnet_bench.report import layout
-from retnet_bench.results.numbers import interval, short
+from retnet_bench.results.numbers import at_least_zero, interval, short
 from retnet_bench.results.quantities import COMPUTATION
 
 UNIT = "bits per byte"
@@ -46,10 +46,10 @@ def _single(records: pd.DataFrame, found: Scaling) -> Table:
 
 
 def _row(fit: Fit) -> list[str]:
-    known = {name: _of(value) for name, value in fit.law.coefficients().items()}
-    floor = "" if fit.nat_per_token != fit.nat_per_token else _of(fit.floor())
-    numbers = (known["E"], floor, known["alpha"], str(len(fit.law.loss)), str(fit.seeds))
-    return [fit.variable, fit.at, fit.arm, *numbers]
+    known = fit.law.coefficients()
+    nats = "" if fit.nat_per_token != fit.nat_per_token else _floor(fit.floor())
+    counts = (str(len(fit.law.loss)), str(fit.seeds))
+    return [fit.variable, fit.at, fit.arm, _floor(known["E"]), nats, _of(known["alpha"]), *counts]
 
 
 def _joint(records: pd.DataFrame, found: Scaling) -> Iterator[Table]:
@@ -78,8 +78,8 @@ def _joint(records: pd.DataFrame, found: Scaling) -> Iterator[Table]:
 
 def _coefficients(fit: Fit) -> list[str]:
     known = fit.law.coefficients()
-    numbers = [_of(known[name]) for name in ("E", "A", "alpha", "B", "beta")]
-    return [fit.arm, *numbers, str(len(fit.law.loss)), str(fit.seeds)]
+    numbers = [_of(known[name]) for name in ("A", "alpha", "B", "beta")]
+    return [fit.arm, _floor(known["E"]), *numbers, str(len(fit.law.loss)), str(fit.seeds)]
 
 
 def _bought(row: Bought) -> list[str]:
@@ -91,6 +91,10 @@ def _bought(row: Bought) -> list[str]:
 
 def _of(found: Interval) -> str:
     return interval(pd.Series(found._asdict()))
+
+
+def _floor(found: Interval) -> str:
+    return at_least_zero(pd.Series(found._asdict()))
 
 
 def _short(found: Interval) -> str:

@@ -31,7 +31,7 @@ from retnet_bench.results.quantities import (
     TIME,
     Quantity,
 )
-from retnet_bench.results.schema import EXACT
+from retnet_bench.results.schema import CANDIDATE, EXACT
 from retnet_bench.results.store import of_latest_runs
 
 Cells = list[str]
@@ -78,6 +78,7 @@ def by_workload(
         ("downstream", scores_table),
         ("", partial(_ratios, floors=floors, found=known.ratios)),
         ("", partial(_crossovers, found=known.crossovers)),
+        ("", _candidates),
         ("", _failures),
     )
     for workload, make in makers:
@@ -306,9 +307,40 @@ def _crossovers(records: pd.DataFrame, found: pd.DataFrame | None) -> Table | No
     )
 
 
+def _candidates(records: pd.DataFrame) -> Table | None:
+    """What was tried where an arm leaves its kernel or chunk open: one row for all seeds."""
+    tried = of_latest_runs(records[records["metric"] == CANDIDATE])
+    if tried.empty:
+        return None
+    more = [name for name in ("dtype", "mode") if tried[name].nunique() > 1]
+    keys = ["workload", "arm", "size", "length", "batch", *more]
+    tried = tried.drop_duplicates([*keys, "candidate"])
+    named = "|".join(f">{key}" if key in ("length", "batch") else key for key in keys)
+    return layout.table(
+        "Candidates for an open kernel or chunk",
+        f"{named}|candidate|>step|remark",
+        ([*(_plain(row[key]) for key in keys), *_candidate(row)] for _, row in tried.iterrows()),
+        caption="Taken is the preferred one of those within 2 % of the fastest; a step's time here "
+        "is of the trial, not of the blocks that are reported.",
+    )
+
+
+def _candidate(row: pd.Series) -> Cells:
+    step = "" if pd.isna(row["value"]) else TIME.rounded(float(row["value"]), 3)
+    return [str(row["candidate"]), step, _plain(row["reason"])]
+
+
 def _failures(records: pd.DataFrame) -> Table | None:
     latest = of_latest_runs(records)
     lost = latest[latest["metric"] == "outcome"]
-    columns = ["workload", "arm", "size", "length", "batch", "status", "reason"]
+    keys = ["workload", "arm", "size", "length", "batch"]
+    cells = lost.groupby(keys, dropna=False)
+    keys += [name for name in _TELL_APART if (cells[name].nunique() > 1).any()]
+    columns = [*keys, "status", "reason"]
     rows = lost[columns].itertuples(index=False)
-    return layout.table("Not measured", "|".join(columns), (map(_plain, row) for row in rows))
+    named = "|".join(columns).replace("_", " ")
+    return layout.table("Not measured", named, (map(_plain, row) for row in rows))
+
+
+_TELL_APART = ("token_budget", "learning_rate", "seed", "dtype", "mode")
+"""What a row of a cell that failed says, too, where rows would be alike without it."""

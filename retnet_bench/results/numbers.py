@@ -31,6 +31,15 @@ def interval(row: pd.Series, scale: float = 1.0) -> str:
     return f"{estimate} [{quantity(row['low'] * scale)}, {quantity(row['high'] * scale)}]"
 
 
+def at_least_zero(row: pd.Series) -> str:
+    """`interval` of what can't be below 0. An estimate of 0 is no finding but where the fit was
+    stopped, and an interval of nothing but that is none."""
+    if row["estimate"] != 0:
+        return interval(row)
+    known = f" [0, {quantity(row['high'])}]" if row["high"] > 0 else ""
+    return f"0 (at its bound){known}"
+
+
 def millions(value: float) -> str:
     """Of parameters: 3.15M."""
     return f"{value / 1e6:.3g}M"

@@ -401,6 +401,8 @@ TIMES = {
 """The metric of METRICS that a timed workload is judged by."""
 PARTS = ("first_token_s", "output_token_s")
 """Times of parts of what a workload is judged by; arms are compared in them, too."""
+CANDIDATE = "candidate_step_s"
+"""The metric of what was tried where an arm leaves its kernel or chunk open."""
 EXACT = ("peak_tensor_bytes", "weight_bytes", "state_bytes")
 """Metrics that are counted, not sampled: one reading of them is the whole truth."""
 NAMES = [column.name for column in COLUMNS]

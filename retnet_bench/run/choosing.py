@@ -27,6 +27,8 @@ from retnet_bench.kernels import KERNELS
 from retnet_bench.measure import environment
 from retnet_bench.models.mixers import MIXERS
 from retnet_bench.models.pattern import LayerChoice
+from retnet_bench.results.quantities import TIME
+from retnet_bench.results.schema import CANDIDATE
 from retnet_bench.run.candidates import Candidate, candidates, places
 from retnet_bench.run.wire import Failure, Trial
 from retnet_bench.study.plan import Pair, Planned
@@ -39,7 +41,8 @@ CLOSE = 3.0
 """Only candidates within this factor of the best are timed a second time."""
 TIMEOUT_S = 120.0
 """What a candidate may take in all, its compilation included."""
-METRIC, PHASE = "candidate_step_s", "choice"
+PHASE = "choice"
+ALONE = "the only candidate, so nothing is timed"
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Choice:
             note = "; ".join(notes) or None
             reason = None if row.times else "; ".join(filter(None, [row.reason, note]))
             at = {"candidate": row.candidate}
-            yield Sample(METRIC, "s", row.times, PHASE, at, reason=reason, note=note)
+            yield Sample(CANDIDATE, "s", row.times, PHASE, at, reason=reason, note=note)
 
 
 class NoneTimed(Exception):
@@ -187,11 +190,26 @@ def foreseen(planned: Planned, elsewhere: bool) -> str:
     found = remembered(planned)
     if found is not None:
         where = printable(_path(planned.cell))
-        return f"{'; '.join(found.labels)}: timed {found.measured_at}, remembered in {where}"
-    every = [c for place in places(planned.cell) for c in candidates(planned.cell, place)]
-    able = "; ".join(c.label for c in every if c.hopeless is None)
+        return f"{'; '.join(found.labels)}: {_why(found)}; remembered in {where}"
+    parts = [_ahead(candidates(planned.cell, place)) for place in places(planned.cell)]
+    return "; ".join(parts)
+
+
+def _why(choice: Choice) -> str:
+    """By which times a choice was made."""
+    times = [f"{row.candidate} {TIME.rounded(row.step_s, 3)}" for row in choice.table if row.times]
+    if not times:
+        return ALONE
+    left_out = [f"{row.candidate} {row.reason}" for row in choice.table if not row.times]
+    return f"by a step's time on {choice.measured_at}: {', '.join([*times, *left_out])}"
+
+
+def _ahead(every: Sequence[Candidate]) -> str:
+    """What will be timed for one place, and what not."""
+    able = [c.label for c in every if c.hopeless is None]
     left_out = "; ".join(f"{c.label} ({c.hopeless})" for c in every if c.hopeless)
-    return f"to be timed: {able}" + (f". Not timed: {left_out}" if left_out else "")
+    words = f"{able[0]}: {ALONE}" if len(able) == 1 else f"to be timed: {', '.join(able)}"
+    return words + (f". Not timed: {left_out}" if left_out else "")
 
 
 # --- what is remembered ------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 
 from retnet_bench import files
 from retnet_bench.analysis.statistics.resampling import TimedBlock
-from retnet_bench.base import UserError
+from retnet_bench.base import UserError, printable
 from retnet_bench.measure import environment
 from retnet_bench.measure.memory import available_bytes
 from retnet_bench.measure.protocol import palindromic
@@ -358,11 +358,12 @@ def _workers(cell_runs: Sequence[CellRun], folder: Path, process: int) -> Iterat
 
 def environment_variables() -> None:
     """Set what workers inherit, before the server starts: quiet libraries, no surprises. UserError
-    for one of several processes that torchrun has started."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    for one of several processes that torchrun, or a launcher like it, has started."""
+    if launched := _launched():
         raise UserError(
-            "torchrun started this process; retnet-bench starts the ranks of a cell itself: run it "
-            "once, without torchrun, on several machines by --on slurm --slurm nodes=N"
+            f"{launched} in the environment: torchrun or the like started this process, but "
+            "retnet-bench starts the ranks of a cell itself: run it once, without torchrun "
+            "(unset them), on several machines by --on slurm --slurm nodes=N"
         )
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -371,3 +372,14 @@ def environment_variables() -> None:
     # cores nothing is lost (with 10,000 a decode step takes a fifth longer, for threads fall asleep
     # between two operators). Equal for all arms, and recorded with the environment.
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
+
+def _launched() -> str:
+    """What a launcher of ranks has left in the environment, in words; empty without any, and in a
+    world of one process."""
+    names = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE")
+    said = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if said == {"RANK": "0", "WORLD_SIZE": "1"}:
+        return ""
+    words = " and ".join(f"{name}={printable(value)}" for name, value in said.items())
+    return f"{words} {'is' if len(said) == 1 else 'are'}" if said else ""

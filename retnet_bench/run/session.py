@@ -17,6 +17,7 @@ from retnet_bench.results import current
 from retnet_bench.results.live import Live, LiveFile
 from retnet_bench.results.schema import OK_STATUSES
 from retnet_bench.results.store import Store
+from retnet_bench.results.store import finished as finished_cells
 from retnet_bench.run import choosing, texts
 from retnet_bench.run.progress import Reporter
 from retnet_bench.run.records import new_run_id
@@ -42,6 +43,15 @@ class Summary:
 
     def and_more(self, cells: int, kept: int, failed: int) -> Summary:
         return Summary(self.folder, self.cells + cells, self.kept + kept, self.failed + failed)
+
+
+def nothing_measured(folder: Path) -> str:
+    """In words that no cell of a results folder gave a measurement; empty where one did."""
+    statuses = {*finished_cells(folder).values()}
+    if statuses & {*OK_STATUSES}:
+        return ""
+    why = "none of its cells can be run" if statuses == {"unsupported"} else "every cell failed"
+    return f"nothing measured: {why}; the table Not measured says why"
 
 
 def default_folder(study: Study, source: Source) -> Path:

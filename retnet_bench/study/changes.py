@@ -23,7 +23,7 @@ from typing import Any
 from retnet_bench import yaml_file
 from retnet_bench.base import UserError, did_you_mean, located, quoted, short_hash
 from retnet_bench.study.arms import said_of_an_arm
-from retnet_bench.study.settings import ProtocolSettings, Settings
+from retnet_bench.study.settings import ALTERNATIVES, ProtocolSettings, Settings
 from retnet_bench.study.study import Source, Study, find, parse
 from retnet_bench.study.sweep import TUNABLE, Sweep
 
@@ -35,7 +35,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 """Mappings of a study, or of one of its workload parts, and the keys that each may have."""
 SWEEP_KEYS = (*Sweep.model_fields, *(f"axes.{key}" for key in TUNABLE))
 """Of the sweep of a study that tunes."""
-_INSTEAD = {"batch": ("batch", "batch_tokens"), "batch_tokens": ("batch", "batch_tokens")}
+_INSTEAD = {word: words for words in ALTERNATIVES for word in words}
 """Keys that are two words for one setting: giving the one takes the other out."""
 _LONGEST_NAME = 80
 """Of a results folder, beyond which a hash stands for the changes."""
@@ -150,7 +150,7 @@ class _Editor:
 
     def _whole(self, section: str, change: Change) -> list[str]:
         key = change.key.partition(".")[2]
-        hidden = [i for i, part in enumerate(self.parts) if self._says(i, part, section, key)]
+        hidden = [i for i in range(len(self.parts)) if self._says(i, section, key)]
         own = self.parts[0].get(section, {})
         if hidden and len(self.parts) == 1 and not own.keys().isdisjoint(_words(key)):
             return [self._into(0, section, key, change.value)]
@@ -161,25 +161,30 @@ class _Editor:
 
     def _hidden_words(self, hidden: list[int], section: str, key: str) -> str:
         whose = ", ".join(f"workloads.{i} ({self.parts[i]['workload']})" for i in hidden)
+        said = " and ".join(dict.fromkeys(n for i in hidden for n in self._own(i, section, key)))
         place = f"{self._where(hidden[0], section, key)}.{key}"
-        if len(self.parts) == 1:
+        if len(self.parts) == 1 and said == key:
             return f"{whose} says {key} for itself, so this would change nothing; set {place}"
         says, it = ("says", "it") if len(hidden) == 1 else ("say", "them")
         own = "itself" if len(hidden) == 1 else "themselves"
+        too = ", too" if len(self.parts) > 1 else ""
         return (
-            f"{whose} {says} {key} for {own}, so this would not reach {it}; set "
-            f"workloads.{hidden[0]}.{place}, too"
+            f"{whose} {says} {said} for {own}, so this would not reach {it}; set "
+            f"workloads.{hidden[0]}.{place}{too}"
         )
 
-    def _says(self, i: int, part: dict[str, Any], section: str, key: str) -> bool:
+    def _says(self, i: int, section: str, key: str) -> bool:
         """Whether a part's own setting would hide the study's, and no other `--set` gave it."""
-        own = {*part.get(section, {}), *(part.get("axes", {}) if section == "fixed" else ())}
-        names = own & {*_words(key)}
         return any(
-            f"workloads.{i}.{place}.{name}" not in self.written
-            for name in names
-            for place in [self._where(i, section, name)]
+            f"workloads.{i}.{self._where(i, section, name)}.{name}" not in self.written
+            for name in self._own(i, section, key)
         )
+
+    def _own(self, i: int, section: str, key: str) -> list[str]:
+        """Of the words for a key those that a part says."""
+        part = self.parts[i]
+        own = {*part.get(section, {}), *(part.get("axes", {}) if section == "fixed" else ())}
+        return [word for word in _words(key) if word in own]
 
     def _where(self, i: int, section: str, key: str) -> str:
         return "axes" if section == "fixed" and key in self.parts[i].get("axes", {}) else section
@@ -274,11 +279,13 @@ def _words(key: str) -> tuple[str, ...]:
 
 def _put(mapping: dict[str, Any], key: str, value: Any) -> None:
     """Set a key where it stands, so that what was written keeps its order; None takes it out."""
+    if value is None:
+        mapping.pop(key, None)
+        return
     for word in _words(key):
-        if word != key or value is None:
+        if word != key:
             mapping.pop(word, None)
-    if value is not None:
-        mapping[key] = value
+    mapping[key] = value
 
 
 def _check_key(section: str, key: str) -> None:

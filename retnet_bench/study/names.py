@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 from retnet_bench.base import UserError, did_you_mean, located, quoted
 from retnet_bench.kernels import KERNELS
 from retnet_bench.models import MIXERS
+from retnet_bench.models.config import size as size_of
 from retnet_bench.models.pattern import AUTO
 from retnet_bench.study.arms import EVERY_MIXER, Arm, Layer
 from retnet_bench.study.study import Study
 from retnet_bench.study.sweep import SWEEP
 from retnet_bench.workloads import WORKLOADS
+from retnet_bench.workloads.recipe import RECIPES
 from retnet_bench.workloads.settings import meanings
 
 
@@ -29,9 +32,29 @@ def readers() -> dict[str, list[str]]:
 
 
 def check_names(study: Study) -> None:
-    """UserError for an arm of a mixer or kernel that nobody knows."""
+    """UserError for a mixer, kernel, workload, size or recipe that nobody knows; it names the
+    field."""
     for name, arm in study.arms.items():
         _check_arm(name, arm)
+    for i, group in enumerate(study.workloads):
+        with located(f"workloads.{i}.workload"):
+            WORKLOADS[group.workload]
+    for key, look_up in (("size", size_of), ("recipe", RECIPES.__getitem__)):
+        for place, value in _said(study, key):
+            with located(place):
+                look_up(value)
+
+
+def _said(study: Study, key: str) -> Iterator[tuple[str, Any]]:
+    """Each value of a setting that a study says, with its place in the file."""
+    given = [("fixed", study.fixed)]
+    given += [(f"workloads.{i}.fixed", group.fixed) for i, group in enumerate(study.workloads)]
+    found = [(f"{place}.{key}", getattr(settings, key)) for place, settings in given]
+    for i, group in enumerate(study.workloads):
+        found += [(f"workloads.{i}.axes.{key}", value) for value in group.axes.get(key, [])]
+    if study.tune and key == "size":
+        found += [("tune.sizes", value) for value in study.tune.sizes]
+    yield from ((place, value) for place, value in found if value is not None)
 
 
 def _check_arm(name: str, arm: Arm) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -162,24 +162,26 @@ def _time_only(planned: Planned) -> Planned | None:
 def _pair(
     study: Study, choose: Choose, here: bool, group: Group, given: Settings, protocol: Protocol
 ) -> Pair:
-    WORKLOADS[group.workload]  # unknown: UserError with a suggestion
     if given.size is None or given.length is None:
         missing = "size" if given.size is None else "length"
         raise UserError(f"workload {group.workload}: {missing} is missing; set it fixed or as axis")
-    size_of(given.size)
     arms = study.arms
     if group.workload == SWEEP and study.tune and study.tune.arms:
         arms = {name: arm for name, arm in arms.items() if name in study.tune.arms}
     tuned = study.tune if given.learning_rate == TUNED else None
+    batches = tuned.axes.get("batch", []) if tuned else []
     found = []
     for name, arm in arms.items():
-        cell = _cell(name, arm, group.workload, given, here)
+        cell = _cell(name, arm, group.workload, given, here, batches)
         choice: Choice | None = None
         if study.tune and cell.workload == "perplexity":
             cell = _reported(cell)
         if tuned:
             choice = choose(name, given.size)
-            cell = _tuned(cell, [*tuned.axes], choice)
+            own = batches if tuned.tries(name) else []
+            cell = _tuned(cell, [*tuned.axes], choice, own)
+        elif study.tune:
+            _check_quality(cell)
         why = (choice and choice.refused) or _why_not(cell)
         waits = tuned is not None and choice is None
         found.append(Planned(cell, protocol, why, study.baseline, choice, waits))
@@ -189,29 +191,42 @@ def _pair(
 def _reported(cell: Cell) -> Cell:
     """A cell of a study that tunes, scored on documents that its sweep did not see, unless it says
     others: those with settings of the sweep and those without compare on the same documents."""
-    if cell.score_split is not None:
-        return cell
-    reported = replace(cell, score_split="test")
-    _check_quality(reported)
-    return reported
+    return cell if cell.score_split else replace(cell, score_split="test")
 
 
-def _tuned(cell: Cell, axes: list[str], choice: Choice | None) -> Cell:
-    """The cell with its arm's own settings. UserError for a workload that can't take them, and for
-    the documents that the sweep scores."""
+def _tuned(cell: Cell, axes: list[str], choice: Choice | None, batches: Sequence[int]) -> Cell:
+    """The cell with its arm's own settings; while they are not known, with the greatest of the
+    `batches` that the sweep tries, which needs the most memory. UserError for a workload that can't
+    take them, for the documents that the sweep scores, and for what goes with one of the batches
+    only."""
     if cell.workload != "perplexity":
         raise UserError(f"workload {cell.workload}: learning_rate: tuned is of perplexity only")
     if cell.score_split == "valid":
         raise UserError(
             "score_split: valid is what the sweep chooses by; leave it out, or say test"
         )
-    chosen = dict(choice.settings) if choice else {}
-    tuned = replace(cell, tuned=", ".join(sorted(axes)), **chosen)
-    _check_quality(tuned)
+    tuned = replace(cell, tuned=", ".join(sorted(axes)))
+    if choice is not None:
+        tuned = replace(tuned, **choice.settings)
+        _check_quality(tuned)
+        return tuned
+    for batch in sorted(batches) or [cell.batch]:  # what is wrong is said before the sweep runs
+        tuned = replace(tuned, batch=batch)
+        _check_quality(tuned)
     return tuned
 
 
-def _cell(name: str, arm: Arm, workload: str, given: Settings, here: bool) -> Cell:
+def _cell(
+    name: str,
+    arm: Arm,
+    workload: str,
+    given: Settings,
+    here: bool,
+    batches: Sequence[int] = (),
+) -> Cell:
+    """One arm's cell. `batches` are those that a sweep may lead to: a budget by rule is whole
+    batches of the least, whichever is chosen, so that it is one for all arms of a pair; what goes
+    with which is for `_tuned` to check."""
     own = itertools.chain.from_iterable(map(meanings, WORKLOADS[workload].settings))
     read = {*CommonSettings.model_fields, *own} - NOT_OF_CELLS
     values = given.model_dump(include=read, exclude_none=True)
@@ -239,9 +254,11 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings, here: bool) -> Ce
         if not {*needed.split(" or ")} & values.keys():
             raise UserError(f"workload {workload}: {needed} is missing; set it fixed or as axis")
     if "tokens_per_param" in values:
-        shape = ("size", "family", "vocab_size", "batch", "length")
-        ratio = values["tokens_per_param"]
-        values["token_budget"] = by_parameters(ratio, *(values[name] for name in shape))
+        batch = min(batches, default=values["batch"])
+        size, family, vocabulary = (values[name] for name in ("size", "family", "vocab_size"))
+        values["token_budget"] = by_parameters(
+            values["tokens_per_param"], size, family, vocabulary, batch, given.length
+        )
     values |= {"mixer": arm.mixer, "options": arm.options, "kernel": _kernel(arm, values)}
     values["open"] = arm.open or None
     if arm.layers is not None:
@@ -253,7 +270,8 @@ def _cell(name: str, arm: Arm, workload: str, given: Settings, here: bool) -> Ce
             words = "workload downstream times nothing that could choose it; name one"
             raise UserError(f"arms.{name}: kernel or chunk is {AUTO}: {words}")
     cell = Cell(workload=workload, arm=name, **values)
-    _check_quality(cell)
+    if not batches:
+        _check_quality(cell)
     if cell.token_budget and not unseen:
         check_epochs(cell, given.max_epochs)
     return cell

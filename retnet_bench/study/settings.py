@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from pydantic import (
@@ -12,15 +12,25 @@ from pydantic import (
     ValidationError,
     WrapValidator,
     create_model,
+    model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from retnet_bench.base import UserError, quoted
-from retnet_bench.fields import Count, Integer, Once, Place, Strict, Word, problem
+from retnet_bench.fields import REFUSED, Count, Integer, Once, Place, Strict, Word, problem, refused
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.workloads.settings import EVERY, Parallel
 
 ALTERNATIVES = (("batch", "batch_tokens"), ("token_budget", "tokens_per_param"))
 """Settings of which a group says one: the first, or what the first is made from."""
+
+
+TUNED = "tuned"
+"""As a learning rate: the one that the study's sweep led to, for each arm its own."""
+_NOT_TUNED = (
+    "tuned is said of learning_rate alone, which takes with it what else tune.axes tries; leave it "
+    "out"
+)
 
 
 class CommonSettings(Strict):
@@ -59,12 +69,22 @@ class CommonSettings(Strict):
     )
     """What is measured in a cell."""
 
-
-TUNED = "tuned"
-"""As a learning rate: the one that the study's sweep led to, for each arm its own."""
+    @model_validator(mode="before")
+    @classmethod
+    def _said_where_it_counts(cls, given: Any) -> Any:
+        """What a type alone would refuse in words that don't help, or take for what it is not."""
+        for key, value in given.items() if isinstance(given, dict) else ():
+            if value == TUNED and key in cls.model_fields and key != "learning_rate":
+                raise refused(key, _NOT_TUNED)
+            if key == "parallel" and value == {}:
+                raise refused(key, "is empty; say its ranks, such as {data: 2}, or leave it out")
+        return given
 
 
 def _tuned_or(value: Any, checked: Callable[[Any], Any]) -> Any:
+    if isinstance(value, str) and value != TUNED:
+        words = f"must be a number or {TUNED}, is {quoted(value)}"
+        raise PydanticCustomError(REFUSED, "{words}", {"words": words})
     return value if value == TUNED else checked(value)
 
 
@@ -137,12 +157,18 @@ def put_over(*layers: dict[str, Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for given in layers:
         for one, other in ALTERNATIVES:
-            if {one, other} <= given.keys():
-                raise UserError(f"{one} and {other} stand side by side; keep one of them")
             if given.keys() & {one, other}:
                 merged = {key: merged[key] for key in merged if key not in (one, other)}
         merged |= given
     return merged
+
+
+def check_alternatives(where: str, keys: Collection[str]) -> None:
+    """UserError for two words for one setting, side by side."""
+    for one, other in ALTERNATIVES:
+        if one in keys and other in keys:
+            words = "are two words for one setting; keep one of them"
+            raise UserError(f"{where}: {one} and {other} {words}")
 
 
 def check_values(where: str, axis: str, values: list[Any]) -> None:

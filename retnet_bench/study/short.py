@@ -10,7 +10,9 @@ from typing import Any
 
 from retnet_bench import yaml_file
 from retnet_bench.base import UserError, did_you_mean, located, quoted, short_hash
+from retnet_bench.kernels import KERNELS
 from retnet_bench.models import MIXERS
+from retnet_bench.models.pattern import AUTO
 from retnet_bench.results.schema import TIMES
 from retnet_bench.study.names import check_kernel
 from retnet_bench.study.study import Source
@@ -115,9 +117,7 @@ def _arms(words: Sequence[str]) -> dict[str, dict[str, str]]:
             raise UserError(f"{quoted(word)} names no kernel after its colon; choose one, or auto")
         arm = f"{name}-{kernel}" if kernel else name
         if arm in found:
-            raise UserError(
-                f'the arm "{quoted(word)}" stands twice; give its kernel: {name}:KERNEL'
-            )
+            raise UserError(f'the arm "{quoted(word)}" stands twice; {_another(name, kernel)}')
         with located(quoted(word)):
             check_kernel(kernel or None, MIXERS[mixer].kernels)
         found[arm] = {"mixer": mixer} | ({"kernel": kernel} if kernel else {})
@@ -126,6 +126,14 @@ def _arms(words: Sequence[str]) -> dict[str, dict[str, str]]:
         said = f"{next(iter(found), 'retnet')} {also}"
         raise UserError(f"compare wants two arms or more, such as: compare {said}")
     return found
+
+
+def _another(name: str, kernel: str) -> str:
+    """How two arms of one mixer can differ, in words."""
+    family = MIXERS[CALLED.get(name, name)].kernels
+    others = [n for n, known in KERNELS.items() if known.mixer == family and n != kernel]
+    shown = " ".join(f"{name}:{other}" for other in (kernel or AUTO, *others[:1]))
+    return f"an arm beside it needs another kernel or mixer, such as {shown}"
 
 
 def _baseline(arms: dict[str, dict[str, str]]) -> str:

@@ -22,17 +22,17 @@ from retnet_bench.fields import Name, Strict, Text, problem
 from retnet_bench.measure.protocol import Protocol
 from retnet_bench.study.arms import Arm, said_of_an_arm, spread
 from retnet_bench.study.settings import (
-    ALTERNATIVES,
     DEFAULTS,
     TUNED,
     Group,
     ProtocolSettings,
     Settings,
     as_given,
+    check_alternatives,
     check_values,
     put_over,
 )
-from retnet_bench.study.sweep import Sweep, check_sweep
+from retnet_bench.study.sweep import Sweep, check_chosen, check_sweep
 from retnet_bench.workloads.settings import Parallel
 
 MAX_CELLS = 10_000
@@ -171,6 +171,7 @@ def _check_baseline(study: Study) -> None:
 
 def _check_axes(study: Study) -> None:
     allowed = Settings.model_fields
+    check_alternatives("fixed", as_given(study.fixed))
     for i, group in enumerate(study.workloads):
         for axis, values in group.axes.items():
             if axis not in allowed:
@@ -190,9 +191,7 @@ def _check_axes(study: Study) -> None:
                 raise UserError(
                     f"workloads.{i}: {axis} stands in fixed and in axes; keep one of them"
                 )
-        for one, other in ALTERNATIVES:
-            if len({one, other} & {*group.axes, *group.fixed.model_fields_set}) == 2:
-                raise UserError(f"workloads.{i}: {one} and {other} are one thing; keep one of them")
+        check_alternatives(f"workloads.{i}", {*group.axes, *as_given(group.fixed)})
 
 
 def _check_tune(study: Study) -> None:
@@ -208,9 +207,11 @@ def _check_tune(study: Study) -> None:
         return
     with located("tune"):
         check_sweep(study.tune, study.arms)
+    check_alternatives("tune", as_given(study.tune.group().fixed))
     if TUNED not in rates:
         words = "nothing waits for the sweep; say learning_rate: tuned where it is to count"
         raise UserError(f"tune: {words}")
+    check_chosen(study.tune, study.arms, study.fixed, study.workloads)
 
 
 def _check_step(point: Settings) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from retnet_bench.base import UserError, did_you_mean, quoted
 from retnet_bench.fields import Integer, Name, Number, Once, Strict, Word
-from retnet_bench.study.settings import TUNED, Group, Settings, check_values
+from retnet_bench.study.settings import ALTERNATIVES, TUNED, Group, Settings, check_values
 
 SWEEP = "tune"
 """The workload of a sweep's trainings, which no study names itself."""
@@ -31,6 +31,9 @@ class Sweep(Strict):
     token_budget: Annotated[Integer, Field(gt=0)] | None = None
     tokens_per_param: Annotated[Number, Field(gt=0)] | None = None
     """How long each training is: one of these two, where the study's `fixed` says neither."""
+
+    def tries(self, arm: str) -> bool:
+        return self.arms is None or arm in self.arms
 
     def group(self) -> Group:
         """The same as a workload over the product of its axes."""
@@ -55,5 +58,33 @@ def check_sweep(sweep: Sweep, arms: Collection[str]) -> None:
         check_values("axes", axis, values)
     if "learning_rate" not in sweep.axes:
         raise UserError("axes.learning_rate is missing; give it the rates to try")
-    if sweep.token_budget is not None and sweep.tokens_per_param is not None:
-        raise UserError("token_budget and tokens_per_param stand side by side; keep one of them")
+
+
+def check_chosen(sweep: Sweep, arms: Collection[str], fixed: Settings, groups: list[Group]) -> None:
+    """UserError for a setting that the sweep chooses and that the study says, too: as an axis it
+    would give each cell several times, fixed it would count nowhere."""
+    waiting = [i for i, group in enumerate(groups) if TUNED in _rates(group, fixed)]
+    wholly = [i for i in waiting if {*_rates(groups[i], fixed)} == {TUNED}]
+    everywhere = all(map(sweep.tries, arms))
+    for axis in sweep.axes.keys() - {"learning_rate"}:
+        for key in next((pair for pair in ALTERNATIVES if axis in pair), (axis,)):
+            places = [f"workloads.{i}.axes" for i in waiting if key in groups[i].axes]
+            if everywhere:
+                said = [f"workloads.{i}.fixed" for i in wholly if _says(groups[i].fixed, key)]
+                places += said + ["fixed"] * (_says(fixed, key) and len(wholly) == len(groups))
+            if places:
+                raise UserError(
+                    f"{places[0]}.{key} and tune.axes.{axis} say one thing: learning_rate: tuned "
+                    f"takes the {axis} that the sweep leads to; keep one of them"
+                )
+
+
+def _rates(group: Group, fixed: Settings) -> list[Any]:
+    """What a part's cells have as learning rate; the study's where it says none."""
+    own = group.fixed.learning_rate
+    said = [fixed.learning_rate if own is None else own]
+    return group.axes.get("learning_rate", said)
+
+
+def _says(settings: Settings, key: str) -> bool:
+    return getattr(settings, key) is not None

@@ -582,13 +582,31 @@ def test_the_caption_lists_what_is_mixed_and_invents_nothing():
 
 
 @pytest.mark.parametrize("key", ["kernel", "chunk"])
-def test_a_caption_says_whose_kernel_was_chosen_by_measurement(key):
+@pytest.mark.parametrize(
+    ("tried", "how"),
+    [
+        ([0.01, 0.02], "chosen by measurement"),
+        ([None], "the only candidate, not timed"),
+        ([], "auto"),
+    ],
+)
+def test_a_caption_says_whose_kernel_was_chosen_and_how(key, tried, how):
     rows = [row | {"cell_json": "{}"} for row in small_study()]
+    rows += [
+        record(
+            *("candidate_step_s", "retnet"),
+            value=value,
+            status="unavailable" if value is None else "ok",
+            candidate=f"c{i}",
+            cell_json="{}",
+        )
+        for i, value in enumerate(tried)
+    ]
     for row in rows:
         if row["arm"] == "retnet":
             row["cell_json"] = f'{{"{key}":"auto"}}'
     text = captions.contract_text(frame(rows))
-    assert "retnet: chunkwise (chosen by measurement); transformer: sdpa;" in text
+    assert f"retnet: chunkwise ({how}); transformer: sdpa;" in text
 
 
 def test_records_from_the_store_give_the_same_tables(tmp_path):

@@ -174,6 +174,17 @@ def test_a_sweep_has_a_line_for_each_arm_and_size_with_its_best_rate(drawn, tabl
         FIGURES["learning_rate"](one)
 
 
+@pytest.mark.parametrize("name", ["loss_curve", "fig5"])
+def test_a_caption_speaks_of_what_is_drawn(tables: dict[str, pd.DataFrame], name: str) -> None:
+    """Not of models of another size and budget, which are not."""
+    records = tables[name]
+    other = records[records["size"] == records["size"].iloc[0]]
+    other = other.assign(size="99M", token_budget=7, cell_id=other["cell_id"] + "x")
+    figure = FIGURES[name](pd.concat([records, other], ignore_index=True))
+    assert "the records also have 7" in words(figure)
+    assert "99M" not in words(figure)
+
+
 def test_loss_curves_have_a_line_for_each_arm_and_size(drawn: dict[str, Figure]) -> None:
     (ax,) = drawn["loss_curve"].axes
     assert {str(line.get_label()) for line in ax.get_lines()} == {

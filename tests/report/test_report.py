@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 import pandas as pd
 import pytest
 from fakes import scored
-from golden.records import blocks, decode, failure, frame, small_study
+from golden.records import blocks, decode, failure, frame, record, small_study
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +33,37 @@ def shown(records: pd.DataFrame) -> dict[str, str]:
 def rows_of(table: str) -> list[list[str]]:
     lines = (line for line in table.splitlines() if line.startswith("│"))
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+def test_what_was_tried_for_an_open_kernel_has_its_times_and_what_was_taken():
+    common = {"phase": "choice", "process": 0}
+    tried = [
+        record("candidate_step_s", candidate="chunkwise", value=0.008, **common),
+        record("candidate_step_s", candidate="parallel", value=0.004, reason="taken", **common),
+        record(
+            "candidate_step_s",
+            candidate="recurrent",
+            status="unavailable",
+            reason="not timed: predicted 9 x as long",
+            **common,
+        ),
+    ]
+    table = shown(frame(tried))["Candidates for an open kernel or chunk"]
+    assert [row[-3:] for row in rows_of(table)] == [
+        ["chunkwise", "8 ms", ""],
+        ["parallel", "4 ms", "taken"],
+        ["recurrent", "", "not timed: predicted 9 x as long"],
+    ]
+
+
+def test_cells_that_failed_are_told_apart_by_what_they_differ_in():
+    lost = [
+        failure("retnet", "perplexity", "diverged", cell_id=f"c{rate}", learning_rate=rate)
+        for rate in (0.001, 0.004)
+    ]
+    table = shown(frame(lost))["Not measured"]
+    assert [row[5] for row in rows_of(table)] == ["0.001", "0.004"]
+    assert "learning rate" not in shown(frame(lost[:1]))["Not measured"]
 
 
 def test_every_kind_of_result_has_its_table():

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retnet_bench.results.numbers import interval, quantity, seconds, size_bytes
+from retnet_bench.results.numbers import at_least_zero, interval, quantity, seconds, size_bytes
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,13 @@ def test_seconds(value, text):
 def test_size_bytes_are_decimal(value, text):
     """D12: flash-attn divides by 2^20 x 1000 and prints GB."""
     assert size_bytes(value) == text
+
+
+def test_what_a_fit_holds_at_its_bound_is_not_said_as_if_it_were_known():
+    def said(*ends: float) -> str:
+        return at_least_zero(pd.Series(dict(zip(("estimate", "low", "high"), ends, strict=True))))
+
+    assert said(0.0, 0.0, 0.0) == "0 (at its bound)"
+    assert said(0.0, float("nan"), float("nan")) == "0 (at its bound)"
+    assert said(0.0, 0.0, 0.058) == "0 (at its bound) [0, 0.05800]"
+    assert said(1.5, 1.0, 2.0) == "1.500 [1.000, 2.000]"

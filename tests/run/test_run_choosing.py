@@ -279,12 +279,16 @@ def test_a_larger_budget_times_anew_and_a_smaller_one_does_not(clock):
 def test_a_plan_says_what_would_be_taken_and_why(clock, tmp_path):
     planned = Planned(replace(OPEN, length=16384, batch=1), QUICK, None)
     words = choosing.foreseen(planned, elsewhere=False)
-    assert words.startswith("to be timed: chunkwise. Not timed: parallel (predicted ")
+    alone = "chunkwise: the only candidate, so nothing is timed. Not timed: parallel (predicted "
+    assert words.startswith(alone)
     elsewhere = choosing.foreseen(planned, elsewhere=True)
     assert elsewhere == "chunkwise by rank: nothing can be timed for another machine"
+    several = choosing.foreseen(Planned(OPEN, QUICK, None), elsewhere=False)
+    assert several == "to be timed: chunkwise, parallel, recurrent"
     Workers(clock, by_kernel(chunkwise=0.02, parallel=0.01, recurrent=1.0)).choose(OPEN)
     again = choosing.foreseen(Planned(OPEN, QUICK, None), elsewhere=False)
-    assert again.startswith("parallel: timed 20")
+    assert again.startswith("parallel: by a step's time on 20")
+    assert ": chunkwise 20 ms, parallel 10 ms, recurrent 1,000 ms; remembered" in again
     assert f"remembered in {tmp_path / 'cache/choices'}" in again
     ((known,),) = choosing.with_remembered([[Planned(OPEN, QUICK, None)]])
     assert known.matched.config.kernel == "parallel"

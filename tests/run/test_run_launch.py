@@ -180,9 +180,27 @@ def test_a_dead_server_is_one_line(tmp_path):
         WorkerHandle(Planned(cell(), QUICK, None), there, tmp_path / "log")
 
 
-def test_a_process_that_torchrun_started_is_refused_in_one_line(monkeypatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"TORCHELASTIC_RUN_ID": "7"},
+        {"RANK": "0"},
+        {"WORLD_SIZE": "2"},
+        {"RANK": "1", "WORLD_SIZE": "2"},
+    ],
+)
+def test_a_process_that_torchrun_started_is_refused_in_one_line(monkeypatch, said):
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as caught:
         environment_variables()
+    for name, value in said.items():
+        assert f"{name}={value}" in str(caught.value)
     assert "starts the ranks of a cell itself: run it once, without torchrun" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_world_of_one_process_is_none(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    environment_variables()

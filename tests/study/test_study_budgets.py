@@ -86,11 +86,15 @@ def test_the_nearer_of_the_two_counts(text):
 @pytest.mark.parametrize(
     ("group", "fixed", "words"),
     [
-        ({}, {"tokens_per_param": 20, "token_budget": 1000}, "stand side by side; keep one"),
+        (
+            {},
+            {"tokens_per_param": 20, "token_budget": 1000},
+            "fixed: token_budget and tokens_per_param are two words for one setting",
+        ),
         (
             {"fixed": {"token_budget": 1000}, "axes": {"tokens_per_param": [5, 20]}},
             {},
-            "workloads.0: token_budget and tokens_per_param are one thing; keep one of them",
+            "workloads.0: token_budget and tokens_per_param are two words for one setting",
         ),
         ({}, {"tokens_per_param": 0}, "fixed.tokens_per_param: input should be greater than 0"),
         ({}, {"tokens_per_param": 20, "max_epochs": 0}, "fixed.max_epochs: input should be"),
@@ -158,8 +162,20 @@ def test_a_plan_shows_tokens_steps_and_epochs(text, tmp_path):
     assert found[1] == ["0.1M", "0.4M"]
     assert found[2] == ["20", "20"]
     assert found[3] == [f"{cell.token_budget:,}" for cell in expected.values()]
-    assert found[4] == [f"{(cell.token_budget or 0) // 128:,}" for cell in expected.values()]
-    assert found[5] == [f"{budgets.epochs(cell):.2g}" for cell in expected.values()]
+    assert found[4] == ["4", "4"]
+    assert found[5] == [f"{(cell.token_budget or 0) // 128:,}" for cell in expected.values()]
+    assert found[6] == [f"{budgets.epochs(cell):.2g}" for cell in expected.values()]
+
+
+def test_a_plan_shows_the_epochs_of_a_budget_in_tokens_too(text, tmp_path):
+    import yaml
+
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(study(text, token_budget=1280)))
+    shown = [part for part in plan_table(str(path), on="h100-80gb") if not isinstance(part, str)]
+    (trainings,) = (table for table in shown if table.title == "Trainings")
+    (cell,) = planned(text, token_budget=1280)[:1]
+    assert [*trainings.columns[6].cells] == [f"{budgets.epochs(cell):.2g}"]
 
 
 def test_a_plan_of_another_machine_downloads_no_corpus(tmp_path, monkeypatch):
@@ -176,7 +192,7 @@ def test_a_plan_of_another_machine_downloads_no_corpus(tmp_path, monkeypatch):
     )
     shown = [part for part in plan_table(str(path), on="h100-80gb") if not isinstance(part, str)]
     (trainings,) = (table for table in shown if table.title == "Trainings")
-    assert [*trainings.columns[5].cells] == ["unknown"]
+    assert [*trainings.columns[6].cells] == ["unknown"]
     path.write_text(yaml.safe_dump(study("hf:not a name", token_budget=1000)))
     with pytest.raises(UserError, match="wants hf:owner/name"):
         list(plan_table(str(path), on="h100-80gb"))

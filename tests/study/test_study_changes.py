@@ -75,8 +75,8 @@ def test_the_sweep_of_a_study_that_tunes():
     assert (study.tune.sizes, study.tune.seeds) == (("0.1M", "0.4M"), (0, 1))
     study = changed("tune.axes={learning_rate: [4e-3]}", **TUNED)
     assert study.tune.axes == {"learning_rate": [4e-3]}
-    words = "tune.token_budget=null", "tune.tokens_per_param=5"
-    assert changed(*words, **TUNED).tune.tokens_per_param == 5
+    budget = changed("tune.tokens_per_param=5", **TUNED).tune
+    assert (budget.token_budget, budget.tokens_per_param) == (None, 5)
 
 
 @pytest.mark.parametrize(
@@ -94,11 +94,49 @@ def test_what_a_sweep_does_not_have_is_one_line(word, words):
     assert words in str(caught.value)
 
 
-def test_null_takes_a_key_out():
+def test_null_takes_a_key_out_and_no_other():
     part = {"workload": "train", "fixed": {"length": 16, "batch": 2}}
     assert (
         changed("workloads.0.fixed.batch=null", workloads=[part]).workloads[0].fixed.batch is None
     )
+    part["fixed"] = {"length": 16, "batch_tokens": 64}
+    study = changed("workloads.0.fixed.batch=null", workloads=[part])
+    assert study.workloads[0].fixed.batch_tokens == 64
+
+
+RATIO = {"workload": "perplexity", "fixed": {"tokens_per_param": 20, "length": 32}}
+RATIOS = {"workload": "perplexity", "axes": {"tokens_per_param": [5, 80]}, "fixed": {"length": 32}}
+
+
+def test_a_budget_takes_the_place_of_the_rule_that_would_hide_it():
+    """Else it would change nothing, unsaid: a part's rule counts before the study's budget."""
+    (part,) = changed("fixed.token_budget=6000", workloads=[RATIO]).workloads
+    assert (part.fixed.token_budget, part.fixed.tokens_per_param) == (6000, None)
+    words = "workloads.0.fixed.token_budget=6000", "workloads.1.fixed.token_budget=6000"
+    study = changed("fixed.token_budget=6000", *words, workloads=[RATIO, RATIOS])
+    assert {part.fixed.token_budget for part in study.workloads} == {6000}
+    assert not any(part.axes for part in study.workloads)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (
+            [RATIO, RATIOS],
+            "workloads.0 (perplexity), workloads.1 (perplexity) say tokens_per_param for "
+            "themselves, so this would not reach them; set workloads.0.fixed.token_budget, too",
+        ),
+        (
+            [RATIOS],
+            "workloads.0 (perplexity) says tokens_per_param for itself, so this would not reach "
+            "it; set workloads.0.fixed.token_budget",
+        ),
+    ],
+)
+def test_a_budget_that_a_part_s_rule_hides_is_refused(parts, words):
+    with pytest.raises(UserError) as caught:
+        changed("fixed.token_budget=6000", workloads=parts)
+    assert str(caught.value) == f"--set fixed.token_budget=6000: {words}"
 
 
 REFUSED = [
@@ -119,7 +157,7 @@ REFUSED = [
     ("axes.length=[16", "not valid YAML"),
     ("axes.dtype=[fp32]", "say workloads.0.axes.dtype or workloads.1.axes.dtype"),
     ("fixed.length=16", "workloads.0 (train), workloads.1 (decode) say length for themselves"),
-    ("fixed.batch=2", "workloads.0 (train) says batch for itself"),
+    ("fixed.batch=2", "workloads.0 (train) says batch_tokens for itself"),
     ("workloads.prefill.fixed.batch=2", 'has no workload part "prefill"; choose from'),
     ("workloads.7.fixed.batch=2", 'has no workload part "7"'),
     ("workloads.0.fixd.batch=2", 'did you mean "fixed"?'),

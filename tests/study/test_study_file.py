@@ -132,7 +132,7 @@ WRONG = [
     ("name: x\nname: y\n", 'line 2 is not valid YAML: key "name" stands twice'),
     (
         put("fixed", {"batch": 2, "batch_tokens": 64}),
-        "batch and batch_tokens stand side by side; keep one of them",
+        "fixed: batch and batch_tokens are two words for one setting; keep one of them",
     ),
     ("name: x\nfixed: {size: [\n", "line 3 is not valid YAML"),
     ("name: x\n\tfixed: 1\n", "line 2 is not valid YAML"),
@@ -156,11 +156,12 @@ def test_a_mistake_is_one_line_with_file_place_and_remedy(load, content, line):
 PLANLESS = [
     (without("size"), "size is missing; set it fixed or as axis"),
     (without("length"), "length is missing; set it fixed or as axis"),
-    (put("fixed.size", "0.1m"), 'unknown size "0.1m"; did you mean "0.1M"?'),
+    (put("fixed.size", "0.1m"), 'fixed.size: unknown size "0.1m"; did you mean "0.1M"?'),
     (put("arms.retnet.mixer", "retenton"), 'unknown mixer "retenton"; did you mean "retention"?'),
     (put("arms.retnet.kernel", "chunkwize"), 'unknown kernel "chunkwize"; did you mean "chunkw'),
     (put("arms.retnet.kernel", "sdpa"), "kernel sdpa computes attention, not retention; choose"),
-    (put("workloads.0.workload", "trian"), 'unknown workload "trian"; did you mean "train"?'),
+    (put("workloads.0.workload", "trian"), 'workloads.0.workload: unknown workload "trian"; did'),
+    (put("workloads.0.axes.size", ["0.1m"]), 'workloads.0.axes.size: unknown size "0.1m"; did you'),
     (put("fixed.corpus", "sotuu"), 'did you mean "sotu"?'),
     (put("fixed.corpus", "no/such.txt"), 'corpus "no/such.txt" is neither'),
     (put("fixed.tokenizer", "bite"), 'unknown tokenizer "bite"; did you mean "byte"?'),

@@ -35,6 +35,7 @@ def _eight_cores(monkeypatch):
     ("parallel", "words"),
     [
         (2, "workloads.0.fixed.parallel must be a mapping, is 2"),
+        ({}, "workloads.0.fixed.parallel: is empty; say its ranks, such as {data: 2}"),
         ({"data": 0}, "parallel.data: input should be greater than 0, not 0"),
         ({"date": 2}, 'parallel: unknown key "date"; did you mean "data"'),
         ({"data": 2, "shard": "fdsp"}, 'parallel.shard: "fdsp" is unknown; did you mean "fsdp"'),

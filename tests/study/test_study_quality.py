@@ -68,7 +68,7 @@ def test_a_study_that_says_none_of_it_has_the_cells_it_always_had():
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"recipe": "papr"}, 'unknown recipe "papr"; did you mean "paper"?'),
+        ({"recipe": "papr"}, 'fixed.recipe: unknown recipe "papr"; did you mean "paper"?'),
         ({"micro_batch": 3}, "micro_batch 3 does not divide batch 4"),
         ({"stride": 64}, "stride goes with context: sliding, not chunked"),
         ({"context": "sliding", "stride": 257}, "stride 257 skips tokens: it must be at most"),

@@ -70,7 +70,13 @@ def test_a_kernel_may_be_left_to_measurement():
     [
         (["retnet"], {}, "compare wants two arms or more, such as: compare retnet transformer"),
         (["retnet", "transfomer"], {}, 'unknown arm "transfomer"; did you mean "transformer"?'),
-        (["retnet", "retnet"], {}, 'the arm "retnet" stands twice; give its kernel: retnet:KERNEL'),
+        (
+            ["retnet", "retnet"],
+            {},
+            'the arm "retnet" stands twice; an arm beside it needs another kernel or mixer, such '
+            "as retnet:auto retnet:chunkwise",
+        ),
+        (["retnet:chunkwise"] * 2, {}, "such as retnet:chunkwise retnet:parallel"),
         (["retnet:", "mamba2"], {}, "retnet: names no kernel after its colon; choose one, or auto"),
         (["retnet:chunkwse", "mamba2"], {}, 'did you mean "chunkwise"?'),
         (["retnet:sdpa", "mamba2"], {}, "retnet:sdpa: kernel sdpa computes attention, not reten"),

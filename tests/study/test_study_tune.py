@@ -12,6 +12,7 @@ from fakes import cells, sweeps
 
 from retnet_bench.base import UserError
 from retnet_bench.catalogue.plan import plan_table
+from retnet_bench.results import store
 from retnet_bench.study import plan
 from retnet_bench.study.study import Source, Study, parse
 from retnet_bench.study.tuning import Sweep
@@ -63,8 +64,11 @@ def big(found: list[plan.Pair]) -> list[plan.Planned]:
         ({"axes": {"learning_rte": [1e-3]}}, 'axes: "learning_rte" can\'t be tuned; did you mean'),
         ({"axes": {"batch": [4]}}, "tune: axes.learning_rate is missing"),
         ({"sizes": []}, "tune.sizes is empty; give it at least 1"),
-        ({"sizes": ["0.1N"]}, 'unknown size "0.1N"; did you mean "0.1M"?'),
-        ({"tokens_per_param": 5}, "token_budget and tokens_per_param stand side by side"),
+        ({"sizes": ["0.1N"]}, 'tune.sizes: unknown size "0.1N"; did you mean "0.1M"?'),
+        (
+            {"tokens_per_param": 5},
+            "tune: token_budget and tokens_per_param are two words for one setting",
+        ),
         ({"token_budget": None}, "workload tune: token_budget or tokens_per_param is missing"),
         ({"rates": [1e-3]}, 'tune: unknown key "rates"'),
         ({"seeds": [-1]}, "tune.seeds.0: input should be greater than or equal to 0"),
@@ -83,7 +87,8 @@ def test_a_sweep_that_can_t_be_is_one_line(text, tune, words):
         ({"tune": None}, "learning_rate: tuned wants a key tune"),
         ({"fixed": {"learning_rate": 1e-3}}, "nothing waits for the sweep"),
         ({"fixed": {"score_split": "valid"}}, "score_split: valid is what the sweep chooses by"),
-        ({"fixed": {"learning_rate": "tuend"}}, "learning_rate: input should be a valid number"),
+        ({"fixed": {"learning_rate": "tuend"}}, "learning_rate: must be a number or tuned, is tue"),
+        ({"fixed": {"batch": "tuned"}}, "fixed.batch: tuned is said of learning_rate alone"),
         ({"workload": "tune"}, "workloads.0: tune is no workload to name; say the key tune"),
         ({"workload": "recall"}, "learning_rate: tuned is of perplexity only"),
     ],
@@ -102,6 +107,85 @@ def test_cells_that_can_t_wait_for_it_are_one_line(text, changes, words):
         plan.make(parsed(raw))
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+PART = {"token_budget": 256, "learning_rate": "tuned"}
+MORE = {"learning_rate": [2e-3, 4e-3], "batch": [2, 4], "warmup_share": [0.05, 0.2]}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "part", "axes", "words"),
+    [
+        ({"batch": 4}, {}, {}, "fixed.batch and tune.axes.batch say one thing"),
+        ({"batch_tokens": 64}, {}, {}, "fixed.batch_tokens and tune.axes.batch say one thing"),
+        ({}, {"batch": 4}, {}, "workloads.0.fixed.batch and tune.axes.batch say one thing"),
+        ({}, {}, {"batch": [2, 4]}, "workloads.0.axes.batch and tune.axes.batch say one thing"),
+        ({"warmup_share": 0.1}, {}, {}, "fixed.warmup_share and tune.axes.warmup_share say one"),
+        (
+            {},
+            {},
+            {"warmup_share": [0.1, 0.2]},
+            "workloads.0.axes.warmup_share and tune.axes.warmup_share say one thing",
+        ),
+    ],
+)
+def test_what_the_sweep_chooses_is_said_nowhere_else(text, fixed, part, axes, words):
+    """It would be silently overridden, or, as an axis, each cell would be there several times,
+    which was found out after the whole sweep."""
+    raw = tuning_more(text)
+    raw["fixed"] |= fixed
+    raw["workloads"][0]["fixed"] |= part
+    raw["workloads"][0]["axes"] |= axes
+    with pytest.raises(UserError) as caught:
+        parsed(raw)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_other_cells_read_may_stand_beside_it(text):
+    """A part with a rate of its own, and an arm that isn't in the sweep, have the study's batch."""
+    raw = tuning_more(text)
+    raw["fixed"]["batch"] = 8
+    raw["workloads"].append({"workload": "perplexity", "fixed": PART | {"learning_rate": 1e-3}})
+    raw["workloads"][1]["fixed"]["size"] = "0.1M"
+    assert {p.cell.batch for p in big(plan.make(parsed(raw))) if not p.waits} == {8}
+    raw = tuning_more(text, {"arms": ["retnet"]})
+    raw["fixed"]["batch"] = 8
+    found = big(plan.make(parsed(raw)))
+    assert {(p.cell.arm, p.cell.batch) for p in found} == {("retnet", 4), ("transformer", 8)}
+
+
+def test_a_micro_batch_is_held_against_every_batch_before_the_sweep(text):
+    raw = tuning_more(text)
+    raw["workloads"][0]["fixed"]["micro_batch"] = 4
+    with pytest.raises(UserError, match="micro_batch 4 does not divide batch 2"):
+        plan.make(parsed(raw))
+    raw["workloads"][0]["fixed"]["micro_batch"] = 2
+    assert {p.cell.batch for p in big(plan.make(parsed(raw)))} == {4}
+
+
+def test_a_budget_by_rule_is_one_for_all_batches_of_the_sweep(text):
+    raw = tuning_more(text)
+    raw["workloads"][0]["fixed"] = {"tokens_per_param": 0.1, "learning_rate": "tuned"}
+    raw["tune"]["axes"] = MORE | {"learning_rate": [2e-3, 4e-3, 8e-3]}
+    made = parsed(raw)
+    waiting = {p.cell.size: p.cell.token_budget for p in big(plan.make(made))}
+    best = {"retnet": 2, "transformer": 4}
+
+    def loss(cell: Cell) -> float:
+        return 2 + abs(cell.learning_rate - 4e-3) + (cell.batch != best[cell.arm])
+
+    done = Sweep(made, sweeps.records(Sweep(made).cells, loss))
+    found = [p.cell for p in big(plan.make(made, done.choose))]
+    assert {(c.arm, c.batch) for c in found} == {*best.items()}
+    assert {(c.size, c.token_budget) for c in found} == {*waiting.items()}
+
+
+def tuning_more(text: str, tune: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A study whose sweep tries batches and warm-ups, too."""
+    raw = study(text, {"axes": MORE, "sizes": ["0.1M"], **(tune or {})})
+    del raw["fixed"]["batch"]
+    return raw
 
 
 # --- the cells -----------------------------------------------------------------------------------
@@ -294,8 +378,7 @@ def test_of_two_sizes_one_of_which_gave_nothing_the_other_decides(text):
 
 
 def test_batch_and_warm_up_are_tuned_beside_the_rate(text):
-    axes = {"learning_rate": [2e-3, 4e-3, 8e-3], "batch": [2, 4], "warmup_share": [0.05, 0.2]}
-    made = parsed(study(text, {"axes": axes, "sizes": ["0.1M"]}))
+    made = parsed(tuning_more(text, {"axes": MORE | {"learning_rate": [2e-3, 4e-3, 8e-3]}}))
 
     def loss(cell: Cell) -> float:
         return 2 + abs(cell.learning_rate - 4e-3) + (cell.batch == 4) + (cell.warmup_share or 0)
@@ -327,11 +410,39 @@ def test_a_plan_shows_the_sweep_and_what_waits_for_it(text, tmp_path):
     path.write_text(yaml.safe_dump(study(text)))
     shown = list(plan_table(str(path), on="h100-80gb"))
     lines = [part for part in shown if isinstance(part, str)]
-    assert (
-        "sweep: 12 trainings, 0 of them done; a best rate at an end of the grid adds one" in lines
-    )
+    assert "sweep: 12 trainings; a best rate at an end of the grid adds one" in lines
     for arm in ("retnet", "transformer"):
         assert f"waits for the sweep of {arm}: 4 cells, whose learning rate it decides" in lines
     tables = {str(part.title): part for part in shown if not isinstance(part, str)}
-    assert [*tables["Cells"].columns[0].cells].count("tune") == 12
+    table = tables["Cells (rate: peak learning rate)"]
+    cells = {str(column.header): [*column.cells] for column in table.columns}
+    assert cells["workload"].count("tune") == 12
+    assert cells["rate"] == [*(["0.002", "0.002", "0.004", "0.004", "0.008", "0.008"] * 2)] + (
+        ["tuned"] * 8
+    )
     assert [*tables["Trainings"].columns[0].cells] == ["tune", "tune", "perplexity", "perplexity"]
+
+
+def test_a_plan_says_of_a_sweep_what_it_has_looked_at(text, tmp_path, monkeypatch):
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(study(text)))
+    done = Sweep(parsed(study(text))).cells[:5]
+    there = sweeps.records(done, bowl({"retnet": 4e-3, "transformer": 4e-3}))
+    monkeypatch.setattr(store, "read_records", lambda folder: there)
+    found = tmp_path / "r"
+    (line,) = (
+        part
+        for part in plan_table(str(path), on="h100-80gb", records=found)
+        if isinstance(part, str) and part.startswith("sweep:")
+    )
+    assert line.startswith(f"sweep: 12 trainings, 5 of them done in {found}; a best rate")
+
+
+def test_a_plan_shows_a_batch_that_the_sweep_decides_as_what_it_may_be(text, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(yaml.safe_dump(tuning_more(text)))
+    shown = [p for p in plan_table(str(path), on="h100-80gb") if not isinstance(p, str)]
+    (table,) = (table for table in shown if table.title == "Trainings")
+    found = {str(column.header): [*column.cells] for column in table.columns}
+    assert found["batch"] == ["2", "4", "up to 4", "up to 4"]
+    assert found["steps"] == ["2", "1", "from 2", "from 2"]

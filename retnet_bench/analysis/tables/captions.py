@@ -8,7 +8,7 @@ import pandas as pd
 
 from retnet_bench.analysis.tables import rows
 from retnet_bench.base import quoted
-from retnet_bench.results.schema import OK_STATUSES, TIMES
+from retnet_bench.results.schema import CANDIDATE, OK_STATUSES, TIMES
 
 MOST = 12
 """Values that a caption lists of one thing."""
@@ -29,7 +29,7 @@ def contract_text(records: pd.DataFrame) -> str:
         f"threads {_list(measured['threads'])}",
         _ranks(measured),
         f"{_list(measured['dtype'])}, {_list(measured['mode'])}",
-        *_arms(measured),
+        *_arms(measured, records),
         f"size {_list(measured.sort_values('n_params')['size'], ordered=True)}{_matched(measured)}",
         f"torch {_list(measured['torch_version'])}",
         _blocks(measured),
@@ -49,7 +49,7 @@ def conditions(records: pd.DataFrame) -> str:
         f"{_list(measured['machine'])}, {_threads(measured)}",
         _ranks(measured),
         f"{_list(measured['dtype'])}, {_list(measured['mode'])}",
-        *_few_kernels(measured),
+        *_few_kernels(measured, records),
         _list(measured.sort_values("n_params")["size"], ordered=True),
         _step(measured),
         _blocks(measured),
@@ -71,9 +71,9 @@ def _step(measured: pd.DataFrame) -> str:
     return f"{int(tokens[0]):,} tokens a step" if len(tokens) == 1 else ""
 
 
-def _few_kernels(measured: pd.DataFrame) -> list[str]:
+def _few_kernels(measured: pd.DataFrame, records: pd.DataFrame) -> list[str]:
     """Which kernels ran; of many groups of arms without the arms, which the tables have."""
-    alike = _arms(measured)
+    alike = _arms(measured, records)
     return alike if len(alike) <= MOST_ARMS else [f"kernels {_list(measured['kernel'])}"]
 
 
@@ -124,23 +124,35 @@ def _ranks(measured: pd.DataFrame) -> str:
     return f"ranks: {_list(worlds)}{alone}" if len(worlds) else ""
 
 
-def _arms(measured: pd.DataFrame) -> list[str]:
+def _arms(measured: pd.DataFrame, records: pd.DataFrame) -> list[str]:
     """Which kernels ran, arms of the same kernels together."""
+    tried = records[records["metric"] == CANDIDATE]
     alike: dict[str, list[str]] = {}
     for arm, cell in measured.groupby("arm"):
-        alike.setdefault(_kernels(cell), []).append(str(arm))
+        words = _kernels(cell, tried[tried["arm"] == arm])
+        alike.setdefault(words, []).append(str(arm))
     return [f"{', '.join(arms)}: {kernels}" for kernels, arms in alike.items()]
 
 
-def _kernels(cell: pd.DataFrame) -> str:
+def _kernels(cell: pd.DataFrame, tried: pd.DataFrame) -> str:
     dispatched = _list(cell["kernel_dispatched"])
     words = f"kernel {dispatched}" if dispatched == "not recorded" else dispatched
-    return words + _CHOSEN * bool(cell["cell_json"].astype(str).str.contains(_OPEN).any())
+    return words + _chosen(cell, tried)
 
 
 _OPEN = r'"(?:kernel|chunk)": ?"auto"'
 """In a cell's JSON, where its kernel or chunk was left open."""
-_CHOSEN = " (chosen by measurement)"
+
+
+def _chosen(cell: pd.DataFrame, tried: pd.DataFrame) -> str:
+    """How kernel and chunk were chosen, where they were left open: nothing is timed where only one
+    can run."""
+    if not cell["cell_json"].astype(str).str.contains(_OPEN).any():
+        return ""
+    if tried.empty:  # not among the records that the reader chose
+        return " (auto)"
+    timed = bool(tried["value"].notna().any())
+    return " (chosen by measurement)" if timed else " (the only candidate, not timed)"
 
 
 def _matched(measured: pd.DataFrame) -> str:

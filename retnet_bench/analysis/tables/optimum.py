@@ -95,8 +95,11 @@ def optimum(found: Scaling) -> Optimum | None:
     return Optimum(frontiers, low, high, measured)
 
 
-def bought(records: pd.DataFrame, best: Optimum) -> list[Bought]:
-    """A row for each of `best.levels` and arm; each arm beside the one that it is compared with."""
+def bought(records: pd.DataFrame, best: Optimum | None) -> list[Bought]:
+    """A row for each of `best.levels` and arm; each arm beside the one that it is compared with.
+    Nothing without a joint law."""
+    if best is None:
+        return []
     against = {a: b for a, b in ratios.sides(records) if {a, b} <= best.frontiers.keys()}
     return [
         _bought(best, compute, arm, against.get(arm, ""))

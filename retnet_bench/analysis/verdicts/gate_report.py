@@ -15,7 +15,8 @@ from retnet_bench.analysis.verdicts.decision import (
     Policy,
 )
 
-EXIT = {PASS: 0, REGRESSION: 1, INCONCLUSIVE: 3, "nothing measured": 4}
+NOTHING = "nothing measured"
+EXIT = {PASS: 0, REGRESSION: 1, INCONCLUSIVE: 3, NOTHING: 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ class Report:
         if REGRESSION in verdicts:
             return REGRESSION
         if not self._compared():
-            return "nothing measured"
+            return NOTHING
         if INCONCLUSIVE in verdicts or any(row.missing for row in self.rows):
             return INCONCLUSIVE
         return PASS

@@ -182,6 +182,8 @@ def _narrowed(chart: Chart, frame: pd.DataFrame, records: pd.DataFrame) -> dict[
 def _points(
     chart: Chart, frame: pd.DataFrame, label: str, cells: Cells
 ) -> Iterator[dict[str, Any]]:
+    if not frame.empty:  # what failed before its x was known has no place; tables say why
+        frame = frame[frame[chart.x].notna()]
     if frame.empty:
         return
     per = [name for name in panels.varying(frame, chart.x) if name != "arm"]
