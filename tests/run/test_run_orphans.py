@@ -120,6 +120,16 @@ def test_a_stopped_server_is_one_line_in_time_and_the_next_worker_has_another(tm
     assert again.started.process.wait(0) == 0
 
 
+def test_a_server_that_was_killed_is_dead_for_who_asks_next():
+    """Until it is, multiprocessing takes it for one that serves."""
+    local._started_server()
+    pid = local._server_pid()
+    local._kill_server()
+    assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert local._started_server()
+    local._kill_server()
+
+
 def test_a_worker_whose_server_is_stopped_is_let_go_of(tmp_path, quick):
     worker = WorkerHandle(planned(), LocalLauncher(), tmp_path / "log")
     os.kill(local._server_pid(), signal.SIGSTOP)

@@ -6,11 +6,15 @@ import atexit
 import multiprocessing
 import os
 import signal
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from retnet_bench import interrupts
+from retnet_bench.base import UserError
 from retnet_bench.run import orphans
 from retnet_bench.run.launchers.base import ANSWER_S, SERVER_START_S, StartedWorker, answering
 from retnet_bench.run.launchers.sockets import socket_folder
@@ -30,8 +34,12 @@ class LocalLauncher:
         worker_liveness, liveness = context.Pipe(duplex=False)
         arguments = (worker_conn, worker_liveness, output, planned.running, planned.protocol)
         process = context.Process(target=serve, args=arguments, daemon=True)
-        with answering(limit_s, _kill_server):
-            process.start()
+        try:
+            with answering(limit_s, _kill_server):
+                process.start()
+        except UserError:
+            _kill_server()  # and so the next worker has another server
+            raise
         worker_conn.close()
         worker_liveness.close()
         return StartedWorker(conn, liveness, _ForkedProcess(process))
@@ -95,10 +103,15 @@ def _server_pid() -> int | None:
 
 
 def _kill_server() -> None:
-    """Its pipes to the runner close with it; where there is none, nothing happens."""
-    with suppress(ImportError, ProcessLookupError):
+    """Its pipes to the runner close with it; where there is none, nothing happens. They close a
+    moment before it is dead, and until then multiprocessing would take it for a server that serves:
+    so this waits for its end, which multiprocessing then collects."""
+    with suppress(ImportError, ProcessLookupError, psutil.NoSuchProcess):
         if (pid := _server_pid()) is not None:
             os.kill(pid, signal.SIGKILL)
+            ends = time.monotonic() + ANSWER_S
+            while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE and time.monotonic() < ends:
+                time.sleep(0.001)
 
 
 @atexit.register
