@@ -50,10 +50,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What waits for processes, or takes long, begins first: so the run does not end with one file
-    that all other processes wait for (xdist, told not to begin with the files of most tests)."""
-    first = {TESTS / folder: place for place, folder in enumerate(LONG)}
-    items.sort(key=lambda item: min(first.get(p, len(LONG)) for p in item.path.parents))
+    """Folders that take long begin first, a file of each in turn: so the run does not end with one
+    file that all other processes wait for (xdist, told not to begin with the files of most tests),
+    and what waits for its own processes runs beside what computes."""
+    place = {TESTS / folder: place for place, folder in enumerate(LONG)}
+    files = list(dict.fromkeys((place.get(i.path.parent, len(LONG)), i.path) for i in items))
+    turn = {file: sum(f == folder for f, _ in files[:n]) for n, (folder, file) in enumerate(files)}
+
+    def key(item: pytest.Item) -> tuple[bool, int, int]:
+        folder = place.get(item.path.parent, len(LONG))
+        return (folder == len(LONG), turn[item.path], folder)
+
+    items.sort(key=key)
 
 
 def pytest_collection_finish() -> None:

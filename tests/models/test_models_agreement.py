@@ -22,9 +22,16 @@ def config(mixer, family="paper", **changes):
     return tiny(mixer, family, NARROW, **{"d_ffn": 32, **changes})
 
 
-@pytest.mark.parametrize(("mixer", "family"), ARMS)
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_green_for_both_arms(mixer, family, dtype):
+FEWER = [("paper", "fp32"), ("paper", "fp16"), ("modern", "bf16")]
+"""Every mixer, family and precision; the other pairs of the latter two are slow."""
+OTHERS = [("paper", "bf16"), ("modern", "fp32"), ("modern", "fp16")]
+
+
+@pytest.mark.parametrize("mixer", dict(ARMS))
+@pytest.mark.parametrize(
+    ("family", "dtype"), [*FEWER, *(pytest.param(*o, marks=pytest.mark.slow) for o in OTHERS)]
+)
+def test_green_for_every_arm(mixer, family, dtype):
     found = check(config(mixer, family), "cpu", dtype)
     assert [a.dtype for a in found] == ["fp64", dtype]
     assert all(a.ok for a in found), [a.line() for a in found]
@@ -105,14 +112,22 @@ def test_red_in_fp64_for_a_broken_kernel(monkeypatch, broken, dtype):
     assert "fp64: chunkwise" in found[0].line()
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("broken", [without_zeta, without_scale_in_state, forgets_its_state])
-def test_the_working_precision_sees_these_too(monkeypatch, broken, dtype):
+@pytest.mark.parametrize(
+    ("wide", "dtype"),
+    [
+        *((False, dtype) for dtype in ("fp32", "bf16", "fp16")),
+        (True, "bf16"),
+        *(pytest.param(True, dtype, marks=pytest.mark.slow) for dtype in ("fp32", "fp16")),
+    ],
+)
+def test_the_working_precision_sees_these_too(monkeypatch, broken, wide, dtype):
     break_kernel(monkeypatch, "chunkwise", run=broken)
-    wide = match("0.4M", "retention", family="modern", vocab_size=64).config
-    for cfg in (config("retention"), wide):
-        found = check(cfg, "cpu", dtype)[1]
-        assert found.error > 1.5 * TOLERANCE[dtype]
+    cfg = config("retention")
+    if wide:
+        cfg = match("0.4M", "retention", family="modern", vocab_size=64).config
+    found = check(cfg, "cpu", dtype)[1]
+    assert found.error > 1.5 * TOLERANCE[dtype]
 
 
 def test_red_for_a_wrong_step(monkeypatch):
