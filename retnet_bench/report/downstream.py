@@ -36,9 +36,38 @@ def accuracy_table(records: pd.DataFrame) -> Table | None:
     return layout.table("Right answers against training", columns, rows, caption=note)
 
 
+def tasks_table(records: pd.DataFrame) -> Table | None:
+    """Each of the package's own tasks by size and training, a column an arm: the mean of the
+    checkpoints that differ in their seed alone. None where there are no such checkpoints."""
+    frame = accuracy.by_task(records)
+    if frame.empty or frame["seeds"].max() == 1:
+        return None
+    arms = sorted(frame["arm"].unique())
+    columns = "|".join(["task", "size", ">tokens", *(f">{arm}, %" for arm in arms), ">seeds"])
+
+    def line(part: pd.DataFrame) -> list[str]:
+        first = part.iloc[0]
+        of_arm = {row["arm"]: interval(row, 100) for _, row in part.iterrows()}
+        seeds = " and ".join(str(n) for n in sorted(set(part["seeds"])))
+        found = (of_arm.get(arm, "not measured") for arm in arms)
+        return [first["task"], first["size"], short(first["tokens"]), *found, seeds]
+
+    frame = frame.sort_values(["task", "n_params", "tokens"], kind="stable")
+    trainings = frame.groupby(["task", "size", "tokens"], sort=False)
+    rows = (line(part) for _, part in trainings)
+    note = (
+        "Right answers [95 % interval of items and, where there are several, seeds]; chance: 50 %."
+    )
+    return layout.table("Right answers by task", columns, rows, caption=note)
+
+
 def scores_table(records: pd.DataFrame) -> Table | None:
     """Every score with its interval, standard error and number of documents; with its checkpoint
-    where an arm has more than one. Below it, what to know of them."""
+    where an arm has more than one. Below it, what to know of them. Without those that
+    `tasks_table` has."""
+    if tasks_table(records) is not None:
+        shown = accuracy.answers(records)["cell_id"]
+        records = records[~records["cell_id"].isin(shown)]
     frame = scores(records)
     if frame.empty:
         return None

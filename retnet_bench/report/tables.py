@@ -16,7 +16,7 @@ from retnet_bench.analysis.tables.floor import Floor, Floors, read_floors
 from retnet_bench.analysis.tables.quality import Joined
 from retnet_bench.analysis.tables.scaling import Scaling
 from retnet_bench.report import layout, quality, scaling
-from retnet_bench.report.downstream import accuracy_table, scores_table
+from retnet_bench.report.downstream import accuracy_table, scores_table, tasks_table
 from retnet_bench.report.recall import recall_table
 from retnet_bench.report.tuning import choices_table, sweep_table
 from retnet_bench.results.numbers import interval, quantity
@@ -75,6 +75,7 @@ def by_workload(
         ("perplexity", partial(quality.joined, found=known.quality_and_speed)),
         ("recall", recall_table),
         ("downstream", accuracy_table),
+        ("downstream", tasks_table),
         ("downstream", scores_table),
         ("", partial(_ratios, floors=floors, found=known.ratios)),
         ("", partial(_crossovers, found=known.crossovers)),

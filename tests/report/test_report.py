@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from datetime import datetime, timezone
 
+import numpy as np
 import pandas as pd
 import pytest
 from fakes import scored
@@ -279,6 +280,29 @@ def test_right_answers_stand_beside_what_the_training_took():
     assert {row[6] for row in rows} == {"3"}
     alone = shown(frame(scored.answered({"retnet": 0.7}, seeds=1)))
     assert "interval is of items alone" in alone["Right answers against training"]
+
+
+def test_right_answers_by_task_are_means_over_seeds():
+    """Else a task has a line for each checkpoint: 960 in one committed folder."""
+    found = shown(frame(scored.answered({"retnet": 0.7, "transformer": 0.8})))
+    assert "Scores on tasks" not in found
+    rows = rows_of(found["Right answers by task"])
+    tasks = ("grammar_filler_gap", "grammar_number_relative", "names_seen_far")
+    assert [row[:3] for row in rows] == [[t, size, "2M"] for t in tasks for size in ("a", "e")]
+    shares = np.array([[float(value.split()[0]) for value in row[3:5]] for row in rows])
+    assert shares == pytest.approx(np.array([[60, 70], [70, 80]] * 3), abs=3)
+    assert {row[5] for row in rows} == {"3"}
+
+    alone = shown(frame(scored.answered({"retnet": 0.7, "transformer": 0.8}, seeds=1)))
+    assert "Right answers by task" not in alone
+    assert len(rows_of(alone["Scores on tasks"])) == 12
+
+
+def test_other_tasks_keep_a_line_for_each_checkpoint():
+    own = scored.answered({"retnet": 0.7})
+    found = shown(frame([*own, *scored.answers("retnet", "piqa", {0: 9})]))
+    assert [row[0] for row in rows_of(found["Scores on tasks"])] == ["piqa"]
+    assert len(rows_of(found["Right answers by task"])) == 6
 
 
 def test_pairs_that_differ_in_their_learning_rate_are_told_apart():

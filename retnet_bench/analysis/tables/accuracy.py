@@ -29,24 +29,40 @@ TITLES = {
 _PREFIX = {"names": "names_"}
 CHANCE = 0.5
 _RESAMPLES = 500
-_KEYS = ["group", "arm", "size", "n_params", "tokens", "compute"]
-COLUMNS = [*_KEYS, "estimate", "low", "high", "seeds", "tasks"]
+_TRAINING = ["arm", "size", "n_params", "tokens", "compute"]
+_VALUES = ["estimate", "low", "high", "seeds", "tasks"]
 
 
 def by_compute(records: pd.DataFrame) -> pd.DataFrame:
-    """A row for each group of tasks, arm and training: COLUMNS. `compute` in FLOPs; checkpoints
-    that don't say their tokens are left out."""
+    """A row for each group of tasks, arm and training: columns [group, arm, size, n_params, tokens,
+    compute, estimate, low, high, seeds, tasks]. `compute` in FLOPs; checkpoints that don't say
+    their tokens are left out."""
+    return _shares(answers(records), "group")
+
+
+def by_task(records: pd.DataFrame) -> pd.DataFrame:
+    """The same for each task: `task` in place of `group`."""
+    return _shares(answers(records), "task")
+
+
+def answers(records: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `records` with right and wrong answers, a row for each cell and task, latest run:
+    with `group`, `tokens` and `compute` (FLOPs) of the training, and `weights`, which tells
+    checkpoints apart."""
     chosen = records[(records["workload"] == "downstream") & records["value"].notna()]
     chosen = chosen.sort_values("recorded_at", kind="stable")
     trained = chosen[chosen["metric"] == "tokens_trained"].drop_duplicates("cell_id", keep="last")
-    answers = chosen[(chosen["metric"] == "acc") & chosen["task"].map(group_of).notna()]
-    answers = answers.drop_duplicates(["cell_id", "task", "shots"], keep="last")
-    answers = answers.merge(
+    found = chosen[(chosen["metric"] == "acc") & chosen["task"].map(group_of).notna()]
+    found = found.drop_duplicates(["cell_id", "task", "shots"], keep="last")
+    found = found.merge(
         trained[["cell_id", "value"]].rename(columns={"value": "tokens"}), on="cell_id"
     )
-    compute = answers["tokens"] * answers["flops_per_token"].astype(float)
-    answers = answers.assign(group=answers["task"].map(group_of), compute=compute)
-    return pd.DataFrame(_rows(answers.dropna(subset="compute")), columns=COLUMNS)
+    compute = found["tokens"] * found["flops_per_token"].astype(float)
+    return found.assign(
+        group=found["task"].map(group_of),
+        compute=compute,
+        weights=found["cell_json"].map(_weights),
+    ).dropna(subset="compute")
 
 
 def group_of(task: object) -> str | None:
@@ -58,10 +74,15 @@ def group_of(task: object) -> str | None:
     return None
 
 
-def _rows(answers: pd.DataFrame) -> Iterator[dict[str, object]]:
-    for values, found in answers.groupby(_KEYS):
-        marks = found.assign(weights=found["cell_json"].map(_weights))
-        marks = marks.drop_duplicates(["weights", "task"], keep="last")
+def _shares(found: pd.DataFrame, of: str) -> pd.DataFrame:
+    """The share of right answers by the column `of` and training, over checkpoints and items."""
+    keys = [of, *_TRAINING]
+    return pd.DataFrame(_rows(found, keys), columns=[*keys, *_VALUES])
+
+
+def _rows(found: pd.DataFrame, keys: list[str]) -> Iterator[dict[str, object]]:
+    for values, part in found.groupby(keys):
+        marks = part.drop_duplicates(["weights", "task"], keep="last")
         marks = marks.pivot(index="weights", columns="task", values="samples")
         marks = marks.dropna(axis="columns")
         if marks.shape[1] == 0:
@@ -69,10 +90,11 @@ def _rows(answers: pd.DataFrame) -> Iterator[dict[str, object]]:
         right = np.stack([np.concatenate(list(map(_of_twos, row))) for row in marks.to_numpy()])
         share = replication.draw([Scores(right, np.ones(right.shape[1]))], _RESAMPLES)
         ends = share.interval([1.0])
-        yield dict(zip(_KEYS, values, strict=True)) | {
+        low, high = np.clip([ends.low, ends.high], 0.0, 1.0)  # of few, unlike seeds it goes beyond
+        yield dict(zip(keys, values, strict=True)) | {
             "estimate": ends.estimate,
-            "low": ends.low,
-            "high": ends.high,
+            "low": float(low),
+            "high": float(high),
             "seeds": len(marks),
             "tasks": marks.shape[1],
         }
