@@ -10,8 +10,9 @@ import pandas as pd
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from retnet_bench.analysis.tables import budgets
 from retnet_bench.analysis.tables.law_crossings import Crossing
-from retnet_bench.analysis.tables.scaling import Fit, alike
+from retnet_bench.analysis.tables.scaling import Fit
 from retnet_bench.figures import panels, style
 from retnet_bench.figures.sheet import End, Sheet
 from retnet_bench.results.numbers import millions
@@ -76,11 +77,11 @@ def draw_bands(sheet: Sheet, frame: pd.DataFrame, x: str) -> None:
 def one_budget(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The rows of the token budget at which most sizes were measured (of equals the largest), and
     a sentence for the caption if there are others."""
-    budgets = frame.dropna(subset="estimate").groupby("token_budget")["size"].nunique()
-    if len(budgets) < 2:
+    sizes = frame.dropna(subset="estimate").groupby("token_budget")["size"].nunique()
+    if len(sizes) < 2:
         return frame, ""
-    budget = budgets.index[budgets == budgets.max()].max()
-    others = ", ".join(f"{other:,}" for other in budgets.index if other != budget)
+    budget = sizes.index[sizes == sizes.max()].max()
+    others = ", ".join(f"{other:,}" for other in sizes.index if other != budget)
     remark = f"Models trained on {budget:,} tokens; the records also have {others}."
     return frame[(frame["token_budget"] == budget).fillna(False)], remark
 
@@ -95,18 +96,11 @@ def drawn(records: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 def one_line(frame: pd.DataFrame, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The same, or the rows of the number of tokens a (body) parameter where that was measured at
     more sizes than any budget was."""
-    rows, remark = one_budget(frame)
-    body = records.dropna(subset="n_body_params").groupby("n_params")["n_body_params"].first()
-    known = frame.dropna(subset=["estimate", "token_budget"])
-    ratio = (known["token_budget"] / known["n_params"].map(body)).astype(float)
-    groups = [
-        (known.loc[places, "size"].nunique(), value, places)
-        for value, places in alike(ratio.index, lambda place: float(ratio[place]))
-    ]
-    sizes, value, places = max(groups, key=lambda group: group[:2], default=(0, 0.0, []))
-    if sizes <= rows.dropna(subset="estimate")["size"].nunique():
-        return rows, remark
-    return known.loc[places], f"Models trained on {value:.2g} tokens for each body parameter."
+    found = budgets.at_one_ratio(frame, records)
+    if found is None:
+        return one_budget(frame)
+    rows, ratio = found
+    return rows, f"Models trained on {ratio:.2g} tokens for each body parameter."
 
 
 def largest(frame: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:

@@ -214,6 +214,25 @@ def test_of_several_settings_the_one_most_models_have_is_shown():
     assert found.frame["tokens_per_s"].notna().all()
 
 
+def test_models_of_one_number_of_tokens_a_parameter_are_joined_at_every_size():
+    """As `scaling` has them: no budget is that of two sizes."""
+    found = [
+        row
+        for size in ("a", "c", "e")
+        for ratio in (5, 20)
+        for row in scored.scaling(sizes=(size,), budgets=(int(ratio * scored.SIZES[size]),))
+    ]
+    records = frame([*found, *scored.speeds()])
+    records = records.assign(n_body_params=records["n_params"])
+    joined = quality.joined(records)
+    assert joined.notes["bits_per_byte"] == "20 tokens a body parameter"
+    of_retnet = joined.frame[joined.frame["arm"] == "retnet"].set_index("size")
+    assert [*of_retnet.index] == ["a", "c", "e"]
+    sizes = np.array([scored.SIZES[size] for size in of_retnet.index])
+    truth = scored.crossing_law(sizes, 20 * sizes) * scored.TOKENS / scored.BYTES / np.log(2)
+    assert of_retnet["bits_per_byte"].to_numpy() == pytest.approx(truth, rel=0.05)
+
+
 def test_quality_alone_or_speed_alone_join_to_nothing():
     assert quality.joined(frame(scored.scaling())).frame.empty
     assert quality.joined(frame(scored.speeds())).frame.empty

@@ -20,6 +20,7 @@ SHIPPED = (
     "exact_mixers",
     "train_throughput",
     "scaling",
+    "scaling_quick",
 )
 
 

@@ -143,7 +143,7 @@ def test_of_several_budgets_one_law_is_shown_until_another_is_chosen(of_scaling)
 
 
 def test_models_of_one_number_of_tokens_a_parameter_are_one_line():
-    """As `scaling_optimal` has them: 20 tokens a parameter at four sizes, 5 at two of them."""
+    """As `scaling` has them: 20 tokens a parameter at four sizes, 5 at two of them."""
     rows = [
         row
         for size, n_params in list(scored.SIZES.items())[:4]

@@ -194,7 +194,7 @@ def test_the_stated_ablations_are_those_of_table_6():
         later = {arm: value("later_table1", arm=arm, metric="valid") for arm in ARMS}
         nats = later["retnet"] - later["transformer"]
         assert said["missing_transformer"] == pytest.approx(math.exp(nats), abs=6e-4)
-    for study in ("scaling", "scaling_optimal", "scaling_gpu"):
+    for study in ("scaling", "scaling_quick", "scaling_gpu"):
         assert stated(study)["perplexity_lower"] == stated("perplexity")["perplexity_lower"]
     at = {"length": 2048}
     ratio = value("table8", arm="retnet", **at) / value("table8", arm="transformer", **at)

@@ -13,7 +13,7 @@ import pandas as pd
 from retnet_bench.analysis.statistics import replication
 from retnet_bench.analysis.statistics.intervals import UNKNOWN, Interval
 from retnet_bench.analysis.statistics.replication import Scores
-from retnet_bench.analysis.tables import baselines, best_rates, curves, ratios, rows
+from retnet_bench.analysis.tables import baselines, best_rates, budgets, curves, ratios, rows
 
 SPEEDS = ("tokens_per_s", "decode_s", "memory_bytes")
 _MODEL = ["arm", "size", "block_family"]
@@ -203,15 +203,15 @@ def joined(records: pd.DataFrame) -> Joined:
     """Join perplexity with the speed of the same arm, size and family, also of other studies.
 
     Of several settings (length, batch, budget, machine, ...) the one that most models were measured
-    at is taken, of equals the largest: rows of one column are always of one setting. Of several
-    learning rates it is each arm's best.
+    at is taken, of equals the largest: rows of one column are always of one setting, or of one
+    number of tokens a parameter where that has more sizes than any budget. Of several learning
+    rates it is each arm's best.
     """
     notes: dict[str, str] = {}
     scored = curves.perplexities(best_rates.at_best(records)).dropna(subset="estimate")
     if "block_family" not in scored:
         scored = scored.merge(_families(records), on=["arm", "size"])
-    settings = [name for name in curves.separators(scored) if name not in _MODEL]
-    scored, notes["bits_per_byte"] = _one_setting(scored, settings)
+    scored, notes["bits_per_byte"] = _one_training(scored, records)
     bits = ["n_params", "bits_per_byte", "bits_low", "bits_high", "seeds"]
     frame = scored[[*_MODEL, *bits]]
     for name, speed in _speeds(records).items():
@@ -226,6 +226,18 @@ def joined(records: pd.DataFrame) -> Joined:
     order = ["size", "arm", "block_family"]
     frame = frame.sort_values(["n_params", *order[1:]]).reset_index(drop=True)
     return Joined(frame, {name: note for name, note in notes.items() if note})
+
+
+def _one_training(scored: pd.DataFrame, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """`_one_setting` of perplexities, whose budgets may grow with the size."""
+    settings = [name for name in curves.separators(scored) if name not in _MODEL]
+    found = budgets.at_one_ratio(scored, records) if "token_budget" in settings else None
+    if found is None:
+        return _one_setting(scored, settings)
+    chosen, ratio = found
+    settings.remove("token_budget")
+    chosen, words = _one_setting(chosen, settings)
+    return chosen, ", ".join([f"{ratio:.2g} tokens a body parameter", *([words] if words else [])])
 
 
 def _families(records: pd.DataFrame) -> pd.DataFrame:
