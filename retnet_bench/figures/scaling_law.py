@@ -39,6 +39,7 @@ def draw(records: pd.DataFrame) -> Figure:
     notes = [
         *(f"{arm}: {sentence(fit)}." for arm, fit in found.joint().items()),
         *equal_loss(records, best),
+        *(f"{sentence}." for sentence in found.unlike()),
         *(f"Crossover: {one.text}." for one in law_crossings.joint(records, found, best)),
         *beyond(best),
         best_rates.said(records),

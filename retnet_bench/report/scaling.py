@@ -61,7 +61,12 @@ def _joint(records: pd.DataFrame, found: Scaling) -> Iterator[Table]:
         "Joint law: loss = E + A N^-alpha + B D^-beta, N body parameters, D tokens",
         columns,
         (_coefficients(fit) for fit in laws.values()),
-        caption="\n".join(f"Crossover: {crossing.text}." for crossing in crossings),
+        caption="\n".join(
+            [
+                *(f"Crossover: {crossing.text}." for crossing in crossings),
+                *(f"{sentence}." for sentence in found.unlike()),
+            ]
+        ),
     )
     if best is None:
         return

@@ -126,6 +126,20 @@ def test_all_laws_of_the_records(budgets):
     assert {f.seeds for f in found.fits} == {3}
 
 
+def test_joint_laws_of_unlike_trainings_say_so(budgets):
+    assert scaling.fits(budgets, variable="both").unlike() == []
+    lacking = budgets["arm"].eq("transformer") & budgets["size"].eq("e")
+    lacking &= budgets["token_budget"].isin([1_000_000, 2_000_000])
+    found = scaling.fits(budgets[~lacking], variable="both")
+    assert found.unlike() == [
+        "The law of retnet is also of what not all arms have: e at 1M tokens, e at 2M tokens"
+    ]
+    almost = budgets.assign(
+        token_budget=budgets["token_budget"] + 512 * budgets["arm"].eq("retnet")
+    )
+    assert scaling.fits(almost, variable="both").unlike() == []
+
+
 def test_nat_per_token_are_bits_per_byte_in_another_unit(budgets):
     nats, bits = (scaling.fits(budgets, u, "compute").fits[0] for u in reversed(scaling.UNITS))
     per_byte = scored.TOKENS / scored.BYTES / np.log(2)

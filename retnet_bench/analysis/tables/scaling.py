@@ -23,6 +23,7 @@ from retnet_bench.analysis.statistics.intervals import Interval, percentiles
 from retnet_bench.analysis.statistics.power_law import PowerLaw
 from retnet_bench.analysis.tables import best_rates, rows
 from retnet_bench.base import UserError
+from retnet_bench.results.numbers import short
 
 T = TypeVar("T")
 N_REFITS = 500
@@ -68,6 +69,11 @@ class Fit:
     @property
     def high(self) -> float:
         return float(self.law.x[:, 0].max())
+
+    def has(self, size: str, tokens: float) -> bool:
+        """Whether a point is of that size and as good as that many tokens."""
+        ratios = self.tokens[np.array(self.sizes) == size] / tokens
+        return bool(((ratios < ALIKE) & (ratios > 1 / ALIKE)).any())
 
     def floor(self) -> Interval:
         """E in nat per token."""
@@ -117,6 +123,23 @@ class Scaling:
     def joint(self) -> dict[str, Fit]:
         """The laws in parameters and tokens, by arm."""
         return {fit.arm: fit for fit in self.fits if fit.variable == JOINT}
+
+    def unlike(self) -> list[str]:
+        """What makes the joint laws a less than even comparison: a sentence for each arm that has
+        trainings which another arm lacks."""
+        laws = self.joint()
+        found = []
+        for arm, fit in laws.items():
+            alone = [
+                f"{size} at {short(tokens)} tokens"
+                for size, tokens in zip(fit.sizes, fit.tokens, strict=True)
+                if not all(other.has(size, tokens) for other in laws.values())
+            ]
+            if alone:
+                found.append(
+                    f"The law of {arm} is also of what not all arms have: {', '.join(alone)}"
+                )
+        return found
 
 
 def fits(records: pd.DataFrame, unit: str = "bits per byte", variable: str = "") -> Scaling:

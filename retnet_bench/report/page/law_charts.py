@@ -101,6 +101,7 @@ def frontier(of: str) -> Read:
         notes = [
             *(f"Crossover: {one.text}." for one in crossings if one not in drawn),
             *scaling_law.equal_loss(side.records, best),
+            *(f"{sentence}." for sentence in side.laws.unlike()),
             *scaling_law.beyond(best),
         ]
         return Drawn(_frame(rows, "compute"), found, [_place(one, {}) for one in drawn], notes)
