@@ -36,6 +36,10 @@ def draw(records: pd.DataFrame) -> Figure:
             look = sheet.styles[str(arm)]
             line = line.sort_values("compute")
             panels.draw_line(ax, line, "compute", look, look.color, label=str(arm))
+            if line["seeds"].max() > 1:
+                each = line.explode("of_seeds")
+                shares = 100 * each["of_seeds"].astype(float)
+                ax.plot(each["compute"], shares, ".", color=look.color, ms=4, alpha=0.5)
             sheet.explain(str(arm), panels.line_handle(look))
         axes.plain_x(ax)
     sheet.ours.set_ylabel("right answers (%)")
@@ -49,4 +53,5 @@ def _notes(frame: pd.DataFrame) -> list[str]:
     counts = ", ".join(f"{accuracy.TITLES[str(group)].lower()}: {n}" for group, n in tasks.items())
     seeds = frame["seeds"].min()
     one = " One seed: intervals of items only." if seeds == 1 else ""
-    return [f"Tasks a panel: {counts}.{one}"]
+    dots = " Dots: each seed by itself." if frame["seeds"].max() > 1 else ""
+    return [f"Tasks a panel: {counts}.{one}{dots}"]

@@ -138,6 +138,11 @@ def test_accuracy_has_a_panel_for_each_group_with_both_arms_and_chance(drawn) ->
         )
         assert lines["transformer"].get_ydata() == pytest.approx([70, 80], abs=3)
         assert 50 in [line.get_ydata()[0] for line in ax.get_lines()]
+        dots = [line for line in ax.get_lines() if line.get_marker() == "."]
+        assert [len(line.get_ydata()) for line in dots] == [6, 6], "three seeds of two sizes"
+        means = [np.reshape(line.get_ydata(), (2, 3)).mean(axis=1) for line in dots]
+        assert list(lines["transformer"].get_ydata()) == pytest.approx(means[1].tolist())
+    assert "Dots: each seed by itself." in words(drawn["accuracy"])
 
 
 def test_accuracy_takes_seeds_as_replicas_and_knows_one_seed(tables) -> None:

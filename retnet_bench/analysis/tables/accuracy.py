@@ -30,13 +30,13 @@ _PREFIX = {"names": "names_"}
 CHANCE = 0.5
 _RESAMPLES = 500
 _TRAINING = ["arm", "size", "n_params", "tokens", "compute"]
-_VALUES = ["estimate", "low", "high", "seeds", "tasks"]
+_VALUES = ["estimate", "low", "high", "seeds", "tasks", "of_seeds"]
 
 
 def by_compute(records: pd.DataFrame) -> pd.DataFrame:
     """A row for each group of tasks, arm and training: columns [group, arm, size, n_params, tokens,
-    compute, estimate, low, high, seeds, tasks]. `compute` in FLOPs; checkpoints that don't say
-    their tokens are left out."""
+    compute, estimate, low, high, seeds, tasks, of_seeds]. `compute` in FLOPs, `of_seeds` the share
+    of each checkpoint by itself; checkpoints that don't say their tokens are left out."""
     return _shares(answers(records), "group")
 
 
@@ -97,6 +97,7 @@ def _rows(found: pd.DataFrame, keys: list[str]) -> Iterator[dict[str, object]]:
             "high": float(high),
             "seeds": len(marks),
             "tasks": marks.shape[1],
+            "of_seeds": right.mean(axis=1).tolist(),
         }
 
 
